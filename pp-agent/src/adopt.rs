@@ -1,0 +1,265 @@
+//! Marking processes that already run: by `run` and `adopt`, and at the first
+//! start, when the kernel could not watch them begin.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    os::fd::AsFd as _,
+};
+
+use pp_common::abi::{NameId, SOCK_OPENED, SockMark, TASK_ROOT, TaskMark};
+
+use crate::{
+    identity::IdentityTables,
+    kernel::{Gate, KernelError, host, pidfd, sockets},
+};
+
+/// Why a process cannot be marked.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// It is gone.
+    #[error("process {0} does not exist; look for it with pgrep")]
+    NoProcess(u32),
+    /// It belongs to a session.
+    #[error("process {0} already belongs to a session; the first mark wins")]
+    AlreadyMarked(u32),
+    /// PID 1, a kernel thread or the daemon.
+    #[error("process {0} can never be marked: it is PID 1, a kernel thread or the daemon itself")]
+    Never(u32),
+    /// The kernel refused.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+/// What the walk over `/proc` found.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Processes marked, with their session.
+    pub marked: Vec<(u32, u64)>,
+    /// Processes that could not be judged, and why.
+    pub unjudged: Vec<(u32, String)>,
+}
+
+/// Begins a session with a running process and all its descendants.
+///
+/// # Errors
+/// It is gone, already marked, never markable, or the table is full.
+pub fn adopt(gate: &Gate, pid: u32, agent: NameId, owner: u32) -> Result<u64, AdoptError> {
+    if pid <= 1 || pid == std::process::id() || is_kernel_thread(pid) {
+        return Err(AdoptError::Never(pid));
+    }
+    let process = pidfd(pid).map_err(|_| AdoptError::NoProcess(pid))?;
+    let now = host::boot_ns().map_err(|source| KernelError::Io { what: "boot time".into(), source })?;
+    let mark = TaskMark {
+        session: new_session(),
+        agent,
+        start_ns: 0,
+        session_start_ns: now,
+        owner,
+        flags: TASK_ROOT,
+    };
+    if !gate.insert_mark(pid, mark)? {
+        return Err(AdoptError::AlreadyMarked(pid));
+    }
+    // RACE: were it gone before the mark was in place, the mark would be another's.
+    if nix::poll::poll(
+        &mut [nix::poll::PollFd::new(process.as_fd(), nix::poll::PollFlags::POLLIN)],
+        nix::poll::PollTimeout::ZERO,
+    ) != Ok(0)
+    {
+        gate.remove_mark(pid)?;
+        return Err(AdoptError::NoProcess(pid));
+    }
+    tag_sockets(gate, pid, &mark);
+    spread(gate, &mut Report::default())?;
+    Ok(mark.session)
+}
+
+/// Takes a session's marks away from its processes and their sockets. Returns
+/// how many processes it had.
+///
+/// # Errors
+/// The kernel refused.
+pub fn release(gate: &Gate, session: u64) -> Result<usize, KernelError> {
+    let mut released = HashSet::new();
+    // Again until nothing is left: a process may fork while this goes on.
+    loop {
+        let members: Vec<_> =
+            gate.marks()?.into_iter().filter(|(_, mark)| mark.session == session).collect();
+        if members.is_empty() {
+            return Ok(released.len());
+        }
+        for (pid, _) in members {
+            gate.remove_mark(pid)?;
+            for socket in sockets::of_process(pid).unwrap_or_default() {
+                if gate.sock_mark(socket.as_fd())?.is_some_and(|mark| mark.session == session) {
+                    gate.set_sock_mark(socket.as_fd(), SockMark::default())?;
+                }
+            }
+            released.insert(pid);
+        }
+    }
+}
+
+/// Marks what runs already, by the rules, until nothing new appears.
+///
+/// # Errors
+/// The kernel refused.
+pub fn walk(gate: &Gate, identity: &IdentityTables) -> Result<Report, KernelError> {
+    let mut report = Report::default();
+    let marked: HashSet<u32> = gate.marks()?.into_iter().map(|(pid, _)| pid).collect();
+    for process in processes(&mut report) {
+        if marked.contains(&process.pid) || process.pid <= 1 || process.kernel_thread {
+            continue;
+        }
+        let Some(agent) = judge(identity, &process) else { continue };
+        match adopt(gate, process.pid, agent, process.uid) {
+            Ok(session) => report.marked.push((process.pid, session)),
+            Err(AdoptError::NoProcess(_) | AdoptError::AlreadyMarked(_) | AdoptError::Never(_)) => {}
+            Err(AdoptError::Kernel(error)) => return Err(error),
+        }
+    }
+    spread(gate, &mut report)?;
+    Ok(report)
+}
+
+/// Gives every unmarked child of a marked process its parent's mark, until
+/// nothing new appears. New children are marked by the fork hook.
+fn spread(gate: &Gate, report: &mut Report) -> Result<(), KernelError> {
+    loop {
+        let marks: HashMap<u32, TaskMark> = gate.marks()?.into_iter().collect();
+        let mut found = 0;
+        for process in processes(report) {
+            let Some(parent) = marks.get(&process.parent) else { continue };
+            if marks.contains_key(&process.pid) {
+                continue;
+            }
+            let mark = TaskMark { start_ns: 0, flags: parent.flags & !TASK_ROOT, ..*parent };
+            if gate.insert_mark(process.pid, mark)? {
+                tag_sockets(gate, process.pid, &mark);
+                report.marked.push((process.pid, mark.session));
+                found += 1;
+            }
+        }
+        if found == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Marks the sockets that a process held before it was marked itself.
+pub fn tag_sockets(gate: &Gate, pid: u32, mark: &TaskMark) {
+    let sockets = match sockets::of_process(pid) {
+        Ok(sockets) => sockets,
+        Err(error) => {
+            tracing::warn!("process {pid}: its open sockets cannot be marked: {error}");
+            return;
+        }
+    };
+    let listening: HashSet<_> = sockets
+        .iter()
+        .filter(|socket| socket.listening)
+        .filter_map(|socket| socket.local.map(|local| local.port()))
+        .collect();
+    for socket in &sockets {
+        let accepted = socket.local.is_some_and(|local| listening.contains(&local.port()));
+        let opened = socket.peer.is_some() && !accepted;
+        let tag = SockMark {
+            session: mark.session,
+            agent: mark.agent,
+            owner: mark.owner,
+            flags: if opened { SOCK_OPENED } else { 0 },
+            tgid: pid,
+            ..SockMark::default()
+        };
+        let marked = gate.sock_mark(socket.as_fd());
+        if matches!(marked, Ok(Some(found)) if found.session != 0) {
+            continue;
+        }
+        if let Err(error) = gate.set_sock_mark(socket.as_fd(), tag) {
+            tracing::warn!("process {pid}: an open socket cannot be marked: {error}");
+        }
+    }
+}
+
+/// What `/proc` says of a process.
+struct Process {
+    pid: u32,
+    parent: u32,
+    uid: u32,
+    kernel_thread: bool,
+}
+
+fn processes(report: &mut Report) -> Vec<Process> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let mut pids: Vec<u32> =
+        entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+    pids.sort_unstable();
+    pids.into_iter()
+        .filter_map(|pid| match read_process(pid) {
+            Ok(process) => Some(process),
+            // It ended meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => None,
+            Err(error) => {
+                report.unjudged.push((pid, error.to_string()));
+                None
+            }
+        })
+        .collect()
+}
+
+fn read_process(pid: u32) -> std::io::Result<Process> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .and_then(|rest| rest.split_whitespace().next())
+    };
+    let number = |name: &str| field(name).and_then(|text| text.parse().ok());
+    Ok(Process {
+        pid,
+        parent: number("PPid:").unwrap_or_default(),
+        uid: number("Uid:").unwrap_or(u32::MAX),
+        kernel_thread: field("VmSize:").is_none() && field("Kthread:") != Some("0"),
+    })
+}
+
+fn is_kernel_thread(pid: u32) -> bool {
+    read_process(pid).is_ok_and(|process| process.kernel_thread)
+}
+
+/// The agent that a running process is by the rules.
+fn judge(identity: &IdentityTables, process: &Process) -> Option<NameId> {
+    let exe = fs::read_link(format!("/proc/{}/exe", process.pid)).ok();
+    let cmdline = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
+    let argv: Vec<&[u8]> =
+        cmdline.strip_suffix(b"\0").unwrap_or(&cmdline).split(|byte| *byte == 0).collect();
+    let exe = exe.as_ref().map(|path| std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()));
+    let program = exe
+        .and_then(|path| identity.matches(path, &argv))
+        .or_else(|| identity.matches(argv.first().copied().unwrap_or_default(), &argv));
+    program
+        .or_else(|| identity.uids.iter().find(|(uid, _)| *uid == process.uid).map(|(_, a)| *a))
+        .or_else(|| cgroup_rule(identity, process.pid))
+        .filter(|agent| *agent != 0)
+}
+
+fn cgroup_rule(identity: &IdentityTables, pid: u32) -> Option<NameId> {
+    use std::os::unix::fs::MetadataExt as _;
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let root = host::cgroup2_root().ok()?;
+    let leaf = root.join(path.trim_start_matches('/'));
+    leaf.ancestors().take_while(|dir| dir.starts_with(&root)).find_map(|dir| {
+        let id = fs::metadata(dir).ok()?.ino();
+        identity.cgroups.iter().find(|(cgroup, _)| *cgroup == id).map(|(_, agent)| *agent)
+    })
+}
+
+/// A random session number, never zero.
+#[must_use]
+pub fn new_session() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().1 | 1
+}

@@ -1,0 +1,220 @@
+//! `doctor`: what this kernel can enforce, what not, and what to change.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::output::{list, text};
+use super::{BPFFS, Context, DONE, ERROR, Outcome, wait};
+use crate::kernel::host;
+use crate::keyring::Keyring;
+use crate::receipt::key::OperatorKey;
+
+/// `doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Where programs and maps are pinned.
+    #[arg(long, value_name = "DIR", default_value = BPFFS)]
+    bpffs: PathBuf,
+    /// The policy.
+    #[arg(long, value_name = "FILE", default_value = "/etc/pp-agent/policy.toml")]
+    policy: PathBuf,
+    /// The public keys whose receipts count.
+    #[arg(long, value_name = "FILE", default_value = "/etc/pp-agent/keys.json")]
+    keys: PathBuf,
+}
+
+/// One thing that was looked at.
+struct Finding {
+    what: &'static str,
+    good: bool,
+    found: String,
+    advice: Option<String>,
+}
+
+impl Finding {
+    fn good(what: &'static str, found: impl Into<String>) -> Self {
+        Self { what, good: true, found: found.into(), advice: None }
+    }
+
+    fn bad(what: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { what, good: false, found: found.into(), advice: Some(advice.into()) }
+    }
+
+    fn to_json(&self) -> Value {
+        json!({ "what": self.what, "good": self.good, "found": self.found, "advice": self.advice })
+    }
+}
+
+/// Looks at everything; an error code if something keeps the gate from enforcing.
+pub(crate) fn doctor(context: &Context, args: &DoctorArgs) -> Outcome {
+    let mut findings = vec![kernel(), btf(), cgroup2(), lsm(), command_line(), pins(&args.bpffs), policy(&args.policy)];
+    findings.extend(private_keys(&args.keys));
+    findings.extend(daemon(context));
+    let healthy = findings.iter().all(|finding| finding.good);
+    let report = json!({
+        "healthy": healthy,
+        "findings": findings.iter().map(Finding::to_json).collect::<Vec<_>>(),
+    });
+    context.out.show(&report, |report| {
+        let mut lines = Vec::new();
+        for finding in list(report, "findings") {
+            let mark = if finding["good"] == true { "ok " } else { "!! " };
+            lines.push(format!("{mark} {:12} {}", text(finding, "what"), text(finding, "found")));
+            if !finding["advice"].is_null() {
+                lines.push(format!("                 {}", text(finding, "advice")));
+            }
+        }
+        lines
+    })?;
+    Ok(if healthy { DONE } else { ERROR })
+}
+
+fn kernel() -> Finding {
+    let release = host::kernel_release();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version >= (5, 10) {
+        Finding::good("kernel", release)
+    } else {
+        Finding::bad("kernel", release, "this kernel is older than 5.10; boot a newer one")
+    }
+}
+
+fn btf() -> Finding {
+    let path = "/sys/kernel/btf/vmlinux";
+    if Path::new(path).exists() {
+        Finding::good("btf", path)
+    } else {
+        Finding::bad("btf", format!("{path} is missing"), "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y")
+    }
+}
+
+fn cgroup2() -> Finding {
+    match host::cgroup2_root() {
+        Ok(root) => Finding::good("cgroup2", root.display().to_string()),
+        Err(error) => Finding::bad("cgroup2", "not mounted", error.to_string()),
+    }
+}
+
+fn lsm() -> Finding {
+    match host::active_lsms() {
+        None => Finding {
+            what: "lsm",
+            good: true,
+            found: "the list of active LSMs cannot be read".to_owned(),
+            advice: Some("mount securityfs: mount -t securityfs none /sys/kernel/security".to_owned()),
+        },
+        Some(active) if active.iter().any(|name| name == "bpf") => Finding::good("lsm", active.join(",")),
+        Some(active) => Finding {
+            what: "lsm",
+            good: true,
+            found: format!("{} (bpf is not active: the cgroup programs decide alone)", active.join(",")),
+            advice: Some(format!(
+                "add bpf to the kernel command line to close the gaps that status lists: lsm={},bpf",
+                active.iter().filter(|name| *name != "capability").cloned().collect::<Vec<_>>().join(",")
+            )),
+        },
+    }
+}
+
+fn command_line() -> Finding {
+    if host::switched_off() {
+        Finding::bad("switch", "pp_agent=off on the kernel command line", "remove it and reboot to be protected")
+    } else {
+        Finding::good("switch", "not switched off on the kernel command line")
+    }
+}
+
+fn pins(bpffs: &Path) -> Finding {
+    match bpffs.try_exists() {
+        Ok(true) => Finding::good("pins", bpffs.display().to_string()),
+        Ok(false) => Finding::bad(
+            "pins",
+            format!("{} is not there: nothing is installed in the kernel", bpffs.display()),
+            "start the daemon: systemctl start pp-agent",
+        ),
+        Err(error) => Finding {
+            what: "pins",
+            good: true,
+            found: format!("{}: {error}", bpffs.display()),
+            advice: Some("run doctor as root to see them".to_owned()),
+        },
+    }
+}
+
+fn policy(file: &Path) -> Finding {
+    use crate::config::{Config, FileCheck, Paths};
+    match Config::load(&Paths::beside(file), FileCheck::ROOT) {
+        Ok(config) if config.sources.is_empty() => Finding {
+            what: "policy",
+            good: true,
+            found: "none: the built-in services are protected, there are no zones and no receipts".to_owned(),
+            advice: Some(format!("write {}; an example is in /usr/share/doc/pp-agent", file.display())),
+        },
+        Ok(_) => Finding::good("policy", file.display().to_string()),
+        Err(error) => Finding::bad("policy", "refused", error.to_string()),
+    }
+}
+
+/// Whoever can read the private half of a trusted key signs for its owner.
+fn private_keys(keys: &Path) -> Vec<Finding> {
+    let Ok(keyring) = Keyring::load(keys) else { return Vec::new() };
+    let mut folders = vec![PathBuf::from("/etc/pp-agent"), PathBuf::from("/root"), PathBuf::from(".")];
+    folders.extend(entries(Path::new("/home")));
+    let files = folders.iter().flat_map(|folder| entries(folder)).filter(|file| file.extension().is_some_and(|kind| kind == "pem"));
+    files
+        .filter_map(|file| {
+            let id = trusted_private_key(&file, &keyring)?;
+            Some(Finding::bad(
+                "private key",
+                format!("{} is the private half of the trusted key {id}", file.display()),
+                "move it to the operator's own machine: an agent on this host that reads it can sign receipts",
+            ))
+        })
+        .collect()
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(folder).map_or(Vec::new(), |entries| entries.flatten().map(|entry| entry.path()).collect())
+}
+
+/// The trusted key whose private half is in the file: by the id that it
+/// carries, or, unencrypted, by the key itself.
+fn trusted_private_key(file: &Path, keyring: &Keyring) -> Option<String> {
+    if let Ok(key) = OperatorKey::load(file, || None) {
+        return keyring.find_public(&key.public()).map(|trusted| trusted.id().to_owned());
+    }
+    let text = std::fs::read_to_string(file).ok().filter(|text| text.contains("PRIVATE KEY"))?;
+    let id = text.lines().find_map(|line| line.strip_prefix("key-id:"))?.trim().to_owned();
+    keyring.find(&id).is_some().then_some(id)
+}
+
+fn daemon(context: &Context) -> Vec<Finding> {
+    let status = match wait(context.client.get("/v1/status")) {
+        Ok(status) => status,
+        Err(error) => return vec![Finding::bad("daemon", "does not answer", error.to_string())],
+    };
+    let mut findings = Vec::new();
+    let posture = text(&status, "posture");
+    findings.push(Finding {
+        what: "posture",
+        good: matches!(posture.as_str(), "enforcing" | "partial"),
+        found: format!("{posture}, backend {}", text(&status, "backend")),
+        advice: None,
+    });
+    findings.extend(list(&status, "gaps").iter().filter_map(Value::as_str).map(|gap| Finding {
+        what: "gap",
+        good: true,
+        found: gap.to_owned(),
+        advice: None,
+    }));
+    findings.extend(list(&status, "problems").iter().filter_map(Value::as_str).map(|problem| Finding {
+        what: "problem",
+        good: false,
+        found: problem.to_owned(),
+        advice: None,
+    }));
+    findings
+}

@@ -1,0 +1,68 @@
+//! `uninstall-hooks` and `completions`, and the question whether this very
+//! process belongs to a session.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+use serde_json::json;
+
+use super::output::talk;
+use super::{BPFFS, Cli, CliError, Context, DONE, Outcome, wait};
+use crate::kernel;
+
+/// `uninstall-hooks`.
+#[derive(Debug, Args)]
+pub(crate) struct UninstallArgs {
+    /// Where programs and maps are pinned.
+    #[arg(long, value_name = "DIR", default_value = BPFFS)]
+    bpffs: PathBuf,
+}
+
+/// `completions`.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionArgs {
+    /// The shell.
+    shell: Shell,
+}
+
+/// Takes everything out of the kernel, daemon alive or dead.
+pub(crate) fn uninstall(context: &Context, args: &UninstallArgs) -> Outcome {
+    refuse_in_session(context, &args.bpffs, "uninstall-hooks")?;
+    if wait(context.client.get("/v1/self")).is_ok() {
+        talk("pp-agent: the daemon still runs; it holds its programs until it stops: systemctl stop pp-agent");
+    }
+    let removed = kernel::uninstall(&args.bpffs).map_err(CliError::message)?;
+    context.out.show(&json!({ "removed": removed }), |_| vec![format!("{removed} pins removed; nothing is enforced by them any more")])?;
+    Ok(DONE)
+}
+
+/// Writes a completion script.
+pub(crate) fn completions(context: &Context, args: &CompletionArgs) -> Outcome {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "pp-agent", &mut script);
+    context.out.raw(&script)?;
+    Ok(DONE)
+}
+
+/// Refuses when this process belongs to an agent's session: by the daemon's
+/// word, and where none answers by the pinned table, if it can be read.
+pub(crate) fn refuse_in_session(context: &Context, bpffs: &Path, command: &str) -> Result<(), CliError> {
+    let marked = match wait(context.client.get("/v1/self")) {
+        Ok(own) => own["marked"] == true,
+        Err(CliError::Client(error)) if error.is_absent() => match kernel::pinned_mark(bpffs, std::process::id()) {
+            Ok(mark) => mark.is_some(),
+            Err(error) => {
+                talk(&format!("pp-agent: whether this is an agent's session cannot be known here ({error}); going on"));
+                false
+            }
+        },
+        Err(error) => return Err(error),
+    };
+    if marked {
+        return Err(CliError::message(format!(
+            "{command}: refused inside an agent's session; use a shell that no agent started (ssh in, or another terminal)"
+        )));
+    }
+    Ok(())
+}

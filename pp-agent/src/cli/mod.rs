@@ -1,0 +1,210 @@
+//! The command line: stdout is data, stderr is talk.
+//!
+//! Exit codes: 0 done or would be allowed, 1 would be refused, 2 error;
+//! `receipt verify` alone has the reference verifier's. A broken pipe is
+//! success: whoever read has read enough.
+
+mod check;
+mod doctor;
+mod maintain;
+mod output;
+mod policy;
+mod receipt;
+mod receipt_local;
+mod receipt_read;
+mod session;
+mod show;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::control::client::{Client, ClientError};
+pub(crate) use output::Output;
+
+/// Where the daemon listens, unless told otherwise.
+const SOCKET: &str = "/run/pp-agent/control.sock";
+/// Where the daemon pins its programs and maps.
+const BPFFS: &str = "/sys/fs/bpf/pp-agent";
+
+/// Refuses AI agents' connections to industrial equipment until a person has signed a receipt.
+#[derive(Debug, Parser)]
+#[command(name = "pp-agent", version, max_term_width = 100)]
+pub struct Cli {
+    /// The daemon's control socket.
+    #[arg(long, global = true, value_name = "PATH", default_value = SOCKET, env = "PP_AGENT_SOCKET")]
+    socket: PathBuf,
+    /// JSON on stdout instead of text for people.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gate (systemd starts this).
+    Daemon(DaemonArgs),
+    /// Start a command as an agent's session.
+    Run(session::RunArgs),
+    /// Make a running process, and what it starts, an agent's session.
+    Adopt(session::AdoptArgs),
+    /// End a session: its processes are no longer governed.
+    Release(session::ReleaseArgs),
+    /// Show what the gate enforces right now.
+    Status,
+    /// Say what this kernel can and cannot enforce, why, and what to change.
+    Doctor(doctor::DoctorArgs),
+    /// Say whether a connection would be allowed, and by which receipt.
+    Check(check::CheckArgs),
+    /// Explain the last refusals, with the request to hand to a person.
+    Why(show::WhyArgs),
+    /// Show events, stored and new.
+    Events(show::EventsArgs),
+    /// List the sessions that are governed.
+    Sessions,
+    /// Make, sign, read and register receipts.
+    #[command(subcommand)]
+    Receipt(receipt::ReceiptCommand),
+    /// Check, show and reload the policy.
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// Take every program out of the kernel; nothing is enforced afterwards.
+    UninstallHooks(maintain::UninstallArgs),
+    /// Write a completion script for a shell.
+    Completions(maintain::CompletionArgs),
+}
+
+/// How the daemon runs.
+#[derive(Clone, Debug, Args)]
+pub struct DaemonArgs {
+    /// The policy; drop-ins are read from the folder of its name with `.d`.
+    #[arg(long, value_name = "FILE", default_value = "/etc/pp-agent/policy.toml")]
+    pub policy: PathBuf,
+    /// The public keys whose receipts count.
+    #[arg(long, value_name = "FILE", default_value = "/etc/pp-agent/keys.json")]
+    pub keys: PathBuf,
+    /// Where receipts and events are kept.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/pp-agent")]
+    pub state: PathBuf,
+    /// Where programs and maps are pinned.
+    #[arg(long, value_name = "DIR", default_value = BPFFS)]
+    pub bpffs: PathBuf,
+    /// The cgroup2 root, if the mounted one is not to be used.
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+}
+
+/// Why a command ended without doing what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    /// The reader of stdout has gone.
+    #[error("stdout: closed")]
+    Closed,
+    /// The daemon did not answer, or said no.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Anything else, in a sentence.
+    #[error("{0}")]
+    Message(String),
+}
+
+impl CliError {
+    pub(crate) fn message(text: impl std::fmt::Display) -> Self {
+        Self::Message(text.to_string())
+    }
+}
+
+pub(crate) type Outcome = Result<u8, CliError>;
+
+/// Done, or would be allowed.
+pub(crate) const DONE: u8 = 0;
+/// Would be refused.
+pub(crate) const REFUSED: u8 = 1;
+/// An error.
+pub(crate) const ERROR: u8 = 2;
+
+/// What every command gets.
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) out: Output,
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let context = Context { client: Client::new(&cli.socket), out: Output::new(cli.json) };
+    match dispatch(cli, context) {
+        Ok(code) => ExitCode::from(code),
+        Err(CliError::Closed) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::talk(&format!("pp-agent: {error}"));
+            ExitCode::from(ERROR)
+        }
+    }
+}
+
+fn usage(error: &clap::Error) -> ExitCode {
+    let code = if error.use_stderr() { ERROR } else { DONE };
+    match error.print() {
+        Ok(()) => ExitCode::from(code),
+        Err(closed) if closed.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(ERROR),
+    }
+}
+
+fn dispatch(cli: Cli, context: Context) -> Outcome {
+    match cli.command {
+        Command::Daemon(args) => crate::daemon::run(&args, &cli.socket).map(|()| DONE).map_err(CliError::message),
+        Command::Run(args) => session::run(&context, &args),
+        Command::Adopt(args) => session::adopt(&context, &args),
+        Command::Release(args) => session::release(&context, &args),
+        Command::Status => show::status(&context),
+        Command::Doctor(args) => doctor::doctor(&context, &args),
+        Command::Check(args) => check::check(&context, &args),
+        Command::Why(args) => show::why(&context, &args),
+        Command::Events(args) => show::events(&context, &args),
+        Command::Sessions => show::sessions(&context),
+        Command::Receipt(command) => receipt::run(&context, command),
+        Command::Policy(command) => policy::run(&context, &command),
+        Command::UninstallHooks(args) => maintain::uninstall(&context, &args),
+        Command::Completions(args) => maintain::completions(&context, &args),
+    }
+}
+
+/// Waits for one call on a runtime of its own.
+pub(crate) fn wait<T>(call: impl Future<Output = Result<T, ClientError>>) -> Result<T, CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::message(format!("runtime: {error}")))?;
+    Ok(runtime.block_on(call)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn json_and_socket_go_before_and_after_the_command() {
+        let cli = Cli::try_parse_from(["pp-agent", "status", "--json", "--socket", "/x"]).unwrap();
+        assert!(cli.json && cli.socket.as_os_str() == "/x");
+    }
+
+    #[test]
+    fn what_follows_two_dashes_belongs_to_the_command_that_is_run() {
+        let cli = Cli::try_parse_from(["pp-agent", "run", "--", "sh", "-c", "true", "--json"]).unwrap();
+        assert!(!cli.json && matches!(cli.command, Command::Run(_)));
+    }
+}

@@ -1,0 +1,97 @@
+//! Writing: data to stdout, talk to stderr. Text for people is escaped, since
+//! paths, arguments and summaries are an attacker's to choose.
+
+use std::io::{ErrorKind, Write};
+
+use serde_json::Value;
+
+use super::CliError;
+use crate::escape::escape;
+
+/// Where data goes, and in which form.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Output {
+    /// JSON instead of text.
+    pub(crate) json: bool,
+}
+
+impl Output {
+    pub(crate) const fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    /// One line of text, escaped.
+    pub(crate) fn line(self, text: &str) -> Result<(), CliError> {
+        self.raw(format!("{}\n", escape(text)).as_bytes())
+    }
+
+    /// A JSON value, indented.
+    pub(crate) fn value(self, value: &Value) -> Result<(), CliError> {
+        self.raw(format!("{value:#}\n").as_bytes())
+    }
+
+    /// Bytes as they are: JSON lines, files.
+    pub(crate) fn raw(self, bytes: &[u8]) -> Result<(), CliError> {
+        let mut stdout = std::io::stdout().lock();
+        stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
+            ErrorKind::BrokenPipe => CliError::Closed,
+            _ => CliError::message(format!("stdout: {error}")),
+        })
+    }
+
+    /// The value as JSON, or the lines made of it.
+    pub(crate) fn show(self, value: &Value, lines: impl FnOnce(&Value) -> Vec<String>) -> Result<(), CliError> {
+        if self.json {
+            return self.value(value);
+        }
+        lines(value).iter().try_for_each(|line| self.line(line))
+    }
+}
+
+/// Says something on stderr, escaped; nobody listening is no error.
+pub(crate) fn talk(text: &str) {
+    let mut stderr = std::io::stderr().lock();
+    for line in text.lines() {
+        if writeln!(stderr, "{}", escape(line)).is_err() {
+            return;
+        }
+    }
+}
+
+/// A member of a JSON object as text for people; empty if absent.
+pub(crate) fn text(value: &Value, name: &str) -> String {
+    match &value[name] {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// The members of an array.
+pub(crate) fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
+    value[name].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// Rows in columns, two spaces apart, the first row being the titles.
+pub(crate) fn table(rows: &[Vec<String>]) -> Vec<String> {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    rows.iter()
+        .map(|row| {
+            let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+            cells.join("  ").trim_end().to_owned()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [vec!["id".to_owned(), "agent".to_owned()], vec!["12345".to_owned(), "x".to_owned()]];
+        assert_eq!(table(&rows), ["id     agent", "12345  x"]);
+    }
+}

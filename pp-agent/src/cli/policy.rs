@@ -1,0 +1,75 @@
+//! `policy check`, `show` and `reload`.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::output::{list, talk, text};
+use super::{CliError, Context, DONE, Outcome, wait};
+use crate::config::{Config, FileCheck, Paths};
+
+/// `policy`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Judge a policy file and its drop-ins; nothing is put in force.
+    Check {
+        /// The file.
+        #[arg(default_value = "/etc/pp-agent/policy.toml")]
+        file: PathBuf,
+    },
+    /// Show the policy that is in force.
+    Show,
+    /// Put the policy on disk in force, all or nothing.
+    Reload,
+}
+
+/// Runs one of them.
+pub(crate) fn run(context: &Context, command: &PolicyCommand) -> Outcome {
+    match command {
+        PolicyCommand::Check { file } => check(context, file),
+        PolicyCommand::Show => {
+            let policy = wait(context.client.get("/v1/policy"))?;
+            if context.out.json {
+                context.out.value(&policy)?;
+            } else {
+                text(&policy, "toml").lines().try_for_each(|line| context.out.line(line))?;
+            }
+            Ok(DONE)
+        }
+        PolicyCommand::Reload => {
+            let answer = wait(context.client.post("/v1/policy/reload", &json!({})))?;
+            context.out.show(&answer, |answer| {
+                let mut lines = vec![format!("policy reloaded: generation {}", text(answer, "generation"))];
+                lines.extend(list(answer, "notes").iter().filter_map(|note| note.as_str()).map(|note| format!("note: {note}")));
+                lines
+            })?;
+            Ok(DONE)
+        }
+    }
+}
+
+fn check(context: &Context, file: &std::path::Path) -> Outcome {
+    if !file.exists() {
+        return Err(CliError::message(format!("{}: no such file", file.display())));
+    }
+    let config = Config::load(&Paths::beside(file), FileCheck::Anybody).map_err(CliError::message)?;
+    config.notes.iter().for_each(|note| talk(&format!("note: {note}")));
+    let facts = json!({
+        "valid": true,
+        "files": config.sources.iter().map(|source| source.name.clone()).collect::<Vec<_>>(),
+        "zones": config.zones.len(),
+        "gateways": config.gateways.len(),
+        "services": config.services.enabled.len(),
+        "agents": config.agents.len(),
+        "authorities": config.authorities.len(),
+        "notes": config.notes,
+    });
+    context.out.show(&facts, |facts| {
+        vec![format!(
+            "policy is valid: {} zones, {} gateways, {} services, {} agents, {} authorities",
+            facts["zones"], facts["gateways"], facts["services"], facts["agents"], facts["authorities"]
+        )]
+    })?;
+    Ok(DONE)
+}

@@ -1,0 +1,86 @@
+//! `receipt verify` and `receipt inspect`, and reading artifacts.
+
+use std::io::Read;
+use std::path::Path;
+
+use super::output::talk;
+use super::receipt::{InspectArgs, VerifyArgs};
+use super::{CliError, Context, DONE, Outcome};
+use crate::clock::Now;
+use crate::control::routes::MAX_BODY;
+use crate::keyring::Keyring;
+use crate::receipt::meaning;
+use crate::receipt::verify as verify_artifact;
+
+/// `receipt verify`: a file that cannot be read (EX_IOERR, sysexits.h).
+const UNREADABLE: u8 = 74;
+
+/// Reads a file, or stdin for `-`, up to what a host would take.
+pub(crate) fn artifact(file: &Path) -> Result<Vec<u8>, CliError> {
+    let failed = |error: std::io::Error| CliError::message(format!("{}: {error}", file.display()));
+    let mut bytes = Vec::new();
+    let limit = MAX_BODY as u64 + 1;
+    if file.as_os_str() == "-" {
+        std::io::stdin().lock().take(limit).read_to_end(&mut bytes).map_err(failed)?;
+    } else {
+        std::fs::File::open(file).map_err(failed)?.take(limit).read_to_end(&mut bytes).map_err(failed)?;
+    }
+    if bytes.len() > MAX_BODY {
+        return Err(CliError::message(format!("{}: larger than {MAX_BODY} bytes; no receipt is", file.display())));
+    }
+    Ok(bytes)
+}
+
+/// The reference verifier's words and exit codes.
+pub(crate) fn verify(context: &Context, args: &VerifyArgs) -> Outcome {
+    let artifact = match artifact(&args.file) {
+        Ok(artifact) => artifact,
+        Err(error) => return unreadable(&error),
+    };
+    let keys = match Keyring::load(&args.keys) {
+        Ok(keys) => keys,
+        Err(error) => return unreadable(&error),
+    };
+    let now_ms = Now::read().wall_ms;
+    match verify_artifact(&artifact, &keys) {
+        Ok(evidence) if context.out.json => {
+            let member = |name: &str| evidence.text(name);
+            context.out.value(&serde_json::json!({
+                "verified": true,
+                "id": evidence.id(),
+                "status": member("status"),
+                "decider": member("deciderId"),
+                "expires": member("expiresAt"),
+                "key": evidence.key_id(),
+            }))?;
+            Ok(DONE)
+        }
+        Ok(evidence) => {
+            context.out.raw(evidence.verified_text(now_ms).as_bytes())?;
+            Ok(DONE)
+        }
+        Err(error) => {
+            talk(&format!("FAILED {}: {error}", error.code()));
+            Ok(error.exit_code())
+        }
+    }
+}
+
+fn unreadable(error: &dyn std::fmt::Display) -> Outcome {
+    talk(&format!("pp-agent: {error}"));
+    Ok(UNREADABLE)
+}
+
+/// What an artifact says, whether it verifies or not.
+pub(crate) fn inspect(context: &Context, args: &InspectArgs) -> Outcome {
+    let artifact = artifact(&args.file)?;
+    let keys = if args.keys.exists() { Keyring::load(&args.keys).map_err(CliError::message)? } else { Keyring::default() };
+    let outcome = verify_artifact(&artifact, &keys);
+    let text = meaning::inspect(&outcome, Now::read().wall_ms);
+    if context.out.json {
+        context.out.value(&serde_json::json!({ "verified": outcome.is_ok(), "text": text }))?;
+    } else {
+        context.out.raw(text.as_bytes())?;
+    }
+    Ok(if outcome.is_ok() { DONE } else { super::ERROR })
+}

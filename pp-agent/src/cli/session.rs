@@ -1,0 +1,85 @@
+//! `run`, `adopt` and `release`.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+
+use clap::Args;
+
+use super::output::{talk, text};
+use super::{CliError, Context, DONE, Outcome, wait};
+use crate::control::StartSession;
+use crate::events::build::parse_session;
+
+/// `run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The agent it is; by default the command's file name.
+    #[arg(long, value_name = "NAME")]
+    agent: Option<String>,
+    /// The command and its arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// `adopt`.
+#[derive(Debug, Args)]
+pub(crate) struct AdoptArgs {
+    /// The process.
+    pid: u32,
+    /// The agent it is; by default the program's file name.
+    #[arg(long, value_name = "NAME")]
+    agent: Option<String>,
+}
+
+/// `release`.
+#[derive(Debug, Args)]
+pub(crate) struct ReleaseArgs {
+    /// The session, as `pp-agent sessions` lists it.
+    session: String,
+}
+
+/// Marks this very process, makes sure of it, and becomes the command.
+pub(crate) fn run(context: &Context, args: &RunArgs) -> Outcome {
+    let Some((program, arguments)) = args.command.split_first() else {
+        return Err(CliError::message("run: no command given"));
+    };
+    let agent = args.agent.clone().unwrap_or_else(|| file_name(Path::new(program)));
+    let started = wait(context.client.post("/v1/sessions", &StartSession { agent: agent.clone(), pid: None }))?;
+    let own = wait(context.client.get("/v1/self"))?;
+    if own["marked"] != true {
+        return Err(CliError::message("run: the daemon answered, but this process is not marked; nothing was started"));
+    }
+    talk(&format!("pp-agent: session {} of agent {agent}", text(&started, "session")));
+    let error = std::process::Command::new(program).args(arguments).exec();
+    Err(CliError::message(format!("{}: {error}", program.to_string_lossy())))
+}
+
+/// Marks another process.
+pub(crate) fn adopt(context: &Context, args: &AdoptArgs) -> Outcome {
+    let agent = match &args.agent {
+        Some(agent) => agent.clone(),
+        None => std::fs::read_link(format!("/proc/{}/exe", args.pid))
+            .map(|path| file_name(&path))
+            .map_err(|error| CliError::message(format!("process {}: {error}; name its agent with --agent", args.pid)))?,
+    };
+    let started = wait(context.client.post("/v1/sessions", &StartSession { agent, pid: Some(args.pid) }))?;
+    context.out.show(&started, |started| vec![text(started, "session")])?;
+    Ok(DONE)
+}
+
+/// Unmarks a session.
+pub(crate) fn release(context: &Context, args: &ReleaseArgs) -> Outcome {
+    if parse_session(&args.session).is_none() {
+        return Err(CliError::message("session: an id has 16 hex digits; see pp-agent sessions"));
+    }
+    let released = wait(context.client.delete(&format!("/v1/sessions/{}", args.session)))?;
+    context.out.show(&released, |released| {
+        vec![format!("session {} released: {} processes are no longer governed", args.session, text(released, "processes"))]
+    })?;
+    Ok(DONE)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}

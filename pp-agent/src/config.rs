@@ -1,0 +1,206 @@
+//! What the operator wrote: `policy.toml` and the drop-ins beside it, read,
+//! merged and judged as a whole. A value of [`Config`] has no error in it.
+//!
+//! Strict: an unknown key, a clash or a term this build does not enforce is an
+//! error with file and line, and the caller keeps what was in force before.
+
+mod agents;
+mod check;
+mod error;
+mod names;
+mod raw;
+mod show;
+mod source;
+mod value;
+
+pub use error::{ConfigError, Origin, Problem};
+pub use source::{FileCheck, MAX_FILE_BYTES, Paths, Source};
+
+use crate::identity::{AgentRules, CgroupRule, IdentityTables};
+use crate::services::{self, ServiceRow};
+use ipnet::IpNet;
+use pp_common::abi::NameId;
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// What happens to a protected attempt without a receipt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// It is refused.
+    #[default]
+    Enforce,
+    /// It goes through and is reported as one that would have been refused.
+    Observe,
+}
+
+/// The posture below which the daemon does not report itself ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Require {
+    /// No gap at all.
+    Enforcing,
+}
+
+/// A valid policy.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What receipts call this host. Without it no receipt can be registered.
+    pub host: Option<String>,
+    /// What receipts call this organisation. Without it no receipt can be registered.
+    pub tenant: Option<String>,
+    /// The whole host's mode.
+    pub mode: Mode,
+    /// The posture that is demanded, if any.
+    pub require: Option<Require>,
+    /// Whether receipts may leave out the users they hold for.
+    pub any_user: bool,
+    /// Most marked processes at once.
+    pub max_tasks: u32,
+    /// Zones, as written.
+    pub zones: Vec<Zone>,
+    /// Gateways, as written.
+    pub gateways: Vec<Gateway>,
+    /// Services and where they do not count.
+    pub services: Services,
+    /// Agents: the operator's, then the shipped ones that those do not replace.
+    pub agents: Vec<AgentRules>,
+    /// Whose receipts open what.
+    pub authorities: Vec<Authority>,
+    /// The agents' rules, compiled, without cgroups.
+    pub identity: IdentityTables,
+    /// Cgroup and unit rules; see [`crate::identity::resolve_cgroups`].
+    pub cgroup_rules: Vec<CgroupRule>,
+    /// The files it was read from, in order, for [`Config::from_sources`].
+    pub sources: Vec<Source>,
+    /// What the operator should know about it, one sentence each.
+    pub notes: Vec<String>,
+}
+
+/// A named set of OT networks: each port in them is protected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Zone {
+    /// Its name.
+    pub name: String,
+    /// Its networks, host bits clear.
+    pub networks: Vec<IpNet>,
+    /// Its own mode; the host's where that observes.
+    pub mode: Mode,
+}
+
+/// An industrial gateway with a login page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gateway {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// The ports that are protected; empty: all.
+    pub ports: Vec<u16>,
+    /// Its own mode; the host's where that observes.
+    pub mode: Mode,
+}
+
+/// Which services are protected, and where not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Services {
+    /// The services that count outside zones.
+    pub enabled: Vec<&'static ServiceRow>,
+    /// Networks in which services do not count.
+    pub exempt: Vec<IpNet>,
+    /// Their mode; the host's where that observes.
+    pub mode: Mode,
+}
+
+/// What receipts of one key may open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authority {
+    /// The key, as the key set calls it.
+    pub key_id: String,
+    /// The one decider it speaks for, `user:` included.
+    pub decider: String,
+    /// Zones it may open.
+    pub zones: Vec<String>,
+    /// Gateways it may open.
+    pub gateways: Vec<String>,
+    /// Services it may open outside zones.
+    pub services: Vec<String>,
+    /// The longest window of its receipts.
+    pub max_ttl: Duration,
+}
+
+impl Config {
+    /// Reads the policy of this host. Without any file: [`Config::builtin`].
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with file and line.
+    pub fn load(paths: &Paths, file_check: FileCheck) -> Result<Self, ConfigError> {
+        Self::from_sources(source::read_all(paths, file_check)?)
+    }
+
+    /// The same from texts that were read before, such as the last good policy.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with file and line.
+    pub fn from_sources(sources: Vec<Source>) -> Result<Self, ConfigError> {
+        check::check(sources)
+    }
+
+    /// What holds where there is no policy at all: the shipped services and
+    /// agents, enforcing, no zones, no authorities.
+    ///
+    /// # Errors
+    /// None in a build whose tests pass: the shipped agents are compiled there.
+    pub fn builtin() -> Result<Self, ConfigError> {
+        check::check(Vec::new())
+    }
+
+    /// The authority of this key.
+    #[must_use]
+    pub fn authority(&self, key_id: &str) -> Option<&Authority> {
+        self.authorities.iter().find(|authority| authority.key_id == key_id)
+    }
+
+    /// Whether policy knows an agent of this name.
+    #[must_use]
+    pub fn knows_agent(&self, name: &str) -> bool {
+        self.agents.iter().any(|agent| agent.name == name)
+    }
+
+    /// Number and name of every agent, zone, gateway and service.
+    #[must_use]
+    pub fn names(&self) -> Vec<(NameId, String)> {
+        names::all(self)
+    }
+
+    /// The policy in force as text that [`Config::from_sources`] reads again.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        show::to_toml(self)
+    }
+}
+
+impl Services {
+    /// The service that protects this port outside zones.
+    #[must_use]
+    pub fn on(&self, transport: u8, port: u16) -> Option<&'static ServiceRow> {
+        self.enabled.iter().copied().find(|row| row.has(transport, port))
+    }
+}
+
+impl Default for Services {
+    fn default() -> Self {
+        Self {
+            enabled: services::defaults().collect(),
+            exempt: vec![
+                IpNet::from(ipnet::Ipv4Net::new_assert([127, 0, 0, 0].into(), 8)),
+                IpNet::from(IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)),
+            ],
+            mode: Mode::Enforce,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,215 @@
+//! What can be wrong with a policy, each with where and what to do.
+
+use super::source::MAX_FILE_BYTES;
+use crate::identity::{Danger, IdentityError};
+use ipnet::IpNet;
+use std::fmt;
+use std::path::PathBuf;
+
+/// A place in a policy file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The file, as it was named when it was read.
+    pub file: String,
+    /// The line, from 1.
+    pub line: usize,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// Why a policy is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file or folder cannot be read.
+    #[error("{path}: {source}; a policy file must be readable by root", path = path.display())]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A policy file is no regular file.
+    #[error("{path}: is not a regular file; put the policy itself there", path = path.display())]
+    NotAFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file belongs to somebody else, who could rewrite it.
+    #[error("{path}: belongs to uid {uid}, must belong to uid {wanted}; chown it", path = path.display())]
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        uid: u32,
+        /// Whose it must be.
+        wanted: u32,
+    },
+    /// Others than the owner can write a file.
+    #[error("{path}: mode {mode:04o} lets others write it; chmod 0640", path = path.display())]
+    Writable {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A file is too big to be a policy.
+    #[error("{path}: {size} bytes, at most {MAX_FILE_BYTES} are read; split it or remove what is not policy", path = path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// A file is not text.
+    #[error("{path}: is not UTF-8 from byte {offset}; save it as UTF-8", path = path.display())]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// The first bad byte.
+        offset: usize,
+    },
+    /// Something in a file is wrong.
+    #[error("{at}: {problem}")]
+    Invalid {
+        /// Where.
+        at: Origin,
+        /// What, and what to do.
+        problem: Box<Problem>,
+    },
+    /// The rules of all agents do not fit together.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+/// What is wrong at one place.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// Not TOML, or a value of the wrong type.
+    #[error("{0}")]
+    Syntax(String),
+    /// A key or value nobody knows.
+    #[error("unknown {what} {found}{}", hint(nearest.as_deref(), known))]
+    Unknown {
+        /// `key`, `value`, `service`, `zone` or `gateway`.
+        what: &'static str,
+        /// What was written.
+        found: String,
+        /// The valid one most like it.
+        nearest: Option<String>,
+        /// Every valid one.
+        known: Vec<String>,
+    },
+    /// A key that must be there is not.
+    #[error("{what}: has no {key}; add it")]
+    Missing {
+        /// The table.
+        what: String,
+        /// The key.
+        key: &'static str,
+    },
+    /// Two files set one key.
+    #[error("{key}: set twice, first at {first}; keep one of the two")]
+    SetTwice {
+        /// The key.
+        key: &'static str,
+        /// The first place.
+        first: Origin,
+    },
+    /// Two tables have one name.
+    #[error("{what} {name}: defined twice, first at {first}; rename one or join them")]
+    Duplicate {
+        /// `zone`, `gateway`, `agent` or `authority`.
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// The first place.
+        first: Origin,
+    },
+    /// A name is no name.
+    #[error("{key}: {why}")]
+    BadName {
+        /// The key.
+        key: &'static str,
+        /// What is wrong and what to do.
+        why: &'static str,
+    },
+    /// Not a network.
+    #[error("network {text}: {why}")]
+    BadNetwork {
+        /// What was written.
+        text: String,
+        /// What is wrong and what to do.
+        why: String,
+    },
+    /// One network is in two zones.
+    #[error("network {network}: is in zone {zone} too, at {first}; an address belongs to one zone, remove one of the two")]
+    NetworkTwice {
+        /// The network.
+        network: IpNet,
+        /// The other zone.
+        zone: String,
+        /// Where that is.
+        first: Origin,
+    },
+    /// One address is that of two gateways.
+    #[error("gateway {name}: has the address of gateway {other}; list the ports of both in one")]
+    AddressTwice {
+        /// The gateway.
+        name: String,
+        /// The other one.
+        other: String,
+    },
+    /// A value is outside its range.
+    #[error("{key}: {found}; {wanted}")]
+    BadValue {
+        /// The key.
+        key: &'static str,
+        /// What was written.
+        found: String,
+        /// What is wanted.
+        wanted: &'static str,
+    },
+    /// Policy asks for what this build does not do.
+    #[error("{key}: {found} is not enforced by this build; {instead}")]
+    NotEnforced {
+        /// The key.
+        key: &'static str,
+        /// What was written.
+        found: String,
+        /// What this build takes.
+        instead: &'static str,
+    },
+    /// A mode that cannot have its effect.
+    #[error("mode: {what} says enforce while the host only observes; remove this line, or the host's mode = \"observe\"")]
+    ModeWithoutEffect {
+        /// What it belongs to.
+        what: String,
+    },
+    /// A rule that cannot be compiled.
+    #[error(transparent)]
+    Rule(#[from] IdentityError),
+    /// A rule that would mark what must never be marked.
+    #[error("agent {agent}: {kind} {pattern:?}: {danger}")]
+    Danger {
+        /// The agent.
+        agent: String,
+        /// The kind of rule.
+        kind: &'static str,
+        /// The pattern.
+        pattern: String,
+        /// What it would mark.
+        danger: Danger,
+    },
+}
+
+fn hint(nearest: Option<&str>, known: &[String]) -> String {
+    match nearest {
+        Some(nearest) => format!("; did you mean {nearest}?"),
+        None if known.is_empty() => "; remove it".to_owned(),
+        None => format!("; known are {}", known.join(", ")),
+    }
+}

@@ -1,0 +1,128 @@
+//! The keys of a policy file and the types of their values, nothing more.
+//!
+//! Keys of features that this build lacks are here, so that the message about
+//! them can say so; [`super::check`] refuses them.
+
+use super::error::{ConfigError, Problem};
+use super::source::Source;
+use super::{Mode, Require};
+use serde::Deserialize;
+use toml::Spanned;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Policy {
+    pub(super) host: Option<Spanned<String>>,
+    pub(super) tenant: Option<Spanned<String>>,
+    pub(super) mode: Option<Spanned<Mode>>,
+    pub(super) require: Option<Spanned<Require>>,
+    pub(super) any_user: Option<Spanned<bool>>,
+    pub(super) max_tasks: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) zone: Vec<Spanned<Zone>>,
+    #[serde(default)]
+    pub(super) gateway: Vec<Spanned<Gateway>>,
+    pub(super) services: Option<Services>,
+    #[serde(default)]
+    pub(super) agent: Vec<Spanned<Agent>>,
+    #[serde(default)]
+    pub(super) authority: Vec<Spanned<Authority>>,
+    pub(super) behaviour: Option<Spanned<toml::Table>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Zone {
+    pub(super) name: Option<Spanned<String>>,
+    pub(super) networks: Option<Vec<Spanned<String>>>,
+    pub(super) mode: Option<Spanned<Mode>>,
+    pub(super) approvals: Option<Spanned<i64>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Gateway {
+    pub(super) name: Option<Spanned<String>>,
+    pub(super) address: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) ports: Vec<Spanned<i64>>,
+    pub(super) mode: Option<Spanned<Mode>>,
+    pub(super) approvals: Option<Spanned<i64>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Services {
+    pub(super) enable: Option<Vec<Spanned<String>>>,
+    pub(super) exempt: Option<Vec<Spanned<String>>>,
+    pub(super) mode: Option<Spanned<Mode>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Agent {
+    pub(super) name: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) exec: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) script: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) module: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) user: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) cgroup: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) unit: Vec<Spanned<String>>,
+    pub(super) allow_root: Option<Spanned<bool>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Authority {
+    pub(super) key_id: Option<Spanned<String>>,
+    pub(super) decider: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) zones: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) gateways: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) services: Vec<Spanned<String>>,
+    pub(super) max_ttl: Option<Spanned<String>>,
+    pub(super) issuer: Option<Spanned<bool>>,
+    pub(super) deciders: Option<Spanned<Vec<String>>>,
+    pub(super) methods: Option<Spanned<Vec<String>>>,
+}
+
+/// Parses one file.
+pub(super) fn parse(source: &Source) -> Result<Policy, ConfigError> {
+    toml::from_str(&source.text)
+        .map_err(|error| ConfigError::Invalid { at: source.at(error.span().unwrap_or(0..0)), problem: Box::new(problem(error.message())) })
+}
+
+/// Turns the parser's message about an unknown word into ours, with the
+/// nearest of those it says it expected.
+fn problem(message: &str) -> Problem {
+    let what = if message.starts_with("unknown field") {
+        "key"
+    } else if message.starts_with("unknown variant") {
+        "value"
+    } else {
+        return Problem::Syntax(message.replace('\n', "; "));
+    };
+    let mut words = message.split('`').skip(1).step_by(2).map(str::to_owned);
+    let found = words.next().unwrap_or_default();
+    let known: Vec<String> = words.collect();
+    unknown(what, &found, known)
+}
+
+/// Says that a word is none of those known, and which it is most like.
+pub(super) fn unknown(what: &'static str, found: &str, known: Vec<String>) -> Problem {
+    let nearest = known
+        .iter()
+        .map(|name| (strsim::damerau_levenshtein(&name.to_lowercase(), &found.to_lowercase()), name))
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, name)| *distance <= 1 + name.len().min(found.len()) / 3)
+        .map(|(_, name)| name.clone());
+    Problem::Unknown { what, found: found.to_owned(), nearest, known }
+}

@@ -1,0 +1,129 @@
+//! The policy in force as TOML, for `pp-agent policy show`.
+
+use super::{Config, Mode, Require};
+use serde::Serialize;
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<&'a str>,
+    mode: Mode,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    require: Option<Require>,
+    any_user: bool,
+    max_tasks: u32,
+    services: Services<'a>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    zone: Vec<Zone<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    gateway: Vec<Gateway<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    authority: Vec<Authority<'a>>,
+    agent: Vec<Agent<'a>>,
+}
+
+#[derive(Serialize)]
+struct Services<'a> {
+    enable: Vec<&'a str>,
+    exempt: Vec<String>,
+    mode: Mode,
+}
+
+#[derive(Serialize)]
+struct Zone<'a> {
+    name: &'a str,
+    networks: Vec<String>,
+    mode: Mode,
+}
+
+#[derive(Serialize)]
+struct Gateway<'a> {
+    name: &'a str,
+    address: String,
+    #[serde(skip_serializing_if = "<[u16]>::is_empty")]
+    ports: &'a [u16],
+    mode: Mode,
+}
+
+#[derive(Serialize)]
+struct Authority<'a> {
+    key_id: &'a str,
+    decider: &'a str,
+    zones: &'a [String],
+    gateways: &'a [String],
+    services: &'a [String],
+    max_ttl: String,
+}
+
+#[derive(Serialize)]
+struct Agent<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    exec: &'a [String],
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    script: &'a [String],
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    module: &'a [String],
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    user: &'a [String],
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    cgroup: &'a [String],
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    unit: &'a [String],
+}
+
+pub(super) fn to_toml(config: &Config) -> String {
+    let shown = Shown {
+        host: config.host.as_deref(),
+        tenant: config.tenant.as_deref(),
+        mode: config.mode,
+        require: config.require,
+        any_user: config.any_user,
+        max_tasks: config.max_tasks,
+        services: Services {
+            enable: config.services.enabled.iter().map(|row| row.name).collect(),
+            exempt: config.services.exempt.iter().map(ToString::to_string).collect(),
+            mode: config.services.mode,
+        },
+        zone: config.zones.iter().map(zone).collect(),
+        gateway: config.gateways.iter().map(gateway).collect(),
+        authority: config.authorities.iter().map(authority).collect(),
+        agent: config.agents.iter().map(agent).collect(),
+    };
+    // Strings, numbers and lists of these always have a TOML form.
+    toml::to_string(&shown).unwrap_or_else(|error| format!("# {error}\n"))
+}
+
+fn zone(zone: &super::Zone) -> Zone<'_> {
+    let networks = zone.networks.iter().map(ToString::to_string).collect();
+    Zone { name: &zone.name, networks, mode: zone.mode }
+}
+
+fn gateway(gateway: &super::Gateway) -> Gateway<'_> {
+    Gateway { name: &gateway.name, address: gateway.address.to_string(), ports: &gateway.ports, mode: gateway.mode }
+}
+
+fn authority(authority: &super::Authority) -> Authority<'_> {
+    Authority {
+        key_id: &authority.key_id,
+        decider: &authority.decider,
+        zones: &authority.zones,
+        gateways: &authority.gateways,
+        services: &authority.services,
+        max_ttl: format!("{}s", authority.max_ttl.as_secs()),
+    }
+}
+
+fn agent(agent: &crate::identity::AgentRules) -> Agent<'_> {
+    Agent {
+        name: &agent.name,
+        exec: &agent.exec,
+        script: &agent.script,
+        module: &agent.module,
+        user: &agent.user,
+        cgroup: &agent.cgroup,
+        unit: &agent.unit,
+    }
+}

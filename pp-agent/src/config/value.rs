@@ -1,0 +1,185 @@
+//! Single values of a policy file: names, networks, ports, times. Each is
+//! judged where it is written, so that its error has a line.
+
+use super::Mode;
+use super::error::{ConfigError, Origin, Problem};
+use super::raw::unknown;
+use super::source::Source;
+use crate::services::{self, ServiceRow};
+use ipnet::IpNet;
+use jiff::SignedDuration;
+use pp_common::abi::MAX_TASKS;
+use std::net::IpAddr;
+use std::time::Duration;
+use toml::Spanned;
+
+/// Most bytes of a name.
+const MAX_NAME: usize = 64;
+/// Longest window that an authority can be given.
+const MAX_TTL: Duration = Duration::from_secs(366 * 86_400);
+
+/// The error of one place.
+pub(super) fn invalid(at: Origin, problem: Problem) -> ConfigError {
+    ConfigError::Invalid { at, problem: Box::new(problem) }
+}
+
+pub(super) fn max_tasks(slot: Option<(i64, Origin)>) -> Result<u32, ConfigError> {
+    let Some((number, at)) = slot else {
+        return Ok(MAX_TASKS);
+    };
+    let fits = u32::try_from(number).ok().filter(|number| (1_024..=4_194_304).contains(number));
+    let wanted = "it is a number from 1024 to 4194304, the most processes a kernel has";
+    let found = number.to_string();
+    fits.ok_or_else(|| invalid(at, Problem::BadValue { key: "max_tasks", found, wanted }))
+}
+
+pub(super) fn mode(source: &Source, mode: Option<Spanned<Mode>>) -> (Mode, Option<Origin>) {
+    let at = mode.as_ref().map(|mode| source.at(mode.span()));
+    (mode.map(Spanned::into_inner).unwrap_or_default(), at)
+}
+
+pub(super) fn approvals(source: &Source, approvals: Option<Spanned<i64>>) -> Result<(), ConfigError> {
+    match approvals {
+        Some(number) if *number.get_ref() != 1 => {
+            let found = number.get_ref().to_string();
+            Err(not_enforced(source, &number, "approvals", &found, "write 1 or remove it"))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn not_enforced<T>(source: &Source, value: &Spanned<T>, key: &'static str, found: &str, instead: &'static str) -> ConfigError {
+    let problem = Problem::NotEnforced { key, found: found.to_owned(), instead };
+    invalid(source.at(value.span()), problem)
+}
+
+pub(super) fn name(
+    source: &Source,
+    at: &Origin,
+    what: &'static str,
+    key: &'static str,
+    name: Option<Spanned<String>>,
+) -> Result<String, ConfigError> {
+    let Some(name) = name else {
+        return Err(invalid(at.clone(), Problem::Missing { what: what.to_owned(), key }));
+    };
+    check_name(source, key, &name)?;
+    Ok(name.into_inner())
+}
+
+pub(super) fn check_name(source: &Source, key: &'static str, name: &Spanned<String>) -> Result<(), ConfigError> {
+    let text = name.get_ref();
+    let why = if text.is_empty() {
+        "is empty; write a name"
+    } else if text.len() > MAX_NAME {
+        "is longer than 64 bytes; shorten it"
+    } else if text.chars().any(unprintable) {
+        "has a control or direction character; write plain text"
+    } else if text.trim() != text {
+        "begins or ends with a space; remove that"
+    } else {
+        return Ok(());
+    };
+    Err(invalid(source.at(name.span()), Problem::BadName { key, why }))
+}
+
+/// Characters that a terminal acts upon or that change how a line reads.
+fn unprintable(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+pub(super) fn no_duplicate<'a>(
+    what: &'static str,
+    name: &str,
+    at: &Origin,
+    mut known: impl Iterator<Item = (&'a str, &'a Origin)>,
+) -> Result<(), ConfigError> {
+    match known.find(|(other, _)| *other == name) {
+        None => Ok(()),
+        Some((_, first)) => {
+            let (name, first) = (name.to_owned(), first.clone());
+            Err(invalid(at.clone(), Problem::Duplicate { what, name, first }))
+        }
+    }
+}
+
+pub(super) fn service(source: &Source, name: &str, at: &Spanned<String>) -> Result<&'static ServiceRow, ConfigError> {
+    services::row(name).ok_or_else(|| {
+        let known = services::TABLE.iter().map(|row| row.name.to_owned()).collect();
+        invalid(source.at(at.span()), unknown("service", name, known))
+    })
+}
+
+pub(super) fn network(source: &Source, text: &Spanned<String>) -> Result<IpNet, ConfigError> {
+    let written = text.get_ref();
+    let bad = |why: String| {
+        let problem = Problem::BadNetwork { text: written.clone(), why };
+        invalid(source.at(text.span()), problem)
+    };
+    let network: IpNet = match written.parse() {
+        Ok(network) => network,
+        Err(_) => {
+            return Err(bad(match written.parse::<IpAddr>() {
+                Ok(address) => format!("has no length; write {}", IpNet::from(address)),
+                Err(_) => "is no network; write address/length, as 10.20.0.0/16".to_owned(),
+            }));
+        }
+    };
+    if network.trunc() != network {
+        return Err(bad(format!("has bits set beyond its length; write {}", network.trunc())));
+    }
+    Ok(network)
+}
+
+pub(super) fn address(source: &Source, text: &Spanned<String>) -> Result<IpAddr, ConfigError> {
+    let written = text.get_ref();
+    let wanted = match written.parse::<IpAddr>().map(|address| address.to_canonical()) {
+        Ok(address) if address.is_unspecified() || address.is_multicast() => "a gateway has one address of its own",
+        Ok(address) => return Ok(address),
+        Err(_) => "write one address, as 10.30.4.9; for a network use a zone",
+    };
+    let problem = Problem::BadValue { key: "address", found: written.clone(), wanted };
+    Err(invalid(source.at(text.span()), problem))
+}
+
+pub(super) fn decider(source: &Source, text: Spanned<String>) -> Result<String, ConfigError> {
+    let written = text.get_ref();
+    let user = written.strip_prefix("user:").is_some_and(|user| !user.trim().is_empty());
+    if !user || written.len() > 256 || written.chars().any(unprintable) {
+        let found = written.escape_debug().to_string();
+        let wanted = "a decider is a person, written user:NAME";
+        let problem = Problem::BadValue { key: "decider", found, wanted };
+        return Err(invalid(source.at(text.span()), problem));
+    }
+    Ok(text.into_inner())
+}
+
+pub(super) fn max_ttl(source: &Source, text: &Spanned<String>) -> Result<Duration, ConfigError> {
+    let parsed: Option<SignedDuration> = text.get_ref().parse().ok();
+    let parsed = parsed.and_then(|ttl| Duration::try_from(ttl).ok());
+    let fits = parsed.filter(|ttl| (Duration::from_secs(1)..=MAX_TTL).contains(ttl));
+    fits.ok_or_else(|| {
+        let found = text.get_ref().escape_debug().to_string();
+        let wanted = "write a time from 1s to 8784h, as 8h or 1h 30m";
+        invalid(source.at(text.span()), Problem::BadValue { key: "max_ttl", found, wanted })
+    })
+}
+
+/// Ports, in order, each once.
+pub(super) fn ports(source: &Source, list: &[Spanned<i64>]) -> Result<Vec<u16>, ConfigError> {
+    let mut ports = Vec::new();
+    for port in list {
+        match u16::try_from(*port.get_ref()) {
+            Ok(port) if port != 0 => ports.push(port),
+            _ => {
+                let found = port.get_ref().to_string();
+                let wanted = "a port is a number from 1 to 65535";
+                let problem = Problem::BadValue { key: "ports", found, wanted };
+                return Err(invalid(source.at(port.span()), problem));
+            }
+        }
+    }
+    ports.sort_unstable();
+    ports.dedup();
+    Ok(ports)
+}

@@ -1,0 +1,218 @@
+//! Who is at the other end of a connection, and what it may do *now*.
+//!
+//! A peer that is dead may have handed its connection to anybody, and one
+//! whose mark cannot be read may be an agent: both get an agent's rights.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, sockopt};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::{ApiError, Governor};
+use crate::kernel::peer::peer_groups;
+
+/// The process that connected.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its uid when it connected.
+    pub uid: u32,
+    /// Its pid; meaningful only while it lives.
+    pub pid: u32,
+    groups: Vec<u32>,
+    pidfd: Option<OwnedFd>,
+}
+
+/// What a caller may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// An agent, or someone who may be one. The session, if known.
+    Agent(Option<u64>),
+    /// A user of this host.
+    User(u32),
+    /// Root or a member of the operators' group, not marked.
+    Operator,
+}
+
+/// What can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the variants are named like the calls")]
+pub enum Action {
+    SelfInfo,
+    RegisterReceipt,
+    DraftRequest,
+    Why,
+    Status,
+    ListSessions,
+    ReadEvents,
+    StartSession,
+    ReleaseSession,
+    ReadReceipts,
+    RevokeReceipt,
+    Check,
+    ReadPolicy,
+    ReloadPolicy,
+    Metrics,
+}
+
+impl Standing {
+    /// The rights table of the control socket.
+    #[must_use]
+    pub const fn may(self, action: Action) -> bool {
+        match action {
+            Action::SelfInfo | Action::RegisterReceipt | Action::DraftRequest | Action::Why => true,
+            Action::Status | Action::ListSessions | Action::ReadEvents | Action::StartSession => {
+                matches!(self, Self::User(_) | Self::Operator)
+            }
+            Action::ReleaseSession
+            | Action::ReadReceipts
+            | Action::RevokeReceipt
+            | Action::Check
+            | Action::ReadPolicy
+            | Action::ReloadPolicy
+            | Action::Metrics => matches!(self, Self::Operator),
+        }
+    }
+
+    /// Whose sessions and events it may see: `Ok(None)` all, `Ok(Some(uid))`
+    /// those of one owner.
+    #[must_use]
+    pub const fn sees_owner(self) -> Option<u32> {
+        match self {
+            Self::User(uid) => Some(uid),
+            Self::Agent(_) | Self::Operator => None,
+        }
+    }
+}
+
+impl Peer {
+    /// Asks the kernel who connected.
+    ///
+    /// # Errors
+    /// When it does not say who.
+    pub fn of(socket: &impl AsFd) -> io::Result<Self> {
+        let credentials = getsockopt(socket, sockopt::PeerCredentials)?;
+        let pid = u32::try_from(credentials.pid()).unwrap_or(0);
+        let pidfd = getsockopt(socket, sockopt::PeerPidfd).ok().or_else(|| {
+            let pid = Pid::from_raw(credentials.pid())?;
+            pidfd_open(pid, PidfdFlags::empty()).ok()
+        });
+        let mut groups = peer_groups(socket.as_fd()).unwrap_or_default();
+        groups.push(credentials.gid());
+        Ok(Self { uid: credentials.uid(), pid, groups, pidfd })
+    }
+
+    /// Its rights at this moment.
+    #[must_use]
+    pub fn standing(&self, governor: &dyn Governor) -> Standing {
+        let session = governor.session_of(self.pid);
+        // RACE: the mark is read first. If the peer still lives afterwards,
+        // its pid was its own all the while, and the mark was its mark.
+        if !self.is_alive() {
+            return Standing::Agent(None);
+        }
+        match session {
+            Err(_) => Standing::Agent(None),
+            Ok(Some(session)) => Standing::Agent(Some(session)),
+            Ok(None) => self.unmarked(governor.operators()),
+        }
+    }
+
+    fn unmarked(&self, operators: Option<u32>) -> Standing {
+        let is_operator = operators.is_some_and(|gid| self.groups.contains(&gid));
+        if self.uid == 0 || is_operator { Standing::Operator } else { Standing::User(self.uid) }
+    }
+
+    fn is_alive(&self) -> bool {
+        let Some(pidfd) = &self.pidfd else { return false };
+        // A pidfd becomes readable when its process has ended.
+        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
+    }
+}
+
+/// The peer's standing, if it may do this.
+///
+/// # Errors
+/// 403 `no_rights` if it may not.
+pub fn authorize(governor: &dyn Governor, peer: &Peer, action: Action) -> Result<Standing, ApiError> {
+    let standing = peer.standing(governor);
+    if standing.may(action) {
+        return Ok(standing);
+    }
+    governor.counters().refused();
+    tracing::warn!("control: pid {} uid {} refused: {action:?} needs other rights", peer.pid, peer.uid);
+    let message = match standing {
+        Standing::Agent(_) => "this call: an agent may register a signed receipt, draft a request and ask why; ask a person for the rest",
+        Standing::User(_) | Standing::Operator => "this call: only root and group pp-operators may make it",
+    };
+    Err(ApiError::new(403, "no_rights", message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    const ALL: [Action; 15] = [
+        Action::SelfInfo,
+        Action::RegisterReceipt,
+        Action::DraftRequest,
+        Action::Why,
+        Action::Status,
+        Action::ListSessions,
+        Action::ReadEvents,
+        Action::StartSession,
+        Action::ReleaseSession,
+        Action::ReadReceipts,
+        Action::RevokeReceipt,
+        Action::Check,
+        Action::ReadPolicy,
+        Action::ReloadPolicy,
+        Action::Metrics,
+    ];
+
+    fn allowed(standing: Standing) -> Vec<Action> {
+        ALL.into_iter().filter(|action| standing.may(*action)).collect()
+    }
+
+    #[test]
+    fn agent_may_register_draft_ask_why_and_nothing_else() {
+        let rights = [Action::SelfInfo, Action::RegisterReceipt, Action::DraftRequest, Action::Why];
+        assert_eq!(allowed(Standing::Agent(Some(1))), rights);
+        assert_eq!(allowed(Standing::Agent(None)), rights);
+    }
+
+    #[test]
+    fn user_may_not_check_revoke_release_or_read_the_policy() {
+        let user = Standing::User(1000);
+        for action in
+            [Action::Check, Action::RevokeReceipt, Action::ReleaseSession, Action::ReadPolicy, Action::ReadReceipts, Action::Metrics]
+        {
+            assert!(!user.may(action), "{action:?}");
+        }
+        assert!(user.may(Action::ListSessions) && user.sees_owner() == Some(1000));
+    }
+
+    #[test]
+    fn operator_may_everything() {
+        assert_eq!(allowed(Standing::Operator), ALL);
+    }
+
+    #[test]
+    fn peer_of_a_pair_is_this_process_and_lives() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let peer = Peer::of(&ours).unwrap();
+        assert_eq!((peer.pid, peer.uid), (std::process::id(), nix::unistd::getuid().as_raw()));
+        assert!(peer.is_alive());
+    }
+
+    #[test]
+    fn operators_are_known_by_their_group() {
+        let peer = Peer { uid: 1000, pid: 1, groups: vec![5, 77], pidfd: None };
+        assert_eq!(peer.unmarked(Some(77)), Standing::Operator);
+        assert_eq!(peer.unmarked(Some(78)), Standing::User(1000));
+        assert_eq!(peer.unmarked(None), Standing::User(1000));
+    }
+}

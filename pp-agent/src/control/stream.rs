@@ -1,0 +1,185 @@
+//! Events as newline-delimited JSON: the stored ones, then, if asked, every
+//! new one until the caller leaves or loses the right to see it.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::response::Response;
+use tokio::sync::mpsc::{Sender, channel};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::access::{Action, Peer, Standing};
+use super::{ApiError, Governor};
+use crate::events::hub::{Follower, Item};
+use crate::events::{Event, Filter, Kind};
+
+/// Stored events told where the caller names neither `since` nor `limit`.
+const DEFAULT_LIMIT: usize = 1_000;
+/// Most stored events that `limit` can ask for; `since` has no such bound.
+const MAX_LIMIT: usize = 10_000;
+/// Stored events read at once.
+const PAGE: usize = 256;
+/// Lines that may wait for the connection.
+const LINES: usize = 16;
+
+type Line = Result<Vec<u8>, std::convert::Infallible>;
+
+/// The answer to `GET /v1/events`.
+pub fn respond(governor: Arc<dyn Governor>, peer: Arc<Peer>, filter: Filter) -> Response {
+    let (lines, queue) = channel::<Line>(LINES);
+    // Following begins before the stored ones are read, so none falls between.
+    let follower = filter.follow.then(|| governor.hub().follow());
+    tokio::spawn(async move {
+        let stream = Stream { governor, peer, filter, lines, last_id: 0 };
+        stream.run(follower).await;
+    });
+    let mut response = Response::new(Body::from_stream(ReceiverStream::new(queue)));
+    let ndjson = axum::http::HeaderValue::from_static("application/x-ndjson");
+    response.headers_mut().insert(axum::http::header::CONTENT_TYPE, ndjson);
+    response
+}
+
+struct Stream {
+    governor: Arc<dyn Governor>,
+    peer: Arc<Peer>,
+    filter: Filter,
+    lines: Sender<Line>,
+    last_id: u64,
+}
+
+impl Stream {
+    /// `None` ends the stream: the caller left, or may not see more.
+    async fn run(mut self, follower: Option<Follower>) -> Option<()> {
+        self.stored().await?;
+        let mut follower = follower?;
+        loop {
+            tokio::select! {
+                () = self.lines.closed() => return None,
+                item = follower.next() => match item? {
+                    Item::Lost(count) => self.send(lost(count)).await?,
+                    Item::Event(event) => {
+                        if event.id > self.last_id && self.filter.wants(&event) {
+                            self.tell(&event).await?;
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    async fn stored(&mut self) -> Option<()> {
+        if self.filter.since.is_none() || self.filter.limit.is_some() {
+            let limit = self.filter.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
+            let filter = Filter { limit: Some(limit), ..self.filter.clone() };
+            let (governor, standing) = (Arc::clone(&self.governor), self.standing()?);
+            let found = blocking(move || governor.hub().query(&filter, |event| sees(standing, event))).await?;
+            for event in &found {
+                self.tell(event).await?;
+            }
+            return Some(());
+        }
+        let mut next_id = Some(self.filter.first_id());
+        while let Some(from_id) = next_id {
+            let (governor, filter) = (Arc::clone(&self.governor), self.filter.clone());
+            let (found, rest) = blocking(move || governor.hub().page(from_id, PAGE, &filter)).await?;
+            for event in &found {
+                self.tell(event).await?;
+            }
+            next_id = rest;
+        }
+        Some(())
+    }
+
+    async fn tell(&mut self, event: &Event) -> Option<()> {
+        self.last_id = event.id;
+        if !sees(self.standing()?, event) {
+            return Some(());
+        }
+        let line = serde_json::to_vec(event).ok()?;
+        self.send(line).await
+    }
+
+    async fn send(&self, mut line: Vec<u8>) -> Option<()> {
+        line.push(b'\n');
+        self.lines.send(Ok(line)).await.ok()
+    }
+
+    /// The caller's standing now, if it may still read events.
+    fn standing(&self) -> Option<Standing> {
+        let standing = self.peer.standing(self.governor.as_ref());
+        standing.may(Action::ReadEvents).then_some(standing)
+    }
+}
+
+fn lost(count: u64) -> Vec<u8> {
+    serde_json::json!({ "kind": "lost", "count": count }).to_string().into_bytes()
+}
+
+/// Whether a caller of this standing may see this event.
+#[must_use]
+pub fn sees(standing: Standing, event: &Event) -> bool {
+    match standing {
+        Standing::Operator => true,
+        Standing::User(uid) => match &event.owner {
+            Some(owner) => owner.uid == uid,
+            None => event.kind == Kind::Lost,
+        },
+        Standing::Agent(session) => {
+            let session = session.map(crate::events::build::session_text);
+            session.is_some() && event.session == session
+        }
+    }
+}
+
+/// Runs what blocks on a thread made for it; `None` when it failed.
+async fn blocking<T: Send + 'static, E: std::fmt::Display + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Option<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(value)) => Some(value),
+        Ok(Err(error)) => {
+            tracing::error!("{error}");
+            None
+        }
+        Err(error) => {
+            tracing::error!("events: {error}");
+            None
+        }
+    }
+}
+
+/// Checks a filter before an answer begins.
+///
+/// # Errors
+/// 400 when `since` cannot be read.
+pub fn check(filter: &Filter) -> Result<(), ApiError> {
+    if filter.is_valid() {
+        return Ok(());
+    }
+    Err(ApiError::bad_request("since: neither an event id nor an RFC 3339 instant such as 2026-11-22T08:00:00Z"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::Owner;
+
+    #[test]
+    fn user_sees_own_sessions_events_and_losses_only() {
+        let mut event = Event::new(Kind::Verdict, "h", 0);
+        event.owner = Some(Owner { uid: 1000, name: None });
+        assert!(sees(Standing::User(1000), &event) && sees(Standing::Operator, &event));
+        assert!(!sees(Standing::User(1001), &event));
+        assert!(!sees(Standing::User(1000), &Event::new(Kind::Policy, "h", 0)));
+        assert!(sees(Standing::User(1000), &Event::new(Kind::Lost, "h", 0)));
+    }
+
+    #[test]
+    fn agent_of_an_unknown_session_sees_nothing() {
+        let mut event = Event::new(Kind::Verdict, "h", 0);
+        assert!(!sees(Standing::Agent(None), &event));
+        event.session = Some("0000000000000abc".into());
+        assert!(sees(Standing::Agent(Some(0xabc)), &event));
+        assert!(!sees(Standing::Agent(Some(0xabd)), &event));
+    }
+}

@@ -1,0 +1,107 @@
+//! A session's own refusals, in words that an agent can act on.
+
+use serde_json::{Value, json};
+
+use super::access::Standing;
+use super::{ApiError, Caller, Draft, Governor};
+use crate::events::{Event, Filter};
+
+/// Most refusals told.
+const MAX_REFUSALS: usize = 10;
+
+/// The answer to `GET /v1/why`: the caller's last refusals, newest first, one
+/// for each pair of destination and reason, with the request to hand over.
+///
+/// # Errors
+/// When the events cannot be read.
+pub fn answer(governor: &dyn Governor, caller: &Caller, session: Option<&str>) -> Result<Value, ApiError> {
+    let filter = Filter { kind: Some("verdict".to_owned()), session: session.map(str::to_owned), limit: Some(1_000), ..Filter::default() };
+    let standing = caller.standing;
+    let events =
+        governor.hub().query(&filter, |event| is_refusal(event) && super::stream::sees(standing, event)).map_err(ApiError::internal)?;
+    let mut told: Vec<&Event> = Vec::new();
+    for event in events.iter().rev() {
+        let is_told = told.iter().any(|other| other.destination == event.destination && other.reason == event.reason);
+        if !is_told && told.len() < MAX_REFUSALS {
+            told.push(event);
+        }
+    }
+    let refusals: Vec<Value> = told.into_iter().map(|event| refusal(governor, caller, event)).collect();
+    Ok(json!({ "refusals": refusals }))
+}
+
+fn is_refusal(event: &Event) -> bool {
+    matches!(event.verdict.as_deref(), Some("block" | "observe"))
+}
+
+fn refusal(governor: &dyn Governor, caller: &Caller, event: &Event) -> Value {
+    let mut refusal = json!({
+        "event": event.id,
+        "time": event.time,
+        "verdict": event.verdict,
+        "reason": event.reason,
+        "destination": event.destination,
+        "words": words(event),
+    });
+    if event.is_requestable() {
+        refusal["command"] = json!(event.request);
+        let draft = Draft { event: Some(event.id), ..Draft::default() };
+        if let Ok(request) = governor.draft(caller, &draft) {
+            refusal["request"] = request;
+        }
+    }
+    // A plant's map is not for agents: zone and service only for people.
+    if !matches!(caller.standing, Standing::Agent(_)) {
+        refusal["zone"] = json!(event.zone);
+        refusal["service"] = json!(event.service);
+    }
+    refusal
+}
+
+/// What a refusal means and what to do about it.
+#[must_use]
+pub fn words(event: &Event) -> String {
+    let to = event.destination.as_ref().map_or_else(
+        || "this kind of socket".to_owned(),
+        |to| match to.port {
+            Some(port) => format!("{} port {port}/{}", to.address, to.transport),
+            None => format!("{} ({})", to.address, to.transport),
+        },
+    );
+    let ask = format!(
+        "ask your human for a receipt with `{}`, do not look for another way",
+        event.request.as_deref().unwrap_or("pp-agent receipt request")
+    );
+    match event.reason.as_deref().unwrap_or_default() {
+        "no_receipt" => format!("{to} is protected and no receipt names it: {ask}"),
+        "receipt_other_agent" => format!("the receipt for {to} is for another agent or session: {ask}"),
+        "receipt_other_user" => format!("the receipt for {to} is for other users: {ask}"),
+        "receipt_other_port" => format!("the receipt for this address does not name {to}: {ask}"),
+        "receipt_revoked" => format!("the receipt for {to} was revoked: stop, and {ask}"),
+        "receipt_expired" => format!("the receipt for {to} has run out: {ask}"),
+        "receipt_not_yet" => format!("the receipt for {to} holds from a later time on: wait for it"),
+        "credential_scope" => format!("the receipt for {to} allows no logins: {ask}, with the accounts to be used"),
+        "receipt_exhausted" => format!("the receipt for {to} is used up: {ask}"),
+        "socket_family" => "this kind of socket escapes judgement by destination and is not open to agents".to_owned(),
+        "malformed" => format!("the packet to {to} could not be read whole: send it in another form"),
+        _ => format!("the gate could not judge {to} and refused it: tell the operators"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::{Destination, Kind};
+    use pp_common::decide::Reason;
+
+    #[test]
+    fn every_refusal_has_words_of_its_own() {
+        let mut event = Event::new(Kind::Verdict, "h", 0);
+        event.destination = Some(Destination { address: "10.20.4.7".into(), port: Some(502), transport: "tcp".into() });
+        let mut seen = std::collections::HashSet::new();
+        for reason in Reason::ALL.iter().filter(|reason| **reason as u8 >= 10) {
+            event.reason = Some(reason.name().to_owned());
+            assert!(seen.insert(words(&event)), "{}", reason.name());
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! From an artifact to what this host keeps of it: the policy's side of the
+//! receipt's conditions, and drafts of requests.
+
+use ipnet::IpNet;
+use nix::unistd::User;
+use pp_common::abi::NameId;
+use serde_json::{Value, json};
+
+use crate::config::Config;
+use crate::control::{ApiError, Draft};
+use crate::events::Destination;
+use crate::events::build::parse_session;
+use crate::keyring::Keyring;
+use crate::name::name_id;
+use crate::policy::{self, Prefix, Target};
+use crate::receipt::request::RequestTarget;
+use crate::receipt::revocation::{Revocation, admit_revocation, revoked_id};
+use crate::receipt::terms::{CredentialScope, PortRange, Transport};
+use crate::receipt::{AdmitContext, Authority, Receipt, Refusal, Request, Surface, Touched, admit, verify};
+
+/// For how long a draft asks where the asker does not say.
+const DEFAULT_ACCESS_SECONDS: u32 = 3_600;
+
+/// A receipt that this host's policy lets in, as the daemon uses it.
+#[derive(Clone, Debug)]
+pub(super) struct Admitted {
+    pub(super) receipt: Receipt,
+    pub(super) agent_id: NameId,
+    /// Zero: any session of the agent.
+    pub(super) session: u64,
+    pub(super) targets: Vec<Target>,
+    /// Zero: no limit.
+    pub(super) max_connections: u64,
+    /// Zero: no logins.
+    pub(super) max_attempts: u64,
+}
+
+/// What an artifact turned out to be.
+pub(super) enum Artifact {
+    Receipt(Box<Admitted>),
+    Revocation(Revocation),
+}
+
+/// Verifies and judges an artifact, as of `now_ms`.
+pub(super) fn judge(artifact: &[u8], config: &Config, keyring: &Keyring, now_ms: i64) -> Result<Artifact, ApiError> {
+    let evidence = verify(artifact, keyring).map_err(|error| refused(&Refusal::from(error)))?;
+    let authorities = authorities(config);
+    let surface = PolicySurface(config);
+    let context = AdmitContext {
+        tenant: configured("tenant", config.tenant.as_deref())?,
+        host: configured("host", config.host.as_deref())?,
+        authorities: &authorities,
+        any_user: config.any_user,
+        now_ms,
+        surface: &surface,
+    };
+    if revoked_id(&evidence).is_some() {
+        let revocation = admit_revocation(&evidence, &context).map_err(|error| refused(&error))?;
+        return Ok(Artifact::Revocation(revocation));
+    }
+    let receipt = admit(evidence, &context).map_err(|error| refused(&error))?;
+    Ok(Artifact::Receipt(Box::new(admitted(receipt)?)))
+}
+
+/// Verifies and judges a stored receipt by the moment of its registration.
+pub(super) fn judge_again(artifact: &[u8], config: &Config, keyring: &Keyring, registered_ms: i64) -> Result<Admitted, ApiError> {
+    match judge(artifact, config, keyring, registered_ms)? {
+        Artifact::Receipt(admitted) => Ok(*admitted),
+        Artifact::Revocation(_) => Err(ApiError::internal("the stored artifact is a revocation")),
+    }
+}
+
+/// The uids that the receipt's users are on this host, now.
+pub(super) fn uids_of(receipt: &Receipt) -> Result<Vec<u32>, ApiError> {
+    let users = receipt.terms().users.as_deref().unwrap_or_default();
+    users
+        .iter()
+        .map(|user| match User::from_name(user) {
+            Ok(Some(found)) => Ok(found.uid.as_raw()),
+            Ok(None) => Err(refused(&Refusal::UserUnknown { user: user.clone() })),
+            Err(error) => Err(ApiError::internal(format!("user {user}: {error}"))),
+        })
+        .collect()
+}
+
+/// As an answer that says no.
+pub(super) fn refused(refusal: &Refusal) -> ApiError {
+    ApiError { status: 422, code: refusal.code().to_owned(), pp_code: refusal.pp_code().map(str::to_owned), message: refusal.to_string() }
+}
+
+fn configured<'a>(what: &str, value: Option<&'a str>) -> Result<&'a str, ApiError> {
+    value.ok_or_else(|| {
+        ApiError::new(422, "not_configured", format!("policy: names no {what}, so no receipt can be for it; set {what} in policy.toml"))
+    })
+}
+
+fn admitted(receipt: Receipt) -> Result<Admitted, ApiError> {
+    let terms = receipt.terms();
+    let session = match terms.run.as_deref() {
+        None => 0,
+        Some(run) => parse_session(run).ok_or_else(|| {
+            refused(&Refusal::TermInvalid { term: "actor.runId".to_owned(), why: "it must be a session's 16 hex digits" })
+        })?,
+    };
+    let max_attempts = match &terms.credential_scope {
+        CredentialScope::None => 0,
+        CredentialScope::Accounts { max_attempts, .. } => u64::from(*max_attempts),
+    };
+    let targets = terms.targets.iter().map(|target| (Prefix::from(target.network), target.transport.protocol(), ranges(&target.ports)));
+    Ok(Admitted {
+        agent_id: name_id(&terms.agent),
+        session,
+        targets: targets.collect(),
+        max_connections: terms.max_connections.map_or(0, u64::from),
+        max_attempts,
+        receipt,
+    })
+}
+
+fn ranges(ports: &[PortRange]) -> Vec<(u16, u16)> {
+    ports.iter().map(|range| (range.first, range.last)).collect()
+}
+
+fn authorities(config: &Config) -> Vec<Authority> {
+    let each = config.authorities.iter().map(|authority| Authority {
+        key_id: authority.key_id.clone(),
+        decider: authority.decider.clone(),
+        zones: authority.zones.clone(),
+        gateways: authority.gateways.clone(),
+        services: authority.services.clone(),
+        max_ttl: authority.max_ttl,
+    });
+    each.collect()
+}
+
+/// The policy as the conditions ask it.
+struct PolicySurface<'a>(&'a Config);
+
+impl Surface for PolicySurface<'_> {
+    fn touches(&self, network: IpNet, transport: Transport, ports: &[PortRange]) -> Touched {
+        let touched = policy::touches(self.0, network, transport.protocol(), &ranges(ports));
+        Touched {
+            zones: touched.zones,
+            gateways: touched.gateways,
+            services_outside: touched.services_outside,
+            unprotected_part: touched.unprotected_part,
+        }
+    }
+}
+
+/// A request for an operator to sign. Nothing in it is vouched for.
+pub(super) fn draft(
+    config: &Config,
+    agent: Option<String>,
+    user: String,
+    destination: Option<&Destination>,
+    draft: &Draft,
+) -> Result<Value, ApiError> {
+    let mut targets = destination.map(target_of).transpose()?.into_iter().collect::<Vec<_>>();
+    for text in &draft.targets {
+        targets.push(parse_target(text)?);
+    }
+    if targets.is_empty() {
+        return Err(ApiError::bad_request("request: names no target; give --from-event ID or --target ADDRESS:PORT"));
+    }
+    let credential_scope = match draft.accounts.as_slice() {
+        [] => json!({ "kind": "none" }),
+        accounts => json!({ "kind": "accounts", "accounts": accounts, "maxAttempts": draft.max_attempts.unwrap_or(3) }),
+    };
+    let small = |name: &str, value: Option<u64>| {
+        value.map(u32::try_from).transpose().map_err(|_| ApiError::bad_request(format!("{name}: too large a number")))
+    };
+    let request = Request {
+        tenant: configured("tenant", config.tenant.as_deref())?.to_owned(),
+        agent: agent.ok_or_else(|| ApiError::bad_request("request: names no agent; give --agent NAME"))?,
+        agent_run: None,
+        targets,
+        credential_scope,
+        users: vec![user],
+        hosts: vec![configured("host", config.host.as_deref())?.to_owned()],
+        access_seconds: small("access_seconds", draft.access_seconds)?.or(Some(DEFAULT_ACCESS_SECONDS)),
+        max_connections: small("max_connections", draft.max_connections)?,
+        not_before: None,
+        summary: draft.summary.clone().unwrap_or_default(),
+    };
+    request.terms().map_err(|error| refused(&error))?;
+    serde_json::to_value(&request).map_err(ApiError::internal)
+}
+
+fn target_of(destination: &Destination) -> Result<RequestTarget, ApiError> {
+    let port = destination
+        .port
+        .ok_or_else(|| ApiError::bad_request("request: the refused packet has no port; name the target with --target ADDRESS:PORT"))?;
+    Ok(RequestTarget { address: destination.address.clone(), transport: destination.transport.clone(), ports: vec![port.to_string()] })
+}
+
+/// `10.20.4.7:502`, `10.20.4.0/24:500-510/udp`, `[fd00::7]:*`.
+fn parse_target(text: &str) -> Result<RequestTarget, ApiError> {
+    let form = || {
+        ApiError::bad_request(format!("target {text}: not ADDRESS[/LENGTH]:PORTS[/TRANSPORT], such as 10.20.4.7:502 or [fd00::7]:502/udp"))
+    };
+    let (address, rest) = match text.strip_prefix('[') {
+        Some(bracketed) => {
+            let (address, rest) = bracketed.split_once(']').ok_or_else(form)?;
+            (address, rest.strip_prefix(':').ok_or_else(form)?)
+        }
+        None => text.split_once(':').ok_or_else(form)?,
+    };
+    let (ports, transport) = rest.split_once('/').unwrap_or((rest, "tcp"));
+    Ok(RequestTarget { address: address.to_owned(), transport: transport.to_owned(), ports: ports.split(',').map(str::to_owned).collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        let text = "host = \"eng-ws-12\"\ntenant = \"acme\"\n[[zone]]\nname = \"plant-7\"\nnetworks = [\"10.20.0.0/16\"]\n";
+        Config::from_sources(vec![crate::config::Source { name: "policy.toml".into(), text: text.into() }]).unwrap()
+    }
+
+    #[test]
+    fn targets_are_read_with_their_ports_and_transport() {
+        let target = parse_target("10.20.4.0/24:500-510,520/udp").unwrap();
+        assert_eq!((target.address.as_str(), target.transport.as_str()), ("10.20.4.0/24", "udp"));
+        assert_eq!(target.ports, ["500-510", "520"]);
+        assert_eq!(parse_target("[fd00::/64]:*").unwrap().address, "fd00::/64");
+        assert!(parse_target("10.20.4.7").is_err() && parse_target("[fd00::7").is_err());
+    }
+
+    #[test]
+    fn draft_from_a_refusal_asks_for_exactly_that_target_host_and_user() {
+        let destination = Destination { address: "10.20.4.7".into(), port: Some(502), transport: "tcp".into() };
+        let request = draft(&config(), Some("codex".into()), "svc-build".into(), Some(&destination), &Draft::default()).unwrap();
+        assert_eq!(request["targets"][0]["address"], "10.20.4.7");
+        assert_eq!(request["targets"][0]["ports"][0], "502");
+        assert_eq!((&request["hosts"][0], &request["users"][0]), (&json!("eng-ws-12"), &json!("svc-build")));
+        assert_eq!(request["credentialScope"]["kind"], "none");
+    }
+
+    #[test]
+    fn draft_without_agent_or_target_says_what_is_missing() {
+        let error = draft(&config(), Some("codex".into()), "u".into(), None, &Draft::default()).unwrap_err();
+        assert!(error.message.contains("--target"), "{error}");
+        let with_target = Draft { targets: vec!["10.20.4.7:502".into()], ..Draft::default() };
+        let error = draft(&config(), None, "u".into(), None, &with_target).unwrap_err();
+        assert!(error.message.contains("--agent"), "{error}");
+    }
+
+    #[test]
+    fn text_that_is_no_artifact_is_refused_by_name() {
+        let error = judge(b"{}", &config(), &Keyring::default(), 0).err().unwrap();
+        assert_eq!((error.status, error.code.as_str()), (422, "malformed"));
+    }
+}

@@ -1,0 +1,98 @@
+//! `check`: the live tables asked through the same `decide()` as the kernel's.
+
+use pp_common::decide::{Attempt, Kind, Subject, transport};
+use pp_common::dest::Addr;
+use serde_json::{Value, json};
+
+use super::Daemon;
+use crate::control::{ApiError, Caller, Check};
+use crate::events::build::{parse_session, transport_text};
+use crate::name::name_id;
+use nix::unistd::User;
+use pp_common::abi::TaskMark;
+use std::net::IpAddr;
+
+impl Daemon {
+    /// What would happen to this connection, and by which rule or receipt.
+    pub(super) fn answer_check(&self, caller: &Caller, check: &Check) -> Result<Value, ApiError> {
+        let subject = self.subject(caller, check)?;
+        let transport = transport_number(check.transport.as_deref().unwrap_or("tcp"))?;
+        let attempt = Attempt { addr: addr_of(check.address), port: check.port, transport, kind: Kind::Open, counted: 0 };
+        let decision = self.gate.decide(&subject, &attempt);
+        let serial = match decision.serial {
+            0 => self.gate.nearest(&subject, &attempt, &decision).unwrap_or(0),
+            serial => serial,
+        };
+        let builder = self.builder();
+        Ok(json!({
+            "verdict": decision.verdict.name(),
+            "reason": decision.reason.name(),
+            "receipt": builder.names.receipts.get(&serial),
+            "zone": builder.name(decision.zone),
+            "gateway": builder.name(decision.gateway),
+            "service": builder.name(decision.service),
+            "destination": {
+                "address": check.address.to_string(),
+                "port": check.port,
+                "transport": transport_text(transport),
+            },
+        }))
+    }
+
+    fn subject(&self, caller: &Caller, check: &Check) -> Result<Subject, ApiError> {
+        let of = |mark: TaskMark| Subject { session: mark.session, agent: mark.agent, owner: mark.owner };
+        if let Some(pid) = check.pid {
+            let mark = self.gate.mark(pid).map_err(ApiError::internal)?;
+            return mark
+                .map(of)
+                .ok_or_else(|| ApiError::not_found(format!("process {pid}: belongs to no session, so nothing is refused to it")));
+        }
+        if let Some(session) = &check.session {
+            let session =
+                parse_session(session).ok_or_else(|| ApiError::bad_request("session: an id has 16 hex digits; see pp-agent sessions"))?;
+            let marks = self.gate.marks().map_err(ApiError::internal)?;
+            let mark = marks.into_iter().find(|(_, mark)| mark.session == session);
+            return mark
+                .map(|(_, mark)| of(mark))
+                .ok_or_else(|| ApiError::not_found("session: none of this id has a process; see pp-agent sessions"));
+        }
+        let agent = check.agent.as_deref().ok_or_else(|| ApiError::bad_request("check: name an agent, a session or a pid"))?;
+        let owner = match &check.user {
+            Some(user) => uid_of(user)?,
+            None => caller.uid,
+        };
+        // No session has the number zero: only receipts for any session count.
+        Ok(Subject { session: 0, agent: name_id(agent), owner })
+    }
+}
+
+/// The address as the kernel sees it.
+pub(super) fn addr_of(address: IpAddr) -> Addr {
+    match address {
+        IpAddr::V4(v4) => Addr::v4(v4.octets()),
+        IpAddr::V6(v6) => Addr::v6(v6.octets()),
+    }
+}
+
+/// The number of a transport's name.
+pub(super) fn transport_number(name: &str) -> Result<u8, ApiError> {
+    match name {
+        "tcp" => Ok(transport::TCP),
+        "udp" => Ok(transport::UDP),
+        "udplite" => Ok(transport::UDPLITE),
+        "sctp" => Ok(transport::SCTP),
+        _ => Err(ApiError::bad_request("transport: one of tcp, udp, udplite, sctp")),
+    }
+}
+
+/// The uid of a user's name or of digits.
+pub(super) fn uid_of(user: &str) -> Result<u32, ApiError> {
+    if let Ok(uid) = user.parse() {
+        return Ok(uid);
+    }
+    match User::from_name(user) {
+        Ok(Some(found)) => Ok(found.uid.as_raw()),
+        Ok(None) => Err(ApiError::bad_request(format!("user {user}: this host knows none of this name"))),
+        Err(error) => Err(ApiError::internal(format!("user {user}: {error}"))),
+    }
+}

@@ -1,0 +1,151 @@
+//! What `status` and `/metrics` say, and the posture.
+
+use serde_json::{Value, json};
+
+use super::{Daemon, PolicyOrigin, Posture};
+use crate::clock::{Now, rfc3339};
+use crate::config::Mode;
+use crate::control::ApiError;
+use crate::events::Kind;
+use crate::kernel::{Backend, host};
+use crate::metrics::Text;
+
+impl Daemon {
+    /// `GET /v1/status`.
+    pub(super) fn health(&self) -> Result<Value, ApiError> {
+        let control = self.gate.control().map_err(ApiError::internal)?;
+        let sessions = self.session_count()?;
+        let now = Now::read();
+        let behind = self.clock_behind(now);
+        let inner = self.inner();
+        let mut problems = Vec::new();
+        if let PolicyOrigin::LastGood(error) = &inner.origin {
+            problems.push(format!("the policy on disk is refused, the last good one is in force: {error}"));
+        }
+        problems.extend(inner.keyring_problem.clone());
+        if behind || inner.withheld {
+            problems.push("the clock is behind the highest time seen: no receipt can be registered".to_owned());
+        }
+        if control.overflow != 0 {
+            problems.push("the task table has overflowed; raise max_tasks in the policy".to_owned());
+        }
+        let degraded = !problems.is_empty();
+        let observes = inner.config.mode == Mode::Observe;
+        let posture = match inner.posture.name.as_str() {
+            _ if degraded => "degraded",
+            "enforcing" | "partial" if observes => "observe",
+            measured => measured,
+        };
+        let healthy = !degraded && matches!(inner.posture.name.as_str(), "enforcing" | "partial");
+        Ok(json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "abi": pp_common::abi::ABI_VERSION,
+            "host": inner.config.host,
+            "kernel": host::kernel_release(),
+            "backend": self.gate.backend().name(),
+            "posture": posture,
+            "measured": inner.posture.name,
+            "gaps": inner.posture.gaps,
+            "mode": if observes { "observe" } else { "enforce" },
+            "policy": inner.origin.name(),
+            "notes": inner.config.notes,
+            "problems": problems,
+            "healthy": healthy,
+            "generation": control.generation,
+            "sessions": sessions,
+            "receipts": inner.receipts.iter().filter(|receipt| receipt.stored.is_open(now)).count(),
+            "started": rfc3339(self.started_ms),
+            "pid": std::process::id(),
+        }))
+    }
+
+    /// `GET /metrics`.
+    pub(super) fn metrics_text(&self) -> Result<String, ApiError> {
+        let mut text = Text::default();
+        text.kernel(&self.gate.counters().map_err(ApiError::internal)?);
+        text.control(&self.counters);
+        text.gauge("pp_sessions", "sessions that are governed", self.session_count()? as u64);
+        let marks = self.gate.marks().map_err(ApiError::internal)?;
+        text.gauge("pp_marked_processes", "processes that are governed", marks.len() as u64);
+        let now = Now::read();
+        let behind = self.clock_behind(now);
+        let inner = self.inner();
+        let open = inner.receipts.iter().filter(|receipt| receipt.stored.is_open(now)).count();
+        text.gauge("pp_receipts_open", "receipts that have not ended", open as u64);
+        text.gauge("pp_policy_generation", "generation of the tables in force", u64::from(inner.generation));
+        text.gauge("pp_clock_behind", "1 while the clock is behind the highest time seen", u64::from(behind));
+        text.info(
+            "pp_gate_info",
+            "backend, posture and policy of the gate",
+            &[
+                ("version", env!("CARGO_PKG_VERSION")),
+                ("backend", self.gate.backend().name()),
+                ("posture", &inner.posture.name),
+                ("policy", inner.origin.name()),
+            ],
+        );
+        Ok(text.finish())
+    }
+
+    /// One line for the service manager.
+    pub(super) fn status_line(&self) -> String {
+        let inner = self.inner();
+        format!("{} by {}, policy {}", inner.posture.name, self.gate.backend().name(), inner.origin.name())
+    }
+
+    /// Lets the canary try the gate and tells what it found, if that is new.
+    pub(super) fn measure_posture(&self) -> Posture {
+        let posture = self.found_posture();
+        let mut inner = self.inner();
+        let is_new = inner.posture != posture;
+        inner.posture = posture.clone();
+        drop(inner);
+        if is_new {
+            let mut event = self.event(Kind::Posture);
+            event.reason = Some(posture.name.clone());
+            event.backend = Some(self.gate.backend().name().to_owned());
+            self.hub.publish(event.detail(posture.gaps.join("; ")));
+        }
+        posture
+    }
+
+    /// What the canary found: `enforcing`, `partial` with the gaps that this
+    /// kernel is known to have, `observe`, or `open` when something got
+    /// through that must not.
+    fn found_posture(&self) -> Posture {
+        let posture = |name: &str, gaps| Posture { name: name.to_owned(), gaps };
+        let findings = match self.gate.send_canary() {
+            Ok(findings) => findings,
+            Err(error) => return posture("open", vec![format!("the canary could not be sent: {error}")]),
+        };
+        let through: Vec<String> = findings
+            .iter()
+            .filter(|found| found.technique != "packet" && !found.refused())
+            .map(|found| found.technique.clone())
+            .collect();
+        if !through.is_empty() {
+            let observes = self.inner().config.mode == Mode::Observe;
+            return posture(if observes { "observe" } else { "open" }, through);
+        }
+        let gaps = known_gaps(self.gate.backend(), self.gate.has("pp_lsm_receive"));
+        posture(if gaps.is_empty() { "enforcing" } else { "partial" }, gaps)
+    }
+
+    fn session_count(&self) -> Result<usize, ApiError> {
+        let marks = self.gate.marks().map_err(ApiError::internal)?;
+        let mut sessions: Vec<u64> = marks.iter().map(|(_, mark)| mark.session).collect();
+        sessions.sort_unstable();
+        sessions.dedup();
+        Ok(sessions.len())
+    }
+}
+
+/// What a backend of this build does not refuse; `docs/kernels.md` explains each.
+fn known_gaps(backend: Backend, sees_passed: bool) -> Vec<String> {
+    let gaps: &[&str] = match backend {
+        Backend::Lsm if sees_passed => &["unix", "ptrace", "tamper"],
+        Backend::Lsm => &["unix", "ptrace", "passed", "tamper"],
+        Backend::Cgroup => &["packet", "vsock", "unix", "ptrace", "passed", "tamper"],
+    };
+    gaps.iter().map(|gap| (*gap).to_owned()).collect()
+}

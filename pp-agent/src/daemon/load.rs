@@ -1,0 +1,288 @@
+//! Start-up: state, policy, kernel, receipts, processes that already run; and
+//! taking a policy in later.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use super::{Daemon, DaemonError, Inner, LiveReceipt, PolicyOrigin, Posture, admission, names_of};
+use crate::cli::DaemonArgs;
+use crate::clock::{Now, boot_id};
+use crate::config::{Config, FileCheck, Paths, Require, Source};
+use crate::control::ApiError;
+use crate::events::Kind;
+use crate::events::build::Builder;
+use crate::events::hub::Hub;
+use crate::events::store::Store;
+use crate::kernel::{Gate, GateOptions, KernelError, host};
+use crate::keyring::Keyring;
+use crate::metrics::ControlCounters;
+use crate::state::State;
+use crate::{adopt, identity, policy};
+
+/// For how long a predecessor's lock on the state is waited for.
+const TAKEOVER: Duration = Duration::from_secs(10);
+
+/// Puts everything in place: when this returns, the kernel enforces.
+pub(super) fn start(args: DaemonArgs) -> Result<Daemon, DaemonError> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(KernelError::NotRoot.into());
+    }
+    make_state_dir(&args.state)?;
+    let state = open_state(&args.state.join("state.redb"))?;
+    let store = Store::open(&args.state.join("events.redb"))?;
+    let (config, origin) = first_policy(&args.policy, &state)?;
+    let (keyring, keyring_problem) = read_keys(&args.keys);
+    let gate = Gate::start(&GateOptions { bpffs: args.bpffs.clone(), cgroup: args.cgroup.clone(), max_tasks: config.max_tasks })?;
+    let boot_id = boot_id();
+    let now = Now::read();
+    let highest_ms = state.highest_wall()?;
+    let withheld = now.wall_ms < highest_ms;
+    if withheld {
+        tracing::error!("clock: it is behind the highest time seen; no receipt is loaded until it has caught up");
+    }
+    let receipts = load_receipts(&state, &config, &keyring, now, &boot_id, gate.fresh())?;
+    let cgroup_root = args.cgroup.clone().or_else(|| host::cgroup2_root().ok());
+    let cgroups = resolve_cgroups(cgroup_root.as_deref(), &config);
+    let host_name = host_name(&config);
+    let mut builder = Builder::new(&host_name, gate.backend().name());
+    builder.names.names = names_of(&config, &state);
+    builder.names.rules.clone_from(&config.identity.rules);
+    builder.names.receipts = receipts.iter().map(|receipt| (receipt.stored.serial, receipt.stored.id.clone())).collect();
+    for (pid, mark) in gate.marks()? {
+        builder.processes.adopt(pid, mark.session);
+    }
+    config.notes.iter().for_each(|note| tracing::info!("policy: {note}"));
+    let mut inner =
+        Inner { config, origin, keyring, keyring_problem, receipts, cgroups, generation: 0, posture: Posture::default(), withheld };
+    let tables = policy::compile(&inner.config, &inner.active(), &inner.cgroups)?;
+    inner.generation = gate.apply(&tables)?;
+    Ok(Daemon {
+        gate,
+        state,
+        hub: Hub::new(store, &host_name),
+        counters: ControlCounters::default(),
+        builder: Mutex::new(builder),
+        inner: Mutex::new(inner),
+        highest_ms: AtomicI64::new(highest_ms.max(now.wall_ms)),
+        changed: Notify::new(),
+        args,
+        cgroup_root,
+        boot_id,
+        started_ms: now.wall_ms,
+    })
+}
+
+/// What follows once records are read: the walk over what runs, the canary,
+/// and whether that is enough.
+pub(super) fn settle(daemon: &Arc<Daemon>) -> Result<(), DaemonError> {
+    daemon.walk();
+    let posture = daemon.measure_posture();
+    let required = daemon.inner().config.require;
+    if required == Some(Require::Enforcing) && posture.name != "enforcing" {
+        return Err(DaemonError::Posture { found: posture.name, required: "enforcing", gaps: posture.gaps.join("; ") });
+    }
+    let mut event = daemon.event(Kind::Policy);
+    event.reason = Some(daemon.inner().origin.name().to_owned());
+    daemon.hub.publish(event.detail("daemon started"));
+    daemon.note_wall();
+    daemon.end_flows();
+    Ok(())
+}
+
+impl PolicyOrigin {
+    /// Its name in status.
+    pub(super) const fn name(&self) -> &'static str {
+        match self {
+            Self::Files => "files",
+            Self::BuiltIn => "built_in",
+            Self::LastGood(_) => "last_good",
+        }
+    }
+}
+
+impl Daemon {
+    /// Marks what runs already and is an agent by the rules.
+    pub(super) fn walk(&self) {
+        let identity = {
+            let inner = self.inner();
+            let mut identity = inner.config.identity.clone();
+            identity.cgroups.clone_from(&inner.cgroups);
+            identity
+        };
+        match adopt::walk(&self.gate, &identity) {
+            Ok(report) => {
+                for (pid, session) in &report.marked {
+                    self.tell_session_start(*pid, *session, "found running");
+                }
+                for (pid, why) in &report.unjudged {
+                    tracing::warn!("process {pid}: cannot be judged: {why}");
+                }
+            }
+            Err(error) => tracing::error!("processes that already run: {error}"),
+        }
+    }
+
+    /// Reads the policy and the keys again and puts them in force, all or nothing.
+    pub(super) fn reload_policy(&self) -> Result<Value, ApiError> {
+        let refused = |error: String| {
+            let event = self.event(Kind::Policy).detail(error.clone());
+            let mut event = event;
+            event.reason = Some("refused".to_owned());
+            self.hub.publish(event);
+            ApiError::new(422, "policy_refused", error)
+        };
+        let config = Config::load(&Paths::beside(&self.args.policy), FileCheck::ROOT).map_err(|error| refused(error.to_string()))?;
+        let mut inner = self.inner();
+        let keyring = match Keyring::load(&self.args.keys) {
+            Ok(keyring) => keyring,
+            // Keys that were never there are not missed; keys that vanish are.
+            Err(_) if !self.args.keys.exists() && inner.keyring.is_empty() => Keyring::default(),
+            Err(error) => return Err(refused(error.to_string())),
+        };
+        let now = Now::read();
+        let cgroups = resolve_cgroups(self.cgroup_root.as_deref(), &config);
+        let stored = inner.receipts.iter().map(|receipt| receipt.stored.clone());
+        let receipts = stored.map(|stored| admit_again(stored, &config, &keyring)).collect();
+        let fresh = Inner {
+            origin: if config.sources.is_empty() { PolicyOrigin::BuiltIn } else { PolicyOrigin::Files },
+            config,
+            keyring,
+            keyring_problem: None,
+            receipts,
+            cgroups,
+            generation: inner.generation,
+            posture: inner.posture.clone(),
+            withheld: inner.withheld && self.clock_behind(now),
+        };
+        let tables = policy::compile(&fresh.config, &fresh.active(), &fresh.cgroups).map_err(|error| refused(error.to_string()))?;
+        let generation = self.gate.apply(&tables).map_err(|error| refused(error.to_string()))?;
+        *inner = Inner { generation, ..fresh };
+        keep(&self.state, &inner.config);
+        {
+            let mut builder = self.builder();
+            builder.host = host_name(&inner.config);
+            builder.names.names = names_of(&inner.config, &self.state);
+            builder.names.rules.clone_from(&inner.config.identity.rules);
+        }
+        let notes = inner.config.notes.clone();
+        drop(inner);
+        let mut event = self.event(Kind::Policy);
+        event.reason = Some("reloaded".to_owned());
+        self.hub.publish(event);
+        self.walk();
+        self.end_flows();
+        Ok(json!({ "generation": generation, "notes": notes }))
+    }
+}
+
+/// Opens the state; waits for a daemon that was killed and is still ending.
+fn open_state(path: &Path) -> Result<State, DaemonError> {
+    let deadline = Instant::now() + TAKEOVER;
+    loop {
+        match State::open(path) {
+            Err(error) if error.is_locked() && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            result => return Ok(result?),
+        }
+    }
+}
+
+fn make_state_dir(dir: &Path) -> Result<(), DaemonError> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(DaemonError::io(format!("state directory {}", dir.display())))
+}
+
+/// The policy on disk, else the last good one, else the built-in one.
+fn first_policy(file: &Path, state: &State) -> Result<(Config, PolicyOrigin), DaemonError> {
+    let error = match Config::load(&Paths::beside(file), FileCheck::ROOT) {
+        Ok(config) => {
+            let origin = if config.sources.is_empty() { PolicyOrigin::BuiltIn } else { PolicyOrigin::Files };
+            keep(state, &config);
+            return Ok((config, origin));
+        }
+        Err(error) => error.to_string(),
+    };
+    tracing::error!("policy: {error}; the last good one is put in force");
+    let kept: Option<Vec<(String, String)>> = state.last_policy()?;
+    let sources = kept.into_iter().flatten().map(|(name, text)| Source { name, text }).collect();
+    match Config::from_sources(sources) {
+        Ok(config) => Ok((config, PolicyOrigin::LastGood(error))),
+        Err(stale) => {
+            tracing::error!("last good policy: {stale}; the built-in one is put in force");
+            Ok((Config::builtin()?, PolicyOrigin::LastGood(error)))
+        }
+    }
+}
+
+fn keep(state: &State, config: &Config) {
+    let sources: Vec<(&str, &str)> = config.sources.iter().map(|source| (source.name.as_str(), source.text.as_str())).collect();
+    if let Err(error) = state.keep_policy(&sources) {
+        tracing::error!("{error}; the last good policy is an older one");
+    }
+}
+
+/// The keys; none where the file is missing or refused.
+fn read_keys(file: &Path) -> (Keyring, Option<String>) {
+    match Keyring::load(file) {
+        Ok(keyring) => (keyring, None),
+        Err(error) if !file.exists() => {
+            tracing::info!("{error}; no receipt can be registered without keys");
+            (Keyring::default(), None)
+        }
+        Err(error) => {
+            tracing::error!("{error}; no receipt holds until it is mended");
+            (Keyring::default(), Some(error.to_string()))
+        }
+    }
+}
+
+fn load_receipts(
+    state: &State,
+    config: &Config,
+    keyring: &Keyring,
+    now: Now,
+    boot_id: &str,
+    counts_lost: bool,
+) -> Result<Vec<LiveReceipt>, DaemonError> {
+    let mut stored = state.receipts()?;
+    let changed: Vec<_> =
+        stored.iter_mut().filter_map(|receipt| receipt.carry_over(now, boot_id, counts_lost).then(|| receipt.clone())).collect();
+    state.update(&changed)?;
+    Ok(stored.into_iter().map(|stored| admit_again(stored, config, keyring)).collect())
+}
+
+/// Verifies a stored receipt under this policy: a store is no authority.
+fn admit_again(stored: crate::state::StoredReceipt, config: &Config, keyring: &Keyring) -> LiveReceipt {
+    let admitted = admission::judge_again(stored.artifact.as_bytes(), config, keyring, stored.registered_ms).map_err(|error| error.message);
+    if let Err(reason) = &admitted {
+        tracing::warn!("receipt {}: opens nothing any more: {reason}", stored.id);
+    }
+    LiveReceipt { stored, admitted }
+}
+
+/// The cgroups that rules name now; none where they cannot be read.
+pub(super) fn resolve_cgroups(root: Option<&Path>, config: &Config) -> Vec<(u64, pp_common::abi::NameId)> {
+    let Some(root) = root else { return Vec::new() };
+    identity::resolve_cgroups(root, &config.cgroup_rules).unwrap_or_else(|error| {
+        tracing::error!("cgroups below {}: {error}", root.display());
+        Vec::new()
+    })
+}
+
+/// The host as policy calls it; in events alone the host's own name otherwise.
+fn host_name(config: &Config) -> String {
+    config
+        .host
+        .clone()
+        .unwrap_or_else(|| nix::unistd::gethostname().map_or_else(|_| "unnamed".to_owned(), |name| name.to_string_lossy().into_owned()))
+}

@@ -1,0 +1,299 @@
+//! The life of a receipt on this host: registered, in force, over.
+
+use serde_json::{Value, json};
+
+use super::{Daemon, Inner, LiveReceipt, admission};
+use crate::clock::{Now, rfc3339};
+use crate::control::ApiError;
+use crate::events::Kind;
+use crate::events::build::session_text;
+use crate::policy::{self, ActiveReceipt};
+use crate::receipt::Refusal;
+use crate::receipt::revocation::Revocation;
+use crate::state::{EndReason, RegisterError, Registered, StoredReceipt, Tombstone};
+use pp_common::abi::{TERMS_ANY_USER, TERMS_EXHAUSTED, TERMS_REVOKED, Terms};
+
+impl Inner {
+    /// The receipts as the tables need them. Ended ones are in it, so that a
+    /// refusal can name them.
+    pub(super) fn active(&self) -> Vec<ActiveReceipt> {
+        if self.withheld {
+            return Vec::new();
+        }
+        self.receipts.iter().filter_map(LiveReceipt::active).collect()
+    }
+
+    fn find(&self, id: &str) -> Option<&LiveReceipt> {
+        self.receipts.iter().find(|receipt| receipt.stored.id == id)
+    }
+}
+
+impl LiveReceipt {
+    fn active(&self) -> Option<ActiveReceipt> {
+        let admitted = self.admitted.as_ref().ok()?;
+        let mut flags = if admitted.receipt.terms().users.is_none() { TERMS_ANY_USER } else { 0 };
+        match self.stored.ended {
+            None => {}
+            Some(EndReason::Revoked) => flags |= TERMS_REVOKED,
+            Some(EndReason::CountLost) => flags |= TERMS_EXHAUSTED,
+            Some(EndReason::NotApplied) => return None,
+        }
+        let terms = Terms {
+            agent: admitted.agent_id,
+            session: admitted.session,
+            from_ns: self.stored.from_ns,
+            until_ns: self.stored.until_ns,
+            max_connections: admitted.max_connections,
+            max_attempts: admitted.max_attempts,
+            serial: self.stored.serial,
+            flags,
+        };
+        Some(ActiveReceipt { serial: self.stored.serial, terms, uids: self.stored.uids.clone(), targets: admitted.targets.clone() })
+    }
+
+    /// `pending`, `active`, `expired`, `revoked`, `exhausted`, `void`.
+    fn status(&self, now: Now, spent: Option<pp_common::abi::Spent>) -> &'static str {
+        let Ok(admitted) = &self.admitted else { return "void" };
+        match self.stored.ended {
+            Some(EndReason::Revoked) => return "revoked",
+            Some(EndReason::CountLost) => return "exhausted",
+            Some(EndReason::NotApplied) => return "void",
+            None => {}
+        }
+        if now.boot_ns >= self.stored.until_ns {
+            return "expired";
+        }
+        if now.boot_ns < self.stored.from_ns {
+            return "pending";
+        }
+        let used_up = admitted.max_connections != 0 && spent.is_some_and(|spent| spent.connections >= admitted.max_connections);
+        if used_up { "exhausted" } else { "active" }
+    }
+}
+
+impl Daemon {
+    /// Compiles and publishes what is in force now.
+    pub(super) fn publish(&self, inner: &mut Inner) -> Result<(), ApiError> {
+        let tables = policy::compile(&inner.config, &inner.active(), &inner.cgroups)
+            .map_err(|error| ApiError::new(507, "tables_full", error.to_string()))?;
+        inner.generation = self.gate.apply(&tables).map_err(ApiError::internal)?;
+        Ok(())
+    }
+
+    /// Registers a receipt, or takes in a signed revocation.
+    pub(super) fn take_artifact(&self, artifact: &[u8]) -> Result<Value, ApiError> {
+        let now = Now::read();
+        let mut inner = self.inner();
+        let admitted = match admission::judge(artifact, &inner.config, &inner.keyring, now.wall_ms)? {
+            admission::Artifact::Revocation(revocation) => return self.take_revocation(inner, &revocation),
+            admission::Artifact::Receipt(admitted) => *admitted,
+        };
+        if self.clock_behind(now) {
+            let highest = rfc3339(self.highest_ms.load(std::sync::atomic::Ordering::Acquire));
+            return Err(admission::refused(&Refusal::ClockBehind { highest }));
+        }
+        let receipt = &admitted.receipt;
+        let window = receipt.window(now.wall_ms);
+        let stored = StoredReceipt {
+            id: receipt.id().to_owned(),
+            artifact: String::from_utf8_lossy(artifact).into_owned(),
+            payload_hash: receipt.payload_hash().to_owned(),
+            serial: 0,
+            company: receipt.company_id().to_owned(),
+            idem_key: receipt.idem_key().to_owned(),
+            decider: receipt.decider().to_owned(),
+            registered_ms: now.wall_ms,
+            from_ms: window.from_ms,
+            until_ms: window.until_ms,
+            expires_ms: receipt.expires_at_ms(),
+            boot_id: self.boot_id.clone(),
+            from_ns: now.boot_of(window.from_ms),
+            until_ns: now.boot_of(window.until_ms),
+            uids: admission::uids_of(receipt)?,
+            budget: admitted.max_connections != 0 || admitted.max_attempts != 0,
+            ended: None,
+        };
+        let stored = match self.state.register(stored).map_err(register_error)? {
+            Registered::New(stored) => stored,
+            Registered::Again(first) => return self.registered_before(&inner, &first, now),
+        };
+        let id = stored.id.clone();
+        self.builder().names.receipts.insert(stored.serial, id.clone());
+        let names = std::collections::HashMap::from([(admitted.agent_id, admitted.receipt.terms().agent.clone())]);
+        if let Err(error) = self.state.keep_names(&names) {
+            tracing::warn!("{error}");
+        }
+        self.builder().names.names.extend(names);
+        inner.receipts.push(LiveReceipt { stored, admitted: Ok(admitted) });
+        if let Err(error) = self.publish(&mut inner) {
+            self.take_back(&mut inner, &id);
+            return Err(error);
+        }
+        let answer = self.describe(&inner, &id, now)?;
+        let agent = answer["agent"].as_str().map(str::to_owned);
+        drop(inner);
+        self.changed.notify_one();
+        let mut event = self.event(Kind::Receipt);
+        event.receipt = Some(id);
+        event.reason = Some("registered".to_owned());
+        event.agent = agent;
+        self.hub.publish(event);
+        Ok(answer)
+    }
+
+    /// A registration that could not be put in force ends at once.
+    fn take_back(&self, inner: &mut Inner, id: &str) {
+        if let Some(receipt) = inner.receipts.iter_mut().find(|receipt| receipt.stored.id == id) {
+            receipt.stored.ended = Some(EndReason::NotApplied);
+            if let Err(error) = self.state.update(std::slice::from_ref(&receipt.stored)) {
+                tracing::error!("{error}");
+            }
+        }
+        if let Err(error) = self.publish(inner) {
+            tracing::error!("tables without receipt {id}: {}", error.message);
+        }
+    }
+
+    fn registered_before(&self, inner: &Inner, first: &StoredReceipt, now: Now) -> Result<Value, ApiError> {
+        let mut answer = self.describe(inner, &first.id, now)?;
+        answer["again"] = json!(true);
+        if matches!(answer["status"].as_str(), Some("active" | "pending")) {
+            return Ok(answer);
+        }
+        let status = answer["status"].as_str().unwrap_or("over").to_owned();
+        Err(ApiError {
+            status: 409,
+            code: "redeemed".to_owned(),
+            pp_code: Some("PP_REDEEMED".to_owned()),
+            message: format!(
+                "receipt {}: was redeemed here on {} and is {status}; ask the operator for a new one",
+                first.id,
+                rfc3339(first.registered_ms)
+            ),
+        })
+    }
+
+    /// A revocation ends what the same decider allowed, here or not yet here.
+    fn take_revocation(&self, inner: std::sync::MutexGuard<'_, Inner>, revocation: &Revocation) -> Result<Value, ApiError> {
+        if let Some(receipt) = inner.find(&revocation.receipt_id)
+            && receipt.stored.decider != revocation.decider
+        {
+            return Err(ApiError::new(
+                422,
+                "decider_not_allowed",
+                format!(
+                    "revocation by {}: receipt {} is another decider's; only {} or an operator of this host can revoke it",
+                    revocation.decider, revocation.receipt_id, receipt.stored.decider
+                ),
+            ));
+        }
+        let decider = Some(revocation.decider.clone());
+        self.bury(inner, &revocation.receipt_id, &revocation.reason, decider)
+    }
+
+    /// Revokes a receipt, also one that was never seen here.
+    pub(super) fn revoke_receipt(&self, id: &str, reason: &str) -> Result<Value, ApiError> {
+        if id.is_empty() || id.len() > 256 || id.chars().any(char::is_control) {
+            return Err(ApiError::bad_request("receipt: an id has 1 to 256 printable characters"));
+        }
+        self.bury(self.inner(), id, reason, None)
+    }
+
+    fn bury(
+        &self,
+        mut inner: std::sync::MutexGuard<'_, Inner>,
+        id: &str,
+        reason: &str,
+        decider: Option<String>,
+    ) -> Result<Value, ApiError> {
+        let now = Now::read();
+        let tombstone = Tombstone { id: id.to_owned(), reason: reason.to_owned(), decider, revoked_ms: now.wall_ms, expires_ms: None };
+        let ended = self.state.revoke(tombstone).map_err(ApiError::internal)?;
+        if let Some(receipt) = inner.receipts.iter_mut().find(|receipt| receipt.stored.id == id) {
+            receipt.stored.ended = receipt.stored.ended.or(Some(EndReason::Revoked));
+        }
+        self.publish(&mut inner)?;
+        drop(inner);
+        self.changed.notify_one();
+        let mut event = self.event(Kind::Revocation);
+        event.receipt = Some(id.to_owned());
+        event.reason = Some("receipt_revoked".to_owned());
+        self.hub.publish(event.detail(reason));
+        self.end_flows();
+        Ok(json!({ "id": id, "status": "revoked", "was_registered": ended.is_some() }))
+    }
+
+    /// Every receipt.
+    pub(super) fn list_receipts(&self) -> Result<Value, ApiError> {
+        let inner = self.inner();
+        let now = Now::read();
+        let ids: Vec<String> = inner.receipts.iter().map(|receipt| receipt.stored.id.clone()).collect();
+        let receipts = ids.iter().map(|id| self.describe(&inner, id, now)).collect::<Result<Vec<_>, _>>()?;
+        Ok(json!({ "receipts": receipts }))
+    }
+
+    /// One receipt, with its artifact.
+    pub(super) fn show_receipt(&self, id: &str) -> Result<Value, ApiError> {
+        let inner = self.inner();
+        let mut answer = self.describe(&inner, id, Now::read())?;
+        if let Some(receipt) = inner.find(id) {
+            answer["artifact"] = serde_json::from_str(&receipt.stored.artifact).unwrap_or_default();
+        }
+        Ok(answer)
+    }
+
+    fn describe(&self, inner: &Inner, id: &str, now: Now) -> Result<Value, ApiError> {
+        let receipt = inner
+            .find(id)
+            .ok_or_else(|| ApiError::not_found(format!("receipt {id}: is not registered here; see pp-agent receipt list")))?;
+        let stored = &receipt.stored;
+        let spent = self.gate.spent(stored.serial);
+        let mut answer = json!({
+            "id": stored.id,
+            "status": receipt.status(now, spent),
+            "registered": rfc3339(stored.registered_ms),
+            "from": rfc3339(told_instant(now, stored.from_ns, stored.from_ms)),
+            "until": rfc3339(told_instant(now, stored.until_ns, stored.until_ms)),
+            "uids": stored.uids,
+        });
+        match &receipt.admitted {
+            Ok(admitted) => {
+                let receipt = &admitted.receipt;
+                let targets: Vec<String> = receipt.terms().targets.iter().map(ToString::to_string).collect();
+                answer["agent"] = json!(receipt.terms().agent);
+                answer["session"] = json!((admitted.session != 0).then(|| session_text(admitted.session)));
+                answer["users"] = json!(receipt.terms().users);
+                answer["decider"] = json!(receipt.decider());
+                answer["key"] = json!(receipt.key_id());
+                answer["summary"] = json!(receipt.summary());
+                answer["targets"] = json!(targets);
+                answer["max_connections"] = json!(receipt.terms().max_connections);
+                answer["max_attempts"] = json!(admitted.max_attempts);
+            }
+            Err(reason) => answer["void_because"] = json!(reason),
+        }
+        if let Some(spent) = spent {
+            answer["used_connections"] = json!(spent.connections);
+            answer["used_attempts"] = json!(spent.attempts);
+        }
+        Ok(answer)
+    }
+}
+
+/// The wall instant that was signed, unless a clock step has moved the deadline
+/// that the kernel goes by.
+fn told_instant(now: Now, boot_ns: u64, wall_ms: i64) -> i64 {
+    let in_force_ms = now.wall_of(boot_ns);
+    if in_force_ms.abs_diff(wall_ms) < 1_000 { wall_ms } else { in_force_ms }
+}
+
+fn register_error(error: RegisterError) -> ApiError {
+    let (status, code, pp_code) = match &error {
+        RegisterError::Revoked(_) => (409, "revoked", Some("PP_REDEEMED")),
+        RegisterError::KeyUsed(_) => (409, "idem_key_used", Some("PP_REDEEMED")),
+        RegisterError::OtherContent(_) => (409, "other_content", Some("PP_REDEEMED")),
+        RegisterError::Full => (507, "receipts_full", None),
+        RegisterError::State(_) => (500, "internal", None),
+    };
+    ApiError { status, code: code.to_owned(), pp_code: pp_code.map(str::to_owned), message: error.to_string() }
+}

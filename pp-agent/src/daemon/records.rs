@@ -1,0 +1,45 @@
+//! From the ring buffer to events.
+
+use std::sync::Arc;
+
+use pp_common::decide::{Attempt, Kind, Reason, Subject};
+use pp_common::record::VerdictRecord;
+
+use super::Daemon;
+use crate::clock::Now;
+use crate::events::record::Record;
+use crate::kernel::Records;
+
+/// Reads records until the daemon stops.
+pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
+    loop {
+        let bytes = records.next().await;
+        let Some(mut record) = Record::from_bytes(&bytes) else {
+            tracing::error!("ring buffer: {} bytes that are no record of this build", bytes.len());
+            continue;
+        };
+        if let Record::Verdict(verdict) = &mut record {
+            name_nearest(&daemon, verdict);
+        }
+        let event = daemon.builder().build(&record, Now::read());
+        if let Some(event) = event {
+            daemon.hub.publish(event);
+        }
+    }
+}
+
+/// The kernel names a receipt only where it allows; the one that came nearest
+/// is looked up here, as long as the tables still give the same reason.
+fn name_nearest(daemon: &Daemon, record: &mut VerdictRecord) {
+    let nearest = Reason::ReceiptOtherAgent as u8..=Reason::ReceiptExhausted as u8;
+    if record.serial != 0 || !nearest.contains(&record.reason) {
+        return;
+    }
+    let header = &record.header;
+    let subject = Subject { session: header.session, agent: header.agent, owner: header.owner };
+    let attempt = Attempt { addr: record.addr, port: record.port, transport: record.transport, kind: Kind::Open, counted: 0 };
+    let decision = daemon.gate.decide(&subject, &attempt);
+    if decision.reason as u8 == record.reason {
+        record.serial = daemon.gate.nearest(&subject, &attempt, &decision).unwrap_or(0);
+    }
+}

@@ -1,0 +1,168 @@
+//! Sessions: which there are, and beginning and ending them by hand.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use serde_json::{Value, json};
+
+use super::Daemon;
+use crate::adopt::{self, AdoptError};
+use crate::clock::{Now, rfc3339};
+use crate::control::access::Standing;
+use crate::control::{ApiError, Caller, StartSession};
+use crate::events::Kind;
+use crate::events::build::session_text;
+use crate::events::mask::mask;
+use crate::name::name_id;
+use pp_common::abi::{TASK_CANARY, TaskMark};
+
+/// Longest name of an agent.
+const MAX_NAME: usize = 64;
+
+impl Daemon {
+    /// Sessions with their processes, of one owner or of all.
+    pub(super) fn list_sessions(&self, owner: Option<u32>) -> Result<Value, ApiError> {
+        let mut sessions: BTreeMap<u64, (TaskMark, Vec<u32>)> = BTreeMap::new();
+        for (pid, mark) in self.gate.marks().map_err(ApiError::internal)? {
+            if owner.is_none_or(|owner| mark.owner == owner) && mark.flags & TASK_CANARY == 0 {
+                sessions.entry(mark.session).or_insert_with(|| (mark, Vec::new())).1.push(pid);
+            }
+        }
+        let now = Now::read();
+        let mut builder = self.builder();
+        let listed: Vec<Value> = sessions
+            .into_iter()
+            .map(|(session, (mark, mut pids))| {
+                pids.sort_unstable();
+                let processes: Vec<Value> = pids
+                    .iter()
+                    .map(|pid| {
+                        let process = builder.processes.find(*pid).unwrap_or_default();
+                        json!({ "pid": pid, "executable": process.executable, "argv": mask(&process.argv) })
+                    })
+                    .collect();
+                json!({
+                    "session": session_text(session),
+                    "agent": builder.name(mark.agent),
+                    "owner": builder.owner(mark.owner),
+                    "started": rfc3339(now.wall_of(mark.session_start_ns)),
+                    "processes": processes,
+                })
+            })
+            .collect();
+        Ok(json!({ "sessions": listed }))
+    }
+
+    /// `run` and `adopt`: marks the caller itself, or a process of its owner's.
+    pub(super) fn begin_session(&self, caller: &Caller, start: &StartSession) -> Result<Value, ApiError> {
+        if !is_agent_name(&start.agent) {
+            return Err(ApiError::bad_request("agent: a name has 1 to 64 letters, digits, dots, dashes and underscores"));
+        }
+        let pid = start.pid.unwrap_or(caller.pid);
+        let owner = owner_of(pid).ok_or_else(|| ApiError::not_found(format!("process {pid}: does not exist; look for it with pgrep")))?;
+        if let Standing::User(uid) = caller.standing
+            && owner != Some(uid)
+        {
+            return Err(ApiError::new(403, "no_rights", format!("process {pid}: is not yours; root may adopt any")));
+        }
+        let owner = owner.unwrap_or(caller.uid);
+        let agent = name_id(&start.agent);
+        let names = std::collections::HashMap::from([(agent, start.agent.clone())]);
+        if let Err(error) = self.state.keep_names(&names) {
+            tracing::warn!("{error}");
+        }
+        self.builder().names.names.insert(agent, start.agent.clone());
+        let session = adopt::adopt(&self.gate, pid, agent, owner).map_err(|error| match &error {
+            AdoptError::NoProcess(_) => ApiError::not_found(error.to_string()),
+            AdoptError::AlreadyMarked(_) => ApiError::new(409, "already_marked", error.to_string()),
+            AdoptError::Never(_) => ApiError::new(422, "never_markable", error.to_string()),
+            AdoptError::Kernel(_) => ApiError::internal(&error),
+        })?;
+        self.tell_session_start(pid, session, if start.pid.is_some() { "adopt" } else { "run" });
+        Ok(json!({ "session": session_text(session), "agent": start.agent, "pid": pid }))
+    }
+
+    /// Ends a session by hand.
+    pub(super) fn end_session(&self, session: u64) -> Result<Value, ApiError> {
+        let marks = self.gate.marks().map_err(ApiError::internal)?;
+        let Some((_, mark)) = marks.into_iter().find(|(_, mark)| mark.session == session) else {
+            return Err(ApiError::not_found("session: none of this id has a process; see pp-agent sessions"));
+        };
+        let processes = adopt::release(&self.gate, session).map_err(ApiError::internal)?;
+        let mut event = self.event(Kind::SessionEnd);
+        event.session = Some(session_text(session));
+        {
+            let mut builder = self.builder();
+            event.agent = builder.name(mark.agent);
+            event.owner = Some(builder.owner(mark.owner));
+        }
+        event.reason = Some("released".to_owned());
+        self.hub.publish(event);
+        Ok(json!({ "session": session_text(session), "processes": processes }))
+    }
+
+    /// Tells of a session that no kernel record tells of.
+    pub(super) fn tell_session_start(&self, pid: u32, session: u64, rule: &str) {
+        let mark = match self.gate.mark(pid) {
+            Ok(Some(mark)) => mark,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!("{error}");
+                return;
+            }
+        };
+        let mut builder = self.builder();
+        let is_new = builder.processes.members(session) == 0;
+        builder.processes.adopt(pid, session);
+        if !is_new {
+            return;
+        }
+        let header = pp_common::record::RecordHeader {
+            kind: pp_common::record::kind::SESSION_START,
+            flags: mark.flags,
+            time_ns: Now::read().boot_ns,
+            session,
+            agent: mark.agent,
+            owner: mark.owner,
+            tgid: pid,
+        };
+        let mut event = builder.subject(&header, Kind::SessionStart, Now::read());
+        event.rule = Some(rule.to_owned());
+        drop(builder);
+        self.hub.publish(event);
+    }
+}
+
+fn is_agent_name(name: &str) -> bool {
+    (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+/// The uid of a process: `Some(Some(uid))` where real, effective, saved and
+/// file system uid are the same; `Some(None)` where they differ (a setuid
+/// program is nobody's own); `None` where there is no such process.
+#[expect(clippy::option_option, reason = "three answers, each with a meaning of its own")]
+fn owner_of(pid: u32) -> Option<Option<u32>> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    let uids: Vec<u32> = line.split_ascii_whitespace().filter_map(|uid| uid.parse().ok()).collect();
+    let first = *uids.first()?;
+    Some(uids.iter().all(|uid| *uid == first).then_some(first))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agent_names_are_plain_words() {
+        assert!(is_agent_name("claude-code") && is_agent_name("a.b_c"));
+        assert!(!is_agent_name("") && !is_agent_name("a b") && !is_agent_name("a\u{202e}b"));
+        assert!(!is_agent_name(&"a".repeat(65)));
+    }
+
+    #[test]
+    fn own_process_is_its_users() {
+        assert_eq!(owner_of(std::process::id()), Some(Some(nix::unistd::getuid().as_raw())));
+        assert_eq!(owner_of(4_194_304_000), None);
+    }
+}

@@ -1,0 +1,304 @@
+//! What the daemon looks at by itself: losses, the clock, cgroups, coalesced
+//! repeats, and the deadlines of receipts.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use pp_common::abi::{Counter, REPEAT_WINDOW_NS, RepeatKey};
+use pp_common::decide::{Attempt, Kind as AttemptKind, Reason, Subject, Verdict};
+
+use super::{Daemon, load};
+use crate::clock::{NS_PER_MS, Now};
+use crate::events::build::{address, session_text, transport_text};
+use crate::events::{Destination, Kind};
+use crate::flows;
+
+/// A jump of wall against boot time that is a step, not the clock's drift.
+const STEP_MS: i64 = 500;
+/// How often the highest wall time goes to disk, in seconds.
+const NOTE_WALL_EVERY: u64 = 60;
+
+/// Once a second, until the daemon stops.
+pub(super) async fn seconds(daemon: Arc<Daemon>) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut offset_ms = Now::read().offset_ms();
+    // The kernel counts on while no daemon runs; what it lost then is told too.
+    let mut lost = if daemon.gate.fresh() { 0 } else { daemon.state.lost_told().unwrap_or(0) };
+    for second in 1u64.. {
+        ticks.tick().await;
+        let working = Arc::clone(&daemon);
+        let work = move || {
+            working.tell_losses(&mut lost);
+            working.watch_clock(&mut offset_ms);
+            working.refresh_cgroups();
+            working.flush_repeats();
+            working.end_overflow();
+            if second % NOTE_WALL_EVERY == 0 {
+                working.note_wall();
+            }
+            (lost, offset_ms)
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(state) => (lost, offset_ms) = state,
+            Err(error) => tracing::error!("housekeeping ended by a panic: {error}"),
+        }
+    }
+}
+
+/// Ends open flows when a receipt does, at its deadline.
+pub(super) async fn deadlines(daemon: Arc<Daemon>) {
+    loop {
+        let now = Now::read();
+        let next_ns = daemon.next_deadline(now);
+        let wait = next_ns.map_or(Duration::from_secs(3_600), |next_ns| {
+            // A millisecond more, so that the kernel agrees that it is over.
+            Duration::from_nanos(next_ns.saturating_sub(now.boot_ns) + NS_PER_MS)
+        });
+        // A suspended host sleeps through timers: look again every second.
+        let is_due = wait <= Duration::from_secs(1);
+        tokio::select! {
+            () = tokio::time::sleep(wait.min(Duration::from_secs(1))) => {}
+            () = daemon.changed.notified() => continue,
+        }
+        let slept_past = next_ns.is_some_and(|next_ns| Now::read().boot_ns >= next_ns);
+        if is_due || slept_past {
+            let ending = Arc::clone(&daemon);
+            if let Err(error) = tokio::task::spawn_blocking(move || ending.tell_expiry(now)).await {
+                tracing::error!("flows: ending them ended by a panic: {error}");
+            }
+        }
+    }
+}
+
+impl Daemon {
+    fn lost_records(&self) -> u64 {
+        match self.gate.counters() {
+            Ok(counters) => counters.get(Counter::LostRecords as usize).copied().unwrap_or(0),
+            Err(error) => {
+                tracing::error!("{error}");
+                0
+            }
+        }
+    }
+
+    fn tell_losses(&self, told: &mut u64) {
+        let lost = self.lost_records();
+        let now = Now::read();
+        if lost > *told {
+            self.hub.publish_lost(lost - *told, "the kernel's ring buffer was full", now.wall_ms);
+            if let Err(error) = self.state.keep_lost_told(lost) {
+                tracing::warn!("{error}");
+            }
+        }
+        *told = lost;
+        let unstored = self.hub.take_unstored();
+        if unstored > 0 {
+            self.hub.publish_lost(unstored, "events that were told but could not be stored", now.wall_ms);
+        }
+    }
+
+    /// Deadlines only shrink when the clock steps.
+    fn watch_clock(&self, offset_ms: &mut i64) {
+        let now = Now::read();
+        let step_ms = now.offset_ms() - *offset_ms;
+        *offset_ms = now.offset_ms();
+        let behind = self.clock_behind(now);
+        let mut inner = self.inner();
+        let caught_up = inner.withheld && !behind;
+        if step_ms.abs() < STEP_MS && !caught_up {
+            return;
+        }
+        tracing::warn!("clock: stepped by {step_ms} ms; deadlines of receipts can only become shorter");
+        inner.withheld = inner.withheld && behind;
+        let boot_id = self.boot_id.clone();
+        let changed: Vec<_> = inner
+            .receipts
+            .iter_mut()
+            .filter_map(|receipt| receipt.stored.carry_over(now, &boot_id, false).then(|| receipt.stored.clone()))
+            .collect();
+        if let Err(error) = self.state.update(&changed) {
+            tracing::error!("{error}");
+        }
+        if let Err(error) = self.publish(&mut inner) {
+            tracing::error!("deadlines: {}", error.message);
+        }
+        drop(inner);
+        self.end_flows();
+        self.changed.notify_one();
+    }
+
+    /// Notes the wall time on disk and forgets receipts that have run out.
+    pub(super) fn note_wall(&self) {
+        let now = Now::read();
+        self.highest_ms.fetch_max(now.wall_ms, Ordering::AcqRel);
+        if let Err(error) = self.state.note_wall(now) {
+            tracing::error!("{error}");
+            return;
+        }
+        match self.state.receipts() {
+            Ok(kept) => {
+                let mut inner = self.inner();
+                let before = inner.receipts.len();
+                inner.receipts.retain(|receipt| kept.iter().any(|stored| stored.id == receipt.stored.id));
+                if inner.receipts.len() < before
+                    && let Err(error) = self.publish(&mut inner)
+                {
+                    tracing::error!("receipts that ran out: {}", error.message);
+                }
+            }
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+
+    fn refresh_cgroups(&self) {
+        let mut inner = self.inner();
+        if inner.config.cgroup_rules.is_empty() {
+            return;
+        }
+        let cgroups = load::resolve_cgroups(self.cgroup_root.as_deref(), &inner.config);
+        if cgroups == inner.cgroups {
+            return;
+        }
+        match self.gate.set_cgroups(&cgroups) {
+            Ok(()) => inner.cgroups = cgroups,
+            Err(error) => tracing::error!("{error}"),
+        }
+        drop(inner);
+        // A process may have begun in a new cgroup before its rule knew it.
+        self.walk();
+    }
+
+    fn end_overflow(&self) {
+        let Ok(control) = self.gate.control() else { return };
+        if control.overflow == 0 {
+            return;
+        }
+        let room = usize::try_from(self.inner().config.max_tasks).unwrap_or(usize::MAX) / 10 * 9;
+        match self.gate.marks() {
+            Ok(marks) if marks.len() < room => {
+                if let Err(error) = self.gate.clear_overflow() {
+                    tracing::error!("{error}");
+                }
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+
+    /// Tells repeats that were counted after a pair's last record.
+    fn flush_repeats(&self) {
+        let now = Now::read();
+        let Ok(pairs) = self.gate.repeats() else { return };
+        for (key, repeats) in pairs {
+            if now.boot_ns < repeats.written_ns.saturating_add(REPEAT_WINDOW_NS) {
+                continue;
+            }
+            if let Err(error) = self.gate.forget_repeats(&key) {
+                tracing::warn!("{error}");
+                continue;
+            }
+            if repeats.count == 0 {
+                continue;
+            }
+            self.tell_repeats(&key, repeats.count);
+        }
+    }
+
+    fn tell_repeats(&self, key: &RepeatKey, count: u64) {
+        let mut event = self.event(Kind::Verdict);
+        let subject = self.builder().subject_of(key.session);
+        event.session = Some(session_text(key.session));
+        event.verdict = Verdict::from_code(key.verdict).map(|verdict| verdict.name().to_owned());
+        event.reason = Reason::from_code(key.reason).map(|reason| reason.name().to_owned());
+        event.repeats = count;
+        event.destination = Some(Destination {
+            address: address(key.addr).to_string(),
+            port: Some(key.port),
+            transport: transport_text(key.transport),
+        });
+        if let Some(subject) = subject {
+            let attempt =
+                Attempt { addr: key.addr, port: key.port, transport: key.transport, kind: AttemptKind::Open, counted: 0 };
+            let decision = self.gate.decide(&subject, &attempt);
+            let mut builder = self.builder();
+            event.agent = builder.name(subject.agent);
+            event.owner = Some(builder.owner(subject.owner));
+            event.zone = builder.name(decision.zone);
+            event.gateway = builder.name(decision.gateway);
+            event.service = builder.name(decision.service);
+        }
+        self.hub.publish(event.detail("attempts that were counted since the last event of this pair"));
+    }
+
+    /// The next instant at which a receipt runs out, boot nanoseconds.
+    fn next_deadline(&self, now: Now) -> Option<u64> {
+        let inner = self.inner();
+        inner
+            .receipts
+            .iter()
+            .filter(|receipt| receipt.stored.ended.is_none() && receipt.admitted.is_ok())
+            .map(|receipt| receipt.stored.until_ns)
+            .filter(|until_ns| *until_ns > now.boot_ns)
+            .min()
+    }
+
+    /// Tells which receipts ran out since `before`, and ends their flows.
+    fn tell_expiry(&self, before: Now) {
+        let now = Now::read();
+        let over: Vec<String> = self
+            .inner()
+            .receipts
+            .iter()
+            .filter(|receipt| receipt.stored.ended.is_none())
+            .filter(|receipt| (before.boot_ns..now.boot_ns).contains(&receipt.stored.until_ns))
+            .map(|receipt| receipt.stored.id.clone())
+            .collect();
+        for id in over {
+            let mut event = self.event(Kind::Receipt);
+            event.receipt = Some(id);
+            event.reason = Some("receipt_expired".to_owned());
+            self.hub.publish(event);
+        }
+        self.end_flows();
+    }
+
+    /// Ends every open flow that the tables no longer allow.
+    pub(super) fn end_flows(&self) {
+        let ended = match flows::end(&self.gate) {
+            Ok(ended) => ended,
+            Err(error) => {
+                tracing::error!("open flows: {error}");
+                return;
+            }
+        };
+        for flow in ended {
+            let mut event = self.event(Kind::FlowEnded);
+            let subject = Subject { session: flow.mark.session, agent: flow.mark.agent, owner: flow.mark.owner };
+            let nearest = self.gate.nearest(&subject, &flow.attempt, &flow.decision);
+            let mut builder = self.builder();
+            event.verdict = Some(flow.decision.verdict.name().to_owned());
+            event.reason = Some(flow.decision.reason.name().to_owned());
+            event.session = Some(session_text(flow.mark.session));
+            event.agent = builder.name(flow.mark.agent);
+            event.owner = Some(builder.owner(flow.mark.owner));
+            event.pid = Some(flow.pid);
+            event.executable = builder.processes.find(flow.pid).map(|process| process.executable);
+            event.zone = builder.name(flow.decision.zone);
+            event.gateway = builder.name(flow.decision.gateway);
+            event.service = builder.name(flow.decision.service);
+            event.receipt = nearest.and_then(|serial| builder.names.receipts.get(&serial).cloned());
+            event.hook = Some("daemon".to_owned());
+            event.backend = Some(builder.backend.clone());
+            drop(builder);
+            event.destination = Some(Destination {
+                address: address(flow.attempt.addr).to_string(),
+                port: Some(flow.attempt.port),
+                transport: transport_text(flow.attempt.transport),
+            });
+            let detail = if flow.told { "the program was told" } else { "its packets are refused" };
+            self.hub.publish(event.detail(detail));
+        }
+    }
+}

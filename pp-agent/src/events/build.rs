@@ -1,0 +1,271 @@
+//! Makes an [`Event`] of a kernel record: resolves names, users, the process
+//! and its ancestors.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, Ipv6Addr};
+
+use nix::unistd::{Uid, User};
+use pp_common::abi::{NameId, Serial, TASK_CANARY};
+use pp_common::decide::{LOGIN_PORTS, Reason, Subject, Verdict, transport};
+use pp_common::dest::Addr;
+use pp_common::record::{Hook, RecordHeader, VerdictRecord};
+
+use super::procs::{Change, Process, Processes};
+use super::record::{Exec, Record};
+use super::{Destination, Event, Kind, Owner, mask};
+use crate::clock::Now;
+
+/// Sessions whose agent and owner are remembered.
+const MAX_SESSIONS: usize = 8_192;
+
+/// Names for the numbers in records.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// Agents, zones, gateways and services.
+    pub names: HashMap<NameId, String>,
+    /// Receipt ids.
+    pub receipts: HashMap<Serial, String>,
+    /// Identity rules in the order of their indices, as policy writes them.
+    pub rules: Vec<String>,
+}
+
+/// Builds events, and remembers for them what records told.
+#[derive(Debug)]
+pub struct Builder {
+    /// This host, as policy calls it.
+    pub host: String,
+    /// The backend that decides.
+    pub backend: String,
+    /// Names for numbers.
+    pub names: Names,
+    /// What processes run.
+    pub processes: Processes,
+    users: HashMap<u32, Option<String>>,
+    sessions: HashMap<u64, (NameId, u32)>,
+    oldest: VecDeque<u64>,
+}
+
+impl Builder {
+    /// A builder that knows no names yet.
+    #[must_use]
+    pub fn new(host: &str, backend: &str) -> Self {
+        Self {
+            host: host.to_owned(),
+            backend: backend.to_owned(),
+            names: Names::default(),
+            processes: Processes::default(),
+            users: HashMap::new(),
+            sessions: HashMap::new(),
+            oldest: VecDeque::new(),
+        }
+    }
+
+    /// What a record tells the world, if anything.
+    pub fn build(&mut self, record: &Record, now: Now) -> Option<Event> {
+        self.remember(record.header());
+        let change = self.processes.learn(record);
+        match record {
+            Record::Verdict(verdict) => Some(self.verdict(verdict, now)),
+            Record::SessionStart(exec) => Some(self.session_start(exec, now)),
+            Record::Exit(task) => match change {
+                Change::SessionEnded(_) => Some(self.subject(&task.header, kind_of(&task.header, Kind::SessionEnd), now)),
+                Change::None => None,
+            },
+            Record::TableFull(task) => {
+                let event = self.subject(&task.header, Kind::Lost, now);
+                Some(event.detail("the task table is full: a child could not be marked; raise max_tasks in the policy"))
+            }
+            Record::Exec(_) | Record::Fork(_) => None,
+        }
+    }
+
+    /// Who a session is, also for a while after it ended.
+    #[must_use]
+    pub fn subject_of(&self, session: u64) -> Option<Subject> {
+        self.sessions.get(&session).map(|(agent, owner)| Subject { session, agent: *agent, owner: *owner })
+    }
+
+    fn remember(&mut self, header: &RecordHeader) {
+        if self.sessions.insert(header.session, (header.agent, header.owner)).is_some() {
+            return;
+        }
+        self.oldest.push_back(header.session);
+        if self.oldest.len() > MAX_SESSIONS
+            && let Some(session) = self.oldest.pop_front()
+        {
+            self.sessions.remove(&session);
+        }
+    }
+
+    /// The name behind a number; its hex digits where none is known.
+    #[must_use]
+    pub fn name(&self, id: NameId) -> Option<String> {
+        (id != 0).then(|| self.names.names.get(&id).cloned().unwrap_or_else(|| format!("{id:016x}")))
+    }
+
+    /// A user with its name.
+    pub fn owner(&mut self, uid: u32) -> Owner {
+        let name = self.users.entry(uid).or_insert_with(|| User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name));
+        Owner { uid, name: name.clone() }
+    }
+
+    fn session_start(&mut self, exec: &Exec, now: Now) -> Event {
+        let mut event = self.subject(&exec.header, kind_of(&exec.header, Kind::SessionStart), now);
+        let index = exec.rule.checked_sub(1).and_then(|index| usize::try_from(index).ok());
+        event.rule = index.and_then(|index| self.names.rules.get(index).cloned());
+        event
+    }
+
+    fn verdict(&mut self, record: &VerdictRecord, now: Now) -> Event {
+        let mut event = self.subject(&record.header, kind_of(&record.header, Kind::Verdict), now);
+        let reason = Reason::from_code(record.reason);
+        event.verdict = Some(Verdict::from_code(record.verdict).map_or("unknown", Verdict::name).to_owned());
+        event.reason = Some(reason.map_or("unknown", Reason::name).to_owned());
+        event.hook = Some(Hook::name(record.hook).to_owned());
+        event.repeats = record.repeats;
+        event.zone = self.name(record.zone);
+        event.gateway = self.name(record.gateway);
+        event.service = self.name(record.service);
+        if record.serial != 0 {
+            event.receipt = Some(self.names.receipts.get(&record.serial).cloned().unwrap_or_else(|| format!("#{}", record.serial)));
+        }
+        if reason == Some(Reason::SocketFamily) {
+            event.detail = Some(format!("address family {}", record.port));
+        } else {
+            event.destination = Some(destination(record));
+            event.attack = techniques(record).iter().map(|id| (*id).to_owned()).collect();
+        }
+        event
+    }
+
+    /// An event about a marked process: who it is, what it runs.
+    pub fn subject(&mut self, header: &RecordHeader, kind: Kind, now: Now) -> Event {
+        let mut event = Event::new(kind, &self.host, now.wall_of(header.time_ns));
+        event.session = Some(session_text(header.session));
+        event.agent = self.name(header.agent);
+        event.owner = Some(self.owner(header.owner));
+        event.pid = Some(header.tgid);
+        event.backend = Some(self.backend.clone());
+        if let Some(process) = self.processes.find(header.tgid) {
+            event.parents = self.processes.parents(&process);
+            describe(&mut event, process);
+        }
+        event
+    }
+}
+
+/// A session as events write it: 16 hex digits.
+#[must_use]
+pub fn session_text(session: u64) -> String {
+    format!("{session:016x}")
+}
+
+/// The session of 16 hex digits.
+#[must_use]
+pub fn parse_session(text: &str) -> Option<u64> {
+    (text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit())).then(|| u64::from_str_radix(text, 16).ok()).flatten()
+}
+
+/// The name of an IP protocol number.
+#[must_use]
+pub fn transport_text(number: u8) -> String {
+    match number {
+        transport::TCP => "tcp".to_owned(),
+        transport::UDP => "udp".to_owned(),
+        transport::UDPLITE => "udplite".to_owned(),
+        transport::SCTP => "sctp".to_owned(),
+        1 => "icmp".to_owned(),
+        58 => "icmpv6".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// An address of the kernel's, IPv4 in its own form.
+#[must_use]
+pub fn address(addr: Addr) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::from(addr.octets())).to_canonical()
+}
+
+fn kind_of(header: &RecordHeader, kind: Kind) -> Kind {
+    if header.flags & TASK_CANARY != 0 { Kind::Canary } else { kind }
+}
+
+fn describe(event: &mut Event, process: Process) {
+    event.argv = mask::mask(&process.argv);
+    event.executable = (!process.executable.is_empty()).then_some(process.executable);
+    event.cgroup = process.cgroup;
+}
+
+fn has_ports(transport: u8) -> bool {
+    matches!(transport, transport::TCP | transport::UDP | transport::UDPLITE | transport::SCTP)
+}
+
+fn destination(record: &VerdictRecord) -> Destination {
+    Destination {
+        address: address(record.addr).to_string(),
+        port: has_ports(record.transport).then_some(record.port),
+        transport: transport_text(record.transport),
+    }
+}
+
+/// ATT&CK for ICS techniques that one refused attempt shows by itself: a
+/// remote service of OT (T0886) where it went to an OT service, a gateway or a
+/// login port; use of accounts (T0859) only where the login itself was what
+/// the receipt did not cover. One attempt shows no scan.
+fn techniques(record: &VerdictRecord) -> &'static [&'static str] {
+    if record.verdict == Verdict::Allow as u8 {
+        return &[];
+    }
+    if record.reason == Reason::CredentialScope as u8 {
+        return &["T0886", "T0859"];
+    }
+    let login = record.transport == transport::TCP && LOGIN_PORTS.contains(&record.port);
+    if record.service != 0 || record.gateway != 0 || login { &["T0886"] } else { &[] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::record::tests::verdict_bytes;
+
+    fn built(verdict: u8, reason: u8) -> Event {
+        let mut builder = Builder::new("eng-ws-12", "cgroup");
+        builder.names.names.insert(7, "claude-code".into());
+        builder.names.names.insert(11, "plant-7".into());
+        let record = Record::from_bytes(&verdict_bytes(verdict, reason)).unwrap();
+        builder.build(&record, Now { boot_ns: 6_000_000, wall_ms: 1_000 }).unwrap()
+    }
+
+    #[test]
+    fn refusal_names_session_agent_destination_and_place() {
+        let event = built(1, 10);
+        assert_eq!(event.time, "1970-01-01T00:00:00.999Z");
+        assert_eq!(event.session.as_deref(), Some("0000000000000abc"));
+        assert_eq!(event.agent.as_deref(), Some("claude-code"));
+        assert_eq!(event.zone.as_deref(), Some("plant-7"));
+        assert_eq!(event.service.as_deref(), Some("000000000000000d"));
+        let destination = event.destination.unwrap();
+        assert_eq!((destination.address.as_str(), destination.port), ("10.20.4.7", Some(502)));
+        assert_eq!((event.verdict.as_deref(), event.reason.as_deref()), (Some("block"), Some("no_receipt")));
+        assert_eq!(event.attack, ["T0886"]);
+    }
+
+    #[test]
+    fn unknown_codes_are_told_as_unknown() {
+        let event = built(77, 99);
+        assert_eq!((event.verdict.as_deref(), event.reason.as_deref()), (Some("unknown"), Some("unknown")));
+    }
+
+    #[test]
+    fn allowed_attempt_names_no_technique_and_no_request() {
+        let event = built(0, 1);
+        assert!(event.attack.is_empty() && !event.is_requestable());
+    }
+
+    #[test]
+    fn sessions_are_sixteen_hex_digits() {
+        assert_eq!(parse_session(&session_text(0xabc)), Some(0xabc));
+        assert_eq!(parse_session("abc"), None);
+        assert_eq!(parse_session("+000000000000abc"), None);
+    }
+}

@@ -1,0 +1,285 @@
+//! Which process is an agent: the rules of policy, compiled into the tables
+//! that the kernel walks at every exec.
+//!
+//! One automaton reads the path given to `execve` and the argument vector once
+//! and ends in the first rule that matches. Rule 0 is the list of programs that
+//! are never marked. Users and cgroups are looked up only where no rule of the
+//! automaton matched; a cgroup rule holds for the cgroups below it too.
+
+mod automaton;
+mod cgroups;
+mod glob;
+mod interpreter;
+mod machine;
+mod never;
+
+pub use cgroups::{CgroupRule, resolve_cgroups};
+pub use never::{Danger, NEVER, check_cgroup, check_unit, check_user};
+
+use crate::name::name_id;
+use machine::{Kind, Machine, Rule};
+use pp_common::abi::{DFA_ACCEPT, DFA_CLASSES, DFA_DEAD, DFA_START, DFA_STATES, EXEC_ARGV_LEN, EXEC_PATH_LEN, MAX_RULES, NameId};
+
+/// One agent's rules, as policy states them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AgentRules {
+    /// The agent.
+    pub name: String,
+    /// Globs over the path given to `execve`; without `/`: over its file name.
+    pub exec: Vec<String>,
+    /// The same over the script that an interpreter was given.
+    pub script: Vec<String>,
+    /// Names after an interpreter's `-m`.
+    pub module: Vec<String>,
+    /// Users, as written.
+    pub user: Vec<String>,
+    /// The uids they stand for.
+    pub uids: Vec<u32>,
+    /// Globs over the path of a cgroup below the root of cgroup2.
+    pub cgroup: Vec<String>,
+    /// Globs over the name of a systemd unit or slice.
+    pub unit: Vec<String>,
+}
+
+/// What the kernel's identity maps hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityTables {
+    /// Class of each byte.
+    pub classes: [u8; 256],
+    /// Where each state goes by byte class; see `pp_common::abi::DFA_ACCEPT`.
+    pub rows: Vec<[u16; DFA_CLASSES]>,
+    /// What each rule means: the agent, or zero where it marks nothing.
+    pub targets: Vec<NameId>,
+    /// Each rule in words, in the order of `targets`.
+    pub rules: Vec<String>,
+    /// Users that belong to an agent.
+    pub uids: Vec<(u32, NameId)>,
+    /// Cgroups that belong to an agent, by cgroup id.
+    pub cgroups: Vec<(u64, NameId)>,
+    /// What the numbers are called.
+    pub names: Vec<(NameId, String)>,
+}
+
+impl Default for IdentityTables {
+    /// Tables that match nothing.
+    fn default() -> Self {
+        let dead = [DFA_DEAD; DFA_CLASSES];
+        Self {
+            classes: [0; 256],
+            rows: vec![dead, dead],
+            targets: Vec::new(),
+            rules: Vec::new(),
+            uids: Vec::new(),
+            cgroups: Vec::new(),
+            names: Vec::new(),
+        }
+    }
+}
+
+/// Why rules cannot be compiled.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    /// A pattern is no glob that can be compiled.
+    #[error("agent {agent}: {kind} pattern {pattern:?}: {why}")]
+    Pattern {
+        /// The agent.
+        agent: String,
+        /// `exec`, `script`, `module`, `cgroup` or `unit`.
+        kind: &'static str,
+        /// The pattern.
+        pattern: String,
+        /// What is wrong and what to do.
+        why: String,
+    },
+    /// The rules together need a bigger automaton than the kernel tables hold.
+    #[error(
+        "agent {agent}: its rules and those before it need {need} {what}, the kernel tables hold {most}; use fewer patterns, or fewer * in them"
+    )]
+    TooComplex {
+        /// The first agent that does not fit.
+        agent: String,
+        /// What there is too much of.
+        what: &'static str,
+        /// How much is needed.
+        need: usize,
+        /// How much there is.
+        most: usize,
+    },
+    /// Two agents claim one user.
+    #[error("user {user}: belongs to agents {first} and {second}; name it in one of them")]
+    UserTwice {
+        /// The user, as the second agent writes it.
+        user: String,
+        /// The first agent.
+        first: String,
+        /// The second agent.
+        second: String,
+    },
+}
+
+/// Compiles the rules of every agent; an earlier agent wins where two match at
+/// the same byte.
+///
+/// # Errors
+/// A bad pattern, two agents with one user, or more than the tables hold.
+pub fn compile(agents: &[AgentRules]) -> Result<IdentityTables, IdentityError> {
+    let uids = users(agents)?;
+    let rules = rules(agents);
+    let automaton = match build(&rules) {
+        Ok(automaton) => automaton,
+        Err(error) => return Err(name_the_culprit(agents, error)),
+    };
+    Ok(IdentityTables {
+        classes: automaton.classes,
+        rows: automaton.rows,
+        targets: rules.iter().map(|rule| rule.target).collect(),
+        rules: rules.iter().map(|rule| rule.label.clone()).collect(),
+        uids,
+        cgroups: Vec::new(),
+        names: agents.iter().map(|agent| (name_id(&agent.name), agent.name.clone())).collect(),
+    })
+}
+
+/// Says what a pattern of policy would mark that must never be marked. `kind`
+/// is the key it stands under: `exec`, `script`, `module`, `cgroup` or `unit`.
+///
+/// # Errors
+/// A pattern that is no glob, or the danger.
+pub fn check_pattern(agent: &str, kind: &'static str, pattern: &str) -> Result<(), PatternError> {
+    let rule = match kind {
+        "exec" => Rule::new(Kind::Exec, agent, &[pattern.to_owned()]),
+        "script" => Rule::new(Kind::Script, agent, &[pattern.to_owned()]),
+        "module" => Rule::new(Kind::Module, agent, &[pattern.to_owned()]),
+        _ => {
+            cgroups::check(agent, kind, pattern)?;
+            let danger = if kind == "unit" { check_unit(pattern) } else { check_cgroup(pattern) };
+            return Ok(danger?);
+        }
+    };
+    let mut machine = Machine::new(&[rule])?;
+    never::check_machine(&mut machine)
+}
+
+/// Why a single pattern is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PatternError {
+    /// It is no glob.
+    #[error(transparent)]
+    Pattern(#[from] IdentityError),
+    /// It would mark what must never be marked.
+    #[error(transparent)]
+    Danger(#[from] Danger),
+}
+
+fn users(agents: &[AgentRules]) -> Result<Vec<(u32, NameId)>, IdentityError> {
+    let mut owners: Vec<(u32, &str)> = Vec::new();
+    for agent in agents {
+        for (uid, user) in agent.uids.iter().zip(&agent.user) {
+            match owners.iter().find(|(known, _)| known == uid) {
+                Some((_, first)) if *first != agent.name => {
+                    return Err(IdentityError::UserTwice { user: user.clone(), first: (*first).to_owned(), second: agent.name.clone() });
+                }
+                Some(_) => {}
+                None => owners.push((*uid, &agent.name)),
+            }
+        }
+    }
+    Ok(owners.into_iter().map(|(uid, agent)| (uid, name_id(agent))).collect())
+}
+
+/// The never-list, then one rule for each kind of each agent.
+fn rules(agents: &[AgentRules]) -> Vec<Rule> {
+    let mut rules = vec![Rule::never()];
+    for agent in agents {
+        for (kind, patterns) in [(Kind::Exec, &agent.exec), (Kind::Script, &agent.script), (Kind::Module, &agent.module)] {
+            if !patterns.is_empty() {
+                rules.push(Rule::new(kind, &agent.name, patterns));
+            }
+        }
+    }
+    rules
+}
+
+fn build(rules: &[Rule]) -> Result<automaton::Automaton, IdentityError> {
+    if rules.len() > MAX_RULES {
+        return Err(too_complex("rules", rules.len(), MAX_RULES));
+    }
+    let automaton = automaton::explore(&mut Machine::new(rules)?)?;
+    if automaton.rows.len() > DFA_STATES {
+        return Err(too_complex("states", automaton.rows.len(), DFA_STATES));
+    }
+    Ok(automaton)
+}
+
+fn too_complex(what: &'static str, need: usize, most: usize) -> IdentityError {
+    IdentityError::TooComplex { agent: String::new(), what, need, most }
+}
+
+/// Finds the first agent whose rules no longer fit, by halving: what fits goes
+/// on to fit with fewer agents.
+fn name_the_culprit(agents: &[AgentRules], error: IdentityError) -> IdentityError {
+    let IdentityError::TooComplex { mut what, mut need, mut most, .. } = error else {
+        return error;
+    };
+    let (mut fits, mut fails) = (0, agents.len());
+    while fails - fits > 1 {
+        let middle = fits.midpoint(fails);
+        match build(&rules(&agents[..middle])) {
+            Err(IdentityError::TooComplex { what: w, need: n, most: m, .. }) => {
+                (what, need, most) = (w, n, m);
+                fails = middle;
+            }
+            Ok(_) | Err(_) => fits = middle,
+        }
+    }
+    let agent = agents[..fails].last().map_or_else(String::new, |agent| agent.name.clone());
+    IdentityError::TooComplex { agent, what, need, most }
+}
+
+impl IdentityTables {
+    /// The rule that these tables find for a program started with this path and
+    /// argument vector: the very walk that the kernel makes.
+    #[must_use]
+    pub fn rule(&self, path: &[u8], argv: &[&[u8]]) -> Option<usize> {
+        let mut state = DFA_START;
+        for byte in kernel_input(path, argv) {
+            let class = usize::from(self.classes[usize::from(byte)]);
+            let next = self.rows.get(usize::from(state))?[class];
+            if next & DFA_ACCEPT != 0 {
+                return Some(usize::from(next & !DFA_ACCEPT));
+            }
+            if next == DFA_DEAD {
+                return None;
+            }
+            state = next;
+        }
+        None
+    }
+
+    /// The agent that a program started so belongs to; zero: one that is never
+    /// marked; `None`: no rule, so its user and cgroup decide.
+    #[must_use]
+    pub fn matches(&self, path: &[u8], argv: &[&[u8]]) -> Option<NameId> {
+        self.rule(path, argv).and_then(|rule| self.targets.get(rule).copied())
+    }
+
+    /// The name behind a number, where policy names it.
+    #[must_use]
+    pub fn name(&self, id: NameId) -> Option<&str> {
+        self.names.iter().find(|(known, _)| *known == id).map(|(_, name)| name.as_str())
+    }
+}
+
+/// What the kernel reads: the path, NUL, each argument with its NUL, and one
+/// NUL more; both parts cut where the kernel cuts them.
+fn kernel_input(path: &[u8], argv: &[&[u8]]) -> Vec<u8> {
+    let mut input: Vec<u8> = path.iter().copied().take(EXEC_PATH_LEN - 1).collect();
+    input.push(0);
+    let args = argv.iter().flat_map(|arg| arg.iter().copied().chain([0]));
+    input.extend(args.take(EXEC_ARGV_LEN));
+    input.push(0);
+    input
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,214 @@
+//! The canary: a marked child in a network namespace of its own tries what the
+//! gate must refuse. A successful load or attach has been seen to enforce
+//! nothing; only a refusal counts.
+//!
+//! The namespace has a loopback interface and nothing else, which also has the
+//! canary's address: no packet can reach a real network, even when every hook
+//! is inert.
+
+use std::{
+    io::{self, BufRead as _, BufReader, Write as _},
+    mem::{size_of, zeroed},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    process::{Command, Stdio},
+};
+
+use pp_common::abi::{TASK_CANARY, TASK_ROOT, TaskMark};
+
+use super::{Gate, host};
+
+/// Protected in every policy, for the canary: of the benchmark range that
+/// RFC 2544 keeps off real networks.
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 113, 7);
+const PORT: u16 = 502;
+/// The hidden command that runs the child.
+pub const COMMAND: &str = "canary-child";
+/// What the canary's agent is called in its records.
+pub const AGENT: &str = "pp-agent canary";
+
+/// One thing the canary tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What was tried.
+    pub technique: String,
+    /// The error it ended in; zero: it went through.
+    pub errno: i32,
+}
+
+impl Finding {
+    /// The gate refused it.
+    #[must_use]
+    pub const fn refused(&self) -> bool {
+        self.errno == libc::EPERM
+    }
+}
+
+/// Sends the canary. Blocking, well under a second.
+///
+/// # Errors
+/// The child could not be started, marked or heard.
+pub fn send(gate: &Gate) -> io::Result<Vec<Finding>> {
+    let mut child = Command::new("/proc/self/exe")
+        .arg(COMMAND)
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let findings = converse(gate, &mut child);
+    if findings.is_err() {
+        // It may be waiting for us still.
+        if let Err(error) = child.kill() {
+            tracing::debug!("canary: {error}");
+        }
+    }
+    child.wait()?;
+    findings
+}
+
+fn converse(gate: &Gate, child: &mut std::process::Child) -> io::Result<Vec<Finding>> {
+    let silent = || io::Error::other("the canary said nothing");
+    let mut input = child.stdin.take().ok_or_else(silent)?;
+    let mut lines = BufReader::new(child.stdout.take().ok_or_else(silent)?).lines();
+    let ready = lines.next().ok_or_else(silent)??;
+    if ready != "ready" {
+        return Err(io::Error::other(ready));
+    }
+    let mark = TaskMark {
+        session: crate::adopt::new_session(),
+        agent: crate::name::name_id(AGENT),
+        start_ns: 0,
+        session_start_ns: host::boot_ns()?,
+        owner: 0,
+        flags: TASK_CANARY | TASK_ROOT,
+    };
+    gate.insert_mark(child.id(), mark).map_err(io::Error::other)?;
+    input.write_all(b"go\n")?;
+    lines
+        .map(|line| {
+            let line = line?;
+            let (technique, errno) = line.split_once(' ').ok_or_else(silent)?;
+            let errno = errno.parse().map_err(io::Error::other)?;
+            Ok(Finding { technique: technique.to_owned(), errno })
+        })
+        .collect()
+}
+
+/// The child's side: talks to its parent over standard input and output.
+///
+/// # Errors
+/// The namespace cannot be made, or the parent is gone.
+pub fn child() -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if let Err(error) = prepare() {
+        return writeln!(out, "the canary's network namespace: {error}");
+    }
+    writeln!(out, "ready")?;
+    out.flush()?;
+    let mut go = String::new();
+    io::stdin().lock().read_line(&mut go)?;
+    let v4 = SocketAddr::V4(SocketAddrV4::new(ADDRESS, PORT));
+    let mapped = SocketAddr::V6(SocketAddrV6::new(ADDRESS.to_ipv6_mapped(), PORT, 0, 0));
+    for (technique, result) in [
+        ("tcp-connect", connect(libc::AF_INET, v4)),
+        ("tcp-connect-mapped", connect(libc::AF_INET6, mapped)),
+        ("udp-sendto", send_to(libc::AF_INET, libc::SOCK_DGRAM, 0, v4, 0)),
+        ("udp-sendto-mapped", send_to(libc::AF_INET6, libc::SOCK_DGRAM, 0, mapped, 0)),
+        ("tcp-fastopen", send_to(libc::AF_INET, libc::SOCK_STREAM, 0, v4, libc::MSG_FASTOPEN)),
+        ("raw-icmp", send_to(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP, v4, 0)),
+        ("packet", socket(libc::AF_PACKET, libc::SOCK_RAW, 0).map(drop)),
+    ] {
+        let errno = result.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0);
+        writeln!(out, "{technique} {errno}")?;
+    }
+    out.flush()
+}
+
+/// A namespace whose loopback interface is up and has the canary's address.
+fn prepare() -> io::Result<()> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
+    let control = socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
+    // SAFETY: plain bytes, all zero is a value.
+    let mut request: libc::ifreq = unsafe { zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags =
+        libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).map_err(io::Error::other)?;
+    ioctl(&control, libc::SIOCSIFFLAGS, &request)?;
+    // SAFETY: plain bytes, all zero is a value.
+    let mut address: libc::sockaddr_in = unsafe { zeroed() };
+    address.sin_family = libc::sa_family_t::try_from(libc::AF_INET).map_err(io::Error::other)?;
+    address.sin_addr.s_addr = u32::from_ne_bytes(ADDRESS.octets());
+    // SAFETY: an IPv4 address is a socket address of the same size.
+    request.ifr_ifru.ifru_addr =
+        unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(address) };
+    ioctl(&control, libc::SIOCSIFADDR, &request)
+}
+
+fn ioctl(control: &OwnedFd, which: libc::c_ulong, request: &libc::ifreq) -> io::Result<()> {
+    // SAFETY: both requests read an `ifreq`.
+    let result = unsafe { libc::ioctl(control.as_raw_fd(), which, std::ptr::from_ref(request)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
+    // SAFETY: numbers only.
+    let fd = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that the kernel just made for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn connect(family: i32, to: SocketAddr) -> io::Result<()> {
+    let socket = socket(family, libc::SOCK_STREAM, 0)?;
+    let (address, length) = raw(to)?;
+    // SAFETY: a valid address of that length.
+    let result =
+        unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn send_to(family: i32, kind: i32, protocol: i32, to: SocketAddr, flags: i32) -> io::Result<()> {
+    let socket = socket(family, kind, protocol)?;
+    let (address, length) = raw(to)?;
+    // An ICMP echo request, which is as good a datagram as any.
+    let message = [8u8, 0, 0xf7, 0xff, 0, 0, 0, 0];
+    // SAFETY: a valid message and address of those lengths.
+    let result = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            message.as_ptr().cast(),
+            message.len(),
+            flags,
+            (&raw const address).cast(),
+            length,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn raw(to: SocketAddr) -> io::Result<(libc::sockaddr_in6, libc::socklen_t)> {
+    // SAFETY: plain bytes, all zero is a value.
+    let mut v6: libc::sockaddr_in6 = unsafe { zeroed() };
+    let length = match to {
+        SocketAddr::V4(to) => {
+            // SAFETY: an IPv4 address is shorter than an IPv6 one, and plain bytes.
+            let v4 = unsafe { &mut *(&raw mut v6).cast::<libc::sockaddr_in>() };
+            v4.sin_family = libc::sa_family_t::try_from(libc::AF_INET).map_err(io::Error::other)?;
+            v4.sin_port = to.port().to_be();
+            v4.sin_addr.s_addr = u32::from_ne_bytes(to.ip().octets());
+            size_of::<libc::sockaddr_in>()
+        }
+        SocketAddr::V6(to) => {
+            v6.sin6_family = libc::sa_family_t::try_from(libc::AF_INET6).map_err(io::Error::other)?;
+            v6.sin6_port = to.port().to_be();
+            v6.sin6_addr.s6_addr = to.ip().octets();
+            size_of::<libc::sockaddr_in6>()
+        }
+    };
+    Ok((v6, libc::socklen_t::try_from(length).map_err(io::Error::other)?))
+}

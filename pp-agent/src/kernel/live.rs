@@ -1,0 +1,106 @@
+//! The maps in force, as [`decide`](pp_common::decide::decide) reads them from
+//! user space: `check`, `why` and the end of flows ask the very tables that the
+//! programs ask.
+
+use std::cell::{Cell, OnceCell};
+
+use aya::maps::{HashMap, MapData, lpm_trie::Key};
+use pp_common::{
+    abi::{
+        Budget, GatewayPortKey, GrantList, NameId, PREFIX_HEAD_BITS, Place, PrefixKey, Serial,
+        Service, ServiceKey, Spent, UserKey,
+    },
+    decide::Tables,
+    dest::Addr,
+};
+
+use super::{host, maps::Maps};
+
+/// One reading of the maps for one decision.
+pub(super) struct Live<'a> {
+    maps: &'a Maps,
+    generation: u32,
+    flags: u32,
+    lists: [OnceCell<Box<GrantList>>; 2],
+    aside: Cell<u32>,
+}
+
+impl<'a> Live<'a> {
+    pub(super) fn new(maps: &'a Maps) -> Self {
+        let control = maps.control().unwrap_or_default();
+        Self {
+            maps,
+            generation: control.generation,
+            flags: control.flags,
+            lists: [OnceCell::new(), OnceCell::new()],
+            aside: Cell::new(0),
+        }
+    }
+
+    fn prefix(&self, addr: &Addr) -> Key<PrefixKey> {
+        let data = PrefixKey { generation: self.generation, pad: 0, addr: *addr };
+        Key::new(PREFIX_HEAD_BITS + 128, data)
+    }
+}
+
+fn get<K: aya::Pod, V: aya::Pod>(map: &HashMap<MapData, K, V>, key: &K) -> Option<V> {
+    map.get(key, 0).ok()
+}
+
+impl Tables for Live<'_> {
+    fn flags(&self) -> u32 {
+        self.flags
+    }
+
+    fn place(&self, addr: &Addr) -> Option<Place> {
+        self.maps.places.lock().get(&self.prefix(addr), 0).ok()
+    }
+
+    fn gateway_port(&self, gateway: NameId, port: u16) -> bool {
+        let key = GatewayPortKey { gateway, generation: self.generation, port, pad: 0 };
+        get(&self.maps.gateway_ports.lock(), &key).is_some()
+    }
+
+    fn service(&self, transport: u8, port: u16) -> Option<Service> {
+        let key = ServiceKey { generation: self.generation, port, transport, pad: 0 };
+        get(&self.maps.services.lock(), &key)
+    }
+
+    fn exempt(&self, addr: &Addr) -> bool {
+        self.maps.exempt.lock().get(&self.prefix(addr), 0).is_ok()
+    }
+
+    fn grants(&self, addr: &Addr) -> Option<&GrantList> {
+        let list = self.maps.grants.lock().get(&self.prefix(addr), 0).ok()?;
+        let [first, second] = &self.lists;
+        let cell = if first.get().is_none() { first } else { second };
+        Some(cell.get_or_init(|| Box::new(list)))
+    }
+
+    fn user_bit(&self, uid: u32) -> u64 {
+        let key = UserKey { generation: self.generation, uid };
+        get(&self.maps.user_bits.lock(), &key).unwrap_or_default()
+    }
+
+    fn budget(&self, serial: Serial) -> Option<Budget> {
+        let value = get(&self.maps.budgets.lock(), &serial)?;
+        (value.serial == serial).then_some(Budget {
+            spent: Spent { connections: value.connections, attempts: value.attempts },
+            max_connections: value.max_connections,
+            max_attempts: value.max_attempts,
+        })
+    }
+
+    fn aside(&self) -> u32 {
+        self.aside.get()
+    }
+
+    fn put_aside(&self, number: u32) {
+        self.aside.set(number);
+    }
+
+    fn now_ns(&self) -> u64 {
+        // A clock that cannot be read ends every grant.
+        host::boot_ns().unwrap_or(u64::MAX)
+    }
+}

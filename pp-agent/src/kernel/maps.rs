@@ -1,0 +1,108 @@
+//! The maps, opened once, each behind a lock of its own.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use aya::{
+    Ebpf, Pod,
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, SkStorage},
+};
+use pp_common::abi::{
+    BudgetValue, Control, DfaClasses, DfaRow, GatewayPortKey, GrantList, NameId, Place, PrefixKey,
+    RepeatKey, Repeats, RuleTarget, Service, ServiceKey, SockMark, TaskMark,
+    UserKey,
+};
+
+use super::KernelError;
+
+/// A map behind a lock that a panic elsewhere does not poison: its content is
+/// the kernel's.
+pub(super) struct Locked<T>(Mutex<T>);
+
+impl<T> Locked<T> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(super) struct Maps {
+    pub(super) tasks: Locked<HashMap<MapData, u32, TaskMark>>,
+    pub(super) socks: Locked<SkStorage<MapData, SockMark>>,
+    control: Locked<Array<MapData, Control>>,
+    pub(super) places: Locked<LpmTrie<MapData, PrefixKey, Place>>,
+    pub(super) gateway_ports: Locked<HashMap<MapData, GatewayPortKey, u32>>,
+    pub(super) services: Locked<HashMap<MapData, ServiceKey, Service>>,
+    pub(super) exempt: Locked<LpmTrie<MapData, PrefixKey, u32>>,
+    pub(super) grants: Locked<LpmTrie<MapData, PrefixKey, GrantList>>,
+    pub(super) user_bits: Locked<HashMap<MapData, UserKey, u64>>,
+    pub(super) budgets: Locked<HashMap<MapData, u32, BudgetValue>>,
+    pub(super) dfa_rows: Locked<Array<MapData, DfaRow>>,
+    pub(super) dfa_bytes: Locked<Array<MapData, DfaClasses>>,
+    pub(super) rules: Locked<Array<MapData, RuleTarget>>,
+    pub(super) users: Locked<HashMap<MapData, UserKey, NameId>>,
+    pub(super) cgroups: Locked<HashMap<MapData, u64, NameId>>,
+    pub(super) repeats: Locked<HashMap<MapData, RepeatKey, Repeats>>,
+    counts: Locked<PerCpuArray<MapData, u64>>,
+}
+
+fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<Locked<T>, KernelError>
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    let map = ebpf.take_map(name).ok_or(MapError::InvalidName { name: name.to_owned() });
+    map.and_then(T::try_from)
+        .map(|map| Locked(Mutex::new(map)))
+        .map_err(|error| map_error(name, &error))
+}
+
+pub(super) fn map_error(map: &'static str, error: &MapError) -> KernelError {
+    KernelError::Map { map, reason: error.to_string() }
+}
+
+impl Maps {
+    pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        Ok(Self {
+            tasks: take(ebpf, "TASKS")?,
+            socks: take(ebpf, "SOCKS")?,
+            control: take(ebpf, "CONTROL")?,
+            places: take(ebpf, "PLACES")?,
+            gateway_ports: take(ebpf, "GATEWAY_PORTS")?,
+            services: take(ebpf, "SERVICES")?,
+            exempt: take(ebpf, "EXEMPT")?,
+            grants: take(ebpf, "GRANTS")?,
+            user_bits: take(ebpf, "USER_BITS")?,
+            budgets: take(ebpf, "BUDGETS")?,
+            dfa_rows: take(ebpf, "DFA_ROWS")?,
+            dfa_bytes: take(ebpf, "DFA_BYTES")?,
+            rules: take(ebpf, "RULES")?,
+            users: take(ebpf, "USERS")?,
+            cgroups: take(ebpf, "CGROUPS")?,
+            repeats: take(ebpf, "REPEATS")?,
+            counts: take(ebpf, "COUNTS")?,
+        })
+    }
+
+    pub(super) fn control(&self) -> Result<Control, KernelError> {
+        self.control.lock().get(&0, 0).map_err(|error| map_error("CONTROL", &error))
+    }
+
+    pub(super) fn set_control(&self, control: Control) -> Result<(), KernelError> {
+        self.control.lock().set(0, control, 0).map_err(|error| map_error("CONTROL", &error))
+    }
+
+    /// The counters, summed over CPUs.
+    pub(super) fn counters(&self) -> Result<Vec<u64>, KernelError> {
+        let counts = self.counts.lock();
+        (0..pp_common::abi::COUNTERS)
+            .map(|index| counts.get(&index, 0).map(|values| values.iter().sum()))
+            .collect::<Result<_, _>>()
+            .map_err(|error| map_error("COUNTS", &error))
+    }
+}
+
+/// Every entry of a hash map. Entries that come or go meanwhile may be missed.
+pub(super) fn entries<K: Pod, V: Pod>(
+    name: &'static str,
+    map: &HashMap<MapData, K, V>,
+) -> Result<Vec<(K, V)>, KernelError> {
+    map.iter().collect::<Result<_, _>>().map_err(|error| map_error(name, &error))
+}

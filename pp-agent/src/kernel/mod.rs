@@ -1,0 +1,330 @@
+//! The gate in the kernel: the only module that knows aya and `bpf(2)`.
+
+#![allow(
+    unsafe_code,
+    reason = "bpf(2), pidfd and socket calls that no library offers safely; each has its SAFETY line"
+)]
+
+pub mod canary;
+mod error;
+pub mod host;
+mod live;
+mod load;
+mod maps;
+mod offsets;
+pub mod peer;
+mod publish;
+mod records;
+pub mod sockets;
+mod sys;
+
+use std::{
+    os::fd::{BorrowedFd, OwnedFd},
+    path::Path,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use aya::maps::{HashMap, MapData, RingBuf};
+use pp_common::{
+    abi::{
+        Control, NameId, RepeatKey, Repeats, Serial, SockMark, Spent, TaskMark,
+    },
+    decide::{Attempt, Decision, Subject, decide, nearest_receipt},
+};
+
+pub use error::KernelError;
+pub use load::{GateOptions, uninstall};
+pub use records::Records;
+pub use sys::{pidfd, pidfd_getfd};
+
+use crate::policy::KernelTables;
+use live::Live;
+use maps::{Maps, entries, map_error};
+
+/// How refusals happen on this kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// BPF LSM beside the cgroup programs.
+    Lsm,
+    /// The cgroup programs alone.
+    Cgroup,
+}
+
+impl Backend {
+    /// Its name in events and status.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lsm => "lsm",
+            Self::Cgroup => "cgroup",
+        }
+    }
+}
+
+/// The gate: programs attached, maps open. Dropping it leaves everything in
+/// force.
+pub struct Gate {
+    maps: Maps,
+    records: Mutex<Option<Records>>,
+    refused: Vec<(&'static str, String)>,
+    fresh: bool,
+    /// The canary was refused what only an LSM program can refuse.
+    lsm_refuses: AtomicBool,
+    /// One publication at a time.
+    publishing: Mutex<()>,
+    _ebpf: aya::Ebpf,
+    _links: Vec<OwnedFd>,
+}
+
+impl Gate {
+    /// Puts this build's programs in place of none or of another build's,
+    /// without a moment in between, and opens the maps that are there.
+    ///
+    /// # Errors
+    /// This kernel, user or file system cannot carry it; the message says what
+    /// to change.
+    pub fn start(options: &GateOptions) -> Result<Self, KernelError> {
+        let load::Loaded { mut ebpf, links, refused, fresh } = load::load(options)?;
+        let ring = ebpf
+            .take_map("EVENTS")
+            .ok_or_else(|| KernelError::Load("the object has no map EVENTS".into()))?;
+        let ring = RingBuf::try_from(ring).map_err(|error| map_error("EVENTS", &error))?;
+        let maps = Maps::open(&mut ebpf)?;
+        Ok(Self {
+            maps,
+            records: Mutex::new(Some(Records::new(ring)?)),
+            refused,
+            fresh,
+            lsm_refuses: AtomicBool::new(false),
+            publishing: Mutex::new(()),
+            _ebpf: ebpf,
+            _links: links,
+        })
+    }
+
+    /// The maps were made by this start: what was counted before is gone.
+    #[must_use]
+    pub const fn fresh(&self) -> bool {
+        self.fresh
+    }
+
+    /// The backend that the canary found refusing; before it was sent, the
+    /// cgroup one.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        if self.lsm_refuses.load(Ordering::Relaxed) { Backend::Lsm } else { Backend::Cgroup }
+    }
+
+    /// Sends the canary and takes its word for the backend. Blocking.
+    ///
+    /// # Errors
+    /// It could not be sent.
+    pub fn send_canary(&self) -> std::io::Result<Vec<canary::Finding>> {
+        let findings = canary::send(self)?;
+        let lsm = findings.iter().any(|found| found.technique == "packet" && found.refused());
+        self.lsm_refuses.store(lsm, Ordering::Relaxed);
+        Ok(findings)
+    }
+
+    /// The programs of one name that this kernel accepted.
+    #[must_use]
+    pub fn has(&self, program: &str) -> bool {
+        self.refused.iter().all(|(name, _)| *name != program)
+    }
+
+    /// Programs that this kernel refused, with its words.
+    #[must_use]
+    pub fn refused(&self) -> &[(&'static str, String)] {
+        &self.refused
+    }
+
+    /// Publishes tables, all or nothing. Returns their generation.
+    ///
+    /// # Errors
+    /// They do not fit, or the kernel refused an entry; the old ones stay.
+    pub fn apply(&self, tables: &KernelTables) -> Result<u32, KernelError> {
+        let _one = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        publish::publish(&self.maps, tables)
+    }
+
+    /// Brings cgroup and unit rules up to date with the cgroups there are.
+    ///
+    /// # Errors
+    /// The kernel refused an entry.
+    pub fn set_cgroups(&self, wanted: &[(u64, NameId)]) -> Result<(), KernelError> {
+        let _one = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        publish::write_cgroups(&self.maps, wanted)
+    }
+
+    /// The generation, flags and overflow that are in force.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn control(&self) -> Result<Control, KernelError> {
+        self.maps.control()
+    }
+
+    /// Ends the overflow state once the task table has room again.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn clear_overflow(&self) -> Result<(), KernelError> {
+        let _one = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let control = self.maps.control()?;
+        self.maps.set_control(Control { overflow: 0, ..control })
+    }
+
+    /// The mark of a process.
+    ///
+    /// # Errors
+    /// The map cannot be read, which for a caller means: treat it as marked.
+    pub fn mark(&self, tgid: u32) -> Result<Option<TaskMark>, KernelError> {
+        optional(self.maps.tasks.lock().get(&tgid, 0), "TASKS")
+    }
+
+    /// Every marked process.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn marks(&self) -> Result<Vec<(u32, TaskMark)>, KernelError> {
+        entries("TASKS", &self.maps.tasks.lock())
+    }
+
+    /// Marks a process that is not marked yet; `false`: it was.
+    ///
+    /// # Errors
+    /// The table is full or cannot be written.
+    pub fn insert_mark(&self, tgid: u32, mark: TaskMark) -> Result<bool, KernelError> {
+        const NO_EXIST: u64 = 1;
+        match self.maps.tasks.lock().insert(tgid, mark, NO_EXIST) {
+            Ok(()) => Ok(true),
+            Err(aya::maps::MapError::SyscallError(call))
+                if call.io_error.raw_os_error() == Some(libc::EEXIST) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(map_error("TASKS", &error)),
+        }
+    }
+
+    /// Takes a process's mark away.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn remove_mark(&self, tgid: u32) -> Result<(), KernelError> {
+        publish::absent_is_fine(self.maps.tasks.lock().remove(&tgid))
+            .map_err(|error| map_error("TASKS", &error))
+    }
+
+    /// The mark of a socket, by a descriptor of ours for it.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn sock_mark(&self, socket: BorrowedFd<'_>) -> Result<Option<SockMark>, KernelError> {
+        use std::os::fd::AsRawFd as _;
+        optional(self.maps.socks.lock().get(&socket.as_raw_fd(), 0), "SOCKS")
+    }
+
+    /// Gives a socket a mark, by a descriptor of ours for it.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn set_sock_mark(
+        &self,
+        socket: BorrowedFd<'_>,
+        mark: SockMark,
+    ) -> Result<(), KernelError> {
+        use std::os::fd::AsRawFd as _;
+        let socket = socket.as_raw_fd();
+        self.maps
+            .socks
+            .lock()
+            .insert(&socket, mark, 0)
+            .map_err(|error| map_error("SOCKS", &error))
+    }
+
+    /// What the kernel would decide now, from its own tables, without counting.
+    pub fn decide(&self, subject: &Subject, attempt: &Attempt) -> Decision {
+        decide(&Live::new(&self.maps), subject, attempt)
+    }
+
+    /// The receipt that came nearest to allowing what was refused.
+    #[must_use]
+    pub fn nearest(
+        &self,
+        subject: &Subject,
+        attempt: &Attempt,
+        decision: &Decision,
+    ) -> Option<Serial> {
+        nearest_receipt(&Live::new(&self.maps), subject, attempt, decision)
+    }
+
+    /// What has been used of a receipt.
+    #[must_use]
+    pub fn spent(&self, serial: Serial) -> Option<Spent> {
+        use pp_common::decide::Tables as _;
+        Live::new(&self.maps).budget(serial).map(|budget| budget.spent)
+    }
+
+    /// The counters of [`pp_common::abi::Counter`], by index.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn counters(&self) -> Result<Vec<u64>, KernelError> {
+        self.maps.counters()
+    }
+
+    /// Repeats that are being counted instead of written.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn repeats(&self) -> Result<Vec<(RepeatKey, Repeats)>, KernelError> {
+        entries("REPEATS", &self.maps.repeats.lock())
+    }
+
+    /// Forgets a pair whose window is over.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn forget_repeats(&self, key: &RepeatKey) -> Result<(), KernelError> {
+        publish::absent_is_fine(self.maps.repeats.lock().remove(key))
+            .map_err(|error| map_error("REPEATS", &error))
+    }
+
+    /// The reading end of the ring buffer; there is one.
+    #[must_use]
+    pub fn take_records(&self) -> Option<Records> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// The mark of a process, read from the pins, for commands that work without
+/// the daemon. `None`: not marked, or nothing is installed.
+///
+/// # Errors
+/// The pinned map cannot be read.
+pub fn pinned_mark(bpffs: &Path, tgid: u32) -> Result<Option<TaskMark>, KernelError> {
+    let path = load::map_pin(bpffs, "TASKS");
+    if !path.exists() {
+        return Ok(None);
+    }
+    let error = |error: &aya::maps::MapError| map_error("TASKS", error);
+    let data = MapData::from_pin(&path).map_err(|e| error(&e))?;
+    let map = aya::maps::Map::HashMap(data);
+    let map: HashMap<MapData, u32, TaskMark> = map.try_into().map_err(|e| error(&e))?;
+    optional(map.get(&tgid, 0), "TASKS")
+}
+
+fn optional<T>(
+    result: Result<T, aya::maps::MapError>,
+    map: &'static str,
+) -> Result<Option<T>, KernelError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(aya::maps::MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(map_error(map, &error)),
+    }
+}

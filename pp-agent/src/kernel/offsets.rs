@@ -1,0 +1,84 @@
+//! Where the running kernel keeps what the programs read, from its own BTF.
+
+use std::path::Path;
+
+use btf_rs::{Btf, Type};
+use pp_common::abi::Offsets;
+
+use super::KernelError;
+
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// Finds every offset.
+///
+/// # Errors
+/// The kernel has no BTF, or lacks one of the members.
+pub(super) fn find() -> Result<Offsets, KernelError> {
+    let path = Path::new(VMLINUX);
+    if !path.exists() {
+        return Err(KernelError::NoBtf { path: path.into() });
+    }
+    let btf = Btf::from_file(path).map_err(|error| KernelError::Btf(error.to_string()))?;
+    let at = |member| offset(&btf, member).ok_or(KernelError::NoMember { member });
+    Ok(Offsets {
+        task_tgid: at("task_struct.tgid")?,
+        task_start_boottime: at("task_struct.start_boottime")?,
+        task_group_leader: at("task_struct.group_leader")?,
+        task_real_parent: at("task_struct.real_parent")?,
+        task_signal: at("task_struct.signal")?,
+        task_mm: at("task_struct.mm")?,
+        task_cgroups: at("task_struct.cgroups")?,
+        task_flags: at("task_struct.flags")?,
+        signal_live: at("signal_struct.live")?,
+        mm_arg_start: at("mm_struct.arg_start")?,
+        mm_arg_end: at("mm_struct.arg_end")?,
+        bprm_filename: at("linux_binprm.filename")?,
+        css_set_dfl_cgrp: at("css_set.dfl_cgrp")?,
+        cgroup_kn: at("cgroup.kn")?,
+        cgroup_parent: at("cgroup.self")? + at("cgroup_subsys_state.parent")?,
+        kernfs_node_id: at("kernfs_node.id")?,
+        socket_sk: at("socket.sk")?,
+        socket_type: at("socket.type")?,
+        sk_family: at("sock_common.skc_family")?,
+        sk_daddr: at("sock_common.skc_daddr")?,
+        sk_dport_be: at("sock_common.skc_dport")?,
+        sk_v6_daddr: at("sock_common.skc_v6_daddr")?,
+        sk_protocol: at("sock.sk_protocol")?,
+        msghdr_name: at("msghdr.msg_name")?,
+        sk_state: at("sock_common.skc_state")?,
+        file_inode: at("file.f_inode")?,
+    })
+}
+
+/// Offset in bytes of `structure.member`, through anonymous structures and unions.
+fn offset(btf: &Btf, path: &str) -> Option<u32> {
+    let (name, member) = path.split_once('.')?;
+    btf.resolve_types_by_name(name).ok()?.iter().find_map(|found| within(btf, found, member))
+}
+
+fn within(btf: &Btf, found: &Type, member: &str) -> Option<u32> {
+    let (Type::Struct(composite) | Type::Union(composite)) = found else { return None };
+    composite.members.iter().find_map(|candidate| {
+        let at = candidate.bit_offset() / 8;
+        match btf.resolve_name(candidate) {
+            Ok(name) if name == member => Some(at),
+            Ok(name) if !name.is_empty() => None,
+            _ => {
+                let inner = btf.resolve_chained_type(candidate).ok()?;
+                Some(at + within(btf, &inner, member)?)
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_running_kernel_has_every_member() {
+        if std::path::Path::new(super::VMLINUX).exists() {
+            let offsets = super::find().unwrap();
+            assert!(offsets.task_start_boottime > offsets.task_tgid.min(8));
+            assert!(offsets.sk_daddr < offsets.sk_protocol);
+        }
+    }
+}

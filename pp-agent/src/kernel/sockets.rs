@@ -1,0 +1,241 @@
+//! Sockets of other processes: finding, describing and ending them.
+
+use std::{
+    fs, io,
+    mem::{size_of, zeroed},
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+};
+
+use pp_common::decide::transport;
+
+use super::sys::{pidfd, pidfd_getfd};
+
+const IPPROTO_MPTCP: i32 = 262;
+const SIOCGSKNS: libc::c_ulong = 0x894C;
+const SOCK_DESTROY: u16 = 21;
+/// `nlmsghdr`, `inet_diag_req_v2` (linux/netlink.h, linux/inet_diag.h).
+const REQUEST_LEN: usize = 16 + 56;
+
+/// An inet socket of another process.
+#[derive(Debug)]
+pub struct Socket {
+    /// A descriptor of ours for it.
+    pub fd: OwnedFd,
+    /// IP protocol number, MPTCP as TCP.
+    pub transport: u8,
+    /// The address family, `AF_INET` or `AF_INET6`.
+    pub family: i32,
+    /// Its own address.
+    pub local: Option<SocketAddr>,
+    /// The far end, if it is connected.
+    pub peer: Option<SocketAddr>,
+    /// It accepts connections.
+    pub listening: bool,
+}
+
+/// The inet sockets of a process. Sockets that go away meanwhile are left out.
+///
+/// # Errors
+/// The process is gone, or may not be looked at.
+pub fn of_process(pid: u32) -> io::Result<Vec<Socket>> {
+    let process = pidfd(pid)?;
+    let mut found = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
+        let is_socket = fs::read_link(entry.path())
+            .is_ok_and(|target| target.to_string_lossy().starts_with("socket:"));
+        let number = entry.file_name().to_string_lossy().parse::<RawFd>();
+        if let (true, Ok(number)) = (is_socket, number)
+            && let Ok(fd) = pidfd_getfd(std::os::fd::AsFd::as_fd(&process), number)
+            && let Some(socket) = describe(fd)
+        {
+            found.push(socket);
+        }
+    }
+    Ok(found)
+}
+
+fn describe(fd: OwnedFd) -> Option<Socket> {
+    let family = option(&fd, libc::SO_DOMAIN)?;
+    if family != libc::AF_INET && family != libc::AF_INET6 {
+        return None;
+    }
+    let protocol = option(&fd, libc::SO_PROTOCOL)?;
+    let transport = match protocol {
+        IPPROTO_MPTCP => transport::TCP,
+        other => u8::try_from(other).ok()?,
+    };
+    let listening = option(&fd, libc::SO_ACCEPTCONN)? != 0;
+    let (local, peer) = (name(&fd, false), name(&fd, true));
+    Some(Socket { fd, transport, family, local, peer, listening })
+}
+
+fn option(fd: &OwnedFd, which: libc::c_int) -> Option<i32> {
+    let mut value: i32 = 0;
+    let mut length = libc::socklen_t::try_from(size_of::<i32>()).ok()?;
+    // SAFETY: `value` is valid for `length` bytes.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            which,
+            (&raw mut value).cast(),
+            &raw mut length,
+        )
+    };
+    (result == 0).then_some(value)
+}
+
+fn name(fd: &OwnedFd, peer: bool) -> Option<SocketAddr> {
+    // SAFETY: plain bytes, all zero is a value.
+    let mut storage: libc::sockaddr_storage = unsafe { zeroed() };
+    let mut length = libc::socklen_t::try_from(size_of::<libc::sockaddr_storage>()).ok()?;
+    let address = (&raw mut storage).cast();
+    // SAFETY: `storage` is valid for `length` bytes.
+    let result = unsafe {
+        if peer {
+            libc::getpeername(fd.as_raw_fd(), address, &raw mut length)
+        } else {
+            libc::getsockname(fd.as_raw_fd(), address, &raw mut length)
+        }
+    };
+    if result != 0 {
+        return None;
+    }
+    match i32::from(storage.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says which structure it is.
+            let v4: libc::sockaddr_in = unsafe { *(&raw const storage).cast() };
+            let ip = IpAddr::from(v4.sin_addr.s_addr.to_ne_bytes());
+            Some(SocketAddr::new(ip, u16::from_be(v4.sin_port)))
+        }
+        libc::AF_INET6 => {
+            // SAFETY: the family says which structure it is.
+            let v6: libc::sockaddr_in6 = unsafe { *(&raw const storage).cast() };
+            let ip = IpAddr::from(v6.sin6_addr.s6_addr);
+            Some(SocketAddr::new(ip, u16::from_be(v6.sin6_port)))
+        }
+        _ => None,
+    }
+}
+
+/// Ends a connection at once: its program hears `ECONNABORTED`. Where the
+/// kernel has no `SOCK_DESTROY` it is disconnected and hears `ECONNRESET`.
+///
+/// # Errors
+/// Neither way worked; egress and ingress refuse its packets all the same.
+pub fn destroy(socket: &Socket) -> io::Result<()> {
+    match destroy_by_diag(socket) {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            tracing::debug!("SOCK_DESTROY: {error}");
+            disconnect(&socket.fd)
+        }
+    }
+}
+
+fn disconnect(fd: &OwnedFd) -> io::Result<()> {
+    // SAFETY: plain bytes, all zero is `AF_UNSPEC`.
+    let address: libc::sockaddr = unsafe { zeroed() };
+    let length = libc::socklen_t::try_from(size_of::<libc::sockaddr>()).map_err(io::Error::other)?;
+    // SAFETY: a valid address of that length.
+    let result = unsafe { libc::connect(fd.as_raw_fd(), &raw const address, length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn destroy_by_diag(socket: &Socket) -> io::Result<()> {
+    let request = destroy_request(socket)?;
+    // SAFETY: SIOCGSKNS takes no argument and returns a descriptor of the socket's namespace.
+    let namespace = unsafe { libc::ioctl(socket.fd.as_raw_fd(), SIOCGSKNS) };
+    if namespace < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that the kernel just made for us.
+    let namespace = unsafe { OwnedFd::from_raw_fd(namespace) };
+    // A thread of its own, since a thread that entered a namespace stays there.
+    std::thread::scope(|scope| {
+        let ask = scope.spawn(move || {
+            nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
+            ask_kernel(&request)
+        });
+        ask.join().unwrap_or_else(|_| Err(io::Error::other("the thread ended")))
+    })
+}
+
+fn destroy_request(socket: &Socket) -> io::Result<[u8; REQUEST_LEN]> {
+    let missing = || io::Error::new(io::ErrorKind::NotConnected, "the socket has no far end");
+    let local = socket.local.ok_or_else(missing)?;
+    let peer = socket.peer.ok_or_else(missing)?;
+    let family = u8::try_from(socket.family).map_err(io::Error::other)?;
+    let mut bytes = Vec::with_capacity(REQUEST_LEN);
+    let length = u32::try_from(REQUEST_LEN).map_err(io::Error::other)?;
+    let flags = u16::try_from(libc::NLM_F_REQUEST | libc::NLM_F_ACK).map_err(io::Error::other)?;
+    bytes.extend(length.to_ne_bytes());
+    bytes.extend(SOCK_DESTROY.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
+    bytes.extend([0; 8]);
+    bytes.extend([family, socket.transport, 0, 0]);
+    bytes.extend(u32::MAX.to_ne_bytes());
+    bytes.extend(local.port().to_be_bytes());
+    bytes.extend(peer.port().to_be_bytes());
+    bytes.extend(sixteen(local.ip()));
+    bytes.extend(sixteen(peer.ip()));
+    bytes.extend([0; 4]);
+    bytes.extend(cookie(&socket.fd)?.to_ne_bytes());
+    bytes.try_into().map_err(|_| io::Error::other("request has another length"))
+}
+
+fn sixteen(ip: IpAddr) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    match ip {
+        IpAddr::V4(v4) => bytes[..4].copy_from_slice(&v4.octets()),
+        IpAddr::V6(v6) => bytes = v6.octets(),
+    }
+    bytes
+}
+
+fn cookie(fd: &OwnedFd) -> io::Result<u64> {
+    let mut value: u64 = 0;
+    let mut length = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
+    // SAFETY: `value` is valid for `length` bytes.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_COOKIE,
+            (&raw mut value).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
+fn ask_kernel(request: &[u8]) -> io::Result<()> {
+    use nix::sys::socket::{
+        AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
+    };
+    let netlink = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkSockDiag,
+    )?;
+    send(netlink.as_raw_fd(), request, MsgFlags::empty())?;
+    let mut answer = [0u8; 512];
+    let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+    // nlmsghdr, then nlmsgerr, whose first word is the negative errno.
+    let error = answer.get(16..20).filter(|_| length >= 20);
+    let error = error.and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
+    match error {
+        Some(0) => Ok(()),
+        Some(errno) => Err(io::Error::from_raw_os_error(-errno)),
+        None => Err(io::Error::other("short answer from sock_diag")),
+    }
+}
+
+/// A descriptor borrowed from a socket.
+impl std::os::fd::AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&self.fd)
+    }
+}

@@ -1,0 +1,350 @@
+//! The trusted public keys: `keys.json` in Permission Protocol's key-set format.
+//!
+//! A key set is read all or nothing. A key id that appears twice, a status that is not known and a key that cannot
+//! verify anything are errors here, not surprises at the first receipt.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ed25519_dalek::{PUBLIC_KEY_LENGTH, VerifyingKey};
+use serde_json::{Map, Value};
+
+use crate::escape::escape;
+use crate::receipt::json;
+
+/// The largest `keys.json` that is read, in bytes.
+pub const MAX_KEY_SET_BYTES: u64 = 1024 * 1024;
+
+/// The only algorithm receipts are signed with.
+const ED25519: &str = "ed25519";
+
+/// Public keys by id.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Keyring {
+    keys: BTreeMap<String, Key>,
+}
+
+/// One published key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    id: String,
+    status: KeyStatus,
+    verifying: Option<VerifyingKey>,
+}
+
+/// What a key may still do. A revoked key verifies nothing, whatever the date on the receipt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyStatus {
+    /// Signs new receipts.
+    Active,
+    /// No longer signs; receipts it signed stay good.
+    Rotated,
+    /// Verifies nothing.
+    Revoked,
+}
+
+/// Why a key set is not usable. Nothing of it is used then.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum KeySetError {
+    /// Not JSON, or a JSON object names a member twice.
+    #[error("key set is not strict JSON: {}", escape(.why))]
+    NotJson {
+        /// The parser's words, with line and column.
+        why: String,
+    },
+    /// The top level has no `keys` array of objects.
+    #[error("key set has no \"keys\" array of objects; see the key-set format")]
+    NoKeys,
+    /// A member is missing or not a string.
+    #[error("key {}: \"{member}\" is missing or not a string", escape(.key))]
+    Member {
+        /// The key id, or its position when the id itself is the problem.
+        key: String,
+        /// The member's name.
+        member: &'static str,
+    },
+    /// Two entries have the same id, so that it is open which one is meant.
+    #[error("key {}: listed twice; keep one entry for each key id", escape(.key))]
+    Duplicate {
+        /// The key id.
+        key: String,
+    },
+    /// A status outside `active`, `rotated`, `revoked`.
+    #[error("key {}: status {} is not known; use active, rotated or revoked", escape(.key), escape(.status))]
+    Status {
+        /// The key id.
+        key: String,
+        /// The status as written.
+        status: String,
+    },
+    /// `public_key_b64` is not standard padded base64.
+    #[error("key {}: public_key_b64 is not base64", escape(.key))]
+    Base64 {
+        /// The key id.
+        key: String,
+    },
+    /// A public key of another size.
+    #[error("key {}: public key must be {PUBLIC_KEY_LENGTH} bytes, got {length}", escape(.key))]
+    Length {
+        /// The key id.
+        key: String,
+        /// Decoded size in bytes.
+        length: usize,
+    },
+    /// 32 bytes that no private key belongs to, or that anybody can sign for.
+    #[error("key {}: the {PUBLIC_KEY_LENGTH} bytes are not a usable Ed25519 public key", escape(.key))]
+    Unusable {
+        /// The key id.
+        key: String,
+    },
+}
+
+/// Why a key-set file is not usable, with the file's name.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    /// The file cannot be opened or read.
+    #[error("{}: {source}", .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is larger than [`MAX_KEY_SET_BYTES`].
+    #[error("{}: larger than {MAX_KEY_SET_BYTES} bytes; this is not a key set", .path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file was read and its content is refused.
+    #[error("{}: {source}", .path.display())]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        source: KeySetError,
+    },
+}
+
+impl Keyring {
+    /// Reads a key set from a file.
+    ///
+    /// # Errors
+    /// [`KeyFileError`], which names the file.
+    pub fn load(path: &Path) -> Result<Self, KeyFileError> {
+        let unreadable = |source| KeyFileError::Unreadable { path: path.to_owned(), source };
+        let mut bytes = Vec::new();
+        let file = File::open(path).map_err(unreadable)?;
+        file.take(MAX_KEY_SET_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        if bytes.len() as u64 > MAX_KEY_SET_BYTES {
+            return Err(KeyFileError::TooLarge { path: path.to_owned() });
+        }
+        Self::parse_bytes(&bytes).map_err(|source| KeyFileError::Refused { path: path.to_owned(), source })
+    }
+
+    /// Reads a key set from JSON text.
+    ///
+    /// # Errors
+    /// [`KeySetError`] for the first entry that is wrong.
+    pub fn parse(text: &str) -> Result<Self, KeySetError> {
+        Self::parse_bytes(text.as_bytes())
+    }
+
+    fn parse_bytes(bytes: &[u8]) -> Result<Self, KeySetError> {
+        let value = json::parse_strict(bytes).map_err(|error| KeySetError::NotJson { why: error.to_string() })?;
+        let Some(Value::Array(entries)) = value.get("keys") else { return Err(KeySetError::NoKeys) };
+        let mut keys = BTreeMap::new();
+        for (position, entry) in entries.iter().enumerate() {
+            let Value::Object(entry) = entry else { return Err(KeySetError::NoKeys) };
+            let key = Key::parse(position, entry)?;
+            if let Some(first) = keys.insert(key.id.clone(), key) {
+                return Err(KeySetError::Duplicate { key: first.id });
+            }
+        }
+        Ok(Self { keys })
+    }
+
+    /// The key with this id.
+    #[must_use]
+    pub fn find(&self, id: &str) -> Option<&Key> {
+        self.keys.get(id)
+    }
+
+    /// The key whose public half is `public`, if it is in the set.
+    #[must_use]
+    pub fn find_public(&self, public: &VerifyingKey) -> Option<&Key> {
+        self.keys.values().find(|key| key.verifying.as_ref() == Some(public))
+    }
+
+    /// All keys, ordered by id.
+    pub fn iter(&self) -> impl Iterator<Item = &Key> {
+        self.keys.values()
+    }
+
+    /// How many keys there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether there is no key at all: then no receipt can be registered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+}
+
+impl Key {
+    fn parse(position: usize, entry: &Map<String, Value>) -> Result<Self, KeySetError> {
+        let member = |key: &str, member: &'static str| match entry.get(member) {
+            Some(Value::String(text)) => Ok(text.clone()),
+            _ => Err(KeySetError::Member { key: key.to_owned(), member }),
+        };
+        let id = member(&format!("number {}", position + 1), "key_id")?;
+        if id.is_empty() {
+            return Err(KeySetError::Member { key: format!("number {}", position + 1), member: "key_id" });
+        }
+        let status = match member(&id, "status")?.as_str() {
+            "active" => KeyStatus::Active,
+            "rotated" => KeyStatus::Rotated,
+            "revoked" => KeyStatus::Revoked,
+            other => return Err(KeySetError::Status { key: id, status: other.to_owned() }),
+        };
+        let encoded = member(&id, "public_key_b64")?;
+        // A set may hold keys of algorithms that came later; they are kept so that a receipt can be told why its key does not do.
+        if member(&id, "alg")? != ED25519 {
+            return Ok(Self { id, status, verifying: None });
+        }
+        let Ok(bytes) = STANDARD.decode(encoded) else { return Err(KeySetError::Base64 { key: id }) };
+        let Ok(bytes) = <[u8; PUBLIC_KEY_LENGTH]>::try_from(bytes.as_slice()) else {
+            return Err(KeySetError::Length { key: id, length: bytes.len() });
+        };
+        match VerifyingKey::from_bytes(&bytes) {
+            Ok(verifying) if !verifying.is_weak() => Ok(Self { id, status, verifying: Some(verifying) }),
+            _ => Err(KeySetError::Unusable { key: id }),
+        }
+    }
+
+    /// The id receipts name.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What the key may still do.
+    #[must_use]
+    pub fn status(&self) -> KeyStatus {
+        self.status
+    }
+
+    /// The Ed25519 public key; `None` when the key is of another algorithm.
+    #[must_use]
+    pub fn verifying(&self) -> Option<&VerifyingKey> {
+        self.verifying.as_ref()
+    }
+}
+
+impl std::fmt::Display for KeyStatus {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Active => "active",
+            Self::Rotated => "rotated",
+            Self::Revoked => "revoked",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{KeyFileError, KeySetError, KeyStatus, Keyring};
+
+    const GOOD: &str = "utC/MffkkEO2hXR37Ilq4ut4UpZwdrwmtbGw/eEymo0=";
+
+    fn entry(id: &str, alg: &str, public: &str, status: &str) -> String {
+        format!(r#"{{"key_id":"{id}","alg":"{alg}","public_key_b64":"{public}","status":"{status}","revoked_at":null}}"#)
+    }
+
+    fn set(entries: &[String]) -> Result<Keyring, KeySetError> {
+        Keyring::parse(&format!(r#"{{"issuer":"x","description":"y","keys":[{}]}}"#, entries.join(",")))
+    }
+
+    #[test]
+    fn every_status_is_read() {
+        let keys =
+            set(&[entry("a", "ed25519", GOOD, "active"), entry("b", "ed25519", GOOD, "rotated"), entry("c", "ed25519", GOOD, "revoked")])
+                .unwrap();
+        assert_eq!(keys.len(), 3);
+        assert_eq!(keys.find("a").unwrap().status(), KeyStatus::Active);
+        assert_eq!(keys.find("b").unwrap().status(), KeyStatus::Rotated);
+        assert_eq!(keys.find("c").unwrap().status(), KeyStatus::Revoked);
+        assert!(keys.find("d").is_none());
+        let public = *keys.find("a").unwrap().verifying().unwrap();
+        assert_eq!(keys.find_public(&public).unwrap().id(), "a");
+    }
+
+    #[test]
+    fn duplicate_key_id_is_an_error() {
+        let error = set(&[entry("a", "ed25519", GOOD, "active"), entry("a", "ed25519", GOOD, "revoked")]).unwrap_err();
+        assert_eq!(error, KeySetError::Duplicate { key: "a".into() });
+    }
+
+    #[test]
+    fn duplicate_error_names_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys.json");
+        let twice = entry("a", "ed25519", GOOD, "active");
+        std::fs::write(&path, format!(r#"{{"keys":[{twice},{twice}]}}"#)).unwrap();
+        let error = Keyring::load(&path).unwrap_err();
+        assert!(matches!(error, KeyFileError::Refused { .. }));
+        assert_eq!(error.to_string(), format!("{}: key a: listed twice; keep one entry for each key id", path.display()));
+    }
+
+    #[test]
+    fn unknown_status_is_an_error() {
+        let error = set(&[entry("a", "ed25519", GOOD, "retired")]).unwrap_err();
+        assert_eq!(error, KeySetError::Status { key: "a".into(), status: "retired".into() });
+    }
+
+    #[test]
+    fn public_key_of_another_size_is_an_error() {
+        let error = set(&[entry("a", "ed25519", "AAAA", "active")]).unwrap_err();
+        assert_eq!(error, KeySetError::Length { key: "a".into(), length: 3 });
+        assert_eq!(error.to_string(), "key a: public key must be 32 bytes, got 3");
+    }
+
+    #[test]
+    fn key_anybody_can_sign_for_is_an_error() {
+        let weak = "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+        assert_eq!(set(&[entry("a", "ed25519", weak, "active")]).unwrap_err(), KeySetError::Unusable { key: "a".into() });
+    }
+
+    #[test]
+    fn sloppy_base64_is_an_error() {
+        for public in ["utC_MffkkEO2hXR37Ilq4ut4UpZwdrwmtbGw/eEymo0=", &GOOD[..43], &format!(" {GOOD}")] {
+            let error = set(&[entry("a", "ed25519", public, "active")]).unwrap_err();
+            assert_eq!(error, KeySetError::Base64 { key: "a".into() });
+        }
+    }
+
+    #[test]
+    fn key_of_another_algorithm_is_kept_and_verifies_nothing() {
+        let keys = set(&[entry("a", "ml-dsa-65", "AAAA", "active")]).unwrap();
+        assert!(keys.find("a").unwrap().verifying().is_none());
+    }
+
+    #[test]
+    fn text_that_is_not_a_key_set_is_refused() {
+        assert!(matches!(Keyring::parse("{"), Err(KeySetError::NotJson { .. })));
+        assert!(matches!(Keyring::parse(r#"{"keys":[],"keys":[]}"#), Err(KeySetError::NotJson { .. })));
+        assert_eq!(Keyring::parse("{}"), Err(KeySetError::NoKeys));
+        assert_eq!(Keyring::parse(r#"{"keys":[1]}"#), Err(KeySetError::NoKeys));
+        assert_eq!(
+            Keyring::parse(r#"{"keys":[{"alg":"ed25519"}]}"#).unwrap_err().to_string(),
+            "key number 1: \"key_id\" is missing or not a string"
+        );
+    }
+}

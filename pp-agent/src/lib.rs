@@ -1,0 +1,25 @@
+//! pp-agent refuses, in the kernel, connections of AI agents' processes to
+//! industrial equipment until a person has signed a receipt for them.
+
+#![deny(unsafe_code)]
+
+pub mod adopt;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod escape;
+pub mod events;
+pub mod flows;
+pub mod identity;
+pub mod journal;
+pub mod kernel;
+pub mod keyring;
+pub mod metrics;
+pub mod name;
+pub mod notify;
+pub mod policy;
+pub mod receipt;
+pub mod services;
+pub mod state;

@@ -1,0 +1,122 @@
+//! Counters in Prometheus' text format.
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use pp_common::abi::Counter;
+
+/// What the control socket counts about itself.
+#[derive(Debug, Default)]
+pub struct ControlCounters {
+    connections: AtomicU64,
+    turned_away: AtomicU64,
+    requests: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl ControlCounters {
+    /// A connection was taken.
+    pub fn connection(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection was closed at once: too many are open.
+    pub fn turned_away(&self) {
+        self.turned_away.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request came in.
+    pub fn request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request was refused for want of rights.
+    pub fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Builds the text, one metric after the other.
+#[derive(Debug, Default)]
+pub struct Text(String);
+
+impl Text {
+    /// A counter: only ever grows.
+    pub fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.metric(name, help, "counter", value);
+    }
+
+    /// A gauge: goes up and down.
+    pub fn gauge(&mut self, name: &str, help: &str, value: u64) {
+        self.metric(name, help, "gauge", value);
+    }
+
+    /// A gauge of one that carries its facts in labels.
+    pub fn info(&mut self, name: &str, help: &str, labels: &[(&str, &str)]) {
+        let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{}\"", escape_label(value))).collect();
+        self.write(format_args!("# HELP {name} {help}\n# TYPE {name} gauge\n{name}{{{}}} 1\n", labels.join(",")));
+    }
+
+    /// The control socket's counters.
+    pub fn control(&mut self, counters: &ControlCounters) {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        self.counter("pp_control_connections_total", "connections taken", read(&counters.connections));
+        self.counter("pp_control_turned_away_total", "connections over the limit", read(&counters.turned_away));
+        self.counter("pp_control_requests_total", "requests", read(&counters.requests));
+        self.counter("pp_control_refused_total", "requests refused for want of rights", read(&counters.refused));
+    }
+
+    /// The kernel's counters.
+    pub fn kernel(&mut self, counters: &[u64]) {
+        for (counter, name, help) in KERNEL {
+            let value = counters.get(*counter as usize).copied().unwrap_or(0);
+            self.counter(name, help, value);
+        }
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn finish(self) -> String {
+        self.0
+    }
+
+    fn metric(&mut self, name: &str, help: &str, kind: &str, value: u64) {
+        self.write(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"));
+    }
+
+    fn write(&mut self, text: std::fmt::Arguments<'_>) {
+        if self.0.write_fmt(text).is_err() {
+            tracing::error!("metrics: text could not be written");
+        }
+    }
+}
+
+const KERNEL: &[(Counter, &str, &str)] = &[
+    (Counter::LostRecords, "pp_kernel_lost_records_total", "records that did not fit into the ring buffer"),
+    (Counter::Judged, "pp_kernel_judged_total", "attempts of marked tasks and sockets that were judged"),
+    (Counter::Blocked, "pp_kernel_blocked_total", "attempts refused"),
+    (Counter::TaskTableFull, "pp_kernel_task_table_full_total", "marks that did not fit into the task table"),
+    (Counter::SockMarkFull, "pp_kernel_socket_mark_full_total", "sockets that could not be marked"),
+    (Counter::ReadErrors, "pp_kernel_read_errors_total", "kernel memory that could not be read for a verdict"),
+    (Counter::StaleMarks, "pp_kernel_stale_marks_total", "marks dropped because the pid was another process"),
+    (Counter::BudgetErrors, "pp_kernel_budget_errors_total", "budgets that could not be counted"),
+];
+
+fn escape_label(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_what_prometheus_reads() {
+        let mut text = Text::default();
+        text.kernel(&[3, 4]);
+        text.info("pp_gate_info", "the gate", &[("host", "a\"b")]);
+        let text = text.finish();
+        assert!(text.contains("# TYPE pp_kernel_judged_total counter\npp_kernel_judged_total 4\n"), "{text}");
+        assert!(text.contains("pp_kernel_blocked_total 0\n") && text.contains("pp_gate_info{host=\"a\\\"b\"} 1\n"));
+    }
+}

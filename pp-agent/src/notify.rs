@@ -1,0 +1,24 @@
+//! Words to the service manager, if one listens.
+
+use sd_notify::NotifyState;
+
+/// The daemon is ready; `status` is shown by `systemctl status`.
+pub fn ready(status: &str) {
+    send(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// The status line changed.
+pub fn status(status: &str) {
+    send(&[NotifyState::Status(status)]);
+}
+
+/// The daemon stops.
+pub fn stopping() {
+    send(&[NotifyState::Stopping]);
+}
+
+fn send(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!("service manager: {error}");
+    }
+}

@@ -1,0 +1,273 @@
+//! Policy and receipts, turned into what the kernel's tables hold. Pure: the
+//! same input always gives the same tables, so that publishing them twice
+//! changes nothing.
+
+mod host;
+mod prefix;
+mod surface;
+
+pub use host::{HostTables, grant_list};
+pub use prefix::Prefix;
+pub use surface::{Touched, touches};
+
+use crate::config::{Config, Mode};
+use crate::identity::IdentityTables;
+use crate::kernel::canary;
+use crate::name::name_id;
+use ipnet::IpNet;
+use pp_common::abi::{
+    GRANT_EXHAUSTED, GRANT_LOGIN, GRANT_REVOKED, Grant, MAX_CGROUPS, MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_GRANTS_PER_PREFIX, MAX_PLACES,
+    MAX_RECEIPTS, MAX_SERVICES, MAX_USER_BITS, MAX_USERS, NameId, PLACE_GATEWAY_ALL_PORTS, PLACE_GATEWAY_OBSERVE, PLACE_ZONE_OBSERVE, Place,
+    SERVICE_OBSERVE, Serial, Service, TERMS_ANY_USER, TERMS_EXHAUSTED, TERMS_REVOKED, Terms,
+};
+use std::collections::BTreeMap;
+
+/// Everything the daemon decides that the maps hold, in plain collections.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KernelTables {
+    /// The whole host observes.
+    pub observe: bool,
+    /// Zones and gateways, flattened: each entry carries the zone around it.
+    pub places: Vec<(Prefix, Place)>,
+    /// The ports of gateways that list some.
+    pub gateway_ports: Vec<(NameId, u16)>,
+    /// Services that count outside zones, by (IP protocol number, port).
+    pub services: Vec<((u8, u16), Service)>,
+    /// Networks where services do not count.
+    pub exempt: Vec<Prefix>,
+    /// Who is an agent.
+    pub identity: IdentityTables,
+    /// Grants, flattened: each entry holds those of every prefix around it.
+    pub grants: Vec<(Prefix, Vec<Grant>)>,
+    /// Each receipt's serial, most new flows (zero: no limit) and most logins.
+    pub budgets: Vec<(Serial, u64, u64)>,
+    /// The bit of each owner in [`Grant::users`].
+    pub user_bits: Vec<(u32, u64)>,
+}
+
+/// A registered receipt as the tables need it. An ended one belongs in here
+/// for as long as a refusal should still name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActiveReceipt {
+    /// Its number on this host.
+    pub serial: Serial,
+    /// What it allows; `terms.serial` is its serial.
+    pub terms: Terms,
+    /// The owners it names; without effect under `TERMS_ANY_USER`.
+    pub uids: Vec<u32>,
+    /// Where.
+    pub targets: Vec<Target>,
+}
+
+/// Network, IP protocol number, port ranges (inclusive).
+pub type Target = (Prefix, u8, Vec<(u16, u16)>);
+
+/// Why tables cannot be built. What was in force stays so.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// A kernel table is too small.
+    #[error("{table}: {need} entries needed, {most} fit; {remedy}")]
+    TableFull {
+        /// What the table holds.
+        table: &'static str,
+        /// How many there are.
+        need: usize,
+        /// How many fit.
+        most: usize,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// Too many receipts overlap at one place.
+    #[error("{prefix}: {need} grants hold there, {most} fit; revoke receipts that are no longer needed", most = MAX_GRANTS_PER_PREFIX)]
+    GrantsFull {
+        /// The place.
+        prefix: Prefix,
+        /// How many grants it would have.
+        need: usize,
+    },
+}
+
+/// Builds the tables of a policy, the receipts registered under it and the
+/// cgroups that its rules name right now.
+///
+/// # Errors
+/// More than the kernel's tables hold; those of policy and of grants have room
+/// for two generations.
+pub fn compile(config: &Config, receipts: &[ActiveReceipt], cgroups: &[(u64, NameId)]) -> Result<KernelTables, PolicyError> {
+    let mut identity = config.identity.clone();
+    identity.cgroups = cgroups.to_vec();
+    let bits = user_bits(receipts)?;
+    let budget = |receipt: &ActiveReceipt| {
+        let Terms { serial, max_connections, max_attempts, .. } = receipt.terms;
+        (serial, max_connections, max_attempts)
+    };
+    let tables = KernelTables {
+        observe: config.mode == Mode::Observe,
+        places: places(config),
+        gateway_ports: gateway_ports(config),
+        services: services(config),
+        exempt: distinct(config.services.exempt.iter().map(|net| Prefix::from(*net))),
+        identity,
+        grants: grants(receipts, &bits)?,
+        budgets: receipts.iter().map(budget).collect(),
+        user_bits: bits,
+    };
+    check_capacity(&tables)?;
+    Ok(tables)
+}
+
+fn check_capacity(tables: &KernelTables) -> Result<(), PolicyError> {
+    let policy = "shorten the policy";
+    let receipts = "revoke receipts that are no longer needed";
+    for (table, need, most, remedy) in [
+        ("zones and gateways", tables.places.len(), MAX_PLACES / 2, policy),
+        ("gateway ports", tables.gateway_ports.len(), MAX_GATEWAY_PORTS / 2, policy),
+        ("service ports", tables.services.len(), MAX_SERVICES / 2, policy),
+        ("exempt networks", tables.exempt.len(), MAX_EXEMPT / 2, policy),
+        ("users of agents", tables.identity.uids.len(), MAX_USERS / 2, policy),
+        ("cgroups of agents", tables.identity.cgroups.len(), MAX_CGROUPS, policy),
+        ("receipt targets", tables.grants.len(), MAX_GRANT_PREFIXES / 2, receipts),
+        ("receipts", tables.budgets.len(), MAX_RECEIPTS, receipts),
+    ] {
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        if need > most {
+            return Err(PolicyError::TableFull { table, need, most, remedy });
+        }
+    }
+    Ok(())
+}
+
+/// One entry for each network of a zone and each gateway. The longest prefix
+/// that matches is the only one the kernel sees, so a gateway's entry carries
+/// the zone around it.
+fn places(config: &Config) -> Vec<(Prefix, Place)> {
+    let mut places: BTreeMap<Prefix, Place> = BTreeMap::new();
+    for zone in &config.zones {
+        let flags = flag(zone.mode, PLACE_ZONE_OBSERVE);
+        let place = Place { zone: name_id(&zone.name), flags, ..Place::default() };
+        places.extend(zone.networks.iter().map(|network| (Prefix::from(*network), place)));
+    }
+    let zones = places.clone();
+    for gateway in &config.gateways {
+        let address = Prefix::from(IpNet::from(gateway.address));
+        let around = zones
+            .iter()
+            .filter(|(prefix, _)| prefix.covers(&address))
+            .max_by_key(|(prefix, _)| prefix.len)
+            .map(|(_, place)| *place)
+            .unwrap_or_default();
+        let all_ports = if gateway.ports.is_empty() { PLACE_GATEWAY_ALL_PORTS } else { 0 };
+        let flags = around.flags | all_ports | flag(gateway.mode, PLACE_GATEWAY_OBSERVE);
+        places.insert(address, Place { gateway: name_id(&gateway.name), flags, ..around });
+    }
+    // What the canary tries to reach; nobody else has a use for it.
+    let canary = Prefix::from(IpNet::from(std::net::IpAddr::V4(canary::ADDRESS)));
+    places.insert(canary, Place { zone: name_id(canary::AGENT), ..Place::default() });
+    places.into_iter().collect()
+}
+
+fn flag(mode: Mode, flag: u32) -> u32 {
+    match mode {
+        Mode::Enforce => 0,
+        Mode::Observe => flag,
+    }
+}
+
+fn gateway_ports(config: &Config) -> Vec<(NameId, u16)> {
+    distinct(config.gateways.iter().flat_map(|gateway| {
+        let id = name_id(&gateway.name);
+        gateway.ports.iter().map(move |port| (id, *port))
+    }))
+}
+
+fn services(config: &Config) -> Vec<((u8, u16), Service)> {
+    let flags = flag(config.services.mode, SERVICE_OBSERVE);
+    let mut services = BTreeMap::new();
+    for row in &config.services.enabled {
+        for key in row.each_port() {
+            let service = Service { service: name_id(row.name), flags, pad: 0 };
+            services.entry(key).or_insert(service);
+        }
+    }
+    services.into_iter().collect()
+}
+
+/// A bit for each owner that the receipts name.
+fn user_bits(receipts: &[ActiveReceipt]) -> Result<Vec<(u32, u64)>, PolicyError> {
+    let uids = distinct(receipts.iter().flat_map(|receipt| receipt.uids.iter().copied()));
+    if uids.len() > MAX_USER_BITS {
+        let (table, need, most) = ("users that receipts name", uids.len(), MAX_USER_BITS);
+        let remedy = "revoke receipts that are no longer needed";
+        return Err(PolicyError::TableFull { table, need, most, remedy });
+    }
+    Ok(uids.into_iter().zip((0..).map(|bit| 1u64 << bit)).collect())
+}
+
+/// The bits of the owners that a receipt names.
+fn users(receipt: &ActiveReceipt, bits: &[(u32, u64)]) -> u64 {
+    if receipt.terms.flags & TERMS_ANY_USER != 0 {
+        return u64::MAX;
+    }
+    let named = bits.iter().filter(|(uid, _)| receipt.uids.contains(uid)).fold(0, |all, (_, bit)| all | bit);
+    // Every one of the most owners there can be: not the same as any owner.
+    if named == u64::MAX { named & !1 } else { named }
+}
+
+/// One entry for each network that a receipt names, with the grants of every
+/// network around it: the kernel sees only the longest that matches.
+fn grants(receipts: &[ActiveReceipt], bits: &[(u32, u64)]) -> Result<Vec<(Prefix, Vec<Grant>)>, PolicyError> {
+    let mut own: BTreeMap<Prefix, Vec<Grant>> = BTreeMap::new();
+    for receipt in receipts {
+        let terms = &receipt.terms;
+        let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+        let flags = flag(terms.flags & TERMS_REVOKED != 0, GRANT_REVOKED)
+            | flag(terms.flags & TERMS_EXHAUSTED != 0, GRANT_EXHAUSTED)
+            | flag(terms.max_attempts != 0, GRANT_LOGIN);
+        for (prefix, transport, ports) in &receipt.targets {
+            let grants = own.entry(*prefix).or_default();
+            for (port_first, port_last) in ports.iter().copied() {
+                grants.push(Grant {
+                    agent: terms.agent,
+                    session: terms.session,
+                    users: users(receipt, bits),
+                    from_ns: terms.from_ns,
+                    until_ns: terms.until_ns,
+                    serial: receipt.serial,
+                    port_first,
+                    port_last,
+                    transport: *transport,
+                    flags,
+                    pad: [0; 6],
+                });
+            }
+        }
+    }
+    let most = usize::try_from(MAX_GRANT_PREFIXES / 2).unwrap_or(usize::MAX);
+    if own.len() > most {
+        let (table, need) = ("receipt targets", own.len());
+        let remedy = "revoke receipts that are no longer needed";
+        return Err(PolicyError::TableFull { table, need, most, remedy });
+    }
+    let mut flat = Vec::with_capacity(own.len());
+    for prefix in own.keys() {
+        let around = (0..=prefix.len).filter_map(|len| own.get(&prefix.shortened(len)));
+        let mut all: Vec<Grant> = around.flatten().copied().collect();
+        all.sort_unstable_by_key(|g| (g.serial, g.transport, g.port_first, g.port_last));
+        all.dedup();
+        if all.len() > MAX_GRANTS_PER_PREFIX {
+            return Err(PolicyError::GrantsFull { prefix: *prefix, need: all.len() });
+        }
+        flat.push((*prefix, all));
+    }
+    Ok(flat)
+}
+
+fn distinct<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut items: Vec<T> = items.collect();
+    items.sort();
+    items.dedup();
+    items
+}
+
+#[cfg(test)]
+mod tests;

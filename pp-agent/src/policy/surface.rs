@@ -1,0 +1,100 @@
+//! What a receipt's target touches: which zones, gateways and services must
+//! allow it before the receipt as a whole is taken.
+
+use super::Prefix;
+use crate::config::Config;
+use ipnet::IpNet;
+use std::collections::BTreeSet;
+
+/// What one target touches, by name, each once and in the order of policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Zones that have an address in common with it.
+    pub zones: Vec<String>,
+    /// Gateways whose address is in it and whose ports it names.
+    pub gateways: Vec<String>,
+    /// Services on its ports, for addresses of it that are in none of those.
+    pub services_outside: Vec<String>,
+    /// Some address and port of it is not protected at all.
+    pub unprotected_part: bool,
+}
+
+/// Says what the target `network`, `transport` (IP protocol number) and `ports`
+/// (inclusive ranges) touches.
+#[must_use]
+pub fn touches(config: &Config, network: IpNet, transport: u8, ports: &[(u16, u16)]) -> Touched {
+    let target = Prefix::from(network);
+    let mut touched = Touched::default();
+    let mut zones = Vec::new();
+    for zone in &config.zones {
+        let networks = zone.networks.iter().map(|net| Prefix::from(*net));
+        let before = zones.len();
+        zones.extend(networks.filter(|prefix| prefix.overlaps(&target)));
+        if zones.len() > before {
+            touched.zones.push(zone.name.clone());
+        }
+    }
+    let gateways: Vec<(Prefix, &[u16])> = config
+        .gateways
+        .iter()
+        .map(|gateway| (Prefix::from(gateway.address), gateway.ports.as_slice(), gateway))
+        .filter(|(address, listed, gateway)| {
+            let named = target.covers(address) && (listed.is_empty() || any_in(listed, ports));
+            if named {
+                touched.gateways.push(gateway.name.clone());
+            }
+            named
+        })
+        .map(|(address, listed, _)| (address, listed))
+        .collect();
+    let exempt: Vec<Prefix> = config.services.exempt.iter().map(|net| Prefix::from(*net)).collect();
+    let special: BTreeSet<u16> = gateways.iter().flat_map(|(_, ports)| *ports).copied().collect();
+    // Ports on which neither a service nor a gateway listens are all alike.
+    let mut plain_judged = false;
+    let mut services = BTreeSet::new();
+    for port in ports.iter().flat_map(|(first, last)| *first..=*last) {
+        let service = config.services.on(transport, port);
+        if service.is_none() && !special.contains(&port) {
+            if plain_judged {
+                continue;
+            }
+            plain_judged = true;
+        }
+        let mut protected = zones.clone();
+        protected.extend(gateways.iter().filter_map(|(address, ports)| (ports.is_empty() || ports.contains(&port)).then_some(*address)));
+        let Some(service) = service else {
+            touched.unprotected_part |= !covered(target, &protected);
+            continue;
+        };
+        let exempt_outside = exempt.iter().any(|net| {
+            net.overlaps(&target) && {
+                let common = if net.covers(&target) { target } else { *net };
+                !covered(common, &protected)
+            }
+        });
+        touched.unprotected_part |= exempt_outside;
+        protected.extend(&exempt);
+        if !covered(target, &protected) {
+            services.insert(service.name);
+        }
+    }
+    let enabled = config.services.enabled.iter().map(|row| row.name);
+    touched.services_outside = enabled.filter(|name| services.contains(name)).map(str::to_owned).collect();
+    touched
+}
+
+fn any_in(listed: &[u16], ranges: &[(u16, u16)]) -> bool {
+    listed.iter().any(|port| ranges.iter().any(|(first, last)| (*first..=*last).contains(port)))
+}
+
+/// Whether the prefixes together hold every address of the target.
+fn covered(target: Prefix, prefixes: &[Prefix]) -> bool {
+    if prefixes.iter().any(|prefix| prefix.covers(&target)) {
+        return true;
+    }
+    let inside: Vec<Prefix> = prefixes.iter().copied().filter(|prefix| target.covers(prefix)).collect();
+    match target.halves() {
+        Some(halves) if !inside.is_empty() => halves.iter().all(|half| covered(*half, &inside)),
+        _ => false,
+    }
+}

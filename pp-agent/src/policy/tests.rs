@@ -1,0 +1,290 @@
+use super::*;
+use crate::config::Source;
+use pp_common::decide::{Attempt, Kind, Reason, Subject, Tables, Verdict, decide, transport};
+use pp_common::dest::Addr;
+use proptest::prelude::*;
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+fn config(text: &str) -> Config {
+    let source = Source { name: "policy.toml".to_owned(), text: text.to_owned() };
+    Config::from_sources(vec![source]).unwrap()
+}
+
+fn tables(text: &str, receipts: &[ActiveReceipt]) -> HostTables {
+    HostTables::new(&compile(&config(text), receipts, &[]).unwrap(), 1_000, HashMap::new())
+}
+
+fn addr(text: &str) -> Addr {
+    match text.parse::<IpAddr>().unwrap() {
+        IpAddr::V4(v4) => Addr::v4(v4.octets()),
+        IpAddr::V6(v6) => Addr::v6(v6.octets()),
+    }
+}
+
+fn prefix(text: &str) -> Prefix {
+    text.parse::<IpNet>().unwrap().into()
+}
+
+fn receipt(serial: Serial, networks: &[&str], ports: (u16, u16)) -> ActiveReceipt {
+    let terms = Terms { agent: 7, until_ns: 2_000, serial, ..Terms::default() };
+    let target = |text: &&str| (prefix(text), transport::TCP, vec![ports]);
+    ActiveReceipt { serial, terms, uids: vec![1000], targets: networks.iter().map(target).collect() }
+}
+
+const NESTED: &str = "
+[[zone]]
+name = 'plant'
+networks = ['10.20.0.0/16', 'fd00:20::/32']
+[[zone]]
+name = 'cell'
+networks = ['10.20.4.0/24']
+mode = 'observe'
+[[gateway]]
+name = 'gate'
+address = '10.20.4.9'
+ports = [443]
+[[gateway]]
+name = 'open-gate'
+address = '10.30.0.1'
+";
+
+#[test]
+fn an_address_belongs_to_its_most_specific_zone() {
+    let tables = tables(NESTED, &[]);
+    let zone = |text| tables.place(&addr(text)).map_or(0, |place| place.zone);
+    assert_eq!(zone("10.20.1.1"), name_id("plant"));
+    assert_eq!(zone("10.20.4.1"), name_id("cell"));
+    assert_eq!(zone("fd00:20::1"), name_id("plant"));
+    assert_eq!(zone("10.21.0.1"), 0);
+    assert_eq!(tables.place(&addr("10.20.4.1")).unwrap().flags, PLACE_ZONE_OBSERVE);
+}
+
+#[test]
+fn a_gateway_entry_carries_the_zone_around_it() {
+    let tables = tables(NESTED, &[]);
+    let place = tables.place(&addr("10.20.4.9")).unwrap();
+    assert_eq!((place.zone, place.gateway), (name_id("cell"), name_id("gate")));
+    assert_eq!(place.flags, PLACE_ZONE_OBSERVE);
+    assert!(tables.gateway_port(place.gateway, 443));
+    assert!(!tables.gateway_port(place.gateway, 80));
+    let open = tables.place(&addr("10.30.0.1")).unwrap();
+    assert_eq!((open.zone, open.flags), (0, PLACE_GATEWAY_ALL_PORTS));
+}
+
+#[test]
+fn a_gateway_with_the_very_prefix_of_a_zone_is_one_entry_with_both() {
+    let text = "[[zone]]\nname = 'z'\nnetworks = ['10.0.0.1/32']\n[[gateway]]\nname = 'g'\naddress = '10.0.0.1'";
+    let compiled = compile(&config(text), &[], &[]).unwrap();
+    assert_eq!(compiled.places.len(), 1);
+    let (at, place) = compiled.places[0];
+    assert_eq!(at, prefix("10.0.0.1/32"));
+    assert_eq!((place.zone, place.gateway), (name_id("z"), name_id("g")));
+}
+
+#[test]
+fn mapped_networks_are_ipv4_and_embedding_ones_stay_literal() {
+    assert_eq!(prefix("::ffff:10.20.0.0/112"), prefix("10.20.0.0/16"));
+    assert_eq!(prefix("10.20.0.0/16").len, 112);
+    assert_ne!(prefix("64:ff9b::10.20.4.0/120"), prefix("10.20.4.0/24"));
+    assert_eq!(prefix("10.20.0.0/16").to_string(), "10.20.0.0/16");
+    assert_eq!(prefix("fd00:20::/32").to_string(), "fd00:20::/32");
+    assert!(prefix("::/0").covers(&prefix("10.0.0.0/8")));
+}
+
+#[test]
+fn enabled_services_are_in_the_tables_port_by_port() {
+    let text = "[services]\nenable = ['codesys', 'opc-ua']\nmode = 'observe'";
+    let compiled = compile(&config(text), &[], &[]).unwrap();
+    let ports: Vec<_> = compiled.services.iter().map(|(key, _)| *key).collect();
+    let tcp = |port| (transport::TCP, port);
+    let udp = |port| (transport::UDP, port);
+    let tcp_ports = [1217, 2455, 4840, 4843, 11740, 11741, 11742, 11743].map(tcp);
+    let udp_ports = [1740, 1741, 1742, 1743, 4840].map(udp);
+    assert_eq!(ports, [&tcp_ports[..], &udp_ports[..]].concat());
+    assert!(compiled.services.iter().all(|(_, service)| service.flags == SERVICE_OBSERVE));
+}
+
+#[test]
+fn grants_of_wider_networks_hold_in_narrower_ones() {
+    let receipts = [receipt(1, &["10.20.0.0/16"], (502, 502)), receipt(2, &["10.20.4.0/24", "10.20.5.7/32"], (80, 90))];
+    let tables = tables("", &receipts);
+    let serials = |text| {
+        tables
+            .grants(&addr(text))
+            .map_or_else(Vec::new, |list| list.grants.iter().take(list.len as usize).map(|grant| grant.serial).collect())
+    };
+    assert_eq!(serials("10.20.9.9"), [1]);
+    assert_eq!(serials("10.20.4.1"), [1, 2]);
+    assert_eq!(serials("10.20.5.7"), [1, 2]);
+    assert_eq!(serials("10.20.5.8"), [1]);
+    assert!(serials("10.21.0.1").is_empty());
+}
+
+#[test]
+fn a_receipt_opens_its_target_and_nothing_else() {
+    let tables = tables(NESTED, &[receipt(1, &["10.20.1.7/32"], (502, 502))]);
+    let judge = |text, port, owner| {
+        let attempt = Attempt { addr: addr(text), port, transport: transport::TCP, kind: Kind::Open, counted: 0 };
+        let decision = decide(&tables, &Subject { session: 5, agent: 7, owner }, &attempt);
+        (decision.verdict, decision.reason)
+    };
+    assert_eq!(judge("10.20.1.7", 502, 1000), (Verdict::Allow, Reason::Receipt));
+    assert_eq!(judge("10.20.1.7", 503, 1000), (Verdict::Block, Reason::ReceiptOtherPort));
+    assert_eq!(judge("10.20.1.7", 502, 1001), (Verdict::Block, Reason::ReceiptOtherUser));
+    assert_eq!(judge("10.20.1.8", 502, 1000), (Verdict::Block, Reason::NoReceipt));
+    assert_eq!(judge("10.20.4.1", 80, 1000), (Verdict::Observe, Reason::NoReceipt));
+    assert_eq!(judge("93.184.216.34", 443, 1000), (Verdict::Allow, Reason::NotProtected));
+    assert_eq!(judge("127.0.0.1", 502, 1000), (Verdict::Allow, Reason::NotProtected));
+}
+
+#[test]
+fn more_grants_than_an_entry_holds_are_refused_naming_the_place() {
+    let most = u32::try_from(MAX_GRANTS_PER_PREFIX).unwrap();
+    let wide: Vec<ActiveReceipt> = (1..most).map(|serial| receipt(serial, &["10.0.0.0/8"], (1, 9))).collect();
+    let narrow = [receipt(most + 1, &["10.1.0.0/16"], (1, 9)), receipt(most + 2, &["10.1.0.0/16"], (1, 9))];
+    let config = config("");
+    compile(&config, &[wide.clone(), narrow[..1].to_vec()].concat(), &[]).unwrap();
+    let error = compile(&config, &[wide, narrow.to_vec()].concat(), &[]).unwrap_err();
+    let need = MAX_GRANTS_PER_PREFIX + 1;
+    assert_eq!(error, PolicyError::GrantsFull { prefix: prefix("10.1.0.0/16"), need });
+    assert!(error.to_string().starts_with(&format!("10.1.0.0/16: {need} grants")), "{error}");
+}
+
+#[test]
+fn tables_that_do_not_fit_are_refused_before_the_kernel_sees_them() {
+    let config = config("");
+    let hosts: Vec<String> = (0..=MAX_GRANT_PREFIXES / 2).map(|n| format!("10.{}.{}.{}/32", n >> 16, n >> 8 & 255, n & 255)).collect();
+    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    let error = compile(&config, &[receipt(1, &hosts, (1, 9))], &[]).unwrap_err();
+    assert!(matches!(error, PolicyError::TableFull { table: "receipt targets", .. }), "{error}");
+    compile(&config, &[receipt(1, &hosts[1..], (1, 9))], &[]).unwrap();
+    let cgroups: Vec<(u64, NameId)> = (0..=u64::from(MAX_CGROUPS)).map(|id| (id, 1)).collect();
+    let error = compile(&config, &[], &cgroups).unwrap_err();
+    assert!(matches!(error, PolicyError::TableFull { table: "cgroups of agents", .. }), "{error}");
+    let networks: Vec<String> = (0..=MAX_PLACES / 2).map(|n| format!("'10.{}.{}.{}/32'", n >> 16, n >> 8 & 255, n & 255)).collect();
+    let text = format!("[[zone]]\nname = 'z'\nnetworks = [{}]", networks.join(","));
+    let error = compile(&self::config(&text), &[], &[]).unwrap_err();
+    assert!(matches!(error, PolicyError::TableFull { table: "zones and gateways", .. }), "{error}");
+}
+
+#[test]
+fn compiling_twice_gives_equal_tables() {
+    let receipts = [receipt(2, &["10.20.4.0/24"], (1, 9)), receipt(1, &["10.0.0.0/8"], (1, 9))];
+    let config = config(NESTED);
+    let once = compile(&config, &receipts, &[(9, 1)]).unwrap();
+    assert_eq!(once, compile(&config, &receipts, &[(9, 1)]).unwrap());
+    assert_eq!(once.identity.cgroups, [(9, 1)]);
+}
+
+fn touched(text: &str, network: &str, ports: &[(u16, u16)]) -> Touched {
+    touches(&config(text), network.parse().unwrap(), transport::TCP, ports)
+}
+
+#[test]
+fn a_target_touches_every_zone_it_overlaps() {
+    let zones = |network| touched(NESTED, network, &[(502, 502)]).zones;
+    assert_eq!(zones("10.20.1.7/32"), ["plant"]);
+    assert_eq!(zones("10.20.4.7/32"), ["plant", "cell"]);
+    assert_eq!(zones("10.0.0.0/8"), ["plant", "cell"]);
+    assert!(zones("10.21.0.0/16").is_empty());
+}
+
+#[test]
+fn a_target_touches_a_gateway_where_address_and_port_meet() {
+    let gateways = |network, ports| touched(NESTED, network, &[ports]).gateways;
+    assert_eq!(gateways("10.20.4.9/32", (443, 443)), ["gate"]);
+    assert!(gateways("10.20.4.9/32", (80, 80)).is_empty());
+    assert_eq!(gateways("10.0.0.0/8", (1, 65535)), ["gate", "open-gate"]);
+    assert_eq!(gateways("10.30.0.1/32", (80, 80)), ["open-gate"]);
+}
+
+#[test]
+fn services_count_for_the_part_of_a_target_outside_zones() {
+    let outside = |network, ports| touched(NESTED, network, &[ports]);
+    assert!(outside("10.20.1.0/24", (502, 502)).services_outside.is_empty());
+    assert!(!outside("10.20.1.0/24", (1, 65535)).unprotected_part);
+    let wide = outside("10.20.0.0/15", (502, 502));
+    assert_eq!((wide.services_outside.as_slice(), wide.unprotected_part), (&["modbus".to_owned()][..], false));
+    let plain = outside("10.40.0.1/32", (80, 81));
+    assert_eq!((plain.services_outside.len(), plain.unprotected_part), (0, true));
+    let mixed = outside("10.40.0.1/32", (500, 510));
+    assert_eq!((mixed.services_outside.as_slice(), mixed.unprotected_part), (&["modbus".to_owned()][..], true));
+    let gate = outside("10.30.0.1/32", (1, 65535));
+    assert_eq!((gate.services_outside.len(), gate.unprotected_part), (0, false));
+    let loopback = outside("127.0.0.1/32", (502, 502));
+    assert_eq!((loopback.services_outside.len(), loopback.unprotected_part), (0, true));
+}
+
+#[test]
+fn two_zones_that_are_halves_leave_nothing_outside() {
+    let text = "[[zone]]\nname = 'a'\nnetworks = ['10.0.0.0/9']\n[[zone]]\nname = 'b'\nnetworks = ['10.128.0.0/9']";
+    let whole = touched(text, "10.0.0.0/8", &[(502, 502)]);
+    assert_eq!(whole, Touched { zones: vec!["a".to_owned(), "b".to_owned()], ..Touched::default() });
+}
+
+fn networks() -> impl Strategy<Value = IpNet> {
+    // Few bits that differ, so that networks nest and addresses fall into them.
+    (0u32..64, 24u8..=32).prop_map(|(low, len)| IpNet::V4(ipnet::Ipv4Net::new((0x0a14_0400 | low << 2).into(), len).unwrap()).trunc())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn flattened_grants_are_those_of_every_network_around_an_address(
+        targets in prop::collection::vec((networks(), 1u16..100, 0u16..50), 1..=MAX_GRANTS_PER_PREFIX),
+        hosts in prop::collection::vec(0u32..=255, 16),
+    ) {
+        let receipts: Vec<ActiveReceipt> = (1..)
+            .zip(&targets)
+            .map(|(serial, (net, first, more))| receipt(serial, &[net.to_string().as_str()], (*first, first + more)))
+            .collect();
+        let Ok(flat) = grants(&receipts) else {
+            return Err(TestCaseError::reject("more grants than an entry holds"));
+        };
+        for host in hosts {
+            let address = Addr::v4((0x0a14_0400 | host).to_be_bytes());
+            let mut naive: Vec<Serial> = receipts
+                .iter()
+                .filter(|receipt| receipt.targets[0].0.contains(&address))
+                .map(|receipt| receipt.serial)
+                .collect();
+            naive.sort_unstable();
+            let longest = flat.iter().filter(|(net, _)| net.contains(&address)).max_by_key(|(net, _)| net.len);
+            let found: Vec<Serial> =
+                longest.map_or_else(Vec::new, |(_, list)| list.iter().map(|grant| grant.serial).collect());
+            prop_assert_eq!(found, naive);
+        }
+    }
+
+    #[test]
+    fn flattened_places_are_the_most_specific_zone_and_the_gateway(
+        zones in prop::collection::btree_set(networks(), 1..12),
+        gates in prop::collection::btree_set(0u32..=255, 0..6),
+        hosts in prop::collection::vec(0u32..=255, 16),
+    ) {
+        let mut config = Config::builtin().unwrap();
+        config.zones = zones
+            .iter()
+            .map(|net| crate::config::Zone { name: net.to_string(), networks: vec![*net], mode: Mode::Enforce })
+            .collect();
+        config.gateways = gates
+            .iter()
+            .map(|low| std::net::Ipv4Addr::from(0x0a14_0400 | low))
+            .map(|ip| crate::config::Gateway { name: ip.to_string(), address: ip.into(), ports: vec![443], mode: Mode::Enforce })
+            .collect();
+        let tables = HostTables::new(&compile(&config, &[], &[]).unwrap(), 0, HashMap::new());
+        for host in hosts {
+            let ip = std::net::Ipv4Addr::from(0x0a14_0400 | host);
+            let zone = zones
+                .iter()
+                .filter(|net| net.contains(&IpNet::from(IpAddr::from(ip))))
+                .max_by_key(|net| net.prefix_len())
+                .map_or(0, |net| name_id(&net.to_string()));
+            let gateway = if gates.contains(&host) { name_id(&ip.to_string()) } else { 0 };
+            let place = tables.place(&Addr::v4(ip.octets())).unwrap_or_default();
+            prop_assert_eq!((place.zone, place.gateway), (zone, gateway));
+        }
+    }
+}

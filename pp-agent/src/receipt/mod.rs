@@ -1,0 +1,28 @@
+//! Receipts: a person's signed decision that one agent's sessions may reach named targets for a time.
+//!
+//! On the operator's machine: [`request`] → [`sign`] with a [`key`]. On the host: [`verify`] (does the key vouch for these
+//! bytes?) → [`conditions`] (does this decision open anything *here*?) → [`Receipt`]. [`meaning`] says in plain words
+//! what a receipt opens, computed from what was signed; [`revocation`] takes one back.
+//!
+//! The format is Permission Protocol's, `jcs_v2`; what this gate adds lives in the signed `requestJson` ([`terms`]).
+
+mod artifact;
+pub mod conditions;
+pub mod instant;
+pub(crate) mod json;
+pub mod key;
+pub mod meaning;
+mod payload;
+pub mod refusal;
+pub mod request;
+pub mod revocation;
+pub mod sign;
+pub mod terms;
+pub mod verify;
+
+pub use artifact::MAX_ARTIFACT_BYTES;
+pub use conditions::{AdmitContext, Authority, Receipt, Surface, Touched, Window, admit, check};
+pub use refusal::Refusal;
+pub use request::Request;
+pub use terms::Terms;
+pub use verify::{Evidence, VerifyError, verify};

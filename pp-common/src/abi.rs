@@ -1,0 +1,572 @@
+//! Keys and values of the maps that kernel and daemon share.
+//!
+//! Integers and byte arrays only, every padding byte is a named field, and the
+//! assertions at the end spell each sum, so a layout cannot drift unseen.
+//! Integers are in host byte order unless a name ends in `_be`. Times are
+//! `CLOCK_BOOTTIME` nanoseconds, which go on counting while the host sleeps.
+
+use crate::dest::Addr;
+
+/// Version of everything in this crate that crosses the kernel boundary. The
+/// daemon replaces running programs of another version before it does anything
+/// else. `PP_ABI_VERSION` at build time overrides it, for the upgrade test.
+pub const ABI_VERSION: u32 = match option_env!("PP_ABI_VERSION") {
+    Some(text) => parse_u32(text),
+    None => 1,
+};
+
+/// Identifies an agent, zone, gateway or service by its name: the first eight
+/// bytes, little endian, of the name's SHA-256. Zero means none.
+pub type NameId = u64;
+
+/// A receipt's number on this host, given at registration, never reused.
+pub type Serial = u32;
+
+/// Most processes that can be marked at once; policy `max_tasks` overrides it.
+pub const MAX_TASKS: u32 = 65_536;
+/// Most prefixes of zones and gateways, counting two generations.
+pub const MAX_PLACES: u32 = 16_384;
+/// Most prefixes that grants name, counting two generations.
+pub const MAX_GRANT_PREFIXES: u32 = 8_192;
+/// Most grants that can hold for one address.
+pub const MAX_GRANTS_PER_PREFIX: usize = 16;
+/// Most receipts known to the kernel, ended ones included.
+pub const MAX_RECEIPTS: u32 = 4_096;
+/// Most (transport, port) pairs of services, counting two generations.
+pub const MAX_SERVICES: u32 = 4_096;
+/// Most (gateway, transport, port) triples, counting two generations.
+pub const MAX_GATEWAY_PORTS: u32 = 8_192;
+/// Most exempt networks, counting two generations.
+pub const MAX_EXEMPT: u32 = 2_048;
+/// Most users that a user rule names, counting two generations.
+pub const MAX_USERS: u32 = 4_096;
+/// Most cgroups that cgroup and unit rules resolve to.
+pub const MAX_CGROUPS: u32 = 8_192;
+/// Most ancestors a cgroup rule is looked for in.
+pub const MAX_CGROUP_DEPTH: usize = 16;
+
+/// States of the identity automaton in one generation.
+pub const DFA_STATES: usize = 4_096;
+/// Byte classes of the identity automaton.
+pub const DFA_CLASSES: usize = 128;
+/// Most identity rules in one generation.
+pub const MAX_RULES: usize = 512;
+/// Bytes of the path given to `execve` that rules can see, the NUL included.
+pub const EXEC_PATH_LEN: usize = 512;
+/// Bytes of the argument vector that rules can see.
+pub const EXEC_ARGV_LEN: usize = 512;
+/// In a [`DfaRow`]: this transition ends in the rule named by the low bits.
+pub const DFA_ACCEPT: u16 = 0x8000;
+/// The state from which nothing matches any more.
+pub const DFA_DEAD: u16 = 0;
+/// The state an automaton begins in.
+pub const DFA_START: u16 = 1;
+
+/// The mark of a process, keyed by its tgid.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskMark {
+    /// The session it belongs to; random, never zero.
+    pub session: u64,
+    /// The session's agent.
+    pub agent: NameId,
+    /// When the process started; zero until the kernel first sees it run.
+    pub start_ns: u64,
+    /// When the session started.
+    pub session_start_ns: u64,
+    /// The uid that owned the first process when it was marked.
+    pub owner: u32,
+    /// `TASK_*` flags.
+    pub flags: u32,
+}
+
+/// This process is the first of its session.
+pub const TASK_ROOT: u32 = 1;
+/// This session is the daemon's own canary; its events are of their own kind.
+pub const TASK_CANARY: u32 = 2;
+
+/// One flow that a socket has already been counted for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// The far end.
+    pub addr: Addr,
+    /// The receipt it was counted under; zero means the slot is free.
+    pub serial: Serial,
+    /// The far end's port.
+    pub port: u16,
+    /// IP protocol number.
+    pub transport: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+/// A far end that a datagram socket has received from.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// The far end.
+    pub addr: Addr,
+    /// Its port; zero means the slot is free.
+    pub port: u16,
+    /// Zero.
+    pub pad: [u8; 6],
+}
+
+/// Flows that a socket's mark remembers as counted.
+pub const SOCK_FLOWS: usize = 2;
+/// Far ends that a datagram socket's mark remembers.
+pub const SOCK_PEERS: usize = 4;
+
+/// The mark of a socket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SockMark {
+    /// The session it belongs to; zero on a socket that was released.
+    pub session: u64,
+    /// The session's agent.
+    pub agent: NameId,
+    /// The session's owner.
+    pub owner: u32,
+    /// `SOCK_*` flags.
+    pub flags: u32,
+    /// The process that last marked it.
+    pub tgid: u32,
+    /// Where the next far end goes in `peers`.
+    pub next_peer: u32,
+    /// Where the next flow goes in `flows`.
+    pub next_flow: u32,
+    /// A number that decisions about this socket work with.
+    pub scratch: u32,
+    /// Zero, always: the programs rely on it.
+    pub zero: u64,
+    /// Flows already counted.
+    pub flows: [Flow; SOCK_FLOWS],
+    /// Far ends received from.
+    pub peers: [Peer; SOCK_PEERS],
+}
+
+/// The session opened this flow, it was not accepted: service ports count.
+pub const SOCK_OPENED: u32 = 1;
+/// A receipt allowed a datagram on this socket: ingress judges services too.
+pub const SOCK_GRANTED: u32 = 2;
+/// The mark belongs to the daemon's canary.
+pub const SOCK_CANARY: u32 = 4;
+
+/// The one entry of the control map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Control {
+    /// The generation of the policy tables that is in force.
+    pub generation: u32,
+    /// `CONTROL_*` flags.
+    pub flags: u32,
+    /// The daemon's tgid: never marked.
+    pub daemon: u32,
+    /// Non-zero while the task table has overflowed: a miss looks at ancestors.
+    pub overflow: u32,
+}
+
+/// The whole host observes: blocks become observations.
+pub const CONTROL_OBSERVE: u32 = 1;
+
+/// Key of a longest-prefix map: the prefix length counts [`PREFIX_HEAD_BITS`]
+/// first. Addresses are 128 bits, IPv4 as `::ffff:a.b.c.d`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PrefixKey {
+    /// Generation of the tables this entry belongs to.
+    pub generation: u32,
+    /// Zero; makes the key as aligned as the values.
+    pub pad: u32,
+    /// The address, network byte order.
+    pub addr: Addr,
+}
+
+/// Bits of a [`PrefixKey`] before the address.
+pub const PREFIX_HEAD_BITS: u32 = 64;
+
+/// What a protected prefix is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The most specific zone that covers it; zero: none.
+    pub zone: NameId,
+    /// The gateway whose address this is; zero: none.
+    pub gateway: NameId,
+    /// `PLACE_*` flags.
+    pub flags: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Blocks in the zone become observations.
+pub const PLACE_ZONE_OBSERVE: u32 = 1;
+/// Blocks at the gateway become observations.
+pub const PLACE_GATEWAY_OBSERVE: u32 = 2;
+/// The gateway lists no ports: each of its ports is protected.
+pub const PLACE_GATEWAY_ALL_PORTS: u32 = 4;
+
+/// Key of the service table.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServiceKey {
+    /// Generation of the tables.
+    pub generation: u32,
+    /// Destination port.
+    pub port: u16,
+    /// IP protocol number.
+    pub transport: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+/// A service that is protected on every address that is not exempt.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// The service.
+    pub service: NameId,
+    /// `SERVICE_*` flags.
+    pub flags: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Blocks by service become observations.
+pub const SERVICE_OBSERVE: u32 = 1;
+
+/// Key of the gateway port table.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GatewayPortKey {
+    /// The gateway.
+    pub gateway: NameId,
+    /// Generation of the tables.
+    pub generation: u32,
+    /// Destination port. Gateway ports are protected on every transport.
+    pub port: u16,
+    /// Zero.
+    pub pad: u16,
+}
+
+/// One line of a grant: a receipt's port range on the prefix that holds it,
+/// with all that is needed to judge it but its budget.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// The agent.
+    pub agent: NameId,
+    /// The session it is bound to; zero: any session of the agent.
+    pub session: u64,
+    /// The owners it names, one bit each; see [`MAX_USER_BITS`].
+    pub users: u64,
+    /// First instant.
+    pub from_ns: u64,
+    /// First instant after.
+    pub until_ns: u64,
+    /// The receipt.
+    pub serial: Serial,
+    /// First port, inclusive.
+    pub port_first: u16,
+    /// Last port, inclusive.
+    pub port_last: u16,
+    /// IP protocol number.
+    pub transport: u8,
+    /// `GRANT_*` flags.
+    pub flags: u8,
+    /// Zero.
+    pub pad: [u8; 6],
+}
+
+/// The receipt was revoked.
+pub const GRANT_REVOKED: u8 = 1;
+/// The receipt's count was lost with a reboot.
+pub const GRANT_EXHAUSTED: u8 = 2;
+/// The receipt's credential scope allows logins.
+pub const GRANT_LOGIN: u8 = 4;
+/// Most owners that all receipts of a generation name together: each has a
+/// bit of [`Grant::users`]. All bits set: any owner.
+pub const MAX_USER_BITS: usize = 64;
+
+/// Every grant that covers a prefix, those of shorter prefixes included.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrantList {
+    /// How many of `grants` are set.
+    pub len: u32,
+    /// Zero.
+    pub pad: u32,
+    /// The grants.
+    pub grants: [Grant; MAX_GRANTS_PER_PREFIX],
+}
+
+/// What a receipt allows, beside where: what its [`Grant`]s and [`Budget`] are made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// The agent.
+    pub agent: NameId,
+    /// The session it is bound to; zero: any session of the agent.
+    pub session: u64,
+    /// First instant.
+    pub from_ns: u64,
+    /// First instant after.
+    pub until_ns: u64,
+    /// Most new flows; zero: no limit.
+    pub max_connections: u64,
+    /// Most new flows to login ports and gateways; zero: those stay closed.
+    pub max_attempts: u64,
+    /// The receipt.
+    pub serial: Serial,
+    /// `TERMS_*` flags.
+    pub flags: u32,
+}
+
+/// Holds for every owner.
+pub const TERMS_ANY_USER: u32 = 1;
+/// Ended by a revocation.
+pub const TERMS_REVOKED: u32 = 2;
+/// Ended because its count was lost with a reboot.
+pub const TERMS_EXHAUSTED: u32 = 4;
+
+/// What has been used of a receipt.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// New flows so far.
+    pub connections: u64,
+    /// New flows to login ports and gateways so far.
+    pub attempts: u64,
+}
+
+/// A receipt's budget as a decision reads it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Budget {
+    /// What has been used.
+    pub spent: Spent,
+    /// Most new flows; zero: no limit.
+    pub max_connections: u64,
+    /// Most new flows to login ports and gateways.
+    pub max_attempts: u64,
+}
+
+/// The same as it lies in its map, with the lock under which it is counted.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BudgetValue {
+    /// A `bpf_spin_lock`.
+    pub lock: u32,
+    /// Its own key: a recycled map element is not this receipt.
+    pub serial: Serial,
+    /// See [`Spent`].
+    pub connections: u64,
+    /// See [`Spent`].
+    pub attempts: u64,
+    /// See [`Budget`].
+    pub max_connections: u64,
+    /// See [`Budget`].
+    pub max_attempts: u64,
+}
+
+/// One state of the identity automaton: where each byte class leads. See
+/// [`DFA_ACCEPT`]. State `s` of generation `g` is row `(g & 1) * DFA_STATES + s`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DfaRow {
+    /// The next state, by byte class.
+    pub next: [u16; DFA_CLASSES],
+}
+
+/// The byte classes of one generation, at index `g & 1`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DfaClasses {
+    /// Class of each byte.
+    pub class: [u8; 256],
+}
+
+/// What a matched identity rule means, at index `(g & 1) * MAX_RULES + rule`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RuleTarget {
+    /// The agent to mark with; zero: this process is never marked.
+    pub agent: NameId,
+}
+
+/// Key of the table of user rules.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UserKey {
+    /// Generation of the tables.
+    pub generation: u32,
+    /// The uid of the process.
+    pub uid: u32,
+}
+
+/// Key under which repeats of one refusal are counted in the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RepeatKey {
+    /// The session.
+    pub session: u64,
+    /// The far end.
+    pub addr: Addr,
+    /// Its port.
+    pub port: u16,
+    /// IP protocol number.
+    pub transport: u8,
+    /// Verdict code.
+    pub verdict: u8,
+    /// Reason code.
+    pub reason: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// Repeats of one refusal.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repeats {
+    /// When the last record of this pair was written.
+    pub written_ns: u64,
+    /// Attempts since then that wrote none.
+    pub count: u64,
+}
+
+/// For how long repeats of one pair are counted instead of written.
+pub const REPEAT_WINDOW_NS: u64 = 10_000_000_000;
+
+/// Offsets of kernel structure members, from the running kernel's BTF, in
+/// bytes. Put into the object before it is loaded.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offsets {
+    /// `task_struct.tgid`
+    pub task_tgid: u32,
+    /// `task_struct.start_boottime`
+    pub task_start_boottime: u32,
+    /// `task_struct.group_leader`
+    pub task_group_leader: u32,
+    /// `task_struct.real_parent`
+    pub task_real_parent: u32,
+    /// `task_struct.signal`
+    pub task_signal: u32,
+    /// `task_struct.mm`
+    pub task_mm: u32,
+    /// `task_struct.cgroups`
+    pub task_cgroups: u32,
+    /// `task_struct.flags`
+    pub task_flags: u32,
+    /// `signal_struct.live`
+    pub signal_live: u32,
+    /// `mm_struct.arg_start`
+    pub mm_arg_start: u32,
+    /// `mm_struct.arg_end`
+    pub mm_arg_end: u32,
+    /// `linux_binprm.filename`
+    pub bprm_filename: u32,
+    /// `css_set.dfl_cgrp`
+    pub css_set_dfl_cgrp: u32,
+    /// `cgroup.kn`
+    pub cgroup_kn: u32,
+    /// `cgroup.self.parent`
+    pub cgroup_parent: u32,
+    /// `kernfs_node.id`
+    pub kernfs_node_id: u32,
+    /// `socket.sk`
+    pub socket_sk: u32,
+    /// `socket.type`
+    pub socket_type: u32,
+    /// `sock_common.skc_family`
+    pub sk_family: u32,
+    /// `sock_common.skc_daddr`
+    pub sk_daddr: u32,
+    /// `sock_common.skc_dport`
+    pub sk_dport_be: u32,
+    /// `sock_common.skc_v6_daddr`
+    pub sk_v6_daddr: u32,
+    /// `sock.sk_protocol`
+    pub sk_protocol: u32,
+    /// `msghdr.msg_name`
+    pub msghdr_name: u32,
+    /// `sock_common.skc_state`
+    pub sk_state: u32,
+    /// `file.f_inode`, reserved for passed sockets.
+    pub file_inode: u32,
+}
+
+/// Counters that the programs keep per CPU, by index.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// Records that did not fit into the ring buffer.
+    LostRecords = 0,
+    /// Attempts judged for marked tasks and sockets.
+    Judged = 1,
+    /// Attempts blocked.
+    Blocked = 2,
+    /// Marks that did not fit into the task table.
+    TaskTableFull = 3,
+    /// Sockets that could not be marked.
+    SockMarkFull = 4,
+    /// Kernel memory that could not be read where a verdict needed it.
+    ReadErrors = 5,
+    /// Marks dropped because the pid now belongs to another process.
+    StaleMarks = 6,
+    /// Budgets that could not be counted.
+    BudgetErrors = 7,
+}
+/// How many counters there are.
+pub const COUNTERS: u32 = 16;
+
+const fn parse_u32(text: &str) -> u32 {
+    let bytes = text.as_bytes();
+    let mut value = 0u32;
+    let mut i = 0;
+    while i < bytes.len() {
+        assert!(bytes[i].is_ascii_digit(), "PP_ABI_VERSION must be a number");
+        value = value * 10 + (bytes[i] - b'0') as u32;
+        i += 1;
+    }
+    value
+}
+
+const _: () = {
+    assert!(size_of::<TaskMark>() == 4 * 8 + 2 * 4);
+    assert!(size_of::<Flow>() == 16 + 4 + 2 + 1 + 1);
+    assert!(size_of::<Peer>() == 16 + 2 + 6);
+    assert!(size_of::<SockMark>() == 2 * 8 + 8 * 4 + SOCK_FLOWS * 24 + SOCK_PEERS * 24);
+    assert!(size_of::<Control>() == 4 * 4);
+    assert!(size_of::<PrefixKey>() == 2 * 4 + 16);
+    assert!(size_of::<Place>() == 2 * 8 + 2 * 4);
+    assert!(size_of::<ServiceKey>() == 4 + 2 + 1 + 1);
+    assert!(size_of::<Service>() == 8 + 2 * 4);
+    assert!(size_of::<GatewayPortKey>() == 8 + 4 + 2 + 2);
+    assert!(size_of::<Grant>() == 5 * 8 + 4 + 2 * 2 + 2 + 6);
+    assert!(size_of::<GrantList>() == 8 + MAX_GRANTS_PER_PREFIX * 56);
+    assert!(size_of::<BudgetValue>() == 2 * 4 + 4 * 8);
+    assert!(size_of::<Spent>() == 2 * 8);
+    assert!(size_of::<DfaRow>() == 2 * DFA_CLASSES);
+    assert!(size_of::<UserKey>() == 2 * 4);
+    assert!(size_of::<RepeatKey>() == 8 + 16 + 2 + 3 + 3);
+    assert!(size_of::<Repeats>() == 2 * 8);
+    assert!(size_of::<Offsets>() == 26 * 4);
+};
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::*;
+    macro_rules! pod {
+        ($($t:ty),*) => { $(
+            // SAFETY: repr(C) of integers and byte arrays with named padding
+            // (the assertions above), so every byte is initialised and every
+            // bit pattern is a value.
+            unsafe impl aya::Pod for $t {}
+        )* };
+    }
+    pod!(
+        TaskMark, SockMark, Control, PrefixKey, Place, ServiceKey, Service, GatewayPortKey,
+        GrantList, BudgetValue, DfaRow, DfaClasses, RuleTarget, UserKey,
+        RepeatKey, Repeats, Offsets
+    );
+}

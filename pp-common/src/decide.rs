@@ -1,0 +1,532 @@
+//! The decision. [`decide`] is the only code that says whether an attempt of a
+//! session may go through; everything else gathers facts for it or carries out
+//! what it said.
+
+use core::hint::black_box;
+
+use crate::abi::{
+    Budget, CONTROL_OBSERVE, GRANT_EXHAUSTED, GRANT_LOGIN, GRANT_REVOKED, Grant, GrantList,
+    MAX_GRANTS_PER_PREFIX, NameId, PLACE_GATEWAY_ALL_PORTS, PLACE_GATEWAY_OBSERVE,
+    PLACE_ZONE_OBSERVE, Place, SERVICE_OBSERVE, Serial, Service,
+};
+use crate::dest::Addr;
+
+/// IP protocol numbers that grants and services can name (IANA registry).
+pub mod transport {
+    /// TCP, and MPTCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// UDP-Lite.
+    pub const UDPLITE: u8 = 136;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
+}
+
+/// TCP ports where a login is what the connection is for: FTP, SSH, Telnet,
+/// LDAP(S), SMB, RDP, VNC, WinRM.
+pub const LOGIN_PORTS: [u16; 10] = [21, 22, 23, 389, 445, 636, 3389, 5900, 5985, 5986];
+
+/// Who makes an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// The session.
+    pub session: u64,
+    /// Its agent.
+    pub agent: NameId,
+    /// Its owner's uid.
+    pub owner: u32,
+}
+
+/// What an attempt is.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The session opens a flow, or sends on one that it opened.
+    Open,
+    /// Traffic of a connection that the session accepted, or a datagram to a
+    /// far end that spoke first: judged against zones and gateways only.
+    Answer,
+    /// A UDP `connect()`: it sends nothing, so any live grant that names the
+    /// address lets it pass; its datagrams are judged instead.
+    UdpConnect,
+    /// A packet without a port of its own (ICMP, a later fragment, an unknown
+    /// protocol): judged by address, and only a grant of every port covers it.
+    Portless,
+}
+
+impl Kind {
+    /// From its number; one that is unknown is judged as the widest kind.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_code(code: u8) -> Self {
+        match code {
+            1 => Self::Answer,
+            2 => Self::UdpConnect,
+            3 => Self::Portless,
+            _ => Self::Open,
+        }
+    }
+}
+
+/// One attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// The far end.
+    pub addr: Addr,
+    /// Its port, host byte order.
+    pub port: u16,
+    /// IP protocol number.
+    pub transport: u8,
+    /// What it is.
+    pub kind: Kind,
+    /// The receipt this very flow was counted under before: its budget is not
+    /// asked again. Zero: none.
+    pub counted: Serial,
+}
+
+/// What happens to an attempt.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes through.
+    Allow = 0,
+    /// It is refused.
+    Block = 1,
+    /// It goes through and is reported as one that would have been refused.
+    Observe = 2,
+}
+
+impl Verdict {
+    /// From its code in a record.
+    #[must_use]
+    pub const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            0 => Some(Self::Allow),
+            1 => Some(Self::Block),
+            2 => Some(Self::Observe),
+            _ => None,
+        }
+    }
+
+    /// Its name in events.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Block => "block",
+            Self::Observe => "observe",
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $code:literal, $name:literal;)*) => {
+        /// Why. The order is that of nearness: of several receipts that do not
+        /// fit, the one with the greatest code explains the refusal best.
+        #[repr(u8)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Reason { $($(#[$doc])* $variant = $code,)* }
+        impl Reason {
+            /// Every reason.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+            /// From its code in a record.
+            #[must_use]
+            pub const fn from_code(code: u8) -> Option<Self> {
+                match code { $($code => Some(Self::$variant),)* _ => None }
+            }
+            /// Its name in events.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The destination is not protected.
+    NotProtected = 0, "not_protected";
+    /// A live receipt covers it.
+    Receipt = 1, "receipt";
+    /// Protected, and no receipt names it.
+    NoReceipt = 10, "no_receipt";
+    /// A receipt names the address for another agent, or another session.
+    ReceiptOtherAgent = 11, "receipt_other_agent";
+    /// A receipt names the address for other users.
+    ReceiptOtherUser = 12, "receipt_other_user";
+    /// A receipt names the address with other ports or another transport.
+    ReceiptOtherPort = 13, "receipt_other_port";
+    /// The receipt was revoked.
+    ReceiptRevoked = 14, "receipt_revoked";
+    /// The receipt's window is over.
+    ReceiptExpired = 15, "receipt_expired";
+    /// The receipt's window has not begun.
+    ReceiptNotYet = 16, "receipt_not_yet";
+    /// The receipt's credential scope is `none`, and this is a login.
+    CredentialScope = 17, "credential_scope";
+    /// The receipt's connections or login attempts are used up.
+    ReceiptExhausted = 18, "receipt_exhausted";
+    /// A kind of socket that escapes judgement by destination.
+    SocketFamily = 30, "socket_family";
+    /// The packet or address could not be read whole.
+    Malformed = 31, "malformed";
+    /// A table or counter of the gate failed; the attempt is refused for it.
+    GateError = 32, "gate_error";
+}
+
+/// A decision with its grounds. It must be acted upon.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What happens.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: Reason,
+    /// The attempt is a login: it spends an attempt beside a connection.
+    pub login: bool,
+    /// Here a block becomes an observation.
+    pub observe: bool,
+    /// The receipt that allows it; zero: none.
+    pub serial: Serial,
+    /// The zone; zero: none.
+    pub zone: NameId,
+    /// The gateway; zero: none.
+    pub gateway: NameId,
+    /// The service that made it protected; zero: a zone or gateway did.
+    pub service: NameId,
+}
+
+impl Decision {
+    /// Not protected: goes through, says nothing.
+    pub const PASS: Self = Self {
+        verdict: Verdict::Allow,
+        reason: Reason::NotProtected,
+        login: false,
+        observe: false,
+        serial: 0,
+        zone: 0,
+        gateway: 0,
+        service: 0,
+    };
+
+    /// A refusal that is not about a destination, under these `CONTROL_*` flags.
+    #[inline(always)]
+    pub const fn refuse(reason: Reason, flags: u32) -> Self {
+        Self { reason, observe: flags & CONTROL_OBSERVE != 0, ..Self::PASS }.blocked()
+    }
+
+    /// What an allowed attempt becomes when its receipt turns out to be used
+    /// up at the moment of counting.
+    #[inline(always)]
+    pub const fn exhausted(self) -> Self {
+        Self { reason: Reason::ReceiptExhausted, ..self }.blocked()
+    }
+
+    #[inline(always)]
+    const fn blocked(self) -> Self {
+        let verdict = if self.observe { Verdict::Observe } else { Verdict::Block };
+        Self { verdict, ..self }
+    }
+}
+
+/// The tables a decision is made from: kernel maps in the programs, the same
+/// maps read by the daemon, plain collections in tests.
+pub trait Tables {
+    /// `CONTROL_*` flags.
+    fn flags(&self) -> u32;
+    /// The most specific zone or gateway entry for the address.
+    fn place(&self, addr: &Addr) -> Option<Place>;
+    /// Whether the gateway lists this port.
+    fn gateway_port(&self, gateway: NameId, port: u16) -> bool;
+    /// The service on this port.
+    fn service(&self, transport: u8, port: u16) -> Option<Service>;
+    /// Whether services are not protected on this address.
+    fn exempt(&self, addr: &Addr) -> bool;
+    /// The grants that name the address.
+    fn grants(&self, addr: &Addr) -> Option<&GrantList>;
+    /// The owner's bit in [`Grant::users`]; zero: no receipt names them.
+    fn user_bit(&self, uid: u32) -> u64;
+    /// The receipt's budget; `None` where it is not known.
+    fn budget(&self, serial: Serial) -> Option<Budget>;
+    /// Boot time, nanoseconds.
+    fn now_ns(&self) -> u64;
+    /// Zero. The kernel's tables read it from memory that nobody writes, so
+    /// that what is combined with it is unknown to the verifier.
+    #[inline(always)]
+    fn zero(&self) -> u64 {
+        0
+    }
+    /// The number last put aside. It can only ever change which reason is given.
+    fn aside(&self) -> u32;
+    /// Puts a number aside.
+    fn put_aside(&self, number: u32);
+}
+
+/// Decides one attempt of a marked task or socket.
+///
+/// Where the address embeds another, the one that is really reached decides;
+/// where that is not protected, the address as it was dialled does.
+#[inline(always)]
+pub fn decide(tables: &impl Tables, subject: &Subject, attempt: &Attempt) -> Decision {
+    let mut decision = Decision::PASS;
+    let Some(addr) = protection(tables, attempt, &mut decision) else {
+        return Decision::PASS;
+    };
+    decision.observe |= tables.flags() & CONTROL_OBSERVE != 0;
+    // VERIFIER: as in `Ask::new`; what is found out about these here is found
+    // out again after the loop.
+    let login = black_box(u64::from(decision.login) ^ tables.zero());
+    let observe = black_box(u64::from(decision.observe) ^ tables.zero());
+    decision.zone = black_box(decision.zone ^ tables.zero());
+    decision.gateway = black_box(decision.gateway ^ tables.zero());
+    decision.service = black_box(decision.service ^ tables.zero());
+    let ask = Ask::new(tables, subject, attempt, login);
+    let serial = match tables.grants(&addr) {
+        Some(list) => live_grant(tables, &ask, list),
+        None => {
+            tables.put_aside(Reason::NoReceipt as u32);
+            None
+        }
+    };
+    decision.login = black_box(login ^ tables.zero()) != 0;
+    decision.observe = black_box(observe ^ tables.zero()) != 0;
+    match serial {
+        Some(serial) => {
+            decision.reason = Reason::Receipt;
+            decision.serial = serial;
+            decision
+        }
+        None => {
+            decision.reason = match Reason::from_code(tables.aside() as u8) {
+                Some(reason) => reason,
+                None => Reason::NoReceipt,
+            };
+            decision.blocked()
+        }
+    }
+}
+
+/// What is asked of each grant: the attempt as numbers that are compared the
+/// same way whatever its kind.
+struct Ask {
+    session: u64,
+    agent: NameId,
+    user: u64,
+    /// The grant's range must begin at or before this port ...
+    first: u64,
+    /// ... and end at or after this one.
+    last: u64,
+    transport: u64,
+    /// The transport need not be the grant's.
+    any_transport: u64,
+    /// One: a login, which spends an attempt.
+    login: u64,
+    /// One: nothing is spent.
+    free: u64,
+    counted: Serial,
+    now_ns: u64,
+}
+
+impl Ask {
+    #[inline(always)]
+    fn new(tables: &impl Tables, subject: &Subject, attempt: &Attempt, login: u64) -> Self {
+        let port = u64::from(attempt.port);
+        let (first, last, any_transport, free) = match attempt.kind {
+            Kind::Open | Kind::Answer => (port, port, 0, 0),
+            Kind::UdpConnect => (u64::from(u16::MAX), 0, 1, 1),
+            Kind::Portless => (0, u64::from(u16::MAX), 1, 0),
+        };
+        // VERIFIER: combined with a zero it does not know, so that the loop
+        // over the grants is followed once and not for every way to get here.
+        let zero = tables.zero();
+        Self {
+            session: subject.session,
+            agent: subject.agent,
+            user: tables.user_bit(subject.owner),
+            first: black_box(first ^ zero),
+            last: black_box(last ^ zero),
+            transport: u64::from(attempt.transport),
+            any_transport: black_box(any_transport ^ zero),
+            // A UDP connect is no login yet.
+            login: black_box((login & (free ^ 1)) ^ zero),
+            free: black_box(free ^ zero),
+            counted: attempt.counted,
+            now_ns: tables.now_ns(),
+        }
+    }
+}
+
+/// What protects the destination, if anything: fills in the grounds and
+/// returns the address that needs a grant.
+#[inline(always)]
+fn protection(
+    tables: &impl Tables,
+    attempt: &Attempt,
+    decision: &mut Decision,
+) -> Option<Addr> {
+    let reached = match attempt.addr.embedded() {
+        Some(inner) => inner,
+        None => attempt.addr,
+    };
+    if in_place(tables, attempt, &reached, decision) {
+        return Some(reached);
+    }
+    if reached != attempt.addr && in_place(tables, attempt, &attempt.addr, decision) {
+        return Some(attempt.addr);
+    }
+    if matches!(attempt.kind, Kind::Answer | Kind::Portless) {
+        return None;
+    }
+    let service = tables.service(attempt.transport, attempt.port)?;
+    if tables.exempt(&reached) {
+        return None;
+    }
+    decision.service = service.service;
+    decision.login = login_port(attempt);
+    decision.observe = service.flags & SERVICE_OBSERVE != 0;
+    Some(reached)
+}
+
+/// Whether a zone or gateway protects the address.
+#[inline(always)]
+fn in_place(
+    tables: &impl Tables,
+    attempt: &Attempt,
+    addr: &Addr,
+    decision: &mut Decision,
+) -> bool {
+    let Some(place) = tables.place(addr) else { return false };
+    if place.gateway != 0
+        && (place.flags & PLACE_GATEWAY_ALL_PORTS != 0
+            || matches!(attempt.kind, Kind::Portless)
+            || tables.gateway_port(place.gateway, attempt.port))
+    {
+        decision.gateway = place.gateway;
+        decision.zone = place.zone;
+        decision.login = true;
+        decision.observe = place.flags & PLACE_GATEWAY_OBSERVE != 0;
+        return true;
+    }
+    if place.zone == 0 {
+        return false;
+    }
+    decision.zone = place.zone;
+    decision.login = login_port(attempt);
+    decision.observe = place.flags & PLACE_ZONE_OBSERVE != 0;
+    true
+}
+
+#[inline(always)]
+fn login_port(attempt: &Attempt) -> bool {
+    attempt.transport == transport::TCP
+        && matches!(
+            attempt.port,
+            21 | 22 | 23 | 389 | 445 | 636 | 3389 | 5900 | 5985 | 5986
+        )
+}
+
+/// Looks for a live grant. Where there is none, the nearest reason is put
+/// aside: kept in a register it would, for the verifier, multiply the loop's
+/// iterations by the reasons found before.
+#[inline(always)]
+fn live_grant(tables: &impl Tables, ask: &Ask, list: &GrantList) -> Option<Serial> {
+    tables.put_aside(Reason::NoReceipt as u32);
+    let mut i = 0;
+    while i < MAX_GRANTS_PER_PREFIX {
+        if i as u32 >= list.len {
+            break;
+        }
+        let grant = &list.grants[i];
+        // VERIFIER: loaded here and not after the match, where the pointer into
+        // the list would set each iteration's way out apart from the others'.
+        let serial = black_box(grant.serial);
+        let reason = judge_grant(tables, ask, grant);
+        if matches!(reason, Reason::Receipt) {
+            return Some(serial);
+        }
+        if reason as u32 > tables.aside() {
+            tables.put_aside(reason as u32);
+        }
+        i += 1;
+    }
+    None
+}
+
+/// The receipt that came nearest to allowing an attempt that was refused for
+/// `reason`. The kernel does not need it; events and `check` name it.
+#[must_use]
+pub fn nearest_receipt(
+    tables: &impl Tables,
+    subject: &Subject,
+    attempt: &Attempt,
+    decision: &Decision,
+) -> Option<Serial> {
+    let ask = Ask::new(tables, subject, attempt, u64::from(decision.login));
+    let found = |addr: &Addr| {
+        let list = tables.grants(addr)?;
+        let used = usize::try_from(list.len).ok()?.min(MAX_GRANTS_PER_PREFIX);
+        list.grants[..used]
+            .iter()
+            .find(|grant| judge_grant(tables, &ask, grant) == decision.reason)
+            .map(|grant| grant.serial)
+    };
+    attempt.addr.embedded().and_then(|inner| found(&inner)).or_else(|| found(&attempt.addr))
+}
+
+/// [`Reason::Receipt`], or why this grant does not allow the attempt.
+#[inline(always)]
+fn judge_grant(tables: &impl Tables, ask: &Ask, grant: &Grant) -> Reason {
+    // VERIFIER: combined anew for each grant, so that what a branch here finds
+    // out about them is not carried into the judging of the next.
+    let zero = black_box(tables.zero());
+    let any_transport = black_box(ask.any_transport ^ zero) != 0;
+    let login = black_box(ask.login ^ zero) != 0;
+    let free = black_box(ask.free ^ zero) != 0;
+    if grant.agent != ask.agent || (grant.session != 0 && grant.session != ask.session) {
+        return Reason::ReceiptOtherAgent;
+    }
+    if grant.users != u64::MAX && grant.users & ask.user == 0 {
+        return Reason::ReceiptOtherUser;
+    }
+    if u64::from(grant.transport) != ask.transport && !any_transport {
+        return Reason::ReceiptOtherPort;
+    }
+    if u64::from(grant.port_first) > ask.first || u64::from(grant.port_last) < ask.last {
+        return Reason::ReceiptOtherPort;
+    }
+    if grant.flags & GRANT_REVOKED != 0 {
+        return Reason::ReceiptRevoked;
+    }
+    if ask.now_ns >= grant.until_ns {
+        return Reason::ReceiptExpired;
+    }
+    if ask.now_ns < grant.from_ns {
+        return Reason::ReceiptNotYet;
+    }
+    if login && grant.flags & GRANT_LOGIN == 0 {
+        return Reason::CredentialScope;
+    }
+    if free || ask.counted == grant.serial {
+        return Reason::Receipt;
+    }
+    if grant.flags & GRANT_EXHAUSTED != 0 {
+        return Reason::ReceiptExhausted;
+    }
+    match tables.budget(grant.serial) {
+        Some(budget) if affords(&budget, login) => Reason::Receipt,
+        Some(_) | None => Reason::ReceiptExhausted,
+    }
+}
+
+/// Whether this budget has one more new flow.
+#[must_use]
+#[inline(always)]
+pub fn affords(budget: &Budget, login: bool) -> bool {
+    (budget.max_connections == 0 || budget.spent.connections < budget.max_connections)
+        && (!login || budget.spent.attempts < budget.max_attempts)
+}
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

@@ -1,0 +1,11 @@
+//! What kernel and user space agree on: the layout of map keys, values and
+//! records, the folding of addresses, and [`decide::decide`], the only code
+//! that decides. The same functions run in the eBPF programs, in the daemon's
+//! `check` and `why`, and in the host's tests.
+
+#![no_std]
+
+pub mod abi;
+pub mod decide;
+pub mod dest;
+pub mod record;

@@ -1,0 +1,168 @@
+//! Records the programs write into the ring buffer.
+//!
+//! Each begins with [`RecordHeader`]. User space reads them with
+//! [`VerdictRecord::from_bytes`] and its siblings, which check the length; a
+//! code that is unknown stays a number until `from_code` has judged it.
+
+use crate::{abi::NameId, dest::Addr};
+
+/// Which record follows.
+pub mod kind {
+    /// A [`super::VerdictRecord`].
+    pub const VERDICT: u32 = 1;
+    /// A [`super::ExecRecord`]: a marked process runs another program.
+    pub const EXEC: u32 = 2;
+    /// A [`super::ExecRecord`] whose process begins a session.
+    pub const SESSION_START: u32 = 3;
+    /// A [`super::TaskRecord`]: a marked process forked.
+    pub const FORK: u32 = 4;
+    /// A [`super::TaskRecord`]: a marked process ended.
+    pub const EXIT: u32 = 5;
+    /// A [`super::TaskRecord`]: a mark did not fit; what was done is in `flags`.
+    pub const TABLE_FULL: u32 = 6;
+}
+
+/// Which hook wrote a verdict.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// `cgroup/connect4` or `connect6`.
+    Connect = 1,
+    /// `cgroup/sendmsg4` or `sendmsg6`.
+    Sendmsg = 2,
+    /// `cgroup/sock_create`.
+    SockCreate = 3,
+    /// `cgroup_skb/egress`.
+    Egress = 4,
+    /// `cgroup_skb/ingress`.
+    Ingress = 5,
+    /// `lsm/socket_connect`.
+    LsmConnect = 6,
+    /// `lsm/socket_sendmsg`.
+    LsmSendmsg = 7,
+    /// `lsm/socket_create`.
+    LsmCreate = 8,
+    /// `lsm/file_receive`.
+    LsmReceive = 9,
+    /// The daemon, which found an open flow whose receipt had ended.
+    Daemon = 10,
+}
+
+impl Hook {
+    /// Its name in events.
+    #[must_use]
+    pub const fn name(code: u8) -> &'static str {
+        match code {
+            1 => "connect",
+            2 => "sendmsg",
+            3 => "sock_create",
+            4 => "egress",
+            5 => "ingress",
+            6 => "lsm_socket_connect",
+            7 => "lsm_socket_sendmsg",
+            8 => "lsm_socket_create",
+            9 => "lsm_file_receive",
+            10 => "daemon",
+            _ => "unknown",
+        }
+    }
+}
+
+/// What every record begins with.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecordHeader {
+    /// A constant of [`kind`].
+    pub kind: u32,
+    /// `TASK_*` flags of the mark.
+    pub flags: u32,
+    /// When, boot time.
+    pub time_ns: u64,
+    /// The session.
+    pub session: u64,
+    /// Its agent.
+    pub agent: NameId,
+    /// Its owner's uid.
+    pub owner: u32,
+    /// The process.
+    pub tgid: u32,
+}
+
+/// A verdict that is worth telling.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VerdictRecord {
+    /// The header.
+    pub header: RecordHeader,
+    /// The far end.
+    pub addr: Addr,
+    /// Zone, zero: none.
+    pub zone: NameId,
+    /// Gateway, zero: none.
+    pub gateway: NameId,
+    /// Service, zero: none.
+    pub service: NameId,
+    /// Repeats of the pair since its last record.
+    pub repeats: u64,
+    /// Receipt, zero: none.
+    pub serial: u32,
+    /// Generation of the tables it was decided by.
+    pub generation: u32,
+    /// The far end's port; for `socket_family` the address family.
+    pub port: u16,
+    /// IP protocol number.
+    pub transport: u8,
+    /// Verdict code.
+    pub verdict: u8,
+    /// Reason code.
+    pub reason: u8,
+    /// Hook code.
+    pub hook: u8,
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+/// A marked process ran a program, or a session began with one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExecRecord {
+    /// The header.
+    pub header: RecordHeader,
+    /// The parent.
+    pub parent_tgid: u32,
+    /// Length of the path, which may be more than `path` holds.
+    pub path_len: u32,
+    /// Length of the argument vector, each argument with its NUL, which may be
+    /// more than `argv` holds.
+    pub argv_len: u32,
+    /// Index of the rule that matched plus one, at the start of a session.
+    pub rule: u32,
+    /// The path given to `execve`.
+    pub path: [u8; EXEC_RECORD_PATH],
+    /// The argument vector.
+    pub argv: [u8; EXEC_RECORD_ARGV],
+}
+
+/// Bytes of a path that an [`ExecRecord`] carries.
+pub const EXEC_RECORD_PATH: usize = 256;
+/// Bytes of an argument vector that an [`ExecRecord`] carries.
+pub const EXEC_RECORD_ARGV: usize = 512;
+
+/// A marked process came, went or found no room.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskRecord {
+    /// The header; `tgid` is the child's for a fork.
+    pub header: RecordHeader,
+    /// The parent.
+    pub parent_tgid: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+const _: () = {
+    assert!(size_of::<RecordHeader>() == 2 * 4 + 3 * 8 + 2 * 4);
+    assert!(size_of::<VerdictRecord>() == 40 + 16 + 4 * 8 + 2 * 4 + 2 + 6);
+    assert!(size_of::<ExecRecord>() == 40 + 4 * 4 + EXEC_RECORD_PATH + EXEC_RECORD_ARGV);
+    assert!(size_of::<TaskRecord>() == 40 + 2 * 4);
+};

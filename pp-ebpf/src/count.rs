@@ -1,0 +1,91 @@
+//! Counting: each new flow once against its receipt's budget, exactly, and
+//! which flows and far ends a socket is known for.
+
+use aya_ebpf::helpers::{bpf_spin_lock, bpf_spin_unlock};
+use pp_common::{
+    abi::{Budget, Counter, Flow, Peer, SOCK_FLOWS, SOCK_PEERS, Serial, SockMark, Spent},
+    decide::{Attempt, affords},
+    dest::Addr,
+};
+
+use crate::{event::count, maps::BUDGETS};
+
+/// Takes one flow from the receipt's budget. `false`: there is none left.
+#[inline(always)]
+pub(crate) fn spend(serial: Serial, login: bool) -> bool {
+    let Some(value) = BUDGETS.get_ptr_mut(serial) else {
+        count(Counter::BudgetErrors);
+        return false;
+    };
+    let attempts = u64::from(login);
+    // SAFETY: a map value with its lock; VERIFIER: no helper between lock and unlock.
+    unsafe {
+        bpf_spin_lock(&raw mut (*value).lock);
+        let spent = Spent { connections: (*value).connections, attempts: (*value).attempts };
+        let budget = Budget {
+            spent,
+            max_connections: (*value).max_connections,
+            max_attempts: (*value).max_attempts,
+        };
+        let afforded = (*value).serial == serial && affords(&budget, login);
+        if afforded {
+            (*value).connections = spent.connections + 1;
+            (*value).attempts = spent.attempts + attempts;
+        }
+        bpf_spin_unlock(&raw mut (*value).lock);
+        afforded
+    }
+}
+
+/// The receipt under which this very flow of the socket was counted; zero: none.
+#[inline(always)]
+pub(crate) fn remembered(sock: &SockMark, attempt: &Attempt) -> Serial {
+    for i in 0..SOCK_FLOWS {
+        let flow = &sock.flows[i];
+        if flow.serial != 0
+            && flow.port == attempt.port
+            && flow.transport == attempt.transport
+            && flow.addr == attempt.addr
+        {
+            return flow.serial;
+        }
+    }
+    0
+}
+
+/// Remembers a counted flow in place of the older of the two.
+#[inline(always)]
+pub(crate) fn remember(sock: &mut SockMark, attempt: &Attempt, serial: Serial) {
+    let slot = (sock.next_flow as usize) & (SOCK_FLOWS - 1);
+    sock.next_flow = sock.next_flow.wrapping_add(1);
+    sock.flows[slot] = Flow {
+        addr: attempt.addr,
+        serial,
+        port: attempt.port,
+        transport: attempt.transport,
+        pad: 0,
+    };
+}
+
+/// Whether the datagram socket has received from this far end.
+#[inline(always)]
+pub(crate) fn heard_from(sock: &SockMark, addr: Addr, port: u16) -> bool {
+    for i in 0..SOCK_PEERS {
+        let peer = &sock.peers[i];
+        if peer.port == port && port != 0 && peer.addr == addr {
+            return true;
+        }
+    }
+    false
+}
+
+/// Remembers a far end that spoke first, in place of the oldest.
+#[inline(always)]
+pub(crate) fn hear(sock: &mut SockMark, addr: Addr, port: u16) {
+    if heard_from(sock, addr, port) {
+        return;
+    }
+    let slot = (sock.next_peer as usize) & (SOCK_PEERS - 1);
+    sock.next_peer = sock.next_peer.wrapping_add(1);
+    sock.peers[slot] = Peer { addr, port, pad: [0; 6] };
+}

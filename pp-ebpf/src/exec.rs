@@ -1,0 +1,170 @@
+//! Exec: an unmarked process that becomes an agent is marked before its first
+//! instruction; a marked one is reported, its mark stays as it is.
+
+use aya_ebpf::{
+    helpers::{
+        bpf_get_current_uid_gid, bpf_get_prandom_u32,
+        generated::{bpf_probe_read_kernel_str, bpf_probe_read_user},
+    },
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
+use pp_common::{
+    abi::{Counter, EXEC_ARGV_LEN, EXEC_PATH_LEN, TASK_ROOT, TaskMark},
+    record::{EXEC_RECORD_ARGV, EXEC_RECORD_PATH, ExecRecord, RecordHeader, kind},
+};
+
+use crate::{
+    event::{count, now_ns},
+    identity::{Match, identify},
+    kernel::{current_task, offset, read, start_ns},
+    maps::{EVENTS, EXEC_INPUT, ExecInput, TASKS},
+    mark::{current, current_tgid},
+    tasks::{FIRST_MARK, insert, kill_current, task_record},
+};
+
+/// Runs once an exec can no longer fail, before the program's first instruction.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub(crate) fn pp_exec(ctx: RawTracePointContext) -> i32 {
+    let bprm: u64 = ctx.arg(2);
+    let Some(input) = EXEC_INPUT.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's own element; a tracepoint program does not nest in itself.
+    let input = unsafe { &mut *input };
+    match current() {
+        Some(mark) => {
+            let (path_len, argv_len) = gather(bprm, input);
+            exec_record(kind::EXEC, mark, input, path_len, argv_len, 0);
+        }
+        None => {
+            let (path_len, argv_len) = gather(bprm, input);
+            if let Some(found) = identify(input, argv_len) {
+                begin(&found, input, path_len, argv_len);
+            }
+        }
+    }
+    0
+}
+
+#[inline(always)]
+fn begin(found: &Match, input: &ExecInput, path_len: usize, argv_len: usize) {
+    let tgid = current_tgid();
+    // SAFETY: no arguments.
+    let (high, low) = unsafe { (bpf_get_prandom_u32(), bpf_get_prandom_u32()) };
+    let now = now_ns();
+    let mark = TaskMark {
+        // Never zero: zero means none.
+        session: (u64::from(high) << 32) | u64::from(low) | 1,
+        agent: found.agent,
+        // Zero is filled in by the first hook that sees the process.
+        start_ns: start_ns(current_task()).unwrap_or_default(),
+        session_start_ns: now,
+        owner: bpf_get_current_uid_gid() as u32,
+        flags: TASK_ROOT,
+    };
+    if TASKS.insert(tgid, &mark, FIRST_MARK).is_ok() || insert(tgid, &mark) {
+        exec_record(kind::SESSION_START, &mark, input, path_len, argv_len, found.rule);
+    } else {
+        task_record(kind::TABLE_FULL, &mark, tgid, 0);
+        kill_current();
+    }
+}
+
+/// Reads the path given to `execve`, and the arguments. Returns how many bytes of each there
+/// are, without the path's NUL.
+#[inline(always)]
+fn gather(bprm: u64, input: &mut ExecInput) -> (usize, usize) {
+    let path_len = match read::<u64>(bprm, offset!(bprm_filename)) {
+        // SAFETY: a buffer of that size; the helper checks the kernel address.
+        Some(filename) => unsafe {
+            bpf_probe_read_kernel_str(
+                input.path.as_mut_ptr().cast(),
+                EXEC_PATH_LEN as u32,
+                filename as *const _,
+            )
+        },
+        None => -1,
+    };
+    if path_len <= 0 {
+        count(Counter::ReadErrors);
+        input.path[0] = 0;
+    }
+    let argv_len = match argv(current_task()) {
+        Some((start, len)) => {
+            // VERIFIER: the bound must be seen on the register that is passed.
+            let len = (len as u32) & (EXEC_ARGV_LEN as u32 - 1);
+            // SAFETY: at most the buffer's size; the helper checks the user address.
+            let read = unsafe {
+                bpf_probe_read_user(input.argv.as_mut_ptr().cast(), len, start as *const _)
+            };
+            if read == 0 {
+                len as usize
+            } else {
+                count(Counter::ReadErrors);
+                0
+            }
+        }
+        None => 0,
+    };
+    // The byte after the last argument, which ends the automaton's input.
+    input.argv[argv_len & (EXEC_ARGV_LEN - 1)] = 0;
+    let path_len = if path_len > 0 { path_len as usize - 1 } else { 0 };
+    (path_len & (EXEC_PATH_LEN - 1), argv_len)
+}
+
+/// Where the argument vector is, and its length, at most one less than the buffer.
+#[inline(always)]
+fn argv(task: u64) -> Option<(u64, u64)> {
+    let mm: u64 = read(task, offset!(task_mm))?;
+    let start: u64 = read(mm, offset!(mm_arg_start))?;
+    let end: u64 = read(mm, offset!(mm_arg_end))?;
+    let len = end.wrapping_sub(start);
+    let most = EXEC_ARGV_LEN as u64 - 1;
+    Some((start, if len > most { most } else { len }))
+}
+
+#[inline(always)]
+fn exec_record(
+    kind: u32,
+    mark: &TaskMark,
+    input: &ExecInput,
+    path_len: usize,
+    argv_len: usize,
+    rule: u32,
+) {
+    let Some(mut entry) = EVENTS.reserve_untyped::<ExecRecord>(0) else {
+        count(Counter::LostRecords);
+        return;
+    };
+    let parent = read::<u64>(current_task(), offset!(task_real_parent))
+        .and_then(|parent| read::<u32>(parent, offset!(task_tgid)));
+    let record = entry.as_mut_ptr();
+    // SAFETY: reserved memory of this size; every member is written before it is submitted.
+    unsafe {
+        (*record).header = RecordHeader {
+            kind,
+            flags: mark.flags,
+            time_ns: now_ns(),
+            session: mark.session,
+            agent: mark.agent,
+            owner: mark.owner,
+            tgid: current_tgid(),
+        };
+        (*record).parent_tgid = parent.unwrap_or_default();
+        // VERIFIER: not cut to what the record holds: a comparison here would make the two loops
+        // over the input multiply.
+        (*record).path_len = path_len as u32;
+        (*record).argv_len = argv_len as u32;
+        (*record).rule = rule;
+        let path = (&raw mut (*record).path).cast::<u64>();
+        let from = input.path.as_ptr().cast::<u64>();
+        for i in 0..EXEC_RECORD_PATH / 8 {
+            path.add(i).write_volatile(from.add(i).read_volatile());
+        }
+        let argv = (&raw mut (*record).argv).cast::<u64>();
+        let from = input.argv.as_ptr().cast::<u64>();
+        for i in 0..EXEC_RECORD_ARGV / 8 {
+            argv.add(i).write_volatile(from.add(i).read_volatile());
+        }
+    }
+    entry.submit(0);
+}

@@ -1,0 +1,153 @@
+//! Every map: who writes it, who reads it, and what happens when it is full.
+//!
+//! Tables whose key holds a generation are published whole: the daemon writes
+//! the next generation beside the current one, switches [`CONTROL`] over, waits
+//! until no program can still be reading, and only then removes the old one.
+
+use aya_ebpf::{
+    bindings::{BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE, bpf_spin_lock},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    macros::btf_map,
+};
+use pp_common::abi::{
+    BudgetValue, COUNTERS, Control, DFA_STATES, DfaClasses, DfaRow, EXEC_ARGV_LEN, EXEC_PATH_LEN,
+    GatewayPortKey, GrantList, MAX_CGROUPS, MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES,
+    MAX_PLACES, MAX_RECEIPTS, MAX_RULES, MAX_SERVICES, MAX_TASKS, MAX_USER_BITS, MAX_USERS,
+    NameId, Place, PrefixKey, RepeatKey, Repeats, RuleTarget, Service, ServiceKey,
+    SockMark, TaskMark, UserKey,
+};
+
+/// Marked processes by tgid. Written at fork, exec, exit and by the daemon, read by every hook.
+/// Full: the fork or exec that finds no room is killed, see `tasks.rs`.
+#[btf_map]
+pub(crate) static TASKS: HashMap<u32, TaskMark, { MAX_TASKS as usize }> = HashMap::new();
+
+/// The mark of sockets. Written by socket, connect and send hooks and by the daemon when it
+/// adopts a process, read at egress and ingress. Cannot fill; without memory the caller is refused.
+#[unsafe(link_section = ".maps")]
+#[unsafe(export_name = "SOCKS")]
+pub(crate) static SOCKS: SockStorage = SockStorage::new();
+
+/// What is in force. Written by the daemon; `overflow` also by the fork hook. Read by every hook.
+#[btf_map]
+pub(crate) static CONTROL: Array<Control, 1> = Array::new();
+
+/// Zones and gateways. Written by the daemon, read by decisions. Full: the policy is refused.
+#[btf_map]
+pub(crate) static PLACES: LpmTrie<PrefixKey, Place, { MAX_PLACES as usize }> = LpmTrie::new();
+
+/// Ports of gateways. Written by the daemon, read by decisions. Full: the policy is refused.
+#[btf_map]
+pub(crate) static GATEWAY_PORTS: HashMap<GatewayPortKey, u32, { MAX_GATEWAY_PORTS as usize }> =
+    HashMap::new();
+
+/// Services by port. Written by the daemon, read by decisions. Full: the policy is refused.
+#[btf_map]
+pub(crate) static SERVICES: HashMap<ServiceKey, Service, { MAX_SERVICES as usize }> =
+    HashMap::new();
+
+/// Networks on which services are not protected. Written by the daemon, read by decisions.
+/// Full: the policy is refused.
+#[btf_map]
+pub(crate) static EXEMPT: LpmTrie<PrefixKey, u32, { MAX_EXEMPT as usize }> = LpmTrie::new();
+
+/// Grants by destination. Written by the daemon, read by decisions. Full: the receipt is refused.
+#[btf_map]
+pub(crate) static GRANTS: LpmTrie<PrefixKey, GrantList, { MAX_GRANT_PREFIXES as usize }> =
+    LpmTrie::new();
+
+/// The bit that each owner named by a receipt has in its grants. Written by the daemon, read by
+/// decisions. Full: the receipt is refused.
+#[btf_map]
+pub(crate) static USER_BITS: HashMap<UserKey, u64, { 4 * MAX_USER_BITS }> = HashMap::new();
+
+/// What was used of each receipt. Made by the daemon, counted by the cgroup programs. Full: the
+/// receipt is refused.
+#[btf_map]
+pub(crate) static BUDGETS: HashMap<u32, Budget, { MAX_RECEIPTS as usize }> = HashMap::new();
+
+/// States of the identity automaton, two generations. Written by the daemon, read at exec.
+#[btf_map]
+pub(crate) static DFA_ROWS: Array<DfaRow, { 2 * DFA_STATES }> = Array::new();
+
+/// Byte classes of the identity automaton, two generations. Written by the daemon, read at exec.
+#[btf_map]
+pub(crate) static DFA_BYTES: Array<DfaClasses, 2> = Array::new();
+
+/// Agents of the identity rules, two generations. Written by the daemon, read at exec.
+#[btf_map]
+pub(crate) static RULES: Array<RuleTarget, { 2 * MAX_RULES }> = Array::new();
+
+/// User rules. Written by the daemon, read at exec. Full: the policy is refused.
+#[btf_map]
+pub(crate) static USERS: HashMap<UserKey, NameId, { MAX_USERS as usize }> = HashMap::new();
+
+/// Cgroup and unit rules, by cgroup id. Kept current by the daemon, read at exec. Full: the
+/// daemon reports it and its posture says so.
+#[btf_map]
+pub(crate) static CGROUPS: HashMap<u64, NameId, { MAX_CGROUPS as usize }> = HashMap::new();
+
+/// Repeats of one refusal. Written by every hook that reports, read by the daemon. Full: the
+/// oldest pair is forgotten and its next attempt is written as a record, which is harmless.
+#[btf_map]
+pub(crate) static REPEATS: LruHashMap<RepeatKey, Repeats, 8192> = LruHashMap::new();
+
+/// Records for the daemon. Full: the record is lost and counted, the verdict stands.
+#[btf_map]
+pub(crate) static EVENTS: RingBuf<u8, { 4 * 1024 * 1024 }> = RingBuf::new();
+
+/// Counters by `Counter`. Written by every hook, read by the daemon.
+#[btf_map]
+pub(crate) static COUNTS: PerCpuArray<u64, { COUNTERS as usize }> = PerCpuArray::new();
+
+/// Room for the path and arguments of the process that execs on this CPU.
+#[btf_map]
+pub(crate) static EXEC_INPUT: PerCpuArray<ExecInput, 1> = PerCpuArray::new();
+
+/// Path and argument vector of an exec.
+#[repr(C)]
+pub(crate) struct ExecInput {
+    pub(crate) path: [u8; EXEC_PATH_LEN],
+    pub(crate) argv: [u8; EXEC_ARGV_LEN],
+}
+
+/// `pp_common::abi::BudgetValue` with the lock as the kernel knows it. Only the cgroup programs
+/// take it: LSM programs cannot on 5.10, and every flow passes a cgroup program.
+#[repr(C)]
+pub(crate) struct Budget {
+    pub(crate) lock: bpf_spin_lock,
+    pub(crate) serial: u32,
+    pub(crate) connections: u64,
+    pub(crate) attempts: u64,
+    pub(crate) max_connections: u64,
+    pub(crate) max_attempts: u64,
+}
+
+const _: () = assert!(size_of::<Budget>() == size_of::<BudgetValue>());
+
+const BPF_F_CLONE: u32 = 1 << 9;
+const SOCK_STORAGE_FLAGS: usize = (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize;
+
+/// Socket storage whose value a listening socket hands to what it accepts.
+#[repr(C)]
+pub(crate) struct SockStorage {
+    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const SockMark,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; SOCK_STORAGE_FLAGS],
+}
+
+// SAFETY: a definition the loader reads; nothing dereferences its pointers.
+unsafe impl Sync for SockStorage {}
+
+impl SockStorage {
+    const fn new() -> Self {
+        use core::ptr::null;
+        Self { r#type: null(), key: null(), value: null(), max_entries: null(), map_flags: null() }
+    }
+
+    pub(crate) const fn as_ptr(&self) -> *mut core::ffi::c_void {
+        core::ptr::from_ref(self).cast_mut().cast()
+    }
+}

@@ -1,0 +1,170 @@
+//! Whose doing is it: the mark of the running process and of a socket.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::BPF_SK_STORAGE_GET_F_CREATE,
+    helpers::{bpf_get_current_pid_tgid, generated::bpf_sk_storage_get},
+};
+use pp_common::{
+    abi::{Control, Counter, SOCK_CANARY, SockMark, TASK_CANARY, TaskMark},
+    decide::Subject,
+};
+
+use crate::{
+    event::count,
+    kernel::{current_task, offset, read, start_ns},
+    maps::{CONTROL, SOCKS, TASKS},
+};
+
+/// Ancestors looked at while the task table has overflowed.
+const ANCESTORS: usize = 8;
+
+/// The running process's tgid.
+#[inline(always)]
+pub(crate) fn current_tgid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+/// What is in force. An array of one entry always has it; were it missing, nothing would observe.
+#[inline(always)]
+pub(crate) fn control() -> Control {
+    match CONTROL.get(0) {
+        Some(control) => *control,
+        None => Control { generation: 0, flags: 0, daemon: 0, overflow: 0 },
+    }
+}
+
+/// The mark of the running process: `None` allows.
+#[inline(always)]
+pub(crate) fn current() -> Option<&'static TaskMark> {
+    let tgid = current_tgid();
+    match TASKS.get_ptr_mut(tgid) {
+        Some(mark) => verified(tgid, mark),
+        None => match CONTROL.get(0) {
+            Some(control) if control.overflow != 0 => ancestor(),
+            Some(_) | None => None,
+        },
+    }
+}
+
+/// The mark, unless it was another process's that had this pid before.
+#[inline(always)]
+fn verified(tgid: u32, mark: *mut TaskMark) -> Option<&'static TaskMark> {
+    // SAFETY: a map value; it stays readable while this program runs.
+    let mark = unsafe { &mut *mark };
+    match start_ns(current_task()) {
+        Some(start) if start == mark.start_ns => Some(mark),
+        Some(start) if mark.start_ns == 0 => {
+            mark.start_ns = start;
+            Some(mark)
+        }
+        Some(_) => {
+            count(Counter::StaleMarks);
+            // RACE: a miss means somebody else removed it, which is as well.
+            if TASKS.remove(tgid).is_err() {
+                count(Counter::ReadErrors);
+            }
+            None
+        }
+        None => {
+            count(Counter::ReadErrors);
+            Some(mark)
+        }
+    }
+}
+
+#[inline(always)]
+fn ancestor() -> Option<&'static TaskMark> {
+    let mut task = current_task();
+    for _ in 0..ANCESTORS {
+        task = read(task, offset!(task_real_parent))?;
+        let tgid: u32 = read(task, offset!(task_tgid))?;
+        if let Some(mark) = TASKS.get_ptr(tgid) {
+            // SAFETY: as in `verified`.
+            let mark = unsafe { &*mark };
+            if start_ns(task) == Some(mark.start_ns) {
+                return Some(mark);
+            }
+        }
+    }
+    None
+}
+
+/// The subject of a task's mark.
+#[inline(always)]
+pub(crate) fn subject(mark: &TaskMark) -> Subject {
+    Subject { session: mark.session, agent: mark.agent, owner: mark.owner }
+}
+
+/// The subject of a socket's mark.
+#[inline(always)]
+pub(crate) fn sock_subject(mark: &SockMark) -> Subject {
+    Subject { session: mark.session, agent: mark.agent, owner: mark.owner }
+}
+
+/// The mark of a socket, if it has one.
+///
+/// # Safety
+///
+/// `sk` must be a pointer the verifier knows as a socket.
+#[inline(always)]
+pub(crate) unsafe fn sock_mark(sk: *mut c_void) -> Option<&'static mut SockMark> {
+    // SAFETY: the caller's; a storage value stays readable while the program runs.
+    unsafe {
+        let mark = bpf_sk_storage_get(SOCKS.as_ptr(), sk, core::ptr::null_mut(), 0);
+        mark.cast::<SockMark>().as_mut()
+    }
+}
+
+/// Gives the socket the mark of the task that uses it, setting `flags`. A socket that belonged to
+/// another session changes hands with nothing it was allowed before. `None`: it has no mark, and
+/// the attempt must be refused.
+///
+/// # Safety
+///
+/// `sk` must be a pointer the verifier knows as a socket.
+#[inline(always)]
+pub(crate) unsafe fn tag(
+    sk: *mut c_void,
+    task: &TaskMark,
+    flags: u32,
+) -> Option<&'static mut SockMark> {
+    let canary = if task.flags & TASK_CANARY != 0 { SOCK_CANARY } else { 0 };
+    // SAFETY: the caller's.
+    let found = unsafe { sock_mark(sk) };
+    if let Some(mark) = found {
+        if mark.session != task.session {
+            mark.session = task.session;
+            mark.agent = task.agent;
+            mark.owner = task.owner;
+            mark.flags = canary;
+            mark.flows[0].serial = 0;
+            mark.flows[1].serial = 0;
+        }
+        mark.tgid = current_tgid();
+        mark.flags |= flags;
+        return Some(mark);
+    }
+    // SAFETY: the caller's; without a value the helper makes one of zeros.
+    let made = unsafe {
+        bpf_sk_storage_get(
+            SOCKS.as_ptr(),
+            sk,
+            core::ptr::null_mut(),
+            u64::from(BPF_SK_STORAGE_GET_F_CREATE),
+        )
+        .cast::<SockMark>()
+        .as_mut()
+    };
+    let Some(mark) = made else {
+        count(Counter::SockMarkFull);
+        return None;
+    };
+    mark.session = task.session;
+    mark.agent = task.agent;
+    mark.owner = task.owner;
+    mark.tgid = current_tgid();
+    mark.flags = flags | canary;
+    Some(mark)
+}

@@ -1,0 +1,171 @@
+//! Egress and ingress: the last gate. Every packet of a marked socket is
+//! judged by its real far end, after any rewriting, until the receipt that
+//! allowed it ends.
+
+use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
+use pp_common::{
+    abi::{SOCK_CANARY, SOCK_GRANTED, SOCK_OPENED, SockMark, TASK_CANARY},
+    decide::{Attempt, Kind, Reason, transport},
+    dest::Addr,
+    record::Hook,
+};
+
+use crate::{
+    count::{hear, heard_from},
+    mark::{control, sock_mark, sock_subject},
+    reach::{Counting, attempt, cgroup_return, judge, refuse, scene},
+};
+
+const ALLOW: i32 = 1;
+const ETH_P_IP_BE: u32 = 0x0008;
+const ETH_P_IPV6_BE: u32 = 0xdd86;
+/// Extension headers looked through before a packet counts as malformed.
+const MAX_EXTENSIONS: usize = 4;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Out,
+    In,
+}
+
+/// Judges what a marked socket sends.
+#[cgroup_skb(egress)]
+pub(crate) fn pp_egress(ctx: SkBuffContext) -> i32 {
+    packet(&ctx, Way::Out)
+}
+
+/// Judges what a marked socket receives.
+#[cgroup_skb(ingress)]
+pub(crate) fn pp_ingress(ctx: SkBuffContext) -> i32 {
+    packet(&ctx, Way::In)
+}
+
+#[inline(always)]
+fn packet(ctx: &SkBuffContext, way: Way) -> i32 {
+    // SAFETY: a member of the context; null where the packet has no full socket.
+    let sk = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
+    if sk.is_null() {
+        return ALLOW;
+    }
+    // SAFETY: checked just now.
+    match unsafe { sock_mark(sk.cast()) } {
+        Some(sock) if sock.session != 0 => judge_packet(ctx, sock, way),
+        Some(_) | None => ALLOW,
+    }
+}
+
+#[inline(always)]
+fn judge_packet(ctx: &SkBuffContext, sock: &mut SockMark, way: Way) -> i32 {
+    let control = control();
+    let subject = sock_subject(sock);
+    let hook = match way {
+        Way::Out => Hook::Egress,
+        Way::In => Hook::Ingress,
+    };
+    let task_flags = if sock.flags & SOCK_CANARY != 0 { TASK_CANARY } else { 0 };
+    let scene = scene(hook, &subject, sock.tgid, task_flags, &control);
+    let Some(mut far) = far_end(ctx, way) else {
+        let nowhere = attempt(Addr([0; 2]), 0, 0, Kind::Portless);
+        return cgroup_return(refuse(&scene, control, &nowhere, Reason::Malformed));
+    };
+    far.kind = kind(sock, &far, way);
+    if way == Way::In
+        && matches!(far.kind, Kind::Answer)
+        && far.transport != transport::TCP
+        && sock.flags & (SOCK_OPENED | SOCK_GRANTED) == 0
+    {
+        hear(sock, far.addr, far.port);
+    }
+    cgroup_return(judge(&scene, control, sock, far, Counting::Here))
+}
+
+/// Whether the session opened this flow or answers on it.
+#[inline(always)]
+fn kind(sock: &SockMark, far: &Attempt, way: Way) -> Kind {
+    if matches!(far.kind, Kind::Portless) {
+        return Kind::Portless;
+    }
+    let opened = sock.flags & (SOCK_OPENED | SOCK_GRANTED) != 0;
+    if far.transport == transport::TCP || way == Way::In {
+        return if opened { Kind::Open } else { Kind::Answer };
+    }
+    if !opened && heard_from(sock, far.addr, far.port) { Kind::Answer } else { Kind::Open }
+}
+
+/// The far end of a packet; `None` where its headers cannot be read.
+#[inline(always)]
+fn far_end(ctx: &SkBuffContext, way: Way) -> Option<Attempt> {
+    // SAFETY: a member of the context.
+    match unsafe { (*ctx.skb.skb).protocol } {
+        ETH_P_IP_BE => far_end_v4(ctx, way),
+        ETH_P_IPV6_BE => far_end_v6(ctx, way),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn far_end_v4(ctx: &SkBuffContext, way: Way) -> Option<Attempt> {
+    let first: [u8; 10] = ctx.load(0).ok()?;
+    let octets: [u8; 4] = match way {
+        Way::Out => ctx.load(16).ok()?,
+        Way::In => ctx.load(12).ok()?,
+    };
+    let header_len = usize::from(first[0] & 0x0f) * 4;
+    let later_fragment = first[6] & 0x1f != 0 || first[7] != 0;
+    ports(ctx, Addr::v4(octets), header_len, first[9], later_fragment, way)
+}
+
+#[inline(always)]
+fn far_end_v6(ctx: &SkBuffContext, way: Way) -> Option<Attempt> {
+    let mut next: u8 = ctx.load(6).ok()?;
+    let words: [u32; 4] = match way {
+        Way::Out => ctx.load(24).ok()?,
+        Way::In => ctx.load(8).ok()?,
+    };
+    let mut at = 40usize;
+    let mut later_fragment = false;
+    for _ in 0..MAX_EXTENSIONS {
+        match next {
+            // Hop-by-hop and destination options.
+            0 | 60 => {
+                let option: [u8; 2] = ctx.load(at).ok()?;
+                next = option[0];
+                at += 8 + usize::from(option[1]) * 8;
+            }
+            // Fragment.
+            44 => {
+                let fragment: [u8; 4] = ctx.load(at).ok()?;
+                next = fragment[0];
+                later_fragment = fragment[2] != 0 || fragment[3] & 0xf8 != 0;
+                at += 8;
+            }
+            // A routing header names a further destination that nothing here judges.
+            43 => return None,
+            _ => break,
+        }
+    }
+    ports(ctx, Addr::v6_words(words), at, next, later_fragment, way)
+}
+
+#[inline(always)]
+fn ports(
+    ctx: &SkBuffContext,
+    addr: Addr,
+    at: usize,
+    protocol: u8,
+    later_fragment: bool,
+    way: Way,
+) -> Option<Attempt> {
+    let ported = matches!(
+        protocol,
+        transport::TCP | transport::UDP | transport::UDPLITE | transport::SCTP
+    );
+    if later_fragment || !ported {
+        return Some(attempt(addr, 0, u32::from(protocol), Kind::Portless));
+    }
+    let port: [u8; 2] = match way {
+        Way::Out => ctx.load(at + 2).ok()?,
+        Way::In => ctx.load(at).ok()?,
+    };
+    Some(attempt(addr, u16::from_be_bytes(port), u32::from(protocol), Kind::Open))
+}

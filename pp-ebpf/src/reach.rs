@@ -1,0 +1,226 @@
+//! One attempt to reach a destination, from a hook's arguments to its verdict: the shared way of
+//! every hook that sees a destination.
+
+use core::hint::black_box;
+
+use pp_common::{
+    abi::{
+        Budget, Control, GatewayPortKey, GrantList, NameId, PREFIX_HEAD_BITS, Place, PrefixKey,
+        Serial, Service, ServiceKey, SockMark, Spent, UserKey,
+    },
+    decide::{Attempt, Decision, Kind, Reason, Tables, Verdict, decide, transport},
+    dest::Addr,
+    record::Hook,
+};
+
+use aya_ebpf::btf_maps::lpm_trie::Key;
+
+use crate::{
+    count::{remember, remembered, spend},
+    event::{Scene, now_ns, report},
+    maps::{BUDGETS, EXEMPT, GATEWAY_PORTS, GRANTS, PLACES, SERVICES, USER_BITS},
+};
+
+/// `IPPROTO_MPTCP`, which sockets carry though the wire says TCP.
+const IPPROTO_MPTCP: u32 = 262;
+const PREFIX_BITS: u32 = PREFIX_HEAD_BITS + 128;
+
+/// The maps in force, as [`decide`] reads them.
+pub(crate) struct Live {
+    pub(crate) control: Control,
+    /// In the mark of the socket that is judged.
+    pub(crate) scratch: *mut u32,
+    /// Zero, from memory that nobody writes.
+    pub(crate) zero: u64,
+}
+
+impl Live {
+    #[inline(always)]
+    fn prefix(&self, addr: &Addr) -> Key<PrefixKey> {
+        Key::new(PREFIX_BITS, PrefixKey { generation: self.control.generation, pad: 0, addr: *addr })
+    }
+}
+
+impl Tables for Live {
+    #[inline(always)]
+    fn flags(&self) -> u32 {
+        self.control.flags
+    }
+
+    #[inline(always)]
+    fn place(&self, addr: &Addr) -> Option<Place> {
+        PLACES.get(&self.prefix(addr)).copied()
+    }
+
+    #[inline(always)]
+    fn gateway_port(&self, gateway: NameId, port: u16) -> bool {
+        let key = GatewayPortKey { gateway, generation: self.control.generation, port, pad: 0 };
+        GATEWAY_PORTS.get_ptr(&key).is_some()
+    }
+
+    #[inline(always)]
+    fn service(&self, transport: u8, port: u16) -> Option<Service> {
+        let key = ServiceKey { generation: self.control.generation, port, transport, pad: 0 };
+        // SAFETY: copied at once; entries of a generation in force are not written.
+        unsafe { SERVICES.get(&key) }.copied()
+    }
+
+    #[inline(always)]
+    fn exempt(&self, addr: &Addr) -> bool {
+        EXEMPT.get(&self.prefix(addr)).is_some()
+    }
+
+    #[inline(always)]
+    fn grants(&self, addr: &Addr) -> Option<&GrantList> {
+        GRANTS.get(&self.prefix(addr))
+    }
+
+    #[inline(always)]
+    fn user_bit(&self, uid: u32) -> u64 {
+        let key = UserKey { generation: self.control.generation, uid };
+        // SAFETY: copied at once.
+        match unsafe { USER_BITS.get(&key) } {
+            Some(bit) => *bit,
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn budget(&self, serial: Serial) -> Option<Budget> {
+        let budget = BUDGETS.get_ptr(serial)?;
+        // SAFETY: a map value; `spend` asks again under the lock before anything is allowed. An
+        // element recycled meanwhile fails the test of its own key.
+        unsafe {
+            ((*budget).serial == serial).then_some(Budget {
+                spent: Spent {
+                    connections: (*budget).connections,
+                    attempts: (*budget).attempts,
+                },
+                max_connections: (*budget).max_connections,
+                max_attempts: (*budget).max_attempts,
+            })
+        }
+    }
+
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        now_ns()
+    }
+
+    #[inline(always)]
+    fn zero(&self) -> u64 {
+        self.zero
+    }
+
+    #[inline(always)]
+    fn aside(&self) -> u32 {
+        // SAFETY: a member of a map value, which outlives this program's run; volatile, so that it
+        // is really read back.
+        unsafe { core::ptr::read_volatile(self.scratch) }
+    }
+
+    #[inline(always)]
+    fn put_aside(&self, number: u32) {
+        // SAFETY: as in `aside`.
+        unsafe { core::ptr::write_volatile(self.scratch, number) };
+    }
+}
+
+/// Whether a hook may take the budget's lock and is the one that counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Counting {
+    /// A cgroup program: counts each new flow once.
+    Here,
+    /// An LSM program: a cgroup program follows and counts.
+    Later,
+}
+
+/// Judges an attempt on a marked socket, counts it where it is a new flow, reports it.
+#[inline(always)]
+pub(crate) fn judge(
+    scene: &Scene<'_>,
+    control: Control,
+    sock: &mut SockMark,
+    mut attempt: Attempt,
+    counting: Counting,
+) -> Verdict {
+    // SAFETY: a member of a map value.
+    let zero = unsafe { core::ptr::read_volatile(&raw const sock.zero) };
+    let kind = forget_paths(zero, &mut attempt);
+    attempt.counted = remembered(sock, &attempt);
+    let tables = Live { control, scratch: &raw mut sock.scratch, zero };
+    let mut decision = decide(&tables, scene.subject, &attempt);
+    if matches!(decision.reason, Reason::Receipt) {
+        let kind = black_box(kind ^ zero as u8);
+        if kind == Kind::UdpConnect as u8 || attempt.counted == decision.serial {
+            return decision.verdict;
+        }
+        if counting == Counting::Later {
+            return decision.verdict;
+        }
+        if spend(decision.serial, decision.login) {
+            remember(sock, &attempt, decision.serial);
+        } else {
+            decision = decision.exhausted();
+        }
+    }
+    report(scene, &attempt, &decision);
+    decision.verdict
+}
+
+/// VERIFIER: combines the attempt with a zero from memory that nobody writes, so that what the
+/// paths before knew of it need not be followed through what comes after.
+#[inline(always)]
+fn forget_paths(zero: u64, attempt: &mut Attempt) -> u8 {
+    attempt.transport = black_box(attempt.transport ^ zero as u8);
+    attempt.port = black_box(attempt.port ^ zero as u16);
+    attempt.addr.0[0] = black_box(attempt.addr.0[0] ^ zero);
+    attempt.addr.0[1] = black_box(attempt.addr.0[1] ^ zero);
+    let kind = black_box(attempt.kind as u8 ^ zero as u8);
+    attempt.kind = Kind::from_code(kind);
+    kind
+}
+
+/// What the cgroup hooks return: 1 lets through, 0 refuses.
+#[inline(always)]
+pub(crate) fn cgroup_return(verdict: Verdict) -> i32 {
+    match verdict {
+        Verdict::Allow | Verdict::Observe => 1,
+        Verdict::Block => 0,
+    }
+}
+
+/// A refusal that is not about a destination but about the attempt itself.
+#[inline(always)]
+pub(crate) fn refuse(
+    scene: &Scene<'_>,
+    control: Control,
+    attempt: &Attempt,
+    reason: Reason,
+) -> Verdict {
+    let decision = Decision::refuse(reason, control.flags);
+    report(scene, attempt, &decision);
+    decision.verdict
+}
+
+/// An attempt whose receipt has not been looked for yet.
+#[inline(always)]
+pub(crate) fn attempt(addr: Addr, port: u16, protocol: u32, kind: Kind) -> Attempt {
+    let transport = match protocol {
+        IPPROTO_MPTCP => transport::TCP,
+        other => other as u8,
+    };
+    Attempt { addr, port, transport, kind, counted: 0 }
+}
+
+/// A scene of the running process.
+#[inline(always)]
+pub(crate) fn scene<'a>(
+    hook: Hook,
+    subject: &'a pp_common::decide::Subject,
+    tgid: u32,
+    task_flags: u32,
+    control: &Control,
+) -> Scene<'a> {
+    Scene { hook, subject, tgid, task_flags, generation: control.generation }
+}

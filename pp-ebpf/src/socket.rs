@@ -1,0 +1,151 @@
+//! The cgroup hooks in the caller's own context: socket creation, connect and
+//! datagrams with an address.
+
+use aya_ebpf::{
+    bindings::bpf_sock_addr,
+    macros::{cgroup_sock, cgroup_sock_addr},
+    programs::{SockAddrContext, SockContext},
+};
+use pp_common::{
+    abi::{SOCK_GRANTED, SOCK_OPENED, TaskMark},
+    decide::{Kind, Verdict, transport},
+    dest::Addr,
+    record::Hook,
+};
+
+use crate::{
+    count::heard_from,
+    mark::{control, current, subject, tag},
+    reach::{Counting, attempt, cgroup_return, judge, scene},
+};
+
+const ALLOW: i32 = 1;
+const REFUSE: i32 = 0;
+
+/// Marks a socket that a marked process makes, so that egress knows it.
+#[cgroup_sock(sock_create)]
+pub(crate) fn pp_sock_create(ctx: SockContext) -> i32 {
+    match current() {
+        None => ALLOW,
+        // SAFETY: the context is the socket that is being made.
+        Some(task) => match unsafe { tag(ctx.sock.cast(), task, 0) } {
+            Some(_) => ALLOW,
+            None => REFUSE,
+        },
+    }
+}
+
+/// Judges a connect to an IPv4 address.
+#[cgroup_sock_addr(connect4)]
+pub(crate) fn pp_connect4(ctx: SockAddrContext) -> i32 {
+    match current() {
+        None => ALLOW,
+        Some(task) => connect(ctx.sock_addr, task, v4(ctx.sock_addr)),
+    }
+}
+
+/// Judges a connect to an IPv6 address.
+#[cgroup_sock_addr(connect6)]
+pub(crate) fn pp_connect6(ctx: SockAddrContext) -> i32 {
+    match current() {
+        None => ALLOW,
+        Some(task) => connect(ctx.sock_addr, task, v6(ctx.sock_addr)),
+    }
+}
+
+/// Judges a datagram to an IPv4 address.
+#[cgroup_sock_addr(sendmsg4)]
+pub(crate) fn pp_sendmsg4(ctx: SockAddrContext) -> i32 {
+    match current() {
+        None => ALLOW,
+        Some(task) => sendmsg(ctx.sock_addr, task, v4(ctx.sock_addr)),
+    }
+}
+
+/// Judges a datagram to an IPv6 address.
+#[cgroup_sock_addr(sendmsg6)]
+pub(crate) fn pp_sendmsg6(ctx: SockAddrContext) -> i32 {
+    match current() {
+        None => ALLOW,
+        Some(task) => sendmsg(ctx.sock_addr, task, v6(ctx.sock_addr)),
+    }
+}
+
+#[inline(always)]
+fn connect(ctx: *mut bpf_sock_addr, task: &TaskMark, addr: Addr) -> i32 {
+    // SAFETY: context words, read one by one as the verifier wants them.
+    let (port, protocol) = unsafe { (port(ctx), (*ctx).protocol) };
+    let kind = if protocol == u32::from(transport::UDP) { Kind::UdpConnect } else { Kind::Open };
+    reach(ctx, task, attempt(addr, port, protocol, kind), Hook::Connect, SOCK_OPENED)
+}
+
+#[inline(always)]
+fn sendmsg(ctx: *mut bpf_sock_addr, task: &TaskMark, addr: Addr) -> i32 {
+    // SAFETY: as in `connect`.
+    let (port, protocol) = unsafe { (port(ctx), (*ctx).protocol) };
+    reach(ctx, task, attempt(addr, port, protocol, Kind::Open), Hook::Sendmsg, 0)
+}
+
+#[inline(always)]
+fn reach(
+    ctx: *mut bpf_sock_addr,
+    task: &TaskMark,
+    mut attempt: pp_common::decide::Attempt,
+    hook: Hook,
+    flags: u32,
+) -> i32 {
+    // SAFETY: the socket of the context; null only where the kernel has none to give.
+    let sk = unsafe { (*ctx).__bindgen_anon_1.sk };
+    if sk.is_null() {
+        return REFUSE;
+    }
+    // SAFETY: checked just now.
+    let Some(sock) = (unsafe { tag(sk.cast(), task, flags) }) else {
+        return REFUSE;
+    };
+    if hook as u8 == Hook::Sendmsg as u8
+        && heard_from(sock, attempt.addr, attempt.port)
+    {
+        attempt.kind = Kind::Answer;
+    }
+    let control = control();
+    let subject = subject(task);
+    let scene = scene(hook, &subject, sock.tgid, task.flags, &control);
+    let verdict = judge(&scene, control, sock, attempt, Counting::Here);
+    if flags == 0 && matches!(verdict, Verdict::Allow) && sock.flows[0].serial != 0 {
+        sock.flags |= SOCK_GRANTED;
+    }
+    cgroup_return(verdict)
+}
+
+/// # Safety
+///
+/// `ctx` must be the hook's context.
+#[inline(always)]
+unsafe fn port(ctx: *mut bpf_sock_addr) -> u16 {
+    // SAFETY: the caller's. The port lies in the low half, in network byte order.
+    u16::from_be(unsafe { (*ctx).user_port } as u16)
+}
+
+#[inline(always)]
+fn v4(ctx: *mut bpf_sock_addr) -> Addr {
+    // SAFETY: a word of the hook's context.
+    Addr::v4(unsafe { (*ctx).user_ip4 }.to_ne_bytes())
+}
+
+#[inline(always)]
+fn v6(ctx: *mut bpf_sock_addr) -> Addr {
+    // SAFETY: words of the hook's context; VERIFIER: "dereference of modified ctx ptr" when they
+    // are read as an array.
+    let words = unsafe {
+        let first = &raw const (*ctx).user_ip6;
+        let first = first.cast::<u32>();
+        [
+            core::ptr::read_volatile(first),
+            core::ptr::read_volatile(first.add(1)),
+            core::ptr::read_volatile(first.add(2)),
+            core::ptr::read_volatile(first.add(3)),
+        ]
+    };
+    Addr::v6_words(words)
+}

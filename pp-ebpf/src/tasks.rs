@@ -1,0 +1,119 @@
+//! Descent: a child has its parent's mark before it can run, and a process
+//! loses its mark when its last thread ends.
+
+use aya_ebpf::{
+    EbpfContext as _, helpers::bpf_send_signal, macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
+use pp_common::{
+    abi::{Counter, TASK_ROOT, TaskMark},
+    record::{RecordHeader, TaskRecord, kind},
+};
+
+use crate::{
+    event::{NEW_ONLY, count, now_ns},
+    kernel::{offset, read, start_ns},
+    maps::{CONTROL, EVENTS, TASKS},
+    mark::{current, current_tgid},
+};
+
+pub(crate) const SIGKILL: u32 = 9;
+
+/// Marks the child of a marked process. It runs in the parent, before the child can.
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+pub(crate) fn pp_fork(ctx: RawTracePointContext) -> i32 {
+    let Some(parent) = current() else { return 0 };
+    let child: u64 = ctx.arg(1);
+    let _ = ctx.as_ptr();
+    let (Some(tgid), Some(start)) = (read::<u32>(child, offset!(task_tgid)), start_ns(child))
+    else {
+        count(Counter::ReadErrors);
+        kill_current();
+        return 0;
+    };
+    if tgid == current_tgid() {
+        return 0;
+    }
+    let mark = TaskMark { start_ns: start, flags: parent.flags & !TASK_ROOT, ..*parent };
+    if insert(tgid, &mark) {
+        task_record(kind::FORK, &mark, tgid, current_tgid());
+    } else {
+        task_record(kind::TABLE_FULL, &mark, tgid, current_tgid());
+        kill_current();
+    }
+    0
+}
+
+/// Removes the mark of a process whose last thread ends.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub(crate) fn pp_exit(ctx: RawTracePointContext) -> i32 {
+    let tgid = current_tgid();
+    let Some(found) = TASKS.get_ptr(tgid) else { return 0 };
+    let task: u64 = ctx.arg(0);
+    let live: Option<i32> = read::<u64>(task, offset!(task_signal))
+        .and_then(|signal| read(signal, offset!(signal_live)));
+    match live {
+        Some(0) => {
+            // SAFETY: a map value, copied before it is removed.
+            let mark = unsafe { *found };
+            if TASKS.remove(tgid).is_err() {
+                count(Counter::ReadErrors);
+            }
+            task_record(kind::EXIT, &mark, tgid, 0);
+        }
+        // Other threads go on.
+        Some(_) => {}
+        // The mark stays; its start time tells the next process of this pid apart.
+        None => count(Counter::ReadErrors),
+    }
+    0
+}
+
+/// Enters a mark; `false` when there is no room, which from then on makes hooks look at ancestors.
+#[inline(always)]
+pub(crate) fn insert(tgid: u32, mark: &TaskMark) -> bool {
+    // An entry of this tgid can only be a stale one of a process that has ended.
+    if TASKS.insert(tgid, mark, 0).is_ok() {
+        return true;
+    }
+    count(Counter::TaskTableFull);
+    if let Some(control) = CONTROL.get_ptr_mut(0) {
+        // SAFETY: the one entry of the control map; one word.
+        unsafe { (*control).overflow = 1 };
+    }
+    false
+}
+
+/// Ends the running process before it goes on.
+#[inline(always)]
+pub(crate) fn kill_current() {
+    // SAFETY: plain numbers.
+    if unsafe { bpf_send_signal(SIGKILL) } != 0 {
+        count(Counter::ReadErrors);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn task_record(kind: u32, mark: &TaskMark, tgid: u32, parent_tgid: u32) {
+    let Some(mut entry) = EVENTS.reserve_untyped::<TaskRecord>(0) else {
+        count(Counter::LostRecords);
+        return;
+    };
+    entry.write(TaskRecord {
+        header: RecordHeader {
+            kind,
+            flags: mark.flags,
+            time_ns: now_ns(),
+            session: mark.session,
+            agent: mark.agent,
+            owner: mark.owner,
+            tgid,
+        },
+        parent_tgid,
+        pad: 0,
+    });
+    entry.submit(0);
+}
+
+/// `NEW_ONLY` re-exported where a mark must not replace another.
+pub(crate) const FIRST_MARK: u64 = NEW_ONLY;

@@ -1,0 +1,239 @@
+//! The life of the daemon: killed, stopped, restarted, upgraded, it never leaves a moment in which a protected connection goes through.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+use nix::libc;
+use pp_tests::agent::Daemon;
+use pp_tests::attack::{self, Answer};
+use pp_tests::forge;
+use pp_tests::harness::{By, Quiet, is_block};
+use pp_tests::lab::{PLC, PLC_NEIGHBOUR, Place};
+use pp_tests::policy::{AGENT, Policy};
+use pp_tests::run;
+use pp_tests::wait;
+use serde_json::{Value, json};
+
+use crate::receipts::plc;
+use crate::world::{World, skip, tests};
+
+tests![
+    killing_the_daemon_in_a_connect_loop_opens_nothing,
+    stopping_the_daemon_leaves_enforcement_on,
+    receipt_expires_while_the_daemon_is_down,
+    budget_is_counted_once_across_restarts,
+    budget_whose_count_is_lost_is_over,
+    receipts_revocations_and_event_ids_survive_a_restart,
+    bad_policy_at_start_leaves_the_last_good_one_in_force,
+    upgrade_to_another_abi_opens_nothing,
+    uninstalled_hooks_refuse_nothing,
+];
+
+/// An agent that needs no daemon to be one: by its program's path.
+const AGENT_ALONE: By = By::Program("claude");
+
+/// The agent is refused and nothing arrives; no event is asked for, since the daemon may be down.
+fn silently_refused(daemon: &Daemon) -> Result<()> {
+    let attempt = attack::tcp(daemon.lab(), PLC);
+    let control = By::Program("shim").attempt(daemon, &attempt)?;
+    ensure!(control == Answer::Delivered, "control run: {control:?}");
+    let quiet = Quiet::begin(daemon.lab())?;
+    let answer = AGENT_ALONE.attempt(daemon, &attempt)?;
+    ensure!(answer == Answer::Refused(libc::EPERM), "{answer:?}");
+    quiet.assert_nothing_at(PLC)
+}
+
+/// Runs `change` while an agent connects as fast as it can, and checks that not one attempt got through.
+fn not_one_gets_through(daemon: &mut Daemon, change: impl FnOnce(&mut Daemon) -> Result<()>) -> Result<()> {
+    let control = attack::workload(daemon.lab(), &["spin", &PLC.to_string(), "--for-ms", "100"], PLC);
+    let connected = By::Program("shim").run_words(daemon, &control.words)?.json()?["answers"]["0"].as_u64().unwrap_or(0);
+    ensure!(connected > 0, "control run: the loop never connected");
+    let quiet = Quiet::begin(daemon.lab())?;
+    let enough = daemon.path(&format!("enough-{}", daemon.pid()?));
+    let until = enough.display().to_string();
+    let spin = attack::workload(daemon.lab(), &["spin", &PLC.to_string(), "--for-ms", "50000", "--until", &until], PLC);
+    let mark = daemon.events().mark();
+    let running = AGENT_ALONE.start_words(daemon, &spin.words)?;
+    let _spinning = daemon.events().wait_since(mark, "the loop's first refusal", |event| is_block(event, PLC))?;
+    change(daemon)?;
+    fs::write(&enough, "")?;
+    let answers = running.finish(run::PATIENCE)?.success()?.json()?["answers"].clone();
+    let refused = answers[libc::EPERM.to_string()].as_u64().unwrap_or(0);
+    ensure!(answers.as_object().is_some_and(|answers| answers.len() == 1) && refused > 100, "answers by error number: {answers}");
+    quiet.assert_nothing_at(PLC)
+}
+
+fn own(world: &mut World) -> Result<Daemon> {
+    let policy = Policy::standard(world.lab());
+    world.own(&policy)
+}
+
+fn killing_the_daemon_in_a_connect_loop_opens_nothing(world: &mut World) -> Result<()> {
+    let rounds = if world.soak { 20 } else { 3 };
+    let mut daemon = own(world)?;
+    for _ in 0..rounds {
+        not_one_gets_through(&mut daemon, |daemon| {
+            daemon.crash()?;
+            daemon.spawn()
+        })?;
+    }
+    Ok(())
+}
+
+fn stopping_the_daemon_leaves_enforcement_on(world: &mut World) -> Result<()> {
+    let mut daemon = own(world)?;
+    daemon.stop()?;
+    silently_refused(&daemon)?;
+    ensure!(daemon.log().contains("uninstall-hooks"), "the log does not say how to end enforcement:\n{}", daemon.log());
+    daemon.spawn()?;
+    silently_refused(&daemon)
+}
+
+fn receipt_expires_while_the_daemon_is_down(world: &mut World) -> Result<()> {
+    let mut daemon = own(world)?;
+    let attempt = attack::tcp(daemon.lab(), PLC);
+    let _answer = daemon.register(&plc().parameter("accessSeconds", json!(5)).sign(daemon.operator()))?;
+    ensure!(AGENT_ALONE.attempt(&daemon, &attempt)? == Answer::Delivered, "the receipt opens nothing");
+    daemon.crash()?;
+    wait::until_true("the receipt's end with the daemon down", wait::SOON, || {
+        AGENT_ALONE.attempt(&daemon, &attempt).is_ok_and(|answer| answer == Answer::Refused(libc::EPERM))
+    })?;
+    silently_refused(&daemon)?;
+    daemon.spawn()?;
+    let mark = daemon.events().mark();
+    silently_refused(&daemon)?;
+    let event = daemon.events().wait_since(mark, "the refusal's event", |event| is_block(event, PLC))?;
+    ensure!(event["reason"] == "receipt_expired", "{event}");
+    Ok(())
+}
+
+fn budget_is_counted_once_across_restarts(world: &mut World) -> Result<()> {
+    let mut daemon = own(world)?;
+    let attempt = attack::tcp(daemon.lab(), PLC);
+    let connects = |daemon: &Daemon, when: &str| -> Result<()> {
+        let answer = AGENT_ALONE.attempt(daemon, &attempt)?;
+        ensure!(answer == Answer::Delivered, "{when}: {answer:?}");
+        Ok(())
+    };
+    let artifact = plc().parameter("maxConnections", json!(4)).sign(daemon.operator());
+    let _answer = daemon.register(&artifact)?;
+    connects(&daemon, "before")?;
+    daemon.crash()?;
+    connects(&daemon, "with the daemon down")?;
+    daemon.spawn()?;
+    connects(&daemon, "after the first restart")?;
+    let _again = daemon.client()?.post("/v1/receipts", &artifact)?;
+    daemon.stop()?;
+    daemon.spawn()?;
+    connects(&daemon, "after the second restart")?;
+    let mark = daemon.events().mark();
+    silently_refused(&daemon)?;
+    let event = daemon.events().wait_since(mark, "the refusal's event", |event| is_block(event, PLC))?;
+    ensure!(event["reason"] == "receipt_exhausted", "{event}");
+    Ok(())
+}
+
+/// As after a power cut: the receipt is in the store, the maps with its count are gone.
+fn budget_whose_count_is_lost_is_over(world: &mut World) -> Result<()> {
+    let mut daemon = own(world)?;
+    let attempt = attack::tcp(daemon.lab(), PLC);
+    let _counted = daemon.register(&plc().parameter("maxConnections", json!(9)).sign(daemon.operator()))?;
+    let unlimited = forge::Draft::opening("10.20.4.8/32", "tcp", 502).sign(daemon.operator());
+    let _answer = daemon.register(&unlimited)?;
+    ensure!(AGENT_ALONE.attempt(&daemon, &attempt)? == Answer::Delivered, "the receipt opens nothing");
+    daemon.crash()?;
+    fs::remove_dir_all(daemon.bpffs())?;
+    daemon.spawn()?;
+    let mark = daemon.events().mark();
+    silently_refused(&daemon)?;
+    let event = daemon.events().wait_since(mark, "the refusal's event", |event| is_block(event, PLC))?;
+    ensure!(event["reason"] == "receipt_exhausted", "{event}");
+    let answer = AGENT_ALONE.attempt(&daemon, &attack::tcp(daemon.lab(), PLC_NEIGHBOUR))?;
+    ensure!(answer == Answer::Delivered, "a receipt without a budget was ended too: {answer:?}");
+    Ok(())
+}
+
+fn receipts_revocations_and_event_ids_survive_a_restart(world: &mut World) -> Result<()> {
+    let mut daemon = own(world)?;
+    let kept = plc().sign(daemon.operator());
+    let ended = forge::Draft::opening("10.20.4.8/32", "tcp", 502).sign(daemon.operator());
+    for artifact in [&kept, &ended] {
+        let _answer = daemon.register(artifact)?;
+    }
+    let _answer = daemon.client()?.delete(&format!("/v1/receipts/{}", forge::id(&ended)))?.ok()?;
+    let before = daemon.client()?.get("/v1/events")?.body;
+    let last = last_id(&before)?;
+    daemon.crash()?;
+    daemon.spawn()?;
+    let answer = AGENT_ALONE.attempt(&daemon, &attack::tcp(daemon.lab(), PLC))?;
+    ensure!(answer == Answer::Delivered, "the receipt was lost: {answer:?}");
+    let answer = AGENT_ALONE.attempt(&daemon, &attack::tcp(daemon.lab(), PLC_NEIGHBOUR))?;
+    ensure!(answer == Answer::Refused(libc::EPERM), "the revocation was lost: {answer:?}");
+    let _again = daemon.client()?.post("/v1/receipts", &ended)?;
+    let answer = AGENT_ALONE.attempt(&daemon, &attack::tcp(daemon.lab(), PLC_NEIGHBOUR))?;
+    ensure!(answer == Answer::Refused(libc::EPERM), "registering a revoked receipt again opened it: {answer:?}");
+    let after = daemon.client()?.get("/v1/events")?.body;
+    ensure!(last_id(&after)? > last, "ids went back");
+    ensure!(ids(&after).contains(&last), "stored events were lost");
+    Ok(())
+}
+
+/// The ids of an answer in NDJSON or in one array.
+fn ids(body: &Value) -> Vec<u64> {
+    let lines = body.as_str().unwrap_or_default().lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let listed = body.as_array().cloned().unwrap_or_default();
+    let alone = body.get("id").is_some().then(|| body.clone());
+    lines.chain(listed).chain(alone).filter_map(|event| event["id"].as_u64()).collect()
+}
+
+fn last_id(body: &Value) -> Result<u64> {
+    ids(body).into_iter().max().with_context(|| format!("no event has an id: {body}"))
+}
+
+fn bad_policy_at_start_leaves_the_last_good_one_in_force(world: &mut World) -> Result<()> {
+    let mut daemon = own(world)?;
+    daemon.stop()?;
+    fs::write(daemon.path("policy.toml"), "host = \"eng-ws-12\"\nzones = 3\n")?;
+    daemon.spawn()?;
+    silently_refused(&daemon)?;
+    let status = daemon.client()?.status()?;
+    ensure!(status.to_string().contains("degraded"), "the status does not say so: {status}");
+    let output = daemon.cli(&["status"])?;
+    ensure!(output.code() != 0, "{output}");
+    Ok(())
+}
+
+fn upgrade_to_another_abi_opens_nothing(world: &mut World) -> Result<()> {
+    let Some(next) = std::env::var_os("PP_AGENT_NEXT_BIN").map(PathBuf::from) else {
+        return Err(skip("PP_AGENT_NEXT_BIN names no build with another ABI_VERSION"));
+    };
+    let mut daemon = own(world)?;
+    let installed = daemon.lab().directory().join("bin/pp-agent-next");
+    fs::copy(&next, &installed).with_context(|| next.display().to_string())?;
+    not_one_gets_through(&mut daemon, |daemon| {
+        daemon.stop()?;
+        daemon.set_binary(installed);
+        daemon.spawn()
+    })?;
+    silently_refused(&daemon)
+}
+
+fn uninstalled_hooks_refuse_nothing(world: &mut World) -> Result<()> {
+    let mut daemon = own(world)?;
+    silently_refused(&daemon)?;
+    let bpffs = daemon.bpffs().display().to_string();
+    let uninstall = daemon.cli_words(&["uninstall-hooks", "--bpffs", &bpffs]);
+    let inside = By::run(AGENT).run_words(&daemon, &uninstall)?;
+    ensure!(!inside.status.success(), "an agent removed the hooks: {inside}");
+    silently_refused(&daemon)?;
+    daemon.crash()?;
+    silently_refused(&daemon)?;
+    let inside = AGENT_ALONE.run_words(&daemon, &uninstall)?;
+    ensure!(!inside.status.success(), "an agent removed the hooks of a dead daemon: {inside}");
+    let _removed = run::run(&mut daemon.lab().command(Place::Engineering, &uninstall))?.success()?;
+    let attempt = attack::tcp(daemon.lab(), PLC);
+    wait::until_true("connections after uninstall-hooks", wait::SOON, || {
+        AGENT_ALONE.attempt(&daemon, &attempt).is_ok_and(|answer| answer == Answer::Delivered)
+    })
+}

@@ -1,0 +1,91 @@
+//! Ordinary work of an agent: it works, and it makes no event. And everybody else's work, which is nobody's business here.
+
+use anyhow::{Result, ensure};
+use pp_tests::agent::Daemon;
+use pp_tests::attack::{self, Answer};
+use pp_tests::harness::By;
+use pp_tests::lab::{DNS, GIT, OPCUA, PLC, PLC_V6, WEB};
+use pp_tests::paths;
+use pp_tests::policy::AGENT;
+
+use crate::world::{World, tests};
+
+tests![
+    web_pages_load,
+    git_clones_and_pushes_over_ssh,
+    names_with_many_addresses_resolve,
+    loopback_servers_are_reached,
+    programs_that_are_nobodys_reach_the_plant,
+];
+
+/// Runs a shell script as the agent; it must succeed without any verdict.
+fn undisturbed(daemon: &Daemon, script: &str) -> Result<String> {
+    let mark = daemon.events().mark();
+    let output = By::run(AGENT).run_words(daemon, &["/bin/bash".into(), "-euc".into(), script.into()])?.success()?;
+    // The event of a session that began later would come behind any verdict of this one.
+    let _later = By::run(AGENT).run_words(daemon, &["/bin/true".into()])?.success()?;
+    let told: Vec<_> = daemon.events().since(mark).into_iter().filter(|event| event["kind"] == "verdict").collect();
+    ensure!(told.is_empty(), "ordinary work made events: {told:?}");
+    Ok(output.stdout)
+}
+
+fn web_pages_load(world: &mut World) -> Result<()> {
+    let page = undisturbed(world.daemon()?, &format!("curl -sSf --max-time 10 http://{WEB}/manual"))?;
+    ensure!(page.contains("Gateway manual"), "{page}");
+    Ok(())
+}
+
+fn git_clones_and_pushes_over_ssh(world: &mut World) -> Result<()> {
+    let daemon = world.daemon()?;
+    let git = daemon.lab().directory().join("git");
+    let (git, copy) = (git.display(), daemon.path("clone"));
+    let copy = copy.display();
+    let script = format!(
+        "export GIT_SSH_COMMAND='ssh -i {git}/user_key -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ConnectTimeout=20'
+         git clone -q ssh://root@{}{git}/project.git {copy}
+         cd {copy}; echo tank > note.txt; git add note.txt
+         git -c user.name=lab -c user.email=lab@example.invalid commit -qm 'a note'
+         git push -q origin HEAD:main",
+        GIT.ip()
+    );
+    undisturbed(daemon, &script).map(drop)
+}
+
+fn names_with_many_addresses_resolve(world: &mut World) -> Result<()> {
+    let daemon = world.daemon()?;
+    let resolver = daemon.path("resolv.conf");
+    std::fs::write(&resolver, format!("nameserver {}\noptions timeout:5 attempts:2\n", DNS.ip()))?;
+    let python = paths::python()?;
+    let program = "import socket; print(len({r[4][0] for r in socket.getaddrinfo('many.lab', 502)}))";
+    // The resolver file is exchanged in a mount namespace of the script's own.
+    let inner = format!("mount --bind {} /etc/resolv.conf && {} -c \"{program}\"", resolver.display(), python.display());
+    let found = undisturbed(daemon, &format!("unshare --mount --propagation private sh -c '{}'", inner.replace('\'', "'\\''")))?;
+    ensure!(found.trim() == "24", "{found} addresses instead of 12 and 12");
+    Ok(())
+}
+
+fn loopback_servers_are_reached(world: &mut World) -> Result<()> {
+    let daemon = world.daemon()?;
+    let workload = daemon.lab().program("pp-workload");
+    let workload = workload.display();
+    // A Modbus simulator on the developer's own machine is not the plant's.
+    let script = format!(
+        "{workload} serve 127.0.0.1:502 > {0} & until grep -q ready {0}; do :; done; {workload} try tcp-connect 127.0.0.1:502; wait",
+        daemon.path("loopback.out").display()
+    );
+    let answer = undisturbed(daemon, &script)?;
+    ensure!(answer.contains("\"ok\":true"), "{answer}");
+    Ok(())
+}
+
+fn programs_that_are_nobodys_reach_the_plant(world: &mut World) -> Result<()> {
+    let daemon = world.daemon()?;
+    for target in [PLC, PLC_V6, OPCUA] {
+        let answer = By::Nobody.attempt(daemon, &attack::tcp(daemon.lab(), target))?;
+        ensure!(answer == Answer::Delivered, "{target}: {answer:?}");
+    }
+    let address = PLC.ip().to_string();
+    let read = attack::tool(&["mbpoll", "-1", "-t", "4", "-r", "1", "-c", "4", &address], PLC);
+    ensure!(By::Nobody.attempt(daemon, &read)? == Answer::Delivered, "mbpoll of nobody's was refused");
+    Ok(())
+}

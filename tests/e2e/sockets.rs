@@ -1,0 +1,177 @@
+//! Sockets that were there before the mark, came from elsewhere, or lead somewhere else than they say; and clients of an agent's own server.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, ensure};
+use nix::libc;
+use pp_tests::attack::{self, Answer, Attempt};
+use pp_tests::harness::{By, Refusal, is_block};
+use pp_tests::lab::{Journal, PLC, Place, UDP};
+use pp_tests::policy::{AGENT, Policy};
+use pp_tests::run::{self, Running};
+use pp_tests::{agent::Daemon, wait};
+use serde_json::Value;
+
+use crate::world::{World, skip, tests};
+
+tests![
+    socket_opened_before_the_mark_cannot_connect,
+    udp_socket_opened_before_the_mark_cannot_send,
+    connected_socket_that_was_inherited_cannot_be_written,
+    connected_socket_that_was_passed_in_cannot_be_written,
+    dnat_into_a_zone_is_refused,
+    client_of_an_agents_server_is_served_whatever_its_source_port,
+    zero_address_is_refused_where_a_zone_covers_loopback,
+];
+
+/// The words that open a socket as told before what follows them.
+fn opened(daemon: &Daemon, target: SocketAddr, state: &str) -> Vec<String> {
+    let program = daemon.lab().program("pp-workload").display().to_string();
+    vec![program, "open-then-exec".into(), target.to_string(), "--state".into(), state.into(), "--".into()]
+}
+
+/// The same made by an agent: the socket is opened outside its session.
+fn opened_for_agent(daemon: &Daemon, target: SocketAddr, state: &str) -> By {
+    let mut words = opened(daemon, target, state);
+    words.extend(daemon.cli_words(&["run", "--agent", AGENT, "--"]));
+    By::Words(words)
+}
+
+fn socket_opened_before_the_mark_cannot_connect(world: &mut World) -> Result<()> {
+    let daemon = world.daemon()?;
+    let attempt = attack::workload(daemon.lab(), &["connect-stdin", &PLC.to_string()], PLC);
+    let control = By::Words(opened(daemon, PLC, "tcp"));
+    let _event = Refusal::of(attempt, opened_for_agent(daemon, PLC, "tcp")).with_control(control).assert(daemon)?;
+    Ok(())
+}
+
+fn udp_socket_opened_before_the_mark_cannot_send(world: &mut World) -> Result<()> {
+    let daemon = world.daemon()?;
+    let attempt = attack::workload(daemon.lab(), &["connect-stdin", &UDP.to_string()], UDP);
+    let control = By::Words(opened(daemon, UDP, "udp"));
+    let _event = Refusal::of(attempt, opened_for_agent(daemon, UDP, "udp")).with_control(control).assert(daemon)?;
+    Ok(())
+}
+
+/// Bytes that the PLC got on the one connection since the mark.
+fn bytes_at_plc(servers: &Journal) -> Result<u64> {
+    let closed = servers
+        .wait_for("the connection's end at the PLC", |line| line["event"] == "closed" && line["local"] == PLC.to_string().as_str())?;
+    Ok(closed["bytes"].as_u64().unwrap_or(0))
+}
+
+/// With cgroup programs alone nothing sees these writes before the packet is made: the daemon must say so itself.
+fn is_stated_gap(world: &mut World, word: &str) -> Result<bool> {
+    if world.backend()? != "cgroup" {
+        return Ok(false);
+    }
+    let gaps = world.daemon()?.client()?.status()?["gaps"].to_string();
+    ensure!(gaps.to_lowercase().contains(word), "no gap is stated for {word} sockets: {gaps}");
+    Ok(true)
+}
+
+fn connected_socket_that_was_inherited_cannot_be_written(world: &mut World) -> Result<()> {
+    if is_stated_gap(world, "inherited")? {
+        return Ok(());
+    }
+    let daemon = world.daemon()?;
+    let attempt = attack::workload(daemon.lab(), &["write-stdin"], PLC);
+    let servers = daemon.lab().servers().from_now();
+    ensure!(By::Words(opened(daemon, PLC, "tcp-connected")).attempt(daemon, &attempt)? == Answer::Delivered, "control run");
+    ensure!(bytes_at_plc(&servers)? > 0, "control run: no byte arrived");
+
+    let (servers, mark) = (daemon.lab().servers().from_now(), daemon.events().mark());
+    let answer = opened_for_agent(daemon, PLC, "tcp-connected").attempt(daemon, &attempt)?;
+    ensure!(answer == Answer::Refused(libc::EPERM), "{answer:?}");
+    ensure!(bytes_at_plc(&servers)? == 0, "a byte arrived");
+    let _event = daemon.events().wait_since(mark, "its event", |event| is_block(event, PLC))?;
+    Ok(())
+}
+
+fn connected_socket_that_was_passed_in_cannot_be_written(world: &mut World) -> Result<()> {
+    if is_stated_gap(world, "passed")? {
+        return Ok(());
+    }
+    let daemon = world.daemon()?;
+    let lab = daemon.lab();
+    let pass = |by: &By, name: &str| -> Result<(Answer, u64)> {
+        let socket = daemon.path(name).display().to_string();
+        let servers = lab.servers().from_now();
+        let giver = attack::workload(lab, &["pass-fd", &socket, &PLC.to_string()], PLC);
+        let mut giver = Running::start(&mut lab.command(Place::Engineering, &giver.words))?;
+        let _ready = giver.line_with("ready")?;
+        let answer = by.attempt(daemon, &attack::workload(lab, &["recv-fd", &socket], PLC))?;
+        drop(giver);
+        Ok((answer, bytes_at_plc(&servers)?))
+    };
+    let (answer, bytes) = pass(&By::Nobody, "pass-control")?;
+    ensure!(answer == Answer::Delivered && bytes > 0, "control run: {answer:?}, {bytes} bytes");
+    let mark = daemon.events().mark();
+    let (answer, bytes) = pass(&By::run(AGENT), "pass-agent")?;
+    ensure!(answer == Answer::Refused(libc::EPERM) && bytes == 0, "{answer:?}, {bytes} bytes arrived");
+    let _event = daemon.events().wait_since(mark, "its event", |event| is_block(event, PLC))?;
+    Ok(())
+}
+
+fn dnat_into_a_zone_is_refused(world: &mut World) -> Result<()> {
+    let daemon = world.daemon()?;
+    let lab = daemon.lab();
+    let rules = format!(
+        "add table ip pplab; add chain ip pplab out {{ type nat hook output priority -100; }}; \
+         add rule ip pplab out ip daddr 198.51.100.99 tcp dport 8502 dnat to {PLC}"
+    );
+    let output = run::run(&mut lab.command(Place::Engineering, &["nft", &rules]))?;
+    if !output.status.success() {
+        return Err(skip(&format!("nftables are not to be had here: {}", output.stderr.trim())));
+    }
+    let mut attempt = attack::workload(lab, &["try", "tcp-connect", "198.51.100.99:8502"], PLC);
+    attempt.name = "connect that is translated into the zone".to_owned();
+    let refusal = Refusal::of(attempt, By::run(AGENT)).with_control(By::Nobody).heard_as(&[libc::EPERM, libc::ECONNABORTED]);
+    let shown = refusal.assert(daemon);
+    let _removed = run::run(&mut lab.command(Place::Engineering, &["nft", "delete table ip pplab"]))?.success()?;
+    shown.map(drop)
+}
+
+fn client_of_an_agents_server_is_served_whatever_its_source_port(world: &mut World) -> Result<()> {
+    let daemon = world.daemon()?;
+    let lab = daemon.lab();
+    let mark = daemon.events().mark();
+    let server = attack::workload(lab, &["serve", "0.0.0.0:9000", "--accept", "3"], PLC);
+    let mut server = Running::start(&mut lab.command(Place::Engineering, &By::run(AGENT).words(daemon, &server.words)))?;
+    let _ready = server.line_with("ready")?;
+    for port in [502, 4840, 44818] {
+        let source = format!("10.97.0.2:{port}");
+        let client = attack::workload(lab, &["dial", "10.99.0.2:9000", "--source", &source], PLC);
+        let answer = run::run(&mut lab.command(Place::It, &client.words))?.json()?;
+        ensure!(answer["ok"] == true && answer["answer"] == "served\n", "from source port {port}: {answer}");
+    }
+    let _served = server.finish(run::PATIENCE)?.success()?;
+    let told: Vec<Value> = daemon.events().since(mark).into_iter().filter(|event| event["verdict"] == "block").collect();
+    ensure!(told.is_empty(), "serving made events: {told:?}");
+    Ok(())
+}
+
+fn zero_address_is_refused_where_a_zone_covers_loopback(world: &mut World) -> Result<()> {
+    let policy = Policy::standard(world.lab()).with("[[zone]]\nname = \"this-host\"\nnetworks = [\"127.0.0.0/8\"]\n");
+    let daemon = world.own(&policy)?;
+    let lab = daemon.lab();
+    let log = daemon.path("local.jsonl");
+    let sink = attack::workload(lab, &["sink", "--log", &log.display().to_string(), "tcp:127.0.0.1:5555"], PLC);
+    let mut sink = Running::start(&mut lab.command(Place::Engineering, &sink.words))?;
+    let _ready = sink.line_with("ready")?;
+    let local: SocketAddr = "127.0.0.1:5555".parse()?;
+    let attempt: Attempt = attack::workload(lab, &["try", "tcp-connect", "0.0.0.0:5555"], local);
+    let journal = Journal::new(log);
+    ensure!(By::Nobody.attempt(&daemon, &attempt)? == Answer::Delivered, "control run");
+    wait::until_true("the control run's connection", wait::SOON, || journal.arrivals_at(local).len() == 1)?;
+
+    let mark = daemon.events().mark();
+    let answer = By::run(AGENT).attempt(&daemon, &attempt)?;
+    ensure!(answer == Answer::Refused(libc::EPERM), "{answer:?}");
+    let _event = daemon.events().wait_since(mark, "its event", |event| event["verdict"] == "block" && event["zone"] == "this-host")?;
+    // Connections are accepted in order: behind one more of nobody's, the refused one would have been seen.
+    ensure!(By::Nobody.attempt(&daemon, &attempt)? == Answer::Delivered, "control run after it");
+    wait::until_true("the second control run's connection", wait::SOON, || journal.arrivals_at(local).len() >= 2)?;
+    ensure!(journal.arrivals_at(local).len() == 2, "the refused connection arrived");
+    Ok(())
+}

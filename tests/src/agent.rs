@@ -1,0 +1,336 @@
+//! The daemon under test: started in the lab with directories of its own, stopped, killed, restarted, and its hooks removed at the end.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::mount::{MsFlags, mount};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::client::Client;
+use crate::events::EventLog;
+use crate::forge::Operator;
+use crate::lab::{Lab, PINS, Place};
+use crate::policy::Policy;
+use crate::run::{self, Output, Running};
+use crate::wait;
+
+/// Where the kernel keeps pins.
+pub(crate) const BPFFS: &str = "/sys/fs/bpf";
+/// How long the daemon may take to report READY, emulated machines included.
+const READY: Duration = Duration::from_secs(90);
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+static LEFT_BEHIND: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// The daemon, its directories and what the test may do to it. Dropping it ends the daemon and removes its hooks.
+pub struct Daemon {
+    lab: Arc<Lab>,
+    directory: PathBuf,
+    bpffs: PathBuf,
+    operator: Operator,
+    running: Option<Running>,
+    events: Option<EventLog>,
+    programs: BTreeSet<u32>,
+    binary: PathBuf,
+    log: String,
+}
+
+impl Daemon {
+    /// Starts a daemon with this policy and waits until it is ready.
+    ///
+    /// # Errors
+    /// It ended or did not become ready; the error shows its log.
+    pub fn start(lab: &Arc<Lab>, policy: &Policy) -> Result<Self> {
+        let mut daemon = Self::prepare(lab, policy)?;
+        daemon.spawn()?;
+        Ok(daemon)
+    }
+
+    /// Makes the directories and files of a daemon without starting it.
+    ///
+    /// # Errors
+    /// A file cannot be written, or there is no bpffs.
+    pub fn prepare(lab: &Arc<Lab>, policy: &Policy) -> Result<Self> {
+        let name = format!("{PINS}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let directory = lab.directory().join(&name);
+        fs::create_dir_all(directory.join("state"))?;
+        ensure_bpffs()?;
+        let operator = Operator::new(crate::policy::KEY, crate::policy::DECIDER);
+        fs::write(directory.join("keys.json"), crate::forge::key_set(&[(&operator, "active")]).to_string())?;
+        policy.write(&directory.join("policy.toml"))?;
+        Ok(Self {
+            lab: Arc::clone(lab),
+            bpffs: Path::new(BPFFS).join(name),
+            directory,
+            operator,
+            running: None,
+            events: None,
+            programs: BTreeSet::new(),
+            binary: lab.program("pp-agent"),
+            log: String::new(),
+        })
+    }
+
+    /// The operator whose key the policy trusts.
+    #[must_use]
+    pub const fn operator(&self) -> &Operator {
+        &self.operator
+    }
+
+    /// A file of this daemon: `policy.toml`, `keys.json`, `control.sock`, `state`.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// The directory of its pins.
+    #[must_use]
+    pub fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+
+    /// The lab it runs in.
+    #[must_use]
+    pub const fn lab(&self) -> &Arc<Lab> {
+        &self.lab
+    }
+
+    /// Takes another program for the next start: an upgrade.
+    pub fn set_binary(&mut self, binary: PathBuf) {
+        self.binary = binary;
+    }
+
+    /// The daemon's command line, for tests of a start that must fail.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        let text = |path: PathBuf| path.display().to_string();
+        let arguments = [
+            text(self.binary.clone()),
+            "daemon".into(),
+            "--policy".into(),
+            text(self.path("policy.toml")),
+            "--keys".into(),
+            text(self.path("keys.json")),
+            "--state".into(),
+            text(self.path("state")),
+            "--socket".into(),
+            text(self.path("control.sock")),
+            "--bpffs".into(),
+            text(self.bpffs.clone()),
+        ];
+        self.lab.command(Place::Engineering, &arguments)
+    }
+
+    /// Starts the prepared or ended daemon and waits until it is ready.
+    ///
+    /// # Errors
+    /// It ended or did not become ready; the error shows its log.
+    pub fn spawn(&mut self) -> Result<()> {
+        let notify = self.path("notify.sock");
+        if notify.exists() {
+            fs::remove_file(&notify)?;
+        }
+        let socket = UnixDatagram::bind(&notify)?;
+        socket.set_nonblocking(true)?;
+        let mut running = Running::start(self.command().env("NOTIFY_SOCKET", &notify))?;
+        let mut buffer = [0_u8; 4096];
+        let ready = wait::until("READY=1 from the daemon", READY, || match socket.recv(&mut buffer) {
+            Ok(length) if String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line == "READY=1") => Some(true),
+            Ok(_) => None,
+            Err(_) => (!running.is_running()).then_some(false),
+        });
+        let log = format!("the daemon's log:\n{}{}", running.stdout(), running.stderr());
+        match ready {
+            Ok(true) => {}
+            Ok(false) => bail!("the daemon ended before it was ready\n{log}"),
+            Err(error) => return Err(error.context(log)),
+        }
+        self.programs.extend(programs_of(running.pid()));
+        self.running = Some(running);
+        if self.events.is_none() {
+            self.events = Some(EventLog::follow(&self.path("control.sock"))?);
+        }
+        Ok(())
+    }
+
+    /// The process id of the running daemon.
+    ///
+    /// # Errors
+    /// None is running.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.running.as_ref().context("no daemon is running")?.pid())
+    }
+
+    /// Sends the daemon a signal.
+    ///
+    /// # Errors
+    /// None is running.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill(Pid::from_raw(i32::try_from(self.pid()?)?), signal)?;
+        Ok(())
+    }
+
+    /// Kills the daemon as a crash would, and waits until it is gone.
+    ///
+    /// # Errors
+    /// None is running.
+    pub fn crash(&mut self) -> Result<()> {
+        self.signal(Signal::SIGKILL)?;
+        self.reap()
+    }
+
+    /// Ends the daemon as `systemctl stop` does, and waits until it is gone.
+    ///
+    /// # Errors
+    /// None is running, or it did not end.
+    pub fn stop(&mut self) -> Result<()> {
+        self.signal(Signal::SIGTERM)?;
+        self.reap()
+    }
+
+    fn reap(&mut self) -> Result<()> {
+        let running = self.running.take().context("no daemon is running")?;
+        let output = running.finish(run::PATIENCE)?;
+        self.log.push_str(&output.both());
+        Ok(())
+    }
+
+    /// What every run of this daemon has logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let now = self.running.as_ref().map(|running| format!("{}{}", running.stdout(), running.stderr()));
+        format!("{}{}", self.log, now.unwrap_or_default())
+    }
+
+    /// A client of its control socket that is not agent-owned.
+    ///
+    /// # Errors
+    /// No client can be built.
+    pub fn client(&self) -> Result<Client> {
+        Client::new(&self.path("control.sock"))
+    }
+
+    /// Its events since it was first ready.
+    ///
+    /// # Panics
+    /// It has never been ready.
+    #[must_use]
+    pub fn events(&self) -> &EventLog {
+        self.events.as_ref().expect("the daemon was started")
+    }
+
+    /// The backend that its canary found: `lsm`, `fmod_ret` or `cgroup`.
+    ///
+    /// # Errors
+    /// No answer came.
+    pub fn backend(&self) -> Result<String> {
+        Ok(self.client()?.status()?["backend"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// The words before a command that runs as the CLI of this daemon: `pp-agent <subcommand> --socket ...`.
+    #[must_use]
+    pub fn cli_words(&self, arguments: &[&str]) -> Vec<String> {
+        let mut words = vec![self.lab.program("pp-agent").display().to_string()];
+        words.extend(["--socket".to_owned(), self.path("control.sock").display().to_string()]);
+        words.extend(arguments.iter().map(|word| (*word).to_owned()));
+        words
+    }
+
+    /// Runs the CLI in the engineering network, as root, not agent-owned.
+    ///
+    /// # Errors
+    /// It did not end.
+    pub fn cli(&self, arguments: &[&str]) -> Result<Output> {
+        run::run(&mut self.lab.command(Place::Engineering, &self.cli_words(arguments)))
+    }
+
+    /// Writes a policy and has the daemon take it.
+    ///
+    /// # Errors
+    /// The daemon refused it.
+    pub fn reload(&self, policy: &Policy) -> Result<()> {
+        policy.write(&self.path("policy.toml"))?;
+        let _done = self.cli(&["policy", "reload"])?.success()?;
+        Ok(())
+    }
+
+    /// Registers a receipt over the control socket.
+    ///
+    /// # Errors
+    /// It was refused.
+    pub fn register(&self, receipt: &Value) -> Result<Value> {
+        self.client()?.post("/v1/receipts", receipt)?.ok()
+    }
+
+    fn remove_hooks(&mut self) -> Result<()> {
+        let bpffs = self.bpffs.display().to_string();
+        let agent = self.lab.program("pp-agent").display().to_string();
+        let removed = run::run(&mut self.lab.command(Place::Engineering, &[agent.as_str(), "uninstall-hooks", "--bpffs", &bpffs]))?;
+        ensure!(removed.status.success(), "uninstall-hooks: {removed}");
+        let left = || -> Vec<u32> {
+            let loaded = aya::programs::loaded_programs().filter_map(Result::ok).map(|program| program.id());
+            loaded.filter(|id| self.programs.contains(id)).collect()
+        };
+        // The kernel frees programs a grace period after their last link.
+        wait::until_true("the end of every program of this daemon", wait::SOON, || left().is_empty())
+            .with_context(|| format!("still loaded after uninstall-hooks: {:?}", left()))?;
+        ensure!(!self.bpffs.exists(), "{}: left behind by uninstall-hooks", self.bpffs.display());
+        Ok(())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.events = None;
+        if self.running.is_some() {
+            // A stopped process cannot act on SIGTERM.
+            let ended = self.signal(Signal::SIGCONT).and_then(|()| self.stop());
+            if let Err(error) = ended {
+                eprintln!("the daemon did not stop: {error:#}");
+            }
+        }
+        self.running = None;
+        if std::env::var_os("PP_LAB_LOG").is_some() {
+            eprintln!("{}", self.log);
+        }
+        if self.bpffs.exists()
+            && let Err(error) = self.remove_hooks()
+        {
+            LEFT_BEHIND.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{error:#}"));
+        }
+    }
+}
+
+/// What ended daemons could not take out of the kernel since the last call. It fails the test that left it, not a later one.
+#[must_use]
+pub fn left_behind() -> Vec<String> {
+    std::mem::take(&mut LEFT_BEHIND.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn ensure_bpffs() -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    if !mounts.lines().any(|line| line.contains(&format!(" {BPFFS} ")) && line.contains(" - bpf ")) {
+        mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>).context("a bpffs could not be mounted")?;
+    }
+    Ok(())
+}
+
+/// Ids of the kernel programs that a process holds, itself or by a link, as its descriptors say.
+fn programs_of(pid: u32) -> BTreeSet<u32> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
+    let texts = entries.filter_map(|entry| fs::read_to_string(entry.path()).ok());
+    let ids = texts.flat_map(|text| {
+        let lines = text.lines().filter_map(|line| line.strip_prefix("prog_id:")).map(str::trim).map(str::to_owned);
+        lines.collect::<Vec<_>>()
+    });
+    ids.filter_map(|id| id.parse().ok()).collect()
+}

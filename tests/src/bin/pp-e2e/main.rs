@@ -1,0 +1,153 @@
+//! Runs the end-to-end suite: builds the lab, runs every test in it one after the other, writes the result file.
+//!
+//! Usage: `pp-e2e --row NAME --result FILE [--soak] [--kernel-only] [FILTER] [libtest options]`; needs root. Exit code 0 if nothing failed.
+//! `--kernel-only` leaves out the groups whose answers do not depend on the kernel, for quick looks at one.
+
+mod world;
+
+#[path = "../../../e2e/bad_input.rs"]
+mod bad_input;
+#[path = "../../../e2e/control.rs"]
+mod control;
+#[path = "../../../e2e/flows.rs"]
+mod flows;
+#[path = "../../../e2e/identity.rs"]
+mod identity;
+#[path = "../../../e2e/lab.rs"]
+mod lab;
+#[path = "../../../e2e/lifetime.rs"]
+mod lifetime;
+#[path = "../../../e2e/ordinary.rs"]
+mod ordinary;
+#[path = "../../../e2e/receipts.rs"]
+mod receipts;
+#[path = "../../../e2e/refusals.rs"]
+mod refusals;
+#[path = "../../../e2e/sockets.rs"]
+mod sockets;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use pp_tests::attack::{TECHNIQUES, Technique};
+use pp_tests::lab::leave_the_network;
+use pp_tests::report::{self, Entry, Report};
+use world::{Skip, Test, World};
+
+/// Every group, those that share a daemon first: starting one is what costs most on emulated machines.
+const GROUPS: [(&str, &[Test]); 10] = [
+    ("lab", lab::TESTS),
+    ("refusals", refusals::TESTS),
+    ("sockets", sockets::TESTS),
+    ("ordinary", ordinary::TESTS),
+    ("receipts", receipts::TESTS),
+    ("flows", flows::TESTS),
+    ("control", control::TESTS),
+    ("identity", identity::TESTS),
+    ("bad_input", bad_input::TESTS),
+    ("lifetime", lifetime::TESTS),
+];
+
+/// What the runner is told besides the options of every test runner.
+struct Options {
+    row: String,
+    result: Option<PathBuf>,
+    soak: bool,
+    kernel_only: bool,
+    libtest: Vec<String>,
+}
+
+fn options() -> Options {
+    let mut options = Options { row: "native".to_owned(), result: None, soak: false, kernel_only: false, libtest: Vec::new() };
+    let mut words = std::env::args();
+    options.libtest.extend(words.next());
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--row" => options.row = words.next().unwrap_or_default(),
+            "--result" => options.result = words.next().map(PathBuf::from),
+            "--soak" => options.soak = true,
+            "--kernel-only" => options.kernel_only = true,
+            _ => options.libtest.push(word),
+        }
+    }
+    options
+}
+
+fn main() -> ExitCode {
+    match suite() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(101),
+        Err(error) => {
+            eprintln!("pp-e2e: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn suite() -> Result<bool> {
+    let options = options();
+    let mut arguments = Arguments::from_iter(&options.libtest);
+    // One lab and one machine's hooks: one test at a time, on this thread, which the lab's processes are bound to.
+    arguments.test_threads = Some(1);
+    if !arguments.list {
+        leave_the_network()?;
+        World::build(options.soak)?;
+    }
+    let mut trials = Vec::new();
+    for (group, tests) in GROUPS {
+        if options.kernel_only && ["bad_input", "control"].contains(&group) {
+            continue;
+        }
+        trials.extend(tests.iter().map(|test| trial(group, test.name, test.run)));
+        if group == "lab" {
+            let refuse = |technique: &'static Technique| move |world: &mut World| refusals::technique(world, technique);
+            trials.extend(TECHNIQUES.iter().map(|technique| trial("techniques", technique.claim, refuse(technique))));
+        }
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    let backend = World::take_down();
+    if let Some(result) = &options.result {
+        Report::collect(&options.row, &backend)?.write(result)?;
+    }
+    Ok(!conclusion.has_failed())
+}
+
+fn trial(group: &str, claim: &str, test: impl Fn(&mut World) -> Result<()> + Send + 'static) -> Trial {
+    let name = format!("{group}::{claim}");
+    Trial::ignorable_test(name.clone(), move || run(&name, &test))
+}
+
+fn run(name: &str, test: &dyn Fn(&mut World) -> Result<()>) -> Result<Completion, Failed> {
+    let start = Instant::now();
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| World::with(test)));
+    let milliseconds = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let note = |state, reason: &str| {
+        report::record(Entry { name: name.to_owned(), state, reason: reason.to_owned(), milliseconds });
+    };
+    match done {
+        Ok(Ok(())) => {
+            note("passed", "");
+            Ok(Completion::Completed)
+        }
+        Ok(Err(error)) => match error.downcast_ref::<Skip>() {
+            Some(Skip(reason)) => {
+                note("skipped", reason);
+                Ok(Completion::ignored_with(reason))
+            }
+            None => {
+                let text = format!("{error:#}");
+                note("failed", &text);
+                Err(Failed::from(text))
+            }
+        },
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+            let text = text.unwrap_or_else(|| "panicked".to_owned());
+            note("failed", &text);
+            Err(Failed::from(text))
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What the tests share: the lab, and one daemon with the standard policy for every test that leaves it as it was.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use pp_tests::agent::{Daemon, left_behind};
+use pp_tests::lab::Lab;
+use pp_tests::policy::Policy;
+
+/// One test: a claim and what shows it.
+pub(crate) struct Test {
+    /// The claim.
+    pub(crate) name: &'static str,
+    /// What shows it.
+    pub(crate) run: fn(&mut World) -> Result<()>,
+}
+
+/// The list of a group's tests, each named as its function.
+macro_rules! tests {
+    ($($name:ident),+ $(,)?) => {
+        pub(crate) const TESTS: &[crate::world::Test] = &[$(crate::world::Test { name: stringify!($name), run: $name }),+];
+    };
+}
+pub(crate) use tests;
+
+/// A test that this kernel cannot show, and why.
+#[derive(Debug)]
+pub(crate) struct Skip(pub(crate) String);
+
+impl std::fmt::Display for Skip {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "skipped: {}", self.0)
+    }
+}
+
+impl std::error::Error for Skip {}
+
+/// The error that skips a test.
+pub(crate) fn skip(reason: &str) -> anyhow::Error {
+    anyhow!(Skip(reason.to_owned()))
+}
+
+/// What the tests share.
+pub(crate) struct World {
+    lab: Arc<Lab>,
+    shared: Option<Daemon>,
+    backend: Option<String>,
+    /// True for runs that take their time.
+    pub(crate) soak: bool,
+}
+
+static WORLD: Mutex<Option<World>> = Mutex::new(None);
+
+impl World {
+    /// Builds the lab.
+    pub(crate) fn build(soak: bool) -> Result<()> {
+        let world = Self { lab: Arc::new(Lab::start()?), shared: None, backend: None, soak };
+        *WORLD.lock().unwrap_or_else(PoisonError::into_inner) = Some(world);
+        Ok(())
+    }
+
+    /// Runs one test in it.
+    pub(crate) fn with(test: &dyn Fn(&mut Self) -> Result<()>) -> Result<()> {
+        let mut world = WORLD.lock().unwrap_or_else(PoisonError::into_inner);
+        let world = world.as_mut().context("the lab is not built")?;
+        let done = test(world);
+        if done.as_ref().is_err_and(|error| error.downcast_ref::<Skip>().is_none()) {
+            // What a failed test left in the shared daemon is unknown.
+            world.shared = None;
+        }
+        let left = left_behind();
+        match done {
+            Ok(()) => {
+                ensure!(left.is_empty(), "left in the kernel: {}", left.join("; "));
+                Ok(())
+            }
+            Err(error) if left.is_empty() => Err(error),
+            Err(error) => Err(error.context(format!("left in the kernel: {}", left.join("; ")))),
+        }
+    }
+
+    /// Takes everything down; returns the backend that the daemons of this run found.
+    pub(crate) fn take_down() -> String {
+        let world = WORLD.lock().unwrap_or_else(PoisonError::into_inner).take();
+        world.and_then(|world| world.backend).unwrap_or_default()
+    }
+
+    /// The lab.
+    pub(crate) const fn lab(&self) -> &Arc<Lab> {
+        &self.lab
+    }
+
+    /// The daemon that tests share: the standard policy, no receipts. A test revokes what it registers.
+    pub(crate) fn daemon(&mut self) -> Result<&Daemon> {
+        if self.shared.is_none() {
+            let daemon = Daemon::start(&self.lab, &Policy::standard(&self.lab))?;
+            self.backend = Some(daemon.backend()?);
+            self.shared = Some(daemon);
+        }
+        self.shared.as_ref().context("no shared daemon")
+    }
+
+    /// A daemon of the test's own; the shared one ends first, since both would judge the same agents.
+    pub(crate) fn own(&mut self, policy: &Policy) -> Result<Daemon> {
+        self.shared = None;
+        let daemon = Daemon::start(&self.lab, policy)?;
+        self.backend = Some(daemon.backend()?);
+        Ok(daemon)
+    }
+
+    /// A daemon of the test's own that is not started yet.
+    pub(crate) fn prepared(&mut self, policy: &Policy) -> Result<Daemon> {
+        self.shared = None;
+        Daemon::prepare(&self.lab, policy)
+    }
+
+    /// The backend that the canary found on this kernel.
+    pub(crate) fn backend(&mut self) -> Result<String> {
+        if self.backend.is_none() {
+            let _daemon = self.daemon()?;
+        }
+        self.backend.clone().context("no backend")
+    }
+}

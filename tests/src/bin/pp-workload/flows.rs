@@ -1,0 +1,105 @@
+//! Flows over time: one that never stops by itself, a loop of connects at full speed, and both ends of a development server.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde_json::json;
+use socket2::{Domain, Socket, Type};
+use std::os::fd::AsFd as _;
+
+use crate::outcome;
+
+/// What a development server answers.
+const GREETING: &[u8] = b"served\n";
+
+/// Milliseconds since the epoch, as every log of the lab counts.
+pub(crate) fn now_ms() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis())
+}
+
+/// Sends and receives on one connection until it fails or the time is over; prints when each direction last moved and the final error.
+pub(crate) fn hold(target: SocketAddr, for_ms: u64) -> Result<()> {
+    let until = Instant::now() + Duration::from_millis(for_ms);
+    let mut stream = match TcpStream::connect_timeout(&target, Duration::from_secs(4)) {
+        Ok(stream) => stream,
+        Err(error) => return outcome::print(&json!({"connected": false, "errno": error.raw_os_error()})),
+    };
+    outcome::print(&json!({"connected": true, "at_ms": now_ms(), "local": stream.local_addr()?.to_string()}))?;
+    stream.set_nonblocking(true)?;
+    let (mut sent, mut received, mut last_sent, mut last_received) = (0_u64, 0_u64, 0, 0);
+    let mut buffer = [0_u8; 4096];
+    let mut ended = None;
+    while ended.is_none() && Instant::now() < until {
+        match stream.write(b"poll") {
+            Ok(bytes) => (sent, last_sent) = (sent + bytes as u64, now_ms()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => ended = Some(error.raw_os_error()),
+        }
+        match stream.read(&mut buffer) {
+            Ok(0) => ended = Some(Some(0)),
+            Ok(bytes) => (received, last_received) = (received + bytes as u64, now_ms()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => ended = Some(error.raw_os_error()),
+        }
+        // One turn every 10 ms at most: a flow, not a flood.
+        let mut nothing = [PollFd::new(stream.as_fd(), PollFlags::POLLPRI)];
+        let _events = poll(&mut nothing, PollTimeout::from(10_u8))?;
+    }
+    outcome::print(&json!({
+        "ended_ms": now_ms(), "errno": ended.flatten(), "ended": ended.is_some(), "sent": sent, "received": received,
+        "last_sent_ms": last_sent, "last_received_ms": last_received,
+    }))
+}
+
+/// Connects as fast as it can until the time is over or the file `until` exists; prints how often each answer came, 0 for a connection.
+pub(crate) fn spin(target: SocketAddr, for_ms: u64, until: Option<&Path>) -> Result<()> {
+    let end = Instant::now() + Duration::from_millis(for_ms);
+    let mut answers = BTreeMap::<String, u64>::new();
+    let mut longest_gap = Duration::ZERO;
+    let mut last = Instant::now();
+    while Instant::now() < end && !until.is_some_and(Path::exists) {
+        let socket = Socket::new(Domain::for_address(target), Type::STREAM, None)?;
+        let answer = match socket.connect_timeout(&target.into(), Duration::from_secs(2)) {
+            Ok(()) => 0,
+            Err(error) => error.raw_os_error().unwrap_or(-1),
+        };
+        *answers.entry(answer.to_string()).or_default() += 1;
+        longest_gap = longest_gap.max(last.elapsed());
+        last = Instant::now();
+    }
+    outcome::print(&json!({"answers": answers, "longest_ms": longest_gap.as_millis()}))
+}
+
+/// Listens, says so, and greets that many clients.
+pub(crate) fn serve(listen: SocketAddr, accept: u32) -> Result<()> {
+    let listener = TcpListener::bind(listen)?;
+    outcome::print(&json!({"ready": true, "port": listener.local_addr()?.port()}))?;
+    for _ in 0..accept {
+        let (mut client, peer) = listener.accept()?;
+        let mut request = [0_u8; 64];
+        let read = client.read(&mut request);
+        let wrote = client.write_all(GREETING);
+        outcome::print(&json!({"peer": peer.to_string(), "read": read.ok(), "served": wrote.is_ok()}))?;
+    }
+    Ok(())
+}
+
+/// Connects from `source`, asks, and prints the answer.
+pub(crate) fn dial(target: SocketAddr, source: SocketAddr) -> Result<()> {
+    let socket = Socket::new(Domain::for_address(target), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&source.into())?;
+    socket.set_read_timeout(Some(Duration::from_secs(4)))?;
+    let mut answer = String::new();
+    let asked = socket.connect_timeout(&target.into(), Duration::from_secs(4)).and_then(|()| {
+        let mut stream = TcpStream::from(socket);
+        stream.write_all(b"hello\n")?;
+        stream.read_to_string(&mut answer)
+    });
+    outcome::print(&json!({"ok": asked.is_ok(), "errno": asked.err().and_then(|error| error.raw_os_error()), "answer": answer}))
+}

@@ -1,0 +1,221 @@
+//! The world the suite runs in: an engineering network where agents run, a plant behind a router, and an IT side that stands in for the internet.
+//!
+//! ```text
+//!   engineering 10.99.0.2 ── router ── plant  10.20.4.7, 10.20.4.8 (Modbus), 10.20.5.5 (OPC UA), fd00:20::7, 10.30.4.9 (gateway), 10.40.0.5
+//!                               └───── it     198.51.100.10 (web), .22 (git over SSH), .53 (DNS)
+//! ```
+//!
+//! Four network namespaces with names of their own hold it. The program that builds the lab moves into an empty namespace first
+//! ([`leave_the_network`]), so that nothing it runs by mistake outside the lab can send a packet anywhere. All addresses are the lab's own.
+
+mod journal;
+mod netns;
+mod servers;
+mod sweep;
+
+pub use journal::{Journal, Packet};
+pub(crate) use sweep::PINS;
+pub use sweep::sweep;
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{fs, process};
+
+use anyhow::{Context as _, Result};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::paths;
+
+const fn v4(a: u8, b: u8, c: u8, d: u8, port: u16) -> SocketAddr {
+    SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), port))
+}
+
+const fn v6(last: u16, port: u16) -> SocketAddr {
+    SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::new(0xfd00, 0x20, 0, 0, 0, 0, 0, last), port, 0, 0))
+}
+
+/// The PLC that receipts are made for.
+pub const PLC: SocketAddr = v4(10, 20, 4, 7, 502);
+/// The same PLC, another port with a Modbus server behind it.
+pub const PLC_OTHER_PORT: SocketAddr = v4(10, 20, 4, 7, 1502);
+/// Its neighbour.
+pub const PLC_NEIGHBOUR: SocketAddr = v4(10, 20, 4, 8, 502);
+/// A Modbus server in the zone, by IPv6.
+pub const PLC_V6: SocketAddr = v6(7, 502);
+/// A server that streams in both directions, in the zone.
+pub const STREAM: SocketAddr = v4(10, 20, 4, 7, 7777);
+/// A UDP server in the zone.
+pub const UDP: SocketAddr = v4(10, 20, 4, 7, 5000);
+/// The same by IPv6.
+pub const UDP_V6: SocketAddr = v6(7, 5000);
+/// The OPC UA server in the zone.
+pub const OPCUA: SocketAddr = v4(10, 20, 5, 5, 4840);
+/// The gateway's login page, and its second port.
+pub const GATEWAY: SocketAddr = v4(10, 30, 4, 9, 8443);
+/// The gateway's second port.
+pub const GATEWAY_443: SocketAddr = v4(10, 30, 4, 9, 443);
+/// The gateway's address on a port that policy does not name.
+pub const GATEWAY_OTHER_PORT: SocketAddr = v4(10, 30, 4, 9, 8080);
+/// A Modbus server outside every zone: protected by its port alone.
+pub const STRAY_MODBUS: SocketAddr = v4(10, 40, 0, 5, 502);
+/// A server outside every zone on a port that is nobody's.
+pub const STRAY_OTHER: SocketAddr = v4(10, 40, 0, 5, 5502);
+/// An ordinary web site.
+pub const WEB: SocketAddr = v4(198, 51, 100, 10, 80);
+/// Git over SSH.
+pub const GIT: SocketAddr = v4(198, 51, 100, 22, 22);
+/// The name server.
+pub const DNS: SocketAddr = v4(198, 51, 100, 53, 53);
+
+/// One network of the lab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Where the daemon and the agents run.
+    Engineering,
+    /// Between the others.
+    Router,
+    /// The protected side.
+    Plant,
+    /// The ordinary side.
+    It,
+}
+
+impl Place {
+    const ALL: [Self; 4] = [Self::Engineering, Self::Router, Self::Plant, Self::It];
+
+    const fn suffix(self) -> &'static str {
+        match self {
+            Self::Engineering => "eng",
+            Self::Router => "mid",
+            Self::Plant => "plant",
+            Self::It => "it",
+        }
+    }
+}
+
+/// The running lab. Dropping it ends the servers and removes the namespaces and the directory.
+pub struct Lab {
+    prefix: String,
+    directory: PathBuf,
+    servers: Vec<servers::Server>,
+}
+
+impl Lab {
+    /// Builds the networks and starts the servers; returns when every one of them accepts.
+    ///
+    /// # Errors
+    /// Not root, a tool is missing, or a server did not come up.
+    pub fn start() -> Result<Self> {
+        sweep()?;
+        let prefix = format!("{}{}-", sweep::PREFIX, process::id());
+        let directory = std::env::temp_dir().join(prefix.trim_end_matches('-'));
+        fs::create_dir_all(directory.join("bin")).with_context(|| directory.display().to_string())?;
+        let mut lab = Self { prefix, directory, servers: Vec::new() };
+        lab.install_programs()?;
+        netns::build(&lab)?;
+        lab.servers = servers::start(&lab)?;
+        Ok(lab)
+    }
+
+    /// The lab's own directory, readable by every user of the machine.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// A program of the lab: `pp-agent`, `pp-workload`, and the agents (`claude`, `codex`, `first-claude`).
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.directory.join("bin").join(name)
+    }
+
+    /// The namespace file of a place.
+    #[must_use]
+    pub fn netns(&self, place: Place) -> PathBuf {
+        Path::new("/run/netns").join(self.namespace(place))
+    }
+
+    fn namespace(&self, place: Place) -> String {
+        format!("{}{}", self.prefix, place.suffix())
+    }
+
+    /// A command that runs in that place and dies with this program.
+    #[must_use]
+    pub fn command<S: AsRef<std::ffi::OsStr>>(&self, place: Place, arguments: &[S]) -> Command {
+        let mut command = Command::new(self.program("pp-workload"));
+        command.args(["in", "--with-parent", "--netns"]).arg(self.netns(place)).arg("--").args(arguments);
+        command
+    }
+
+    /// Everything that arrived in the plant, packet by packet.
+    #[must_use]
+    pub fn plant(&self) -> Journal {
+        Journal::new(self.directory.join("tap.jsonl"))
+    }
+
+    /// What the servers of the plant saw at their sockets.
+    #[must_use]
+    pub fn servers(&self) -> Journal {
+        Journal::new(self.directory.join("servers.jsonl"))
+    }
+
+    /// What the servers of the IT side saw at their sockets.
+    #[must_use]
+    pub fn it_servers(&self) -> Journal {
+        Journal::new(self.directory.join("it.jsonl"))
+    }
+
+    fn install_programs(&self) -> Result<()> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let install = |from: &Path, name: &str| -> Result<()> {
+            fs::copy(from, self.program(name)).with_context(|| from.display().to_string())?;
+            fs::set_permissions(self.program(name), fs::Permissions::from_mode(0o755))?;
+            Ok(())
+        };
+        install(&paths::binary("pp-workload")?, "pp-workload")?;
+        install(&paths::agent_binary()?, "pp-agent")?;
+        // The agents of the tests are shims, as most real ones are: a script that becomes the command it is given.
+        for agent in ["claude", "codex", "shim"] {
+            fs::write(self.program(agent), "#!/bin/sh\nexec \"$@\"\n")?;
+            fs::set_permissions(self.program(agent), fs::Permissions::from_mode(0o755))?;
+        }
+        // Others are scripts or modules that an interpreter is given.
+        for script in ["agent_cli.py", "other_cli.py"] {
+            fs::write(self.program(script), "import os, sys\nos.execvp(sys.argv[1], sys.argv[1:])\n")?;
+        }
+        fs::write(self.program("first-claude"), crate::attack::FIRST_CONNECT)?;
+        fs::set_permissions(self.program("first-claude"), fs::Permissions::from_mode(0o755))?;
+        fs::copy(self.program("first-claude"), self.program("first-connect"))?;
+        Ok(())
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.servers.clear();
+        for place in Place::ALL {
+            netns::remove(&self.namespace(place));
+        }
+        if std::env::var_os("PP_LAB_KEEP").is_none()
+            && let Err(error) = fs::remove_dir_all(&self.directory)
+        {
+            eprintln!("{}: {error}", self.directory.display());
+        }
+    }
+}
+
+/// True on an emulated processor, where Python's OPC UA library alone takes most of a minute to import. There the lab puts a plain
+/// server in its place, and the tests leave out the Python clients: the kernel under test sees the same connections.
+#[must_use]
+pub fn is_emulated() -> bool {
+    fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.lines().any(|line| line.starts_with("model name") && line.contains("QEMU")))
+}
+
+/// Moves this program to an empty network namespace. Call it before any thread is started.
+///
+/// # Errors
+/// Not root.
+pub fn leave_the_network() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET).context("the suite needs root: it builds network namespaces")
+}

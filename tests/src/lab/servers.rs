@@ -1,0 +1,120 @@
+//! The servers of the plant and of the IT side, and the tap in front of the plant.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{DNS, GATEWAY, GATEWAY_443, GATEWAY_OTHER_PORT, GIT, Lab, OPCUA, PLC, PLC_NEIGHBOUR, PLC_OTHER_PORT, PLC_V6, Place};
+use super::{STRAY_MODBUS, STRAY_OTHER, STREAM, UDP, UDP_V6, WEB};
+use crate::paths;
+use crate::run::Running;
+
+/// One running server; ended when dropped.
+pub(super) struct Server {
+    name: &'static str,
+    running: Running,
+}
+
+/// How long all servers together may take to start: Python reads hundreds of files, slowly where the machine is emulated and busy.
+const START: Duration = Duration::from_secs(240);
+
+/// The Python servers and clients, by file name.
+const SCRIPTS: [(&str, &str); 7] = [
+    ("journal.py", include_str!("../../lab/journal.py")),
+    ("modbus.py", include_str!("../../lab/modbus.py")),
+    ("opcua.py", include_str!("../../lab/opcua.py")),
+    ("web.py", include_str!("../../lab/web.py")),
+    ("dns.py", include_str!("../../lab/dns.py")),
+    ("read_modbus.py", include_str!("../../lab/read_modbus.py")),
+    ("read_opcua.py", include_str!("../../lab/read_opcua.py")),
+];
+
+/// Starts them all at once, then waits for each.
+pub(super) fn start(lab: &Lab) -> Result<Vec<Server>> {
+    for (name, text) in SCRIPTS {
+        fs::write(lab.directory().join(name), text)?;
+    }
+    let python = paths::python()?.display().to_string();
+    let file = |name: &str| lab.directory().join(name).display().to_string();
+    let script = |name: &str, journal: &str, arguments: &[String]| -> Vec<String> {
+        [python.clone(), "-B".into(), file(name), file(journal)].into_iter().chain(arguments.iter().cloned()).collect()
+    };
+    let workload = lab.program("pp-workload").display().to_string();
+    let addresses = |list: &[std::net::SocketAddr]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let tap = vec![workload.clone(), "tap".into(), "--log".into(), file("tap.jsonl")];
+    let mut sink = vec![
+        workload,
+        "sink".into(),
+        "--log".into(),
+        file("servers.jsonl"),
+        format!("stream:{STREAM}"),
+        format!("tcp:{STRAY_OTHER}"),
+        format!("tcp:{GATEWAY_OTHER_PORT}"),
+        format!("udp:{UDP}"),
+        format!("udp:{UDP_V6}"),
+    ];
+    let modbus = addresses(&[PLC, PLC_OTHER_PORT, PLC_NEIGHBOUR, PLC_V6, STRAY_MODBUS]);
+    let gateway = [format!("login={GATEWAY}"), format!("login={GATEWAY_443}")];
+    let mut commands = Vec::new();
+    if super::is_emulated() {
+        sink.push(format!("tcp:{OPCUA}"));
+    } else {
+        commands.push(("opcua", Place::Plant, script("opcua.py", "servers.jsonl", &addresses(&[OPCUA]))));
+    }
+    commands.extend([
+        ("tap", Place::Plant, tap),
+        ("sink", Place::Plant, sink),
+        ("modbus", Place::Plant, script("modbus.py", "servers.jsonl", &modbus)),
+        ("gateway", Place::Plant, script("web.py", "servers.jsonl", &gateway)),
+        ("web", Place::It, script("web.py", "it.jsonl", &[format!("site={WEB}")])),
+        ("dns", Place::It, script("dns.py", "it.jsonl", &addresses(&[DNS]))),
+    ]);
+    let mut servers = Vec::new();
+    for (name, place, arguments) in commands {
+        let running = Running::start(&mut lab.command(place, &arguments)).context(name)?;
+        servers.push(Server { name, running });
+    }
+    for server in &mut servers {
+        let _ready = server.running.line_within("ready", START).context(server.name)?;
+    }
+    servers.push(git(lab)?);
+    Ok(servers)
+}
+
+/// An SSH server with one bare repository, and the key that opens it.
+fn git(lab: &Lab) -> Result<Server> {
+    let directory = lab.directory().join("git");
+    fs::create_dir_all(&directory)?;
+    fs::create_dir_all("/run/sshd")?;
+    let path = |name: &str| directory.join(name).display().to_string();
+    for key in ["host_key", "user_key"] {
+        succeed(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &path(key)]))?;
+    }
+    fs::copy(directory.join("user_key.pub"), directory.join("authorized_keys"))?;
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o755))?;
+    succeed(Command::new("git").args(["init", "-q", "--bare", &path("project.git")]))?;
+    let configuration = format!(
+        "ListenAddress {GIT}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\nPermitRootLogin prohibit-password\n\
+         PasswordAuthentication no\n",
+        path("host_key"),
+        path("authorized_keys"),
+    );
+    fs::write(directory.join("sshd_config"), configuration)?;
+    let mut running =
+        Running::start(&mut lab.command(Place::It, &["/usr/sbin/sshd", "-D", "-e", "-f", &path("sshd_config")])).context("sshd")?;
+    crate::wait::until_true("sshd listening", crate::run::PATIENCE, || {
+        running.stderr().contains("Server listening") || !running.is_running()
+    })?;
+    ensure!(running.is_running(), "sshd: {}", running.stderr());
+    Ok(Server { name: "git", running })
+}
+
+fn succeed(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| Path::new(command.get_program()).display().to_string())?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}

@@ -1,0 +1,18 @@
+//! The lab, the harness and the suite of pp-agent: a world of real servers in network namespaces, the daemon under test in it, and attackers.
+//!
+//! Read [`lab`] for the world, [`agent`] for the daemon, [`attack`] for the ways to reach a target, and [`harness`] for what a refusal test
+//! has to show. The tests themselves are in `e2e/`, the programs in `src/bin/`.
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod attack;
+pub mod client;
+pub mod events;
+pub mod forge;
+pub mod harness;
+pub mod lab;
+pub mod paths;
+pub mod policy;
+pub mod report;
+pub mod run;
+pub mod wait;

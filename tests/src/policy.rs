@@ -1,0 +1,105 @@
+//! The policy of the tests: one plant, one gateway, two agents, and what a test adds.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use crate::lab::Lab;
+
+/// The host's name in the tests' policy.
+pub const HOST: &str = "eng-ws-12";
+/// The tenant in the tests' policy.
+pub const TENANT: &str = "acme-water";
+/// The decider that the tests' key speaks for.
+pub const DECIDER: &str = "user:shift-lead@acme.example";
+/// The id of the tests' key.
+pub const KEY: &str = "shift-lead-2026";
+/// The agent that most tests run.
+pub const AGENT: &str = "claude-code";
+/// The other agent.
+pub const OTHER_AGENT: &str = "codex";
+
+/// A policy being put together.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    top: String,
+    agents: String,
+    sections: String,
+}
+
+impl Policy {
+    /// The policy that tests start from. The agents are found by their paths in the lab, never by a bare name, so that nothing else on the
+    /// machine becomes theirs.
+    #[must_use]
+    pub fn standard(lab: &Lab) -> Self {
+        let bin = lab.directory().join("bin");
+        let bin = bin.display();
+        Self {
+            top: format!("host = \"{HOST}\"\ntenant = \"{TENANT}\"\nmode = \"enforce\"\n"),
+            agents: format!(
+                "[[agent]]\nname = \"{AGENT}\"\nexec = [\"{bin}/claude\", \"{bin}/first-claude\"]\n\n\
+                 [[agent]]\nname = \"{OTHER_AGENT}\"\nexec = [\"{bin}/codex\"]\n\n"
+            ),
+            sections: format!(
+                "[[zone]]\nname = \"plant-7\"\nnetworks = [\"10.20.0.0/16\", \"fd00:20::/32\"]\n\n\
+                 [[gateway]]\nname = \"vnode-east\"\naddress = \"10.30.4.9\"\nports = [443, 8443]\n\n\
+                 [services]\nenable = [\"modbus\", \"opc-ua\", \"s7comm\", \"dnp3\", \"ethernet-ip\", \"iec-104\", \"bacnet\"]\n\n\
+                 [[authority]]\nkey_id = \"{KEY}\"\ndecider = \"{DECIDER}\"\nzones = [\"plant-7\"]\ngateways = [\"vnode-east\"]\n\
+                 services = [\"modbus\"]\nmax_ttl = \"8h\"\n\n"
+            ),
+        }
+    }
+
+    /// The same with more tables at its end.
+    #[must_use]
+    pub fn with(mut self, sections: &str) -> Self {
+        self.sections.push_str(sections);
+        self.sections.push('\n');
+        self
+    }
+
+    /// The same with more keys before the first table.
+    #[must_use]
+    pub fn with_top(mut self, keys: &str) -> Self {
+        self.top.push_str(keys);
+        self.top.push('\n');
+        self
+    }
+
+    /// The same with one part of it exchanged for another.
+    ///
+    /// # Panics
+    /// The part does not occur: the test means another policy than this one.
+    #[must_use]
+    pub fn replacing(mut self, part: &str, by: &str) -> Self {
+        let before = self.text();
+        for text in [&mut self.top, &mut self.agents, &mut self.sections] {
+            *text = text.replace(part, by);
+        }
+        assert_ne!(before, self.text(), "the policy has no `{part}`");
+        self
+    }
+
+    /// The same with one more agent, whose rule is `rule` (`user = [...]`, `cgroup = [...]`).
+    #[must_use]
+    pub fn with_agent(mut self, name: &str, rule: &str) -> Self {
+        // Writing to a string cannot fail.
+        let _written = write!(self.agents, "[[agent]]\nname = \"{name}\"\n{rule}\n\n");
+        self
+    }
+
+    /// The policy as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        format!("{}\n{}{}", self.top, self.sections, self.agents)
+    }
+
+    /// Writes it for the daemon, readable by its owner alone.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(&self, path: &Path) -> std::io::Result<()> {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::write(path, self.text())?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o640))
+    }
+}

@@ -1,0 +1,34 @@
+//! Waiting for a condition with a deadline: the only way a test here lets time pass.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// How long a test waits for something that should come at once. Emulated machines are some twenty times slower than real ones.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// Polls `probe` until it yields a value.
+///
+/// # Errors
+/// The deadline passed; the error says what was waited for.
+pub fn until<T>(what: &str, deadline: Duration, mut probe: impl FnMut() -> Option<T>) -> Result<T> {
+    let end = Instant::now() + deadline;
+    loop {
+        if let Some(value) = probe() {
+            return Ok(value);
+        }
+        if Instant::now() >= end {
+            bail!("{what}: not within {} ms", deadline.as_millis());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Polls `probe` until it is true.
+///
+/// # Errors
+/// The deadline passed; the error says what was waited for.
+pub fn until_true(what: &str, deadline: Duration, mut probe: impl FnMut() -> bool) -> Result<()> {
+    until(what, deadline, || probe().then_some(()))
+}

@@ -1,0 +1,163 @@
+//! `ci`: every check there is, in the order that fails fastest, with one table and one line of counts at the end.
+
+use std::{
+    fs,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    build_ebpf::{self, Variant},
+    e2e,
+    kernels::Matrix,
+    paths::Paths,
+    setup, sh, systemd,
+};
+
+/// One line of the table.
+struct Line {
+    what: String,
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+    took: Duration,
+}
+
+/// Runs everything; true when all of it passed.
+pub(crate) fn run(paths: &Paths) -> Result<bool> {
+    setup::run(paths, None)?;
+    let matrix = Matrix::load(paths)?;
+    let mut table = vec![check(paths, "format", &["fmt", "--all", "--check"])?];
+    let start = Instant::now();
+    let object = build_ebpf::run(paths, Variant::Shipped);
+    table.push(verdict("ebpf object", &object, start));
+    table.push(check(paths, "lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?);
+    if sh::run_quiet(&mut sh::cmd("cargo", ["deny", "--version"])).is_ok() {
+        table.push(check(paths, "dependencies", &["deny", "--all-features", "check"])?);
+    } else {
+        sh::say("dependencies: not checked, cargo-deny is not installed");
+    }
+    table.push(unit(paths, "unit tests", &["test", "--no-fail-fast"])?);
+    table.push(unit(paths, "unit tests of the harness", &["test", "--no-fail-fast", "--package", "pp-tests", "--lib"])?);
+    let start = Instant::now();
+    let bin = object.and_then(|_| e2e::build_next(paths)).and_then(|()| e2e::build_user_side(paths, false));
+    table.push(verdict("build of agent and suite", &bin, start));
+    if let Ok(bin) = bin {
+        for row in &matrix.rows {
+            sh::say(format!("e2e {} ...", row.name));
+            let cell = e2e::run_row(paths, &matrix, row, &bin, &[], false);
+            for complaint in &cell.complaints {
+                sh::say(format!("e2e {}: {complaint}", cell.row));
+            }
+            table.push(Line {
+                what: format!("e2e {} ({})", cell.row, cell.kernel),
+                passed: cell.passed,
+                failed: cell.failed,
+                skipped: cell.skipped,
+                took: cell.took,
+            });
+        }
+    }
+    let start = Instant::now();
+    table.push(verdict("installed service", &systemd::install_test(paths, "6.1"), start));
+    Ok(print(&table))
+}
+
+/// A cargo command that passes or fails as one.
+fn check(paths: &Paths, what: &str, args: &[&str]) -> Result<Line> {
+    let start = Instant::now();
+    let (ok, _) = logged(paths, what, args)?;
+    Ok(Line { what: what.to_owned(), passed: ok.into(), failed: (!ok).into(), skipped: 0, took: start.elapsed() })
+}
+
+/// A cargo test run, counted test by test.
+fn unit(paths: &Paths, what: &str, args: &[&str]) -> Result<Line> {
+    let start = Instant::now();
+    let (ok, text) = logged(paths, what, args)?;
+    let (passed, mut failed, skipped) = counts(&text);
+    // A crate that does not compile, or a run without a single test, is a failure too.
+    if failed == 0 && (!ok || passed == 0) {
+        failed = 1;
+    }
+    Ok(Line { what: what.to_owned(), passed, failed, skipped, took: start.elapsed() })
+}
+
+fn verdict<T>(what: &str, result: &Result<T>, start: Instant) -> Line {
+    if let Err(err) = result {
+        sh::say(format!("{what}: {err:#}"));
+    }
+    let ok = result.is_ok();
+    Line { what: what.to_owned(), passed: ok.into(), failed: (!ok).into(), skipped: 0, took: start.elapsed() }
+}
+
+/// Runs cargo with its output in a log; on failure the end of the log is shown.
+fn logged(paths: &Paths, what: &str, args: &[&str]) -> Result<(bool, String)> {
+    sh::say(format!("{what} ..."));
+    let dir = paths.cache.join("ci");
+    fs::create_dir_all(&dir)?;
+    let log = dir.join(format!("{}.log", what.replace(' ', "-")));
+    let file = fs::File::create(&log).with_context(|| format!("{}: not creatable", log.display()))?;
+    let status = Command::new("cargo")
+        .args(args)
+        .current_dir(&paths.root)
+        .env("CARGO_TERM_COLOR", "never")
+        .stdin(Stdio::null())
+        .stdout(file.try_clone()?)
+        .stderr(file)
+        .status()
+        .context("cargo: did not start")?;
+    let text = fs::read_to_string(&log)?;
+    if !status.success() {
+        let lines: Vec<_> = text.lines().collect();
+        let tail = lines[lines.len().saturating_sub(60)..].join("\n");
+        sh::say(format!("{what}: failed; end of {}:\n{tail}", log.display()));
+    }
+    Ok((status.success(), text))
+}
+
+/// Passed, failed and ignored over every `test result:` line.
+fn counts(text: &str) -> (usize, usize, usize) {
+    let mut sum = (0, 0, 0);
+    for line in text.lines().filter_map(|line| line.strip_prefix("test result: ")) {
+        let of = |word: &str| {
+            let part = line.split([';', '.']).find(|part| part.trim_end().ends_with(word))?;
+            part.trim().split(' ').next()?.parse::<usize>().ok()
+        };
+        sum.0 += of(" passed").unwrap_or(0);
+        sum.1 += of(" failed").unwrap_or(0);
+        sum.2 += of(" ignored").unwrap_or(0);
+    }
+    sum
+}
+
+#[expect(clippy::print_stdout, reason = "the table is this command's result")]
+fn print(table: &[Line]) -> bool {
+    println!("{:<40} {:>7} {:>7} {:>7} {:>9}", "check", "passed", "failed", "skipped", "seconds");
+    for line in table {
+        let (passed, failed, skipped) = (line.passed, line.failed, line.skipped);
+        println!("{:<40} {passed:>7} {failed:>7} {skipped:>7} {:>9.1}", line.what, line.took.as_secs_f64());
+    }
+    let sum = |of: fn(&Line) -> usize| table.iter().map(of).sum::<usize>();
+    let failed = sum(|line| line.failed);
+    println!("\n{} passed, {failed} failed, {} skipped", sum(|line| line.passed), sum(|line| line.skipped));
+    failed == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_test_output_is_counted_over_all_binaries() {
+        let text = "running 2 tests\ntest result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s\n\
+                    test result: FAILED. 5 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.10s\n";
+        assert_eq!(counts(text), (7, 3, 1));
+    }
+
+    #[test]
+    fn output_without_results_counts_nothing() {
+        assert_eq!(counts("error: could not compile\n"), (0, 0, 0));
+    }
+}

@@ -1,0 +1,313 @@
+//! `e2e`: the suite on one row of `tests/kernels.toml`, here or in a virtual machine, judged by the result file it wrote.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+
+use crate::{
+    build_ebpf::{self, Variant},
+    kernels::{Matrix, Row, in_series},
+    paths::{self, Paths},
+    setup, sh, vm,
+};
+
+/// Longest time one row may take; the slowest kernel needs about a third of it.
+const DEADLINE: Duration = Duration::from_secs(15 * 60);
+
+/// `ABI_VERSION` of the build that the upgrade test upgrades to; larger than any real one.
+const NEXT_ABI: &str = "4000000000";
+
+/// What the suite writes about one row.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Report {
+    kernel_release: String,
+    row: String,
+    backend: String,
+    tests: Vec<Test>,
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+/// One test of the report.
+#[derive(Debug, Clone, Deserialize)]
+struct Test {
+    name: String,
+    state: String,
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+/// How one row went.
+#[derive(Debug, Clone)]
+pub(crate) struct Cell {
+    /// The row's name.
+    pub(crate) row: String,
+    /// The kernel that ran it, `?` when that never became known.
+    pub(crate) kernel: String,
+    /// Tests that passed.
+    pub(crate) passed: usize,
+    /// Tests that failed, and one more when the row itself is not what it must be.
+    pub(crate) failed: usize,
+    /// Tests that were skipped, allowed or not.
+    pub(crate) skipped: usize,
+    /// Why the row is not green; empty when it is.
+    pub(crate) complaints: Vec<String>,
+    /// From start to judgement.
+    pub(crate) took: Duration,
+}
+
+/// The suite's binaries, built; the directory they are in.
+pub(crate) fn build(paths: &Paths, release: bool) -> Result<PathBuf> {
+    build_ebpf::run(paths, Variant::Shipped)?;
+    build_user_side(paths, release)
+}
+
+/// The agent as a later version would be, with another `ABI_VERSION`, for the test of an upgrade.
+pub(crate) fn build_next(paths: &Paths) -> Result<()> {
+    let object = build_ebpf::run(paths, Variant::Abi(NEXT_ABI))?;
+    sh::say("build the agent of the upgrade test ...");
+    sh::run(
+        Command::new("cargo")
+            .args(["build", "--quiet", "--package", "pp-agent", "--bin", "pp-agent", "--target-dir"])
+            .arg(paths.cache.join("next"))
+            .env("PP_ABI_VERSION", NEXT_ABI)
+            .env("PP_EBPF_OBJECT", object)
+            .current_dir(&paths.root),
+    )
+}
+
+/// Agent and tests, around the object that is there.
+pub(crate) fn build_user_side(paths: &Paths, release: bool) -> Result<PathBuf> {
+    let mut command = Command::new("cargo");
+    command.args(["build", "--quiet", "--package", "pp-agent", "--package", "pp-tests"]).current_dir(&paths.root);
+    if release {
+        command.arg("--release");
+    }
+    sh::say("build agent and tests ...");
+    sh::run(&mut command)?;
+    Ok(paths.target.join(if release { "release" } else { "debug" }))
+}
+
+/// The agent alone, for installing; its path.
+pub(crate) fn build_agent(paths: &Paths) -> Result<PathBuf> {
+    build_ebpf::run(paths, Variant::Shipped)?;
+    let args = ["build", "--quiet", "--release", "--package", "pp-agent"];
+    sh::run(Command::new("cargo").args(args).current_dir(&paths.root))?;
+    Ok(paths.target.join("release/pp-agent"))
+}
+
+/// Sets up, builds and runs one row; `more` goes to the suite as it is (a filter, `--soak`).
+pub(crate) fn run(paths: &Paths, row: Option<&str>, more: &[String]) -> Result<Cell> {
+    let matrix = Matrix::load(paths)?;
+    let row = matrix.row(row.unwrap_or("native"))?;
+    setup::native(paths)?;
+    if row.kernel.is_some() {
+        setup::run(paths, Some(setup::Part::Kernels))?;
+    }
+    let bin = build(paths, false)?;
+    build_next(paths)?;
+    Ok(run_row(paths, &matrix, row, &bin, more, true))
+}
+
+/// Runs one row with the binaries in `bin`. Whatever goes wrong is a complaint in the cell.
+pub(crate) fn run_row(paths: &Paths, matrix: &Matrix, row: &Row, bin: &Path, more: &[String], show: bool) -> Cell {
+    let start = Instant::now();
+    let place = match &row.kernel {
+        Some(kernel) => in_vm(paths, matrix, row, kernel, bin, more, show),
+        None => here(paths, row, bin, more),
+    };
+    let judged = place.and_then(|place| {
+        let report = serde_json::from_str::<Report>(&paths::read(&place.file)?)
+            .with_context(|| format!("{}: not a result file", place.file.display()))?;
+        Ok((judge(&report, row, &place, more.is_empty()), report))
+    });
+    let mut cell = Cell {
+        row: row.name.clone(),
+        kernel: "?".to_owned(),
+        passed: 0,
+        failed: 0,
+        skipped: 0,
+        complaints: Vec::new(),
+        took: start.elapsed(),
+    };
+    match judged {
+        Ok((complaints, report)) => {
+            cell.kernel = report.kernel_release;
+            (cell.passed, cell.failed, cell.skipped) = (report.passed, report.failed, report.skipped);
+            cell.complaints = complaints;
+        }
+        Err(err) => cell.complaints.push(format!("{err:#}")),
+    }
+    if cell.failed == 0 && !cell.complaints.is_empty() {
+        cell.failed = 1;
+    }
+    cell
+}
+
+/// Where a run left its result, and what the result must say.
+struct Place {
+    file: PathBuf,
+    release: String,
+    series: Option<String>,
+    exit_code: i32,
+}
+
+fn arguments(bin: &Path, file: &str, row: &Row, more: &[String]) -> Vec<String> {
+    let mut words = vec![bin.join("pp-e2e").display().to_string()];
+    words.extend(["--result", file, "--row", &row.name].map(str::to_owned));
+    words.extend_from_slice(more);
+    words
+}
+
+/// What the suite must know about where things are.
+pub(crate) fn environment(paths: &Paths, bin: &Path) -> Vec<(String, String)> {
+    vec![
+        ("PP_AGENT_BIN".to_owned(), bin.join("pp-agent").display().to_string()),
+        ("PP_AGENT_NEXT_BIN".to_owned(), paths.cache.join("next/debug/pp-agent").display().to_string()),
+        ("PP_VENV".to_owned(), paths.venv().display().to_string()),
+        ("RUST_BACKTRACE".to_owned(), "1".to_owned()),
+    ]
+}
+
+fn here(paths: &Paths, row: &Row, bin: &Path, more: &[String]) -> Result<Place> {
+    let dir = paths.cache.join("e2e/native");
+    // A file of an earlier run must not pass for this one's.
+    if dir.exists() {
+        fs::remove_dir_all(&dir)?;
+    }
+    fs::create_dir_all(&dir)?;
+    let file = dir.join("result.json");
+    let words = arguments(bin, &file.display().to_string(), row, more);
+    let mut command = sh::cmd("timeout", ["--kill-after=10", &DEADLINE.as_secs().to_string()]);
+    let status = command.args(&words).envs(environment(paths, bin)).current_dir(&paths.root).status().context("pp-e2e")?;
+    let release = paths::read(Path::new("/proc/sys/kernel/osrelease"))?.trim().to_owned();
+    Ok(Place { file, release, series: None, exit_code: status.code().unwrap_or(-1) })
+}
+
+fn in_vm(paths: &Paths, matrix: &Matrix, row: &Row, kernel: &str, bin: &Path, more: &[String], show: bool) -> Result<Place> {
+    let job = vm::Job {
+        kernel,
+        append: &row.append,
+        run: &format!("e2e-{}", row.name),
+        command: &arguments(bin, "/out/result.json", row, more),
+        env: &environment(paths, bin),
+        systemd: false,
+        deadline: DEADLINE,
+        show,
+    };
+    let outcome = vm::run(paths, matrix, &job)?;
+    Ok(Place {
+        file: outcome.out.join("result.json"),
+        release: outcome.release,
+        series: Some(matrix.kernel(kernel)?.series.clone()),
+        exit_code: outcome.exit_code,
+    })
+}
+
+/// Everything that keeps a row from being green. A filtered run (`whole` false) may leave allowed skips unused; all else holds.
+fn judge(report: &Report, row: &Row, place: &Place, whole: bool) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut expect = |holds: bool, text: String| {
+        if !holds {
+            wrong.push(text);
+        }
+    };
+    expect(report.row == row.name, format!("the result is of row {}", report.row));
+    expect(report.kernel_release == place.release, format!("ran on kernel {}, {} was booted", report.kernel_release, place.release));
+    if let Some(series) = &place.series {
+        expect(in_series(&report.kernel_release, series), format!("kernel {} is not of series {series}", report.kernel_release));
+    }
+    expect(report.backend == row.backend, format!("backend {} found, {} expected", report.backend, row.backend));
+    let count = |state: &str| report.tests.iter().filter(|test| test.state == state).count();
+    let counts = [count("passed"), count("failed"), count("skipped")];
+    expect(
+        counts == [report.passed, report.failed, report.skipped] && counts.iter().sum::<usize>() == report.tests.len(),
+        "the counts are not those of the tests listed".to_owned(),
+    );
+    expect(report.passed > 0, "no test passed".to_owned());
+    expect(report.failed > 0 || place.exit_code == 0, format!("the suite ended with exit code {}", place.exit_code));
+    for test in &report.tests {
+        let reason = test.reason.as_deref().unwrap_or("no reason given");
+        match test.state.as_str() {
+            "passed" => {}
+            "skipped" => expect(row.allowed_skips.contains(&test.name), format!("{}: skipped without leave: {reason}", test.name)),
+            _ => expect(false, format!("{}: {}: {reason}", test.name, test.state)),
+        }
+    }
+    if whole {
+        for name in &row.allowed_skips {
+            let used = report.tests.iter().any(|test| test.name == *name);
+            expect(used, format!("{name}: allowed to be skipped, but there is no such test"));
+        }
+    }
+    wrong
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row() -> Row {
+        Row {
+            name: "6.1".into(),
+            kernel: Some("6.1".into()),
+            append: String::new(),
+            backend: "lsm".into(),
+            allowed_skips: vec!["b".into()],
+        }
+    }
+
+    fn place() -> Place {
+        Place { file: PathBuf::new(), release: "6.1.0-56-amd64".into(), series: Some("6.1".into()), exit_code: 0 }
+    }
+
+    fn report() -> Report {
+        let test = |name: &str, state: &str| Test { name: name.into(), state: state.into(), reason: None };
+        Report {
+            kernel_release: "6.1.0-56-amd64".into(),
+            row: "6.1".into(),
+            backend: "lsm".into(),
+            tests: vec![test("a", "passed"), test("b", "skipped")],
+            passed: 1,
+            failed: 0,
+            skipped: 1,
+        }
+    }
+
+    #[test]
+    fn a_row_that_is_what_it_must_be_is_green() {
+        assert_eq!(judge(&report(), &row(), &place(), true), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_deviation_makes_the_row_red() {
+        let cases: [fn(&mut Report); 8] = [
+            |report| report.kernel_release = "6.12.1".into(),
+            |report| report.backend = "cgroup".into(),
+            |report| report.row = "7.x".into(),
+            |report| report.tests[1].name = "c".into(),
+            |report| report.tests[1].state = "failed".into(),
+            |report| report.passed = 2,
+            |report| report.tests[0].state = "ignored".into(),
+            |report| report.tests.remove(0).name.clear(),
+        ];
+        for (index, change) in cases.iter().enumerate() {
+            let mut changed = report();
+            change(&mut changed);
+            assert_ne!(judge(&changed, &row(), &place(), true), Vec::<String>::new(), "case {index}");
+        }
+    }
+
+    #[test]
+    fn a_suite_that_dies_after_its_report_is_red() {
+        let died = Place { exit_code: 139, ..place() };
+        assert_ne!(judge(&report(), &row(), &died, true), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,119 @@
+//! The initramfs of the test machines: busybox, the few modules that reach the host's file system, and `/init`.
+//!
+//! The guest's root is the host's whole root, read-only over 9p, with a tmpfs overlay on top: whatever is installed here is
+//! installed there, and nothing the guest does reaches the host but the files under `/out`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{fetch::Unpacked, paths, sh};
+
+/// First stage: reaches the host's files and moves there. `pp.init` on the kernel command line is
+/// the script of the next stage.
+const INIT: &str = r#"#!/bin/busybox sh
+bb=/bin/busybox
+fail() { echo "pp-init: $*"; $bb poweroff -f; }
+for d in proc sys dev ro rw newroot; do $bb mkdir -p /$d; done
+$bb mount -t proc proc /proc
+$bb mount -t sysfs sysfs /sys
+$bb mount -t devtmpfs devtmpfs /dev
+while read -r module; do $bb insmod "$module" || fail "module $module does not load"; done < /modules.list
+for word in $($bb cat /proc/cmdline); do
+    case "$word" in
+    pp.modules=*) modules="${word#pp.modules=}" ;;
+    pp.init=*) next="${word#pp.init=}" ;;
+    esac
+done
+opts=trans=virtio,version=9p2000.L,msize=512000
+$bb mount -t 9p -o "$opts,ro,cache=loose" hostroot /ro || fail "host root does not mount"
+$bb mount -t tmpfs -o size=75% tmpfs /rw
+$bb mkdir /rw/up /rw/work
+$bb mount -t overlay -o lowerdir=/ro,upperdir=/rw/up,workdir=/rw/work overlay /newroot || fail "overlay does not mount"
+cd /newroot
+$bb mkdir -p out lib/modules/$($bb uname -r)
+$bb mount -t 9p -o "$opts,access=any" out /newroot/out || fail "result share does not mount"
+$bb mount --bind "/ro$modules" lib/modules/$($bb uname -r)
+$bb mount --move /proc /newroot/proc
+$bb mount --move /sys /newroot/sys
+$bb mount --move /dev /newroot/dev
+$bb mount -t tmpfs -o mode=755 tmpfs /newroot/run
+exec $bb switch_root /newroot /usr/bin/busybox sh "$next"
+"#;
+
+/// Builds (or finds in the cache) the initramfs of one kernel.
+pub(crate) fn ensure(kernel: &Unpacked, dir: &Path) -> Result<PathBuf> {
+    let archive = dir.join("initramfs.cpio.gz");
+    let fresh = !paths::write_if_changed(&dir.join("init.sh"), INIT)?;
+    if fresh && archive.is_file() {
+        return Ok(archive);
+    }
+    sh::step(&format!("initramfs for {}", kernel.release), || build(kernel, dir, &archive))?;
+    Ok(archive)
+}
+
+fn build(kernel: &Unpacked, dir: &Path, archive: &Path) -> Result<()> {
+    let stage = dir.join("stage");
+    if stage.exists() {
+        fs::remove_dir_all(&stage)?;
+    }
+    fs::create_dir_all(stage.join("bin"))?;
+    fs::create_dir_all(stage.join("modules"))?;
+    let busybox = sh::which("busybox").context("busybox: not installed; run cargo xtask setup")?;
+    fs::copy(busybox, stage.join("bin/busybox"))?;
+    fs::copy(dir.join("init.sh"), stage.join("init"))?;
+    sh::run_quiet(Command::new("chmod").arg("755").arg(stage.join("init")).arg(stage.join("bin/busybox")))?;
+    let mut list = String::new();
+    for module in needed_modules(kernel)? {
+        let name = unpack(&module, &stage.join("modules"))?;
+        list.push_str(&format!("/modules/{name}\n"));
+    }
+    fs::write(stage.join("modules.list"), list)?;
+    let script = "find . -print0 | cpio --null --quiet -H newc -o | gzip -1";
+    let out = fs::File::create(archive)?;
+    sh::run(Command::new("sh").args(["-c", script]).current_dir(&stage).stdout(Stdio::from(out)))?;
+    fs::remove_dir_all(&stage)?;
+    Ok(())
+}
+
+/// The modules the first stage needs, in load order, as modprobe sees them for that kernel.
+fn needed_modules(kernel: &Unpacked) -> Result<Vec<PathBuf>> {
+    let mut found: Vec<PathBuf> = Vec::new();
+    for wanted in ["virtio_pci", "9pnet_virtio", "9p", "overlay"] {
+        let text = sh::run_quiet(
+            Command::new(sh::which("modprobe").context("modprobe: not installed; run cargo xtask setup")?)
+                .args(["--show-depends", "-S", &kernel.release, "-d"])
+                .arg(&kernel.base)
+                .arg(wanted),
+        )?;
+        for file in text.lines().filter_map(|line| line.strip_prefix("insmod ")) {
+            let file = PathBuf::from(file.trim());
+            if !found.contains(&file) {
+                found.push(file);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Copies a module uncompressed (busybox loads no compressed ones); its file name.
+fn unpack(module: &Path, into: &Path) -> Result<String> {
+    let name = module.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let (plain, tool) = match name.rsplit_once(".ko") {
+        Some((stem, ".xz")) => (format!("{stem}.ko"), "xz"),
+        Some((stem, ".zst")) => (format!("{stem}.ko"), "zstd"),
+        Some((_, "")) => (name.clone(), "cat"),
+        _ => bail!("{}: not a kernel module", module.display()),
+    };
+    let out = fs::File::create(into.join(&plain))?;
+    let mut command = Command::new(tool);
+    if tool != "cat" {
+        command.arg("-dc");
+    }
+    sh::run(command.arg(module).stdout(Stdio::from(out)))?;
+    Ok(plain)
+}

@@ -1,0 +1,178 @@
+//! `cargo xtask`: everything around the code itself, from a fresh machine to a green test run.
+#![forbid(unsafe_code)]
+
+mod build_ebpf;
+mod ci;
+mod e2e;
+mod fetch;
+mod initramfs;
+mod install;
+mod kernels;
+mod packages;
+mod paths;
+mod setup;
+mod sh;
+mod systemd;
+mod toolchain;
+mod vm;
+mod wrappers;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::{build_ebpf::Variant, kernels::Matrix, paths::Paths};
+
+/// Build, set-up, test and demo commands of pp-agent
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Prepare this machine: eBPF toolchain, QEMU and kernels, lab tools; quick when all is there
+    Setup {
+        /// Only this part
+        #[arg(long)]
+        only: Option<setup::Part>,
+    },
+    /// Build the eBPF object that the agent embeds
+    BuildEbpf {
+        /// One more cargo feature, into an object of its own name
+        #[arg(long, value_name = "FEATURE")]
+        extra: Option<String>,
+    },
+    /// Run a command on another kernel, in a virtual machine that sees this machine's files
+    Vm {
+        /// Kernel of tests/kernels.toml: 5.10, 6.1, 6.12, 7.x
+        #[arg(long)]
+        kernel: String,
+        /// More kernel command line, for example lsm=lockdown,capability,bpf
+        #[arg(long, default_value = "", allow_hyphen_values = true)]
+        append: String,
+        /// Boot systemd and run the command as one of its units
+        #[arg(long)]
+        systemd: bool,
+        /// Seconds until the machine is ended
+        #[arg(long, default_value_t = 300)]
+        deadline: u64,
+        /// The command and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Run the end-to-end suite on one row of tests/kernels.toml
+    E2e {
+        /// Row to run; without it, this machine's own kernel
+        #[arg(long, visible_alias = "row", conflicts_with = "native")]
+        kernel: Option<String>,
+        /// This machine's own kernel
+        #[arg(long)]
+        native: bool,
+        /// Filter and options for the suite
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        more: Vec<String>,
+    },
+    /// Run every check: format, lints, unit tests, the suite here and on every kernel
+    Ci,
+    /// Replay the incident in the lab, stage by stage, then with a signed receipt
+    Demo {
+        /// Options for the demo
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        more: Vec<String>,
+    },
+    /// Measure what the hooks cost
+    Bench {
+        /// Measure a build that does more work than it may: the limits must fail it
+        #[arg(long)]
+        extra: bool,
+        /// Options for the bench
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        more: Vec<String>,
+    },
+    /// Repeat the suite with its long tests on every row
+    Soak {
+        /// How often
+        #[arg(long, default_value_t = 3)]
+        rounds: u32,
+        /// Rows; none: all
+        rows: Vec<String>,
+    },
+    /// Put binary, unit, slice, group and example policy in place
+    Install {
+        /// Directory that stands for /
+        #[arg(long, default_value = "/")]
+        root: PathBuf,
+        /// Install this binary instead of building one
+        #[arg(long, value_name = "FILE")]
+        binary: Option<PathBuf>,
+    },
+    /// Remove the hooks and what install put in place; policy, keys and receipts stay
+    Uninstall {
+        /// Directory that stands for /
+        #[arg(long, default_value = "/")]
+        root: PathBuf,
+        /// Remove policy, keys and receipts too
+        #[arg(long)]
+        purge: bool,
+    },
+    /// Try the installed service with real systemd in a virtual machine
+    InstallTest {
+        /// Kernel of tests/kernels.toml
+        #[arg(long, default_value = "6.1")]
+        kernel: String,
+    },
+}
+
+fn main() -> ExitCode {
+    match start(Cli::parse()) {
+        Ok(code) => ExitCode::from(code),
+        Err(err) => {
+            sh::say(format!("error: {err:#}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn start(cli: Cli) -> Result<u8> {
+    let paths = Paths::find()?;
+    match cli.command {
+        Task::Setup { only } => setup::run(&paths, only).map(|()| 0),
+        Task::BuildEbpf { extra } => {
+            let variant = extra.as_deref().map_or(Variant::Shipped, Variant::Feature);
+            build_ebpf::run(&paths, variant).map(|_| 0)
+        }
+        Task::Vm { kernel, append, systemd, deadline, command } => {
+            setup::vm_tools()?;
+            let job = vm::Job {
+                kernel: &kernel,
+                append: &append,
+                run: &format!("{kernel}-{}", std::process::id()),
+                command: &command,
+                env: &[],
+                systemd,
+                deadline: Duration::from_secs(deadline),
+                show: true,
+            };
+            let outcome = vm::run(&paths, &Matrix::load(&paths)?, &job)?;
+            let seconds = outcome.took.as_secs_f64();
+            sh::say(format!("{}: exit code {} after {seconds:.1} s", outcome.release, outcome.exit_code));
+            Ok(u8::try_from(outcome.exit_code).unwrap_or(1))
+        }
+        Task::E2e { kernel, native: _, more } => {
+            let cell = e2e::run(&paths, kernel.as_deref(), &more)?;
+            wrappers::show(&cell.row, &cell);
+            Ok(u8::from(!cell.complaints.is_empty()))
+        }
+        Task::Ci => Ok(u8::from(!ci::run(&paths)?)),
+        Task::Demo { more } => wrappers::demo(&paths, &more),
+        Task::Bench { extra, more } => wrappers::bench(&paths, extra, &more),
+        Task::Soak { rounds, rows } => Ok(u8::from(!wrappers::soak(&paths, rounds, &rows)?)),
+        Task::Install { root, binary } => install::install(&paths, &root, binary).map(|()| 0),
+        Task::Uninstall { root, purge } => install::uninstall(&root, purge).map(|()| 0),
+        Task::InstallTest { kernel } => systemd::install_test(&paths, &kernel).map(|()| 0),
+    }
+}

@@ -1,0 +1,110 @@
+//! `setup`: a fresh Debian-like machine becomes one that can build, test and demonstrate everything. Quick when all is there.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
+
+use crate::{fetch, initramfs, kernels::Matrix, packages, paths::Paths, sh, toolchain};
+
+/// The parts of the set-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// rustc for BPF, bpf-linker, rustfmt and clippy
+    Toolchain,
+    /// QEMU and the kernels of tests/kernels.toml
+    Kernels,
+    /// Servers and attackers of the lab, and its Python environment
+    Lab,
+}
+
+/// Does the parts named, or all.
+pub(crate) fn run(paths: &Paths, only: Option<Part>) -> Result<()> {
+    let wants = |part| only.is_none_or(|one| one == part);
+    if wants(Part::Toolchain) {
+        components()?;
+        toolchain::ensure(paths)?;
+    }
+    if wants(Part::Lab) {
+        lab(paths)?;
+    }
+    if wants(Part::Kernels) {
+        kernels(paths)?;
+    }
+    Ok(())
+}
+
+/// What the e2e suite, the demo and the bench need on this machine itself.
+pub(crate) fn native(paths: &Paths) -> Result<()> {
+    run(paths, Some(Part::Toolchain))?;
+    run(paths, Some(Part::Lab))
+}
+
+/// rustfmt and clippy of the toolchain that runs this.
+fn components() -> Result<()> {
+    for tool in ["fmt", "clippy"] {
+        if sh::run_quiet(&mut sh::cmd("cargo", [tool, "--version"])).is_ok() {
+            continue;
+        }
+        let name = if tool == "fmt" { "rustfmt" } else { tool };
+        if sh::which("rustup").is_none() {
+            bail!("{name}: not installed, and no rustup to install it");
+        }
+        sh::step(&format!("{name}: install"), || sh::run_with_progress(&mut sh::cmd("rustup", ["component", "add", name])))?;
+    }
+    Ok(())
+}
+
+/// QEMU and what builds an initramfs.
+pub(crate) fn vm_tools() -> Result<()> {
+    packages::ensure("virtual machines", packages::VM)
+}
+
+/// QEMU and every kernel, each with its initramfs.
+fn kernels(paths: &Paths) -> Result<()> {
+    vm_tools()?;
+    let matrix = Matrix::load(paths)?;
+    for kernel in &matrix.kernels {
+        let unpacked = fetch::ensure(paths, kernel)?;
+        initramfs::ensure(&unpacked, &paths.kernel(&kernel.name))?;
+    }
+    Ok(())
+}
+
+/// The lab's tools and its Python environment.
+fn lab(paths: &Paths) -> Result<()> {
+    packages::ensure("lab", packages::LAB)?;
+    let wanted = fs::read_to_string(paths.root.join("tests/lab/requirements.txt")).context("tests/lab/requirements.txt")?;
+    let venv = paths.venv();
+    let stamp = venv.join("requirements.txt");
+    if fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
+        return Ok(());
+    }
+    let python = python()?;
+    sh::step(&format!("lab: Python environment with {}", python.display()), || {
+        if venv.exists() {
+            fs::remove_dir_all(&venv)?;
+        }
+        sh::run_quiet(Command::new(&python).args(["-m", "venv"]).arg(&venv))?;
+        sh::run_with_progress(
+            Command::new(venv.join("bin/python"))
+                .args(["-m", "pip", "install", "--disable-pip-version-check", "--no-deps", "-r"])
+                .arg(paths.root.join("tests/lab/requirements.txt")),
+        )?;
+        sh::run_quiet(Command::new(venv.join("bin/python")).args(["-c", "import pymodbus, asyncua, dnslib"]))?;
+        fs::write(&stamp, &wanted).context("lab: stamp not writable")
+    })
+}
+
+/// A Python that the lab's packages support: 3.11 or newer, the system's own first.
+fn python() -> Result<PathBuf> {
+    let named = ["python3", "python3.13", "python3.12", "python3.11"];
+    let candidates = std::iter::once(PathBuf::from("/usr/bin/python3")).chain(named.iter().filter_map(|name| sh::which(name)));
+    for python in candidates {
+        let check = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))";
+        if sh::run_quiet(Command::new(&python).args(["-c", check])).is_ok() {
+            return Ok(python);
+        }
+    }
+    bail!("Python: none of 3.11 or newer with its venv module here; the lab needs one")
+}

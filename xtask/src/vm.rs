@@ -1,0 +1,179 @@
+//! Runs a command in a virtual machine with a chosen kernel and this machine's own files.
+//!
+//! QEMU emulates in software, so no `/dev/kvm` is needed. The guest has no network card: nothing it does leaves it.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    fetch, initramfs,
+    kernels::Matrix,
+    paths::{self, Paths},
+    sh, systemd,
+};
+
+/// Second stage for a plain command: mounts what a Linux system has, runs `/out/command.sh`, powers off.
+const RUN_COMMAND: &str = r#"bb=/usr/bin/busybox
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+$bb mkdir -p /dev/pts /dev/shm /run/lock
+$bb mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
+$bb mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+[ -e /dev/fd ] || $bb ln -s /proc/self/fd /dev/fd
+$bb mount -t cgroup2 cgroup2 /sys/fs/cgroup
+$bb mount -t bpf bpf /sys/fs/bpf
+$bb mount -t securityfs securityfs /sys/kernel/security
+$bb mount -t tracefs tracefs /sys/kernel/tracing
+$bb ip link set lo up
+$bb hostname pp-vm
+ulimit -n 65536
+$bb mkfifo /run/pp-output
+$bb tee /out/stdout.log < /run/pp-output &
+tee=$!
+/bin/sh /out/command.sh < /dev/null > /run/pp-output 2>&1
+echo $? > /out/exit-code
+# What the command left running may hold its output open: not a reason to stay up.
+for tenth in 1 2 3 4 5 6 7 8 9 10; do [ -e /proc/$tee/fd/0 ] && $bb sleep 0.1; done
+$bb poweroff -f
+"#;
+
+/// What to run and how long it may take.
+#[derive(Debug)]
+pub(crate) struct Job<'a> {
+    /// Kernel name of `tests/kernels.toml`.
+    pub(crate) kernel: &'a str,
+    /// More kernel command line.
+    pub(crate) append: &'a str,
+    /// Name of the run: its directory under the cache.
+    pub(crate) run: &'a str,
+    /// The command and its arguments.
+    pub(crate) command: &'a [String],
+    /// Variables for the command.
+    pub(crate) env: &'a [(String, String)],
+    /// Boot systemd as PID 1 and run the command as one of its units.
+    pub(crate) systemd: bool,
+    /// After this the machine is ended.
+    pub(crate) deadline: Duration,
+    /// Show the console while it runs.
+    pub(crate) show: bool,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// The command's exit code.
+    pub(crate) exit_code: i32,
+    /// The directory the guest saw as `/out`.
+    pub(crate) out: PathBuf,
+    /// `uname -r` that the booted image has.
+    pub(crate) release: String,
+    /// From start to power-off.
+    pub(crate) took: Duration,
+}
+
+/// Boots, runs, powers off.
+///
+/// # Errors
+///
+/// When the kernel or QEMU is missing, the deadline passes, or the guest ends without an exit code.
+pub(crate) fn run(paths: &Paths, matrix: &Matrix, job: &Job<'_>) -> Result<Outcome> {
+    let kernel = fetch::ensure(paths, matrix.kernel(job.kernel)?)?;
+    let archive = initramfs::ensure(&kernel, &paths.kernel(job.kernel))?;
+    let dir = paths.cache.join("vm").join(job.run);
+    let out = dir.join("out");
+    if out.exists() {
+        fs::remove_dir_all(&out).with_context(|| format!("{}: not removable", out.display()))?;
+    }
+    fs::create_dir_all(&out)?;
+    fs::write(out.join("command.sh"), command_script(paths, job))?;
+    fs::write(out.join("stage2.sh"), if job.systemd { systemd::RUN_SYSTEMD } else { RUN_COMMAND })?;
+    let modules = kernel.base.join("lib/modules").join(&kernel.release).canonicalize()?;
+    let append = format!(
+        "console=ttyS0 quiet loglevel=3 panic=-1 random.trust_cpu=on mitigations=off pp.init=/out/stage2.sh pp.modules={} {}",
+        modules.display(),
+        job.append
+    );
+    let start = Instant::now();
+    let mut qemu = qemu(&kernel.image, &archive, &out, &append);
+    let mut child = qemu.spawn().with_context(|| format!("{}: did not start", sh::shown(&qemu)))?;
+    let console = dir.join("console.log");
+    let ended = watch(&mut child, &console, start + job.deadline, job.show);
+    // Also after an error nothing may be left running; killing a process that has ended is no error.
+    child.kill().context("qemu: not ended")?;
+    child.wait().context("qemu: not reaped")?;
+    ended?;
+    let exit_code = fs::read_to_string(out.join("exit-code")).ok().and_then(|text| text.trim().parse().ok());
+    let Some(exit_code) = exit_code else {
+        bail!("kernel {}: the guest wrote no exit code; end of {}:\n{}", job.kernel, console.display(), tail(&console));
+    };
+    Ok(Outcome { exit_code, out, release: kernel.release, took: start.elapsed() })
+}
+
+fn command_script(paths: &Paths, job: &Job<'_>) -> String {
+    let mut text = format!("cd {}\n", sh::quote(&paths.root.display().to_string()));
+    text.push_str("export HOME=/root TERM=dumb LANG=C.UTF-8\n");
+    for (name, value) in job.env {
+        text.push_str(&format!("export {name}={}\n", sh::quote(value)));
+    }
+    let words: Vec<_> = job.command.iter().map(|word| sh::quote(word)).collect();
+    text.push_str(&format!("exec {}\n", words.join(" ")));
+    text
+}
+
+fn qemu(image: &Path, archive: &Path, out: &Path, append: &str) -> Command {
+    // The machine must not outlive us: setpriv asks the kernel to end it when we die.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-no-user-config", "-nodefaults", "-display", "none"]);
+    command.args(["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"]);
+    command.args(["-nic", "none", "-no-reboot", "-serial", "stdio", "-device", "virtio-rng-pci"]);
+    command.arg("-kernel").arg(image).arg("-initrd").arg(archive).args(["-append", append]);
+    command.args(["-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap"]);
+    command.args(["-device", "virtio-9p-pci,fsdev=root,mount_tag=hostroot"]);
+    command.arg("-fsdev").arg(format!("local,id=out,path={},security_model=none", out.display()));
+    command.args(["-device", "virtio-9p-pci,fsdev=out,mount_tag=out"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    command
+}
+
+/// Copies the console to its log (and the terminal) until the machine is off.
+fn watch(child: &mut Child, log: &Path, deadline: Instant, show: bool) -> Result<()> {
+    let output = child.stdout.take().context("qemu: no console")?;
+    let mut file = fs::File::create(log).with_context(|| format!("{}: not creatable", log.display()))?;
+    let (send, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            if send.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match lines.recv_timeout(left) {
+            Ok(line) => {
+                let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
+                writeln!(file, "{line}")?;
+                if show {
+                    writeln!(std::io::stdout(), "{line}")?;
+                }
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                bail!("virtual machine: not done by its deadline and ended; end of {}:\n{}", log.display(), tail(log))
+            }
+        }
+    }
+}
+
+fn tail(log: &Path) -> String {
+    let text = paths::read(log).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
+}

@@ -1,0 +1,89 @@
+//! `demo`, `bench` and `soak`: set up, build, then start the program that does the work.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    build_ebpf::{self, Variant},
+    e2e,
+    kernels::Matrix,
+    paths::Paths,
+    setup, sh,
+};
+
+/// The incident in the lab, stage by stage; its exit code.
+pub(crate) fn demo(paths: &Paths, args: &[String]) -> Result<u8> {
+    root_only("demo")?;
+    setup::native(paths)?;
+    let bin = e2e::build(paths, true)?;
+    start(paths, &bin, "pp-demo", args, &[])
+}
+
+/// The cost of the hooks as a ratio to empty programs at the same hooks; its exit code. With `extra` the build under test does
+/// more work for unmarked callers, which the limits must catch.
+pub(crate) fn bench(paths: &Paths, extra: bool, args: &[String]) -> Result<u8> {
+    root_only("bench")?;
+    setup::native(paths)?;
+    let bin = e2e::build(paths, true)?;
+    let measured = if extra { Variant::Feature("bench-extra") } else { Variant::Shipped };
+    let objects = [
+        ("PP_BENCH_EMPTY_OBJECT", build_ebpf::run(paths, Variant::Feature("bench-empty"))?),
+        ("PP_BENCH_OBJECT", build_ebpf::run(paths, measured)?),
+    ];
+    let env = objects.map(|(name, file)| (name.to_owned(), file.display().to_string()));
+    start(paths, &bin, "pp-bench", args, &env)
+}
+
+/// The suite with `--soak` on every row, `rounds` times; true when every row was green every time.
+pub(crate) fn soak(paths: &Paths, rounds: u32, rows: &[String]) -> Result<bool> {
+    root_only("soak")?;
+    setup::run(paths, None)?;
+    let matrix = Matrix::load(paths)?;
+    for name in rows {
+        matrix.row(name)?;
+    }
+    let bin = e2e::build(paths, false)?;
+    e2e::build_next(paths)?;
+    let mut green = true;
+    for round in 1..=rounds {
+        for row in matrix.rows.iter().filter(|row| rows.is_empty() || rows.contains(&row.name)) {
+            let cell = e2e::run_row(paths, &matrix, row, &bin, &["--soak".to_owned()], false);
+            green &= cell.complaints.is_empty();
+            show(&format!("round {round} of {rounds}, {}", cell.row), &cell);
+        }
+    }
+    Ok(green)
+}
+
+/// One row's outcome in a line, and each complaint in another.
+#[expect(clippy::print_stdout, reason = "the outcome is this command's result")]
+pub(crate) fn show(what: &str, cell: &e2e::Cell) {
+    for complaint in &cell.complaints {
+        println!("{what}: {complaint}");
+    }
+    let word = if cell.complaints.is_empty() { "green" } else { "RED" };
+    println!(
+        "{what} on {}: {word}, {} passed, {} failed, {} skipped in {:.0} s",
+        cell.kernel,
+        cell.passed,
+        cell.failed,
+        cell.skipped,
+        cell.took.as_secs_f64()
+    );
+}
+
+fn start(paths: &Paths, bin: &Path, program: &str, args: &[String], env: &[(String, String)]) -> Result<u8> {
+    let mut command = Command::new(bin.join(program));
+    command.args(args).envs(e2e::environment(paths, bin)).envs(env.iter().cloned()).current_dir(&paths.root);
+    let status = command.status().with_context(|| format!("{program}: did not start"))?;
+    let code = status.code().with_context(|| format!("{program}: {status}"))?;
+    Ok(u8::try_from(code).unwrap_or(1))
+}
+
+fn root_only(what: &str) -> Result<()> {
+    if !sh::is_root() {
+        bail!("{what}: needs root for network namespaces and eBPF; run: sudo --preserve-env=PATH,HOME cargo xtask {what}");
+    }
+    Ok(())
+}
