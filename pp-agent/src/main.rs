@@ -5,5 +5,12 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // The daemon's own child, which is no command for people.
+    if std::env::args().nth(1).as_deref() == Some(pp_agent::kernel::canary::COMMAND) {
+        return match pp_agent::kernel::canary::child() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
     pp_agent::cli::main()
 }

@@ -6,6 +6,7 @@ mod stored;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use pp_common::abi::{MAX_RECEIPTS, NameId};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
@@ -66,8 +67,13 @@ pub enum RegisterError {
     #[error("receipt {0}: revoked; ask the operator for a new one")]
     Revoked(String),
     /// Another receipt was redeemed for the same request.
-    #[error("receipt: the idempotency key was redeemed here by receipt {0}; ask the operator for a new one")]
-    KeyUsed(String),
+    #[error("idempotency key {idem_key}: was redeemed here by receipt {by}; ask the operator for a new one")]
+    KeyUsed {
+        /// The key.
+        idem_key: String,
+        /// The receipt that used it.
+        by: String,
+    },
     /// Another signed text under the same id.
     #[error("receipt {0}: registered before with other content; ask the operator for a receipt with its own id")]
     OtherContent(String),
@@ -91,7 +97,9 @@ pub enum Registered {
 /// The state file.
 #[derive(Debug)]
 pub struct State {
-    database: Database,
+    /// Absent after an error that the database does not outlive: the next use
+    /// opens it again.
+    database: Mutex<Option<Database>>,
     path: PathBuf,
 }
 
@@ -103,7 +111,7 @@ impl State {
     pub fn open(path: &Path) -> Result<Self, StateError> {
         let error = |source| StateError::Database { path: path.to_owned(), source };
         let database = Database::create(path).map_err(|source| error(source.into()))?;
-        let state = Self { database, path: path.to_owned() };
+        let state = Self { database: Mutex::new(Some(database)), path: path.to_owned() };
         state.write(|write| {
             write.open_table(RECEIPTS)?;
             write.open_table(TOMBSTONES)?;
@@ -145,14 +153,15 @@ impl State {
                 Err(RegisterError::OtherContent(receipt.id))
             };
         }
-        let tombstone = self.one::<Tombstone>(TOMBSTONES, &receipt.id)?;
-        if tombstone.is_some_and(|tombstone| tombstone.binds(&receipt.decider)) {
-            return Err(RegisterError::Revoked(receipt.id));
+        for decider in [None, Some(receipt.decider.as_str())] {
+            if self.one::<Tombstone>(TOMBSTONES, &tombstone_key(&receipt.id, decider))?.is_some() {
+                return Err(RegisterError::Revoked(receipt.id));
+            }
         }
         let key = (receipt.company.as_str(), receipt.idem_key.as_str());
         let used = self.read(|read| Ok(read.open_table(IDEM_KEYS)?.get(key)?.map(|id| id.value().to_owned())))?;
         if let Some(other) = used {
-            return Err(RegisterError::KeyUsed(other));
+            return Err(RegisterError::KeyUsed { idem_key: receipt.idem_key, by: other });
         }
         if self.receipts()?.len() >= MAX_RECEIPTS as usize {
             return Err(RegisterError::Full);
@@ -189,8 +198,9 @@ impl State {
             tombstone.expires_ms = Some(receipt.expires_ms.max(receipt.until_ms));
             receipt.ended = receipt.ended.or(Some(EndReason::Revoked));
         }
+        let key = tombstone_key(&tombstone.id, tombstone.decider.as_deref());
         self.write(|write| {
-            put(write, TOMBSTONES, &tombstone.id, &tombstone)?;
+            put(write, TOMBSTONES, &key, &tombstone)?;
             receipt.as_ref().map_or(Ok(()), |receipt| put(write, RECEIPTS, &receipt.id, receipt))
         })?;
         Ok(receipt)
@@ -224,7 +234,7 @@ impl State {
                 write.open_table(IDEM_KEYS)?.remove(key)?;
             }
             for tombstone in &buried {
-                write.open_table(TOMBSTONES)?.remove(tombstone.id.as_str())?;
+                write.open_table(TOMBSTONES)?.remove(tombstone_key(&tombstone.id, tombstone.decider.as_deref()).as_str())?;
             }
             Ok(())
         })
@@ -293,14 +303,30 @@ impl State {
     }
 
     fn read<T>(&self, take: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>) -> Result<T, StateError> {
-        let read = self.database.begin_read().map_err(|source| self.error(source))?;
-        take(&read).map_err(|source| self.error(source))
+        self.with(|database| take(&database.begin_read()?))
     }
 
     fn write(&self, change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>) -> Result<(), StateError> {
-        let write = self.database.begin_write().map_err(|source| self.error(source))?;
-        change(&write).map_err(|source| self.error(source))?;
-        write.commit().map_err(|source| self.error(source))
+        self.with(|database| {
+            let write = database.begin_write()?;
+            change(&write)?;
+            Ok(write.commit()?)
+        })
+    }
+
+    /// Uses the database; one that met a full disk is closed, to be opened
+    /// again by the next use.
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, StateError> {
+        let mut held = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = match held.take() {
+            Some(database) => database,
+            None => Database::create(&self.path).map_err(|source| self.error(source))?,
+        };
+        let result = work(&database);
+        if !matches!(result, Err(redb::Error::Io(_) | redb::Error::PreviousIo)) {
+            *held = Some(database);
+        }
+        result.map_err(|source| self.error(source))
     }
 
     fn one<T: DeserializeOwned>(
@@ -327,6 +353,11 @@ impl State {
         })?;
         entries.iter().map(|(key, bytes)| self.parse(key, bytes)).collect()
     }
+}
+
+/// A revocation never takes the place of another decider's, or an operator's.
+fn tombstone_key(id: &str, decider: Option<&str>) -> String {
+    format!("{id}\n{}", decider.unwrap_or_default())
 }
 
 fn put(

@@ -14,29 +14,31 @@
     )
 )]
 
-#[cfg(target_arch = "bpf")]
+#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod count;
-#[cfg(target_arch = "bpf")]
+#[cfg(all(target_arch = "bpf", feature = "bench-empty"))]
+mod empty;
+#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod event;
-#[cfg(target_arch = "bpf")]
+#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod exec;
-#[cfg(target_arch = "bpf")]
+#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod identity;
-#[cfg(target_arch = "bpf")]
+#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod kernel;
-#[cfg(target_arch = "bpf")]
+#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod lsm;
-#[cfg(target_arch = "bpf")]
+#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod maps;
-#[cfg(target_arch = "bpf")]
+#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod mark;
-#[cfg(target_arch = "bpf")]
+#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod packet;
-#[cfg(target_arch = "bpf")]
+#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod reach;
-#[cfg(target_arch = "bpf")]
+#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod socket;
-#[cfg(target_arch = "bpf")]
+#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod tasks;
 
 /// On the host the crate is empty, so that plain cargo commands cover it.

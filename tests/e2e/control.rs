@@ -4,12 +4,12 @@ use anyhow::{Result, ensure};
 use pp_tests::agent::Daemon;
 use pp_tests::attack;
 use pp_tests::harness::{By, is_block};
-use pp_tests::lab::{PLC, Place};
+use pp_tests::lab::{PLC, Place, fresh_target};
 use pp_tests::policy::{AGENT, DECIDER, KEY};
 use pp_tests::run::Running;
 use serde_json::Value;
 
-use crate::receipts::{Registered, plc};
+use crate::receipts::{Registered, opening};
 use crate::world::{World, tests};
 
 tests![
@@ -67,7 +67,8 @@ fn agent_may_ask_why_and_nothing_that_maps_the_plant(world: &mut World) -> Resul
 
 fn agent_cannot_revoke_or_release(world: &mut World) -> Result<()> {
     let daemon = world.daemon()?;
-    let receipt = Registered::new(daemon, &plc())?;
+    let target = fresh_target();
+    let receipt = Registered::new(daemon, &opening(target))?;
     let delete = ["-X", "DELETE"];
     let path = format!("/v1/receipts/{}", receipt.id);
     ensure!(status_of(daemon, &By::run(AGENT), &delete, &path)? == 403, "an agent revoked a receipt");
@@ -81,7 +82,8 @@ fn agent_cannot_revoke_or_release(world: &mut World) -> Result<()> {
 
 fn agent_may_register_a_signed_receipt(world: &mut World) -> Result<()> {
     let daemon = world.daemon()?;
-    let artifact = plc().sign(daemon.operator());
+    let target = fresh_target();
+    let artifact = opening(target).sign(daemon.operator());
     let file = daemon.path("by-agent.json");
     std::fs::write(&file, artifact.to_string())?;
     let registered = By::run(AGENT).run_words(daemon, &daemon.cli_words(&["receipt", "register", &file.display().to_string()]))?;

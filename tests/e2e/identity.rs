@@ -8,13 +8,13 @@ use nix::libc;
 use nix::sys::signal::Signal;
 use pp_tests::agent::Daemon;
 use pp_tests::attack::{self, Answer, Attempt};
-use pp_tests::harness::{By, Quiet, Refusal, is_block};
-use pp_tests::lab::{GATEWAY, Lab, OPCUA, PLC, STRAY_OTHER, is_emulated};
+use pp_tests::harness::{By, Quiet, Refusal, is_block, is_verdict};
+use pp_tests::lab::{GATEWAY, Lab, OPCUA, PLC, STRAY_OTHER, fresh_target, is_emulated};
 use pp_tests::policy::{AGENT, OTHER_AGENT, Policy};
 use pp_tests::{paths, wait};
 use serde_json::Value;
 
-use crate::receipts::{Registered, plc};
+use crate::receipts::{Registered, opening};
 use crate::world::{World, tests};
 
 tests![
@@ -64,7 +64,7 @@ fn real_tools_started_by_run_are_refused(world: &mut World) -> Result<()> {
 }
 
 fn real_tools_started_by_an_agents_program_are_refused(world: &mut World) -> Result<()> {
-    all_tools_are_refused(world.daemon()?, &By::Program("claude"), &By::Program("shim"))
+    all_tools_are_refused(world.daemon()?, &By::Program("lab-claude"), &By::Program("lab-shim"))
 }
 
 fn process_that_was_adopted_is_refused(world: &mut World) -> Result<()> {
@@ -127,11 +127,12 @@ fn daemonized_descendant_is_refused(world: &mut World) -> Result<()> {
 
 fn first_mark_wins(world: &mut World) -> Result<()> {
     let daemon = world.daemon()?;
-    let _receipt = Registered::new(daemon, &plc().agent(OTHER_AGENT))?;
-    let attempt = attack::tcp(daemon.lab(), PLC);
-    ensure!(By::Program("codex").attempt(daemon, &attempt)? == Answer::Delivered, "the other agent's own receipt opens nothing");
-    let codex = daemon.lab().program("codex").display().to_string();
-    let claude = daemon.lab().program("claude").display().to_string();
+    let target = fresh_target();
+    let _receipt = Registered::new(daemon, &opening(target).agent(OTHER_AGENT))?;
+    let attempt = attack::tcp(daemon.lab(), target);
+    ensure!(By::Program("lab-codex").attempt(daemon, &attempt)? == Answer::Delivered, "the other agent's own receipt opens nothing");
+    let codex = daemon.lab().program("lab-codex").display().to_string();
+    let claude = daemon.lab().program("lab-claude").display().to_string();
     let disguised = By::Words(vec![claude, codex.clone()]);
     let refusal = Refusal::of(attempt, disguised).with_control(By::Words(vec![codex]));
     let event = refusal.for_reason("receipt_other_agent").assert(daemon)?;
@@ -141,8 +142,9 @@ fn first_mark_wins(world: &mut World) -> Result<()> {
 
 fn run_inside_a_session_is_refused(world: &mut World) -> Result<()> {
     let daemon = world.daemon()?;
-    let _receipt = Registered::new(daemon, &plc().agent(OTHER_AGENT))?;
-    let attempt = attack::tcp(daemon.lab(), PLC);
+    let target = fresh_target();
+    let _receipt = Registered::new(daemon, &opening(target).agent(OTHER_AGENT))?;
+    let attempt = attack::tcp(daemon.lab(), target);
     let control = By::run(OTHER_AGENT).attempt(daemon, &attempt)?;
     ensure!(control == Answer::Delivered, "control run: {control:?}");
     let quiet = Quiet::begin(daemon.lab())?;
@@ -154,9 +156,10 @@ fn run_inside_a_session_is_refused(world: &mut World) -> Result<()> {
 
 fn check_answers_as_the_kernel_decides(world: &mut World) -> Result<()> {
     let daemon = world.daemon()?;
+    let protected = fresh_target();
     let check = |target: &str| daemon.cli(&["check", target, "--agent", AGENT, "--user", "root", "--json"]);
     for (target, verdict, reason, code) in
-        [(PLC, "block", "no_receipt", 1), (STRAY_OTHER, "allow", "not_protected", 0), (GATEWAY, "block", "no_receipt", 1)]
+        [(protected, "block", "no_receipt", 1), (STRAY_OTHER, "allow", "not_protected", 0), (GATEWAY, "block", "no_receipt", 1)]
     {
         let output = check(&target.to_string())?;
         let answer = output.json()?;
@@ -164,8 +167,8 @@ fn check_answers_as_the_kernel_decides(world: &mut World) -> Result<()> {
         let kernel = By::run(AGENT).attempt(daemon, &attack::tcp(daemon.lab(), target))?;
         ensure!((kernel == Answer::Delivered) == (code == 0), "{target}: the kernel said {kernel:?}");
     }
-    let receipt = Registered::new(daemon, &plc())?;
-    let output = check(&PLC.to_string())?;
+    let receipt = Registered::new(daemon, &opening(protected))?;
+    let output = check(&protected.to_string())?;
     let answer = output.json()?;
     ensure!(output.code() == 0 && answer["receipt"] == receipt.id.as_str(), "{output}");
     Ok(())
@@ -180,7 +183,7 @@ fn events_arrive_soon(world: &mut World) -> Result<()> {
     let _done = By::run(AGENT).run_words(daemon, &["/bin/bash".into(), "-c".into(), script])?.success()?;
     let delays = || -> Vec<i64> {
         let seen = daemon.events().seen_since(mark);
-        let refusals = seen.iter().filter(|seen| seen.event["verdict"] == "block");
+        let refusals = seen.iter().filter(|seen| is_verdict(&seen.event, "block"));
         let delay = |seen: &pp_tests::events::Seen| {
             let made: jiff::Timestamp = seen.event["time"].as_str()?.parse().ok()?;
             Some(seen.at_ms - made.as_millisecond())
@@ -222,7 +225,7 @@ fn static_program_whose_first_instruction_connects_never_does(world: &mut World)
     ensure!(control["0"] == 5, "control run: {control}");
     let quiet = Quiet::begin(daemon.lab())?;
     daemon.signal(Signal::SIGSTOP)?;
-    let refused = repeat("1000", "first-claude");
+    let refused = repeat("1000", "lab-first-claude");
     daemon.signal(Signal::SIGCONT)?;
     let refused = refused?;
     ensure!(refused["1"] == 1000, "not refused every time: {refused}");
@@ -284,12 +287,18 @@ fn rules_of_script_module_user_cgroup_and_unit_mark_what_they_name(world: &mut W
         ("by-unit", unit.by(&daemon), other.by(&daemon)),
     ];
     let address = PLC.ip().to_string();
+    let mut wrong = Vec::new();
     for (agent, by, control) in rules {
         for attempt in [attack::tcp(daemon.lab(), PLC), attack::tool(&["mbpoll", "-1", "-t", "4", "-r", "1", "-c", "4", &address], PLC)] {
-            let event = Refusal::of(attempt, by.clone()).with_control(control.clone()).assert(&daemon).context(agent)?;
-            ensure!(event["agent"] == agent, "{agent}: {event}");
+            let shown = Refusal::of(attempt, by.clone()).with_control(control.clone()).assert(&daemon);
+            match shown {
+                Ok(event) if event["agent"] == agent => {}
+                Ok(event) => wrong.push(format!("{agent}: {event}")),
+                Err(error) => wrong.push(format!("{agent}: {error:#}")),
+            }
         }
     }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     // A cgroup below one that is named belongs to it, also when it is made while the daemon runs.
     let below = Cgroup::new(&format!("pplab-{me}-agents/below"))?;
     let refusal = Refusal::of(attack::tcp(daemon.lab(), PLC), below.by(&daemon)).with_control(other.by(&daemon));
@@ -309,11 +318,11 @@ fn process_that_ran_before_the_daemon_is_found_at_its_start(world: &mut World) -
         by.start_words(daemon, &["/bin/bash".into(), "-c".into(), script])
     };
     // The agent's own process must still be there at the walk, under its own name: its shim waits for its child.
-    let shim = daemon.lab().program("claude");
+    let shim = daemon.lab().program("lab-claude");
     let kept = fs::read_to_string(&shim)?;
     fs::write(&shim, "#!/bin/sh\n\"$@\"\n")?;
-    let agent = wait_then(&By::Program("claude"), &go_agent, &daemon);
-    let nobody = wait_then(&By::Program("shim"), &go_nobody, &daemon);
+    let agent = wait_then(&By::Program("lab-claude"), &go_agent, &daemon);
+    let nobody = wait_then(&By::Program("lab-shim"), &go_nobody, &daemon);
     let started = daemon.spawn();
     fs::write(&shim, kept)?;
     let (agent, nobody) = (agent?, nobody?);

@@ -31,12 +31,12 @@ tests![
 ];
 
 /// An agent that needs no daemon to be one: by its program's path.
-const AGENT_ALONE: By = By::Program("claude");
+const AGENT_ALONE: By = By::Program("lab-claude");
 
 /// The agent is refused and nothing arrives; no event is asked for, since the daemon may be down.
 fn silently_refused(daemon: &Daemon) -> Result<()> {
     let attempt = attack::tcp(daemon.lab(), PLC);
-    let control = By::Program("shim").attempt(daemon, &attempt)?;
+    let control = By::Program("lab-shim").attempt(daemon, &attempt)?;
     ensure!(control == Answer::Delivered, "control run: {control:?}");
     let quiet = Quiet::begin(daemon.lab())?;
     let answer = AGENT_ALONE.attempt(daemon, &attempt)?;
@@ -47,7 +47,7 @@ fn silently_refused(daemon: &Daemon) -> Result<()> {
 /// Runs `change` while an agent connects as fast as it can, and checks that not one attempt got through.
 fn not_one_gets_through(daemon: &mut Daemon, change: impl FnOnce(&mut Daemon) -> Result<()>) -> Result<()> {
     let control = attack::workload(daemon.lab(), &["spin", &PLC.to_string(), "--for-ms", "100"], PLC);
-    let connected = By::Program("shim").run_words(daemon, &control.words)?.json()?["answers"]["0"].as_u64().unwrap_or(0);
+    let connected = By::Program("lab-shim").run_words(daemon, &control.words)?.json()?["answers"]["0"].as_u64().unwrap_or(0);
     ensure!(connected > 0, "control run: the loop never connected");
     let quiet = Quiet::begin(daemon.lab())?;
     let enough = daemon.path(&format!("enough-{}", daemon.pid()?));
@@ -62,6 +62,13 @@ fn not_one_gets_through(daemon: &mut Daemon, change: impl FnOnce(&mut Daemon) ->
     let refused = answers[libc::EPERM.to_string()].as_u64().unwrap_or(0);
     ensure!(answers.as_object().is_some_and(|answers| answers.len() == 1) && refused > 100, "answers by error number: {answers}");
     quiet.assert_nothing_at(PLC)
+}
+
+/// The last refusals and allowances, for a message.
+fn recent(daemon: &Daemon) -> String {
+    let told = daemon.events().all();
+    let verdicts = told.iter().filter(|event| event["kind"] == "verdict").rev().take(3);
+    verdicts.map(|event| format!("{} for {}", event["verdict"], event["reason"])).collect::<Vec<_>>().join(", then before it ")
 }
 
 fn own(world: &mut World) -> Result<Daemon> {
@@ -113,7 +120,7 @@ fn budget_is_counted_once_across_restarts(world: &mut World) -> Result<()> {
     let attempt = attack::tcp(daemon.lab(), PLC);
     let connects = |daemon: &Daemon, when: &str| -> Result<()> {
         let answer = AGENT_ALONE.attempt(daemon, &attempt)?;
-        ensure!(answer == Answer::Delivered, "{when}: {answer:?}");
+        ensure!(answer == Answer::Delivered, "{when}: {answer:?}\n{}", recent(daemon));
         Ok(())
     };
     let artifact = plc().parameter("maxConnections", json!(4)).sign(daemon.operator());
@@ -164,6 +171,10 @@ fn receipts_revocations_and_event_ids_survive_a_restart(world: &mut World) -> Re
     let _answer = daemon.client()?.delete(&format!("/v1/receipts/{}", forge::id(&ended)))?.ok()?;
     let before = daemon.client()?.get("/v1/events")?.body;
     let last = last_id(&before)?;
+    daemon.stop()?;
+    daemon.spawn()?;
+    let stored = daemon.client()?.get("/v1/events")?.body;
+    ensure!(ids(&stored).contains(&last), "stored events were lost: {last} is not in {:?}", ids(&stored));
     daemon.crash()?;
     daemon.spawn()?;
     let answer = AGENT_ALONE.attempt(&daemon, &attack::tcp(daemon.lab(), PLC))?;
@@ -175,7 +186,6 @@ fn receipts_revocations_and_event_ids_survive_a_restart(world: &mut World) -> Re
     ensure!(answer == Answer::Refused(libc::EPERM), "registering a revoked receipt again opened it: {answer:?}");
     let after = daemon.client()?.get("/v1/events")?.body;
     ensure!(last_id(&after)? > last, "ids went back");
-    ensure!(ids(&after).contains(&last), "stored events were lost");
     Ok(())
 }
 

@@ -8,8 +8,8 @@ use nix::libc;
 use pp_tests::agent::Daemon;
 use pp_tests::attack::{self, Answer};
 use pp_tests::forge::{self, Draft, Operator, stamp, stamp_ago};
-use pp_tests::harness::{By, Quiet, Refusal};
-use pp_tests::lab::{GATEWAY, PLC, PLC_NEIGHBOUR, PLC_OTHER_PORT, STRAY_OTHER};
+use pp_tests::harness::{By, Quiet, Refusal, is_verdict};
+use pp_tests::lab::{GATEWAY, OTHER_FRESH_PORT, PLC, PLC_NEIGHBOUR, STRAY_OTHER, fresh_target};
 use pp_tests::policy::{AGENT, DECIDER, KEY, OTHER_AGENT, Policy};
 use pp_tests::wait;
 use serde_json::{Value, json};
@@ -61,9 +61,14 @@ impl Drop for Registered<'_> {
     }
 }
 
-/// A draft for the PLC's Modbus port.
+/// A draft for the PLC's Modbus port: only for receipts that are refused, and for daemons of the test's own.
 pub(crate) fn plc() -> Draft {
-    Draft::opening("10.20.4.7/32", "tcp", 502)
+    opening(PLC)
+}
+
+/// A draft for one address and port.
+pub(crate) fn opening(target: SocketAddr) -> Draft {
+    Draft::opening(&format!("{}/32", target.ip()), "tcp", target.port())
 }
 
 /// The agent reaches the address.
@@ -81,48 +86,54 @@ fn refused(daemon: &Daemon, agent: &str, target: SocketAddr, reason: &'static st
 
 fn receipt_opens_the_server_it_names_for_its_agent_and_nothing_else(world: &mut World) -> Result<()> {
     let daemon = world.daemon()?;
-    let _before = refused(daemon, AGENT, PLC, "no_receipt")?;
-    let receipt = Registered::new(daemon, &plc())?;
+    let (target, neighbour) = (fresh_target(), fresh_target());
+    let other_port = SocketAddr::new(target.ip(), OTHER_FRESH_PORT);
+    let _before = refused(daemon, AGENT, target, "no_receipt")?;
+    let receipt = Registered::new(daemon, &opening(target))?;
     let mark = daemon.events().mark();
-    reaches(daemon, AGENT, PLC)?;
-    let event = daemon.events().wait_since(mark, "the allowed attempt's event", |event| event["verdict"] == "allow")?;
+    reaches(daemon, AGENT, target)?;
+    let event = daemon.events().wait_since(mark, "the allowed attempt's event", |event| is_verdict(event, "allow"))?;
     ensure!(event["receipt"] == receipt.id.as_str() && event["reason"] == "receipt", "{event}");
-    let _port = refused(daemon, AGENT, PLC_OTHER_PORT, "receipt_other_port")?;
-    let _host = refused(daemon, AGENT, PLC_NEIGHBOUR, "no_receipt")?;
-    let _agent = refused(daemon, OTHER_AGENT, PLC, "receipt_other_agent")?;
+    let _port = refused(daemon, AGENT, other_port, "receipt_other_port")?;
+    let _host = refused(daemon, AGENT, neighbour, "no_receipt")?;
+    let _agent = refused(daemon, OTHER_AGENT, target, "receipt_other_agent")?;
     drop(receipt);
-    let _after = refused(daemon, AGENT, PLC, "receipt_revoked")?;
+    let _after = refused(daemon, AGENT, target, "receipt_revoked")?;
     Ok(())
 }
 
 fn receipt_for_another_user_opens_nothing(world: &mut World) -> Result<()> {
     let daemon = world.daemon()?;
-    let _receipt = Registered::new(daemon, &plc().parameter("users", json!(["games"])))?;
-    refused(daemon, AGENT, PLC, "receipt_other_user").map(drop)
+    let target = fresh_target();
+    let _receipt = Registered::new(daemon, &opening(target).parameter("users", json!(["games"])))?;
+    refused(daemon, AGENT, target, "receipt_other_user").map(drop)
 }
 
 fn receipt_before_its_time_opens_nothing(world: &mut World) -> Result<()> {
     let daemon = world.daemon()?;
-    let _receipt = Registered::new(daemon, &plc().parameter("notBefore", json!(stamp(Duration::from_secs(1800)))))?;
-    refused(daemon, AGENT, PLC, "receipt_not_yet").map(drop)
+    let target = fresh_target();
+    let _receipt = Registered::new(daemon, &opening(target).parameter("notBefore", json!(stamp(Duration::from_secs(1800)))))?;
+    refused(daemon, AGENT, target, "receipt_not_yet").map(drop)
 }
 
 fn receipt_after_its_time_opens_nothing(world: &mut World) -> Result<()> {
     let daemon = world.daemon()?;
-    let _receipt = Registered::new(daemon, &plc().parameter("accessSeconds", json!(1)))?;
+    let target = fresh_target();
+    let _receipt = Registered::new(daemon, &opening(target).parameter("accessSeconds", json!(1)))?;
     wait::until_true("the end of a window of one second", wait::SOON, || {
-        By::run(AGENT).attempt(daemon, &attack::tcp(daemon.lab(), PLC)).is_ok_and(|answer| answer == Answer::Refused(libc::EPERM))
+        By::run(AGENT).attempt(daemon, &attack::tcp(daemon.lab(), target)).is_ok_and(|answer| answer == Answer::Refused(libc::EPERM))
     })?;
-    refused(daemon, AGENT, PLC, "receipt_expired").map(drop)
+    refused(daemon, AGENT, target, "receipt_expired").map(drop)
 }
 
 fn receipt_is_exhausted_after_its_connections(world: &mut World) -> Result<()> {
     let daemon = world.daemon()?;
-    let _receipt = Registered::new(daemon, &plc().parameter("maxConnections", json!(3)))?;
+    let target = fresh_target();
+    let _receipt = Registered::new(daemon, &opening(target).parameter("maxConnections", json!(3)))?;
     for _ in 0..3 {
-        reaches(daemon, AGENT, PLC)?;
+        reaches(daemon, AGENT, target)?;
     }
-    refused(daemon, AGENT, PLC, "receipt_exhausted").map(drop)
+    refused(daemon, AGENT, target, "receipt_exhausted").map(drop)
 }
 
 fn gateway(scope: Value) -> Draft {
@@ -149,27 +160,29 @@ fn login_attempts_are_counted(world: &mut World) -> Result<()> {
 
 fn revoked_receipt_opens_nothing_and_stays_revoked(world: &mut World) -> Result<()> {
     let daemon = world.daemon()?;
-    let artifact = plc().sign(daemon.operator());
+    let target = fresh_target();
+    let artifact = opening(target).sign(daemon.operator());
     let id = forge::id(&artifact);
     let _answer = daemon.register(&artifact)?;
-    reaches(daemon, AGENT, PLC)?;
+    reaches(daemon, AGENT, target)?;
     let revoked = daemon.cli(&["receipt", "revoke", &id])?.success()?;
     ensure!(revoked.both().contains(&id), "{revoked}");
-    let _event = refused(daemon, AGENT, PLC, "receipt_revoked")?;
+    let _event = refused(daemon, AGENT, target, "receipt_revoked")?;
     // Whatever is answered, registering it again opens nothing.
     let _answer = daemon.client()?.post("/v1/receipts", &artifact)?;
-    refused(daemon, AGENT, PLC, "receipt_revoked").map(drop)
+    refused(daemon, AGENT, target, "receipt_revoked").map(drop)
 }
 
 fn registering_twice_changes_nothing(world: &mut World) -> Result<()> {
     let daemon = world.daemon()?;
-    let artifact = plc().parameter("maxConnections", json!(2)).sign(daemon.operator());
+    let target = fresh_target();
+    let artifact = opening(target).parameter("maxConnections", json!(2)).sign(daemon.operator());
     let first = daemon.register(&artifact)?;
-    reaches(daemon, AGENT, PLC)?;
+    reaches(daemon, AGENT, target)?;
     let again = daemon.register(&artifact)?;
     ensure!(first["id"] == again["id"] && first["until"] == again["until"], "first {first}, then {again}");
-    reaches(daemon, AGENT, PLC)?;
-    let _event = refused(daemon, AGENT, PLC, "receipt_exhausted")?;
+    reaches(daemon, AGENT, target)?;
+    let _event = refused(daemon, AGENT, target, "receipt_exhausted")?;
     let _answer = daemon.client()?.delete(&format!("/v1/receipts/{}", forge::id(&artifact)))?;
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use pp_tests::attack::{self, Answer, Technique};
-use pp_tests::harness::{By, Refusal};
+use pp_tests::harness::{By, Refusal, is_verdict};
 use pp_tests::lab::{GATEWAY, GATEWAY_443, GATEWAY_OTHER_PORT, OPCUA, PLC, PLC_NEIGHBOUR, PLC_OTHER_PORT, STRAY_MODBUS, STRAY_OTHER};
 use pp_tests::policy::{AGENT, HOST, Policy};
 
@@ -113,7 +113,7 @@ fn observed_places_let_through_and_tell(world: &mut World) -> Result<()> {
     let mark = daemon.events().mark();
     let answer = By::run(AGENT).attempt(&daemon, &attack::tcp(daemon.lab(), PLC))?;
     ensure!(answer == Answer::Delivered, "refused in an observed zone: {answer:?}");
-    let event = daemon.events().wait_since(mark, "what would have been refused", |event| event["verdict"] == "observe")?;
+    let event = daemon.events().wait_since(mark, "what would have been refused", |event| is_verdict(event, "observe"))?;
     ensure!(event["zone"] == "plant-7" && event["reason"] == "no_receipt", "{event}");
     // The rest of the policy is enforced as ever.
     let _gateway = Refusal::of(attack::tcp(daemon.lab(), GATEWAY), By::run(AGENT)).with_control(By::Nobody).assert(&daemon)?;
@@ -123,6 +123,6 @@ fn observed_places_let_through_and_tell(world: &mut World) -> Result<()> {
     let mark = daemon.events().mark();
     let answer = By::run(AGENT).attempt(&daemon, &attack::tcp(daemon.lab(), GATEWAY))?;
     ensure!(answer == Answer::Delivered, "refused on an observing host: {answer:?}");
-    let _event = daemon.events().wait_since(mark, "what would have been refused", |event| event["verdict"] == "observe")?;
+    let _event = daemon.events().wait_since(mark, "what would have been refused", |event| is_verdict(event, "observe"))?;
     Ok(())
 }

@@ -101,10 +101,17 @@ impl EventLog {
     /// None came in time; the error shows those that did.
     pub fn wait_since(&self, mark: usize, what: &str, probe: impl Fn(&Value) -> bool) -> Result<Value> {
         wait::until(what, wait::SOON, || self.since(mark).into_iter().find(|event| probe(event))).with_context(|| {
-            let seen: Vec<String> = self.since(mark).iter().map(Value::to_string).collect();
-            format!("events since: {}", if seen.is_empty() { "none".to_owned() } else { seen.join("\n") })
+            let seen = self.since(mark);
+            let last: Vec<String> = seen.iter().rev().take(3).map(brief).collect();
+            format!("{} events since, the last of them: {}", seen.len(), if last.is_empty() { "none".to_owned() } else { last.join("; ") })
         })
     }
+}
+
+/// What a message says of an event.
+fn brief(event: &Value) -> String {
+    let members = ["kind", "verdict", "reason", "agent", "destination", "detail"];
+    members.iter().filter_map(|name| event.get(name)).map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 fn id_text(id: &Value) -> String {

@@ -26,7 +26,7 @@ const ADOPTED: &str = "until [ -e \"$GO\" ]; do read -t 0.02 <> <(:); done; exec
 pub enum By {
     /// `pp-agent run --agent NAME -- command`.
     Run(String),
-    /// A program of the lab that becomes the command: `claude` and `codex` are agents by their path, `shim` is nobody.
+    /// A program of the lab that becomes the command: `lab-claude` and `lab-codex` are agents by their path, `lab-shim` is nobody.
     Program(&'static str),
     /// A process that was started by nobody and adopted by `pp-agent adopt` before it became the command.
     Adopt(String),
@@ -208,11 +208,17 @@ impl Refusal<Controlled> {
         daemon.events().wait_since(mark, "its event", |event| {
             let there = match self.event {
                 EventAt::Destination(destination) => is_block(event, destination),
-                EventAt::Nowhere => event["verdict"] == "block" && event.get("destination").is_none(),
+                EventAt::Nowhere => is_verdict(event, "block") && event.get("destination").is_none(),
             };
             there && event["reason"] == self.reason
         })
     }
+}
+
+/// True for the verdict of a session's attempt: the daemon's own canary makes events of another kind.
+#[must_use]
+pub fn is_verdict(event: &Value, verdict: &str) -> bool {
+    event["kind"] == "verdict" && event["verdict"] == verdict
 }
 
 /// True for the event of a refusal at this destination; a destination without a port matches any.
@@ -220,8 +226,7 @@ impl Refusal<Controlled> {
 pub fn is_block(event: &Value, destination: SocketAddr) -> bool {
     let named = &event["destination"];
     let address = named["address"].as_str().and_then(|address| address.parse::<std::net::IpAddr>().ok());
-    event["kind"] == "verdict"
-        && event["verdict"] == "block"
+    is_verdict(event, "block")
         && address.map(|address| address.to_canonical()) == Some(destination.ip())
         && (destination.port() == 0 || named["port"] == destination.port())
 }

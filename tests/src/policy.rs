@@ -36,8 +36,8 @@ impl Policy {
         Self {
             top: format!("host = \"{HOST}\"\ntenant = \"{TENANT}\"\nmode = \"enforce\"\n"),
             agents: format!(
-                "[[agent]]\nname = \"{AGENT}\"\nexec = [\"{bin}/claude\", \"{bin}/first-claude\"]\n\n\
-                 [[agent]]\nname = \"{OTHER_AGENT}\"\nexec = [\"{bin}/codex\"]\n\n"
+                "[[agent]]\nname = \"{AGENT}\"\nexec = [\"{bin}/lab-claude\", \"{bin}/lab-first-claude\"]\n\n\
+                 [[agent]]\nname = \"{OTHER_AGENT}\"\nexec = [\"{bin}/lab-codex\"]\n\n"
             ),
             sections: format!(
                 "[[zone]]\nname = \"plant-7\"\nnetworks = [\"10.20.0.0/16\", \"fd00:20::/32\"]\n\n\

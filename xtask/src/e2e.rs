@@ -69,18 +69,25 @@ pub(crate) fn build(paths: &Paths, release: bool) -> Result<PathBuf> {
     build_user_side(paths, release)
 }
 
-/// The agent as a later version would be, with another `ABI_VERSION`, for the test of an upgrade.
+/// The agent as a later version would be, with another `ABI_VERSION`, for the test of an upgrade. It is built where the agent
+/// itself is, so that only our own crates are compiled twice, and copied away.
 pub(crate) fn build_next(paths: &Paths) -> Result<()> {
     let object = build_ebpf::run(paths, Variant::Abi(NEXT_ABI))?;
     sh::say("build the agent of the upgrade test ...");
     sh::run(
         Command::new("cargo")
-            .args(["build", "--quiet", "--package", "pp-agent", "--bin", "pp-agent", "--target-dir"])
-            .arg(paths.cache.join("next"))
+            .args(["build", "--quiet", "--package", "pp-agent", "--bin", "pp-agent"])
             .env("PP_ABI_VERSION", NEXT_ABI)
             .env("PP_EBPF_OBJECT", object)
             .current_dir(&paths.root),
-    )
+    )?;
+    let (built, kept) = (paths.target.join("debug/pp-agent"), next_agent(paths));
+    fs::copy(&built, &kept).with_context(|| format!("{}: not copied to {}", built.display(), kept.display()))?;
+    Ok(())
+}
+
+fn next_agent(paths: &Paths) -> PathBuf {
+    paths.cache.join("pp-agent-next")
 }
 
 /// Agent and tests, around the object that is there.
@@ -170,7 +177,7 @@ fn arguments(bin: &Path, file: &str, row: &Row, more: &[String]) -> Vec<String> 
 pub(crate) fn environment(paths: &Paths, bin: &Path) -> Vec<(String, String)> {
     vec![
         ("PP_AGENT_BIN".to_owned(), bin.join("pp-agent").display().to_string()),
-        ("PP_AGENT_NEXT_BIN".to_owned(), paths.cache.join("next/debug/pp-agent").display().to_string()),
+        ("PP_AGENT_NEXT_BIN".to_owned(), next_agent(paths).display().to_string()),
         ("PP_VENV".to_owned(), paths.venv().display().to_string()),
         ("RUST_BACKTRACE".to_owned(), "1".to_owned()),
     ]

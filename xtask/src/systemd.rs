@@ -59,7 +59,8 @@ pub(crate) fn install_test(paths: &Paths, kernel: &str) -> Result<()> {
     setup::native(paths)?;
     setup::vm_tools()?;
     let matrix = Matrix::load(paths)?;
-    let agent = e2e::build_agent(paths)?;
+    // Not the release build: what is tried is the unit, and it is there already.
+    let agent = e2e::build(paths, false)?.join("pp-agent");
     let script = paths.cache.join("install-test.sh");
     crate::paths::write_if_changed(&script, INSTALL_TEST)?;
     // The guest runs this program to install, with the binary built here.

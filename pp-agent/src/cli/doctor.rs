@@ -151,10 +151,26 @@ fn policy(file: &Path) -> Finding {
             what: "policy",
             good: true,
             found: "none: the built-in services are protected, there are no zones and no receipts".to_owned(),
-            advice: Some(format!("write {}; an example is in /usr/share/doc/pp-agent", file.display())),
+            advice: Some(format!("write {} and check it with pp-agent policy check", file.display())),
         },
         Ok(_) => Finding::good("policy", file.display().to_string()),
         Err(error) => Finding::bad("policy", "refused", error.to_string()),
+    }
+}
+
+/// What closes the gaps of the cgroup backend.
+const BPF_LSM: &str = "closed where bpf is among the active LSMs and the kernel has the hook: see lsm above";
+
+/// What an agent can do through a gap.
+fn gap_words(gap: &str) -> &'static str {
+    match gap {
+        "packet" => "AF_PACKET and AF_XDP sockets can be made, by those with the capability, and send raw frames",
+        "vsock" => "vsock sockets can be made: they reach the hypervisor and other virtual machines",
+        "unix" => "another process can be asked over a unix socket to connect on the agent's behalf",
+        "ptrace" => "another process of the same user can be driven through a debugger's calls",
+        "passed" => "a connected socket handed in by another process can be used until its first packet is judged",
+        "tamper" => "an agent that runs as root can take programs out of the kernel",
+        _ => "not refused by this build on this kernel",
     }
 }
 
@@ -207,8 +223,8 @@ fn daemon(context: &Context) -> Vec<Finding> {
     findings.extend(list(&status, "gaps").iter().filter_map(Value::as_str).map(|gap| Finding {
         what: "gap",
         good: true,
-        found: gap.to_owned(),
-        advice: None,
+        found: format!("{gap}: {}", gap_words(gap)),
+        advice: matches!(gap, "packet" | "vsock" | "passed").then(|| BPF_LSM.to_owned()),
     }));
     findings.extend(list(&status, "problems").iter().filter_map(Value::as_str).map(|problem| Finding {
         what: "problem",

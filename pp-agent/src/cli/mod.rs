@@ -21,6 +21,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::control::client::{Client, ClientError};
+use crate::kernel::canary;
 pub(crate) use output::Output;
 
 /// Where the daemon listens, unless told otherwise.
@@ -74,6 +75,9 @@ enum Command {
     UninstallHooks(maintain::UninstallArgs),
     /// Write a completion script for a shell.
     Completions(maintain::CompletionArgs),
+    /// The child that the daemon's canary runs in.
+    #[command(name = canary::COMMAND, hide = true)]
+    CanaryChild,
 }
 
 /// How the daemon runs.
@@ -174,6 +178,7 @@ fn dispatch(cli: Cli, context: Context) -> Outcome {
         Command::Policy(command) => policy::run(&context, &command),
         Command::UninstallHooks(args) => maintain::uninstall(&context, &args),
         Command::Completions(args) => maintain::completions(&context, &args),
+        Command::CanaryChild => canary::child().map(|()| DONE).map_err(CliError::message),
     }
 }
 

@@ -16,7 +16,7 @@ impl Daemon {
         let control = self.gate.control().map_err(ApiError::internal)?;
         let sessions = self.session_count()?;
         let now = Now::read();
-        let behind = self.clock_behind(now);
+        let behind = self.clock_behind();
         let inner = self.inner();
         let mut problems = Vec::new();
         if let PolicyOrigin::LastGood(error) = &inner.origin {
@@ -36,7 +36,8 @@ impl Daemon {
             "enforcing" | "partial" if observes => "observe",
             measured => measured,
         };
-        let healthy = !degraded && matches!(inner.posture.name.as_str(), "enforcing" | "partial");
+        let measured = inner.posture.name.as_str();
+        let healthy = !degraded && (matches!(measured, "enforcing" | "partial") || observes && measured == "observe");
         Ok(json!({
             "version": env!("CARGO_PKG_VERSION"),
             "abi": pp_common::abi::ABI_VERSION,
@@ -68,7 +69,7 @@ impl Daemon {
         let marks = self.gate.marks().map_err(ApiError::internal)?;
         text.gauge("pp_marked_processes", "processes that are governed", marks.len() as u64);
         let now = Now::read();
-        let behind = self.clock_behind(now);
+        let behind = self.clock_behind();
         let inner = self.inner();
         let open = inner.receipts.iter().filter(|receipt| receipt.stored.is_open(now)).count();
         text.gauge("pp_receipts_open", "receipts that have not ended", open as u64);
@@ -97,6 +98,7 @@ impl Daemon {
     pub(super) fn measure_posture(&self) -> Posture {
         let posture = self.found_posture();
         let mut inner = self.inner();
+        self.builder().backend = self.gate.backend().name().to_owned();
         let is_new = inner.posture != posture;
         inner.posture = posture.clone();
         drop(inner);
@@ -118,11 +120,8 @@ impl Daemon {
             Ok(findings) => findings,
             Err(error) => return posture("open", vec![format!("the canary could not be sent: {error}")]),
         };
-        let through: Vec<String> = findings
-            .iter()
-            .filter(|found| found.technique != "packet" && !found.refused())
-            .map(|found| found.technique.clone())
-            .collect();
+        let through: Vec<String> =
+            findings.iter().filter(|found| found.technique != "packet" && !found.refused()).map(|found| found.technique.clone()).collect();
         if !through.is_empty() {
             let observes = self.inner().config.mode == Mode::Observe;
             return posture(if observes { "observe" } else { "open" }, through);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use super::{Daemon, DaemonError, Inner, LiveReceipt, PolicyOrigin, Posture, admission, names_of};
+use super::{Daemon, DaemonError, Inner, LiveReceipt, PolicyOrigin, Posture, admission, is_behind, names_of};
 use crate::cli::DaemonArgs;
 use crate::clock::{Now, boot_id};
 use crate::config::{Config, FileCheck, Paths, Require, Source};
@@ -23,7 +23,7 @@ use crate::kernel::{Gate, GateOptions, KernelError, host};
 use crate::keyring::Keyring;
 use crate::metrics::ControlCounters;
 use crate::state::State;
-use crate::{adopt, identity, policy};
+use crate::{adopt, identity};
 
 /// For how long a predecessor's lock on the state is waited for.
 const TAKEOVER: Duration = Duration::from_secs(10);
@@ -42,7 +42,7 @@ pub(super) fn start(args: DaemonArgs) -> Result<Daemon, DaemonError> {
     let boot_id = boot_id();
     let now = Now::read();
     let highest_ms = state.highest_wall()?;
-    let withheld = now.wall_ms < highest_ms;
+    let withheld = is_behind(now.wall_ms, highest_ms);
     if withheld {
         tracing::error!("clock: it is behind the highest time seen; no receipt is loaded until it has caught up");
     }
@@ -60,7 +60,7 @@ pub(super) fn start(args: DaemonArgs) -> Result<Daemon, DaemonError> {
     config.notes.iter().for_each(|note| tracing::info!("policy: {note}"));
     let mut inner =
         Inner { config, origin, keyring, keyring_problem, receipts, cgroups, generation: 0, posture: Posture::default(), withheld };
-    let tables = policy::compile(&inner.config, &inner.active(), &inner.cgroups)?;
+    let tables = inner.tables()?;
     inner.generation = gate.apply(&tables)?;
     Ok(Daemon {
         gate,
@@ -71,6 +71,7 @@ pub(super) fn start(args: DaemonArgs) -> Result<Daemon, DaemonError> {
         inner: Mutex::new(inner),
         highest_ms: AtomicI64::new(highest_ms.max(now.wall_ms)),
         changed: Notify::new(),
+        flow_refused: Notify::new(),
         args,
         cgroup_root,
         boot_id,
@@ -83,9 +84,13 @@ pub(super) fn start(args: DaemonArgs) -> Result<Daemon, DaemonError> {
 pub(super) fn settle(daemon: &Arc<Daemon>) -> Result<(), DaemonError> {
     daemon.walk();
     let posture = daemon.measure_posture();
-    let required = daemon.inner().config.require;
-    if required == Some(Require::Enforcing) && posture.name != "enforcing" {
-        return Err(DaemonError::Posture { found: posture.name, required: "enforcing", gaps: posture.gaps.join("; ") });
+    let required = match daemon.inner().config.require {
+        Some(Require::Enforcing) if posture.name != "enforcing" => Some("enforcing"),
+        None if posture.name == "open" => Some("partial or enforcing"),
+        Some(Require::Enforcing) | None => None,
+    };
+    if let Some(required) = required {
+        return Err(DaemonError::Posture { found: posture.name, required, gaps: posture.gaps.join("; ") });
     }
     let mut event = daemon.event(Kind::Policy);
     event.reason = Some(daemon.inner().origin.name().to_owned());
@@ -145,7 +150,6 @@ impl Daemon {
             Err(_) if !self.args.keys.exists() && inner.keyring.is_empty() => Keyring::default(),
             Err(error) => return Err(refused(error.to_string())),
         };
-        let now = Now::read();
         let cgroups = resolve_cgroups(self.cgroup_root.as_deref(), &config);
         let stored = inner.receipts.iter().map(|receipt| receipt.stored.clone());
         let receipts = stored.map(|stored| admit_again(stored, &config, &keyring)).collect();
@@ -158,9 +162,9 @@ impl Daemon {
             cgroups,
             generation: inner.generation,
             posture: inner.posture.clone(),
-            withheld: inner.withheld && self.clock_behind(now),
+            withheld: inner.withheld && self.clock_behind(),
         };
-        let tables = policy::compile(&fresh.config, &fresh.active(), &fresh.cgroups).map_err(|error| refused(error.to_string()))?;
+        let tables = fresh.tables().map_err(|error| refused(error.to_string()))?;
         let generation = self.gate.apply(&tables).map_err(|error| refused(error.to_string()))?;
         *inner = Inner { generation, ..fresh };
         keep(&self.state, &inner.config);

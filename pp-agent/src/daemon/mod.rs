@@ -27,9 +27,10 @@ use crate::control::server;
 use crate::events::build::Builder;
 use crate::events::hub::Hub;
 use crate::events::{Event, Kind};
-use crate::kernel::{Gate, host};
+use crate::kernel::{Gate, canary, host};
 use crate::keyring::Keyring;
 use crate::metrics::ControlCounters;
+use crate::name::name_id;
 use crate::state::{State, StoredReceipt};
 use crate::{journal, notify};
 
@@ -55,7 +56,7 @@ pub enum DaemonError {
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
     /// The canary found less than the policy requires.
-    #[error("posture is {found}, the policy requires {required}: {gaps}; see pp-agent doctor")]
+    #[error("posture is {found}, ready is only {required}: {gaps}; see pp-agent doctor")]
     Posture {
         /// What was found.
         found: String,
@@ -132,6 +133,8 @@ pub(crate) struct Daemon {
     highest_ms: AtomicI64,
     /// A deadline or a table changed: look again.
     changed: Notify,
+    /// A packet of an open TCP flow was refused: its program should hear of it.
+    flow_refused: Notify,
     args: DaemonArgs,
     cgroup_root: Option<PathBuf>,
     boot_id: String,
@@ -152,8 +155,10 @@ impl Daemon {
     }
 
     /// Whether the clock is behind what was seen before; notes it if not.
-    fn clock_behind(&self, now: Now) -> bool {
-        now.wall_ms < self.highest_ms.fetch_max(now.wall_ms, Ordering::AcqRel)
+    fn clock_behind(&self) -> bool {
+        let wall_ms = Now::read().wall_ms;
+        let highest_ms = self.highest_ms.fetch_max(wall_ms, Ordering::AcqRel);
+        is_behind(wall_ms, highest_ms)
     }
 }
 
@@ -190,6 +195,7 @@ async fn serve(args: &DaemonArgs, socket: &Path) -> Result<(), DaemonError> {
     tasks.push(tokio::spawn(server::serve(listener, governor, stopping)));
     tasks.push(tokio::spawn(ticks::seconds(Arc::clone(&daemon))));
     tasks.push(tokio::spawn(ticks::deadlines(Arc::clone(&daemon))));
+    tasks.push(tokio::spawn(ticks::refused_flows(Arc::clone(&daemon))));
     load::settle(&daemon)?;
     notify::ready(&daemon.status_line());
     while signals.next().await == Asked::Reload {
@@ -255,6 +261,15 @@ enum Asked {
     Reload,
 }
 
+/// Two readings of a good clock may be taken in either order, and time
+/// servers correct by less than this all the time.
+const CLOCK_TOLERANCE_MS: i64 = 1_000;
+
+/// Whether a clock that says `wall_ms` was set back.
+const fn is_behind(wall_ms: i64, highest_ms: i64) -> bool {
+    wall_ms.saturating_add(CLOCK_TOLERANCE_MS) < highest_ms
+}
+
 /// Names for events: those of the policy and those that older ones had.
 fn names_of(config: &Config, state: &State) -> HashMap<NameId, String> {
     let mut names = state.names().unwrap_or_else(|error| {
@@ -262,6 +277,7 @@ fn names_of(config: &Config, state: &State) -> HashMap<NameId, String> {
         HashMap::new()
     });
     names.extend(config.names());
+    names.insert(name_id(canary::AGENT), canary::AGENT.to_owned());
     if let Err(error) = state.keep_names(&names) {
         tracing::warn!("{error}");
     }

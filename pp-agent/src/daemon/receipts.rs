@@ -2,25 +2,54 @@
 
 use serde_json::{Value, json};
 
+use super::admission::Admitted;
 use super::{Daemon, Inner, LiveReceipt, admission};
 use crate::clock::{Now, rfc3339};
 use crate::control::ApiError;
 use crate::events::Kind;
 use crate::events::build::session_text;
-use crate::policy::{self, ActiveReceipt};
-use crate::receipt::Refusal;
+use crate::policy::{self, ActiveReceipt, KernelTables, PolicyError};
 use crate::receipt::revocation::Revocation;
+use crate::receipt::{Refusal, verify};
 use crate::state::{EndReason, RegisterError, Registered, StoredReceipt, Tombstone};
-use pp_common::abi::{TERMS_ANY_USER, TERMS_EXHAUSTED, TERMS_REVOKED, Terms};
+use pp_common::abi::{Serial, TERMS_ANY_USER, TERMS_EXHAUSTED, TERMS_REVOKED, Terms};
 
 impl Inner {
-    /// The receipts as the tables need them. Ended ones are in it, so that a
-    /// refusal can name them.
-    pub(super) fn active(&self) -> Vec<ActiveReceipt> {
-        if self.withheld {
-            return Vec::new();
-        }
-        self.receipts.iter().filter_map(LiveReceipt::active).collect()
+    /// The tables of all this. Ended receipts are in it, so that a refusal can
+    /// name them, unless the tables are too small for that.
+    pub(super) fn tables(&self) -> Result<KernelTables, PolicyError> {
+        let now = Now::read();
+        let shown: Vec<&LiveReceipt> = self.receipts.iter().filter(|_| !self.withheld).collect();
+        let all: Vec<ActiveReceipt> = shown.iter().filter_map(|receipt| receipt.active()).collect();
+        policy::compile(&self.config, &all, &self.cgroups).or_else(|full| {
+            let open = shown.iter().filter(|receipt| receipt.stored.is_open(now));
+            let open: Vec<ActiveReceipt> = open.filter_map(|receipt| receipt.active()).collect();
+            if open.len() == all.len() {
+                return Err(full);
+            }
+            policy::compile(&self.config, &open, &self.cgroups)
+        })
+    }
+
+    /// The registration of this very artifact, also where its key or the policy
+    /// have changed since.
+    fn registered(&self, artifact: &[u8]) -> Option<&StoredReceipt> {
+        let value: Value = serde_json::from_slice(artifact).ok()?;
+        let text = |member: &str| value["artifact"][member].as_str();
+        let stored = &self.find(text("receipt_id")?)?.stored;
+        let is_same = text("signed_payload_hash")? == stored.payload_hash
+            && (stored.artifact.as_bytes() == artifact || verify(artifact, &self.keyring).is_ok());
+        is_same.then_some(stored)
+    }
+
+    /// Whether the tables would hold one more receipt: one that does not fit
+    /// must not be used up.
+    fn check_room(&mut self, stored: &StoredReceipt, admitted: &Admitted) -> Result<(), ApiError> {
+        let stored = StoredReceipt { serial: Serial::MAX, ..stored.clone() };
+        self.receipts.push(LiveReceipt { stored, admitted: Ok(admitted.clone()) });
+        let tables = self.tables();
+        self.receipts.pop();
+        tables.map(drop).map_err(|error| tables_full(&error))
     }
 
     fn find(&self, id: &str) -> Option<&LiveReceipt> {
@@ -74,24 +103,30 @@ impl LiveReceipt {
 impl Daemon {
     /// Compiles and publishes what is in force now.
     pub(super) fn publish(&self, inner: &mut Inner) -> Result<(), ApiError> {
-        let tables = policy::compile(&inner.config, &inner.active(), &inner.cgroups)
-            .map_err(|error| ApiError::new(507, "tables_full", error.to_string()))?;
+        let tables = inner.tables().map_err(|error| tables_full(&error))?;
         inner.generation = self.gate.apply(&tables).map_err(ApiError::internal)?;
         Ok(())
     }
 
     /// Registers a receipt, or takes in a signed revocation.
     pub(super) fn take_artifact(&self, artifact: &[u8]) -> Result<Value, ApiError> {
-        let now = Now::read();
         let mut inner = self.inner();
-        let admitted = match admission::judge(artifact, &inner.config, &inner.keyring, now.wall_ms)? {
-            admission::Artifact::Revocation(revocation) => return self.take_revocation(inner, &revocation),
-            admission::Artifact::Receipt(admitted) => *admitted,
-        };
-        if self.clock_behind(now) {
-            let highest = rfc3339(self.highest_ms.load(std::sync::atomic::Ordering::Acquire));
-            return Err(admission::refused(&Refusal::ClockBehind { highest }));
+        let now = Now::read();
+        if let Some(first) = inner.registered(artifact) {
+            return self.registered_before(&inner, first, now);
         }
+        let judged = admission::judge(artifact, &inner.config, &inner.keyring, now.wall_ms);
+        let admitted = match judged {
+            Ok(admission::Artifact::Revocation(revocation)) => return self.take_revocation(inner, &revocation),
+            // To a clock that was set back, what is genuine is from the future.
+            Err(error) if error.code != "created_in_future" => return Err(error),
+            Ok(_) | Err(_) if self.clock_behind() => {
+                let highest = rfc3339(self.highest_ms.load(std::sync::atomic::Ordering::Acquire));
+                return Err(admission::refused(&Refusal::ClockBehind { highest }));
+            }
+            Err(error) => return Err(error),
+            Ok(admission::Artifact::Receipt(admitted)) => *admitted,
+        };
         let receipt = &admitted.receipt;
         let window = receipt.window(now.wall_ms);
         let stored = StoredReceipt {
@@ -113,6 +148,7 @@ impl Daemon {
             budget: admitted.max_connections != 0 || admitted.max_attempts != 0,
             ended: None,
         };
+        inner.check_room(&stored, &admitted)?;
         let stored = match self.state.register(stored).map_err(register_error)? {
             Registered::New(stored) => stored,
             Registered::Again(first) => return self.registered_before(&inner, &first, now),
@@ -208,8 +244,11 @@ impl Daemon {
     ) -> Result<Value, ApiError> {
         let now = Now::read();
         let tombstone = Tombstone { id: id.to_owned(), reason: reason.to_owned(), decider, revoked_ms: now.wall_ms, expires_ms: None };
-        let ended = self.state.revoke(tombstone).map_err(ApiError::internal)?;
-        if let Some(receipt) = inner.receipts.iter_mut().find(|receipt| receipt.stored.id == id) {
+        // A full disk must not keep a receipt open: it ends now, kept or not.
+        let kept = self.state.revoke(tombstone);
+        let receipt = inner.receipts.iter_mut().find(|receipt| receipt.stored.id == id);
+        let known = receipt.is_some();
+        if let Some(receipt) = receipt {
             receipt.stored.ended = receipt.stored.ended.or(Some(EndReason::Revoked));
         }
         self.publish(&mut inner)?;
@@ -220,7 +259,13 @@ impl Daemon {
         event.reason = Some("receipt_revoked".to_owned());
         self.hub.publish(event.detail(reason));
         self.end_flows();
-        Ok(json!({ "id": id, "status": "revoked", "was_registered": ended.is_some() }))
+        match kept {
+            Ok(ended) => Ok(json!({ "id": id, "status": "revoked", "was_registered": ended.is_some() })),
+            Err(error) => {
+                let kept = if known { "is ended until the daemon restarts, but that" } else { "its revocation" };
+                Err(ApiError::internal(format!("receipt {id}: {kept} could not be kept; revoke it again when this is mended: {error}")))
+            }
+        }
     }
 
     /// Every receipt.
@@ -287,13 +332,17 @@ fn told_instant(now: Now, boot_ns: u64, wall_ms: i64) -> i64 {
     if in_force_ms.abs_diff(wall_ms) < 1_000 { wall_ms } else { in_force_ms }
 }
 
+fn tables_full(error: &PolicyError) -> ApiError {
+    ApiError::new(507, Refusal::GrantsFull.code(), error.to_string())
+}
+
 fn register_error(error: RegisterError) -> ApiError {
-    let (status, code, pp_code) = match &error {
-        RegisterError::Revoked(_) => (409, "revoked", Some("PP_REDEEMED")),
-        RegisterError::KeyUsed(_) => (409, "idem_key_used", Some("PP_REDEEMED")),
-        RegisterError::OtherContent(_) => (409, "other_content", Some("PP_REDEEMED")),
-        RegisterError::Full => (507, "receipts_full", None),
-        RegisterError::State(_) => (500, "internal", None),
-    };
-    ApiError { status, code: code.to_owned(), pp_code: pp_code.map(str::to_owned), message: error.to_string() }
+    let conflict = |refusal: Refusal| ApiError { status: 409, ..admission::refused(&refusal) };
+    match error {
+        RegisterError::Revoked(id) => conflict(Refusal::Revoked { id }),
+        RegisterError::KeyUsed { idem_key, by } => conflict(Refusal::IdemKeyUsed { idem_key, by }),
+        RegisterError::OtherContent(id) => conflict(Refusal::Redeemed { id }),
+        RegisterError::Full => ApiError::new(507, Refusal::GrantsFull.code(), error.to_string()),
+        RegisterError::State(error) => ApiError::internal(error),
+    }
 }

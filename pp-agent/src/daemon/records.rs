@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use pp_common::decide::{Attempt, Kind, Reason, Subject};
-use pp_common::record::VerdictRecord;
+use pp_common::decide::{Attempt, Kind, Reason, Subject, Verdict, transport};
+use pp_common::record::{Hook, VerdictRecord};
 
 use super::Daemon;
 use crate::clock::Now;
@@ -20,12 +20,23 @@ pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
         };
         if let Record::Verdict(verdict) = &mut record {
             name_nearest(&daemon, verdict);
+            if is_refused_flow(verdict) {
+                daemon.flow_refused.notify_one();
+            }
         }
         let event = daemon.builder().build(&record, Now::read());
         if let Some(event) = event {
             daemon.hub.publish(event);
         }
     }
+}
+
+/// A packet of an open TCP flow was refused: unlike a refused `connect`, the
+/// program does not hear of that by itself.
+fn is_refused_flow(record: &VerdictRecord) -> bool {
+    record.verdict == Verdict::Block as u8
+        && record.transport == transport::TCP
+        && (record.hook == Hook::Egress as u8 || record.hook == Hook::Ingress as u8)
 }
 
 /// The kernel names a receipt only where it allows; the one that came nearest

@@ -79,6 +79,8 @@ impl Daemon {
             AdoptError::Kernel(_) => ApiError::internal(&error),
         })?;
         self.tell_session_start(pid, session, if start.pid.is_some() { "adopt" } else { "run" });
+        // It may hold connections already that an agent may not have.
+        self.end_flows();
         Ok(json!({ "session": session_text(session), "agent": start.agent, "pid": pid }))
     }
 

@@ -16,6 +16,8 @@ use crate::flows;
 
 /// A jump of wall against boot time that is a step, not the clock's drift.
 const STEP_MS: i64 = 500;
+/// Shortest time between two looks for flows of which a packet was refused.
+const FLOWS_PAUSE: Duration = Duration::from_millis(500);
 /// How often the highest wall time goes to disk, in seconds.
 const NOTE_WALL_EVERY: u64 = 60;
 
@@ -72,6 +74,19 @@ pub(super) async fn deadlines(daemon: Arc<Daemon>) {
     }
 }
 
+/// Ends open flows when the kernel has refused a packet of one.
+pub(super) async fn refused_flows(daemon: Arc<Daemon>) {
+    loop {
+        daemon.flow_refused.notified().await;
+        let ending = Arc::clone(&daemon);
+        if let Err(error) = tokio::task::spawn_blocking(move || ending.end_flows()).await {
+            tracing::error!("flows: ending them ended by a panic: {error}");
+        }
+        // Every open file of every agent was looked at: not too often.
+        tokio::time::sleep(FLOWS_PAUSE).await;
+    }
+}
+
 impl Daemon {
     fn lost_records(&self) -> u64 {
         match self.gate.counters() {
@@ -104,7 +119,7 @@ impl Daemon {
         let now = Now::read();
         let step_ms = now.offset_ms() - *offset_ms;
         *offset_ms = now.offset_ms();
-        let behind = self.clock_behind(now);
+        let behind = self.clock_behind();
         let mut inner = self.inner();
         let caught_up = inner.withheld && !behind;
         if step_ms.abs() < STEP_MS && !caught_up {
@@ -168,6 +183,7 @@ impl Daemon {
         drop(inner);
         // A process may have begun in a new cgroup before its rule knew it.
         self.walk();
+        self.end_flows();
     }
 
     fn end_overflow(&self) {
@@ -213,14 +229,10 @@ impl Daemon {
         event.verdict = Verdict::from_code(key.verdict).map(|verdict| verdict.name().to_owned());
         event.reason = Reason::from_code(key.reason).map(|reason| reason.name().to_owned());
         event.repeats = count;
-        event.destination = Some(Destination {
-            address: address(key.addr).to_string(),
-            port: Some(key.port),
-            transport: transport_text(key.transport),
-        });
+        event.destination =
+            Some(Destination { address: address(key.addr).to_string(), port: Some(key.port), transport: transport_text(key.transport) });
         if let Some(subject) = subject {
-            let attempt =
-                Attempt { addr: key.addr, port: key.port, transport: key.transport, kind: AttemptKind::Open, counted: 0 };
+            let attempt = Attempt { addr: key.addr, port: key.port, transport: key.transport, kind: AttemptKind::Open, counted: 0 };
             let decision = self.gate.decide(&subject, &attempt);
             let mut builder = self.builder();
             event.agent = builder.name(subject.agent);

@@ -72,7 +72,8 @@ impl Builder {
                 Change::None => None,
             },
             Record::TableFull(task) => {
-                let event = self.subject(&task.header, Kind::Lost, now);
+                let mut event = self.subject(&task.header, Kind::Lost, now);
+                event.count = Some(1);
                 Some(event.detail("the task table is full: a child could not be marked; raise max_tasks in the policy"))
             }
             Record::Exec(_) | Record::Fork(_) => None,

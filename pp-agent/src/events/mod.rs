@@ -235,14 +235,14 @@ impl Filter {
         self.since.as_ref().is_none_or(|since| since.parse::<u64>().is_ok() || parse_rfc3339(since).is_some())
     }
 
-    /// Whether this event is wanted. A loss is wanted by everyone.
+    /// Whether this event is wanted. A loss that may be anybody's is wanted by everyone.
     #[must_use]
     pub fn wants(&self, event: &Event) -> bool {
         if event.id < self.first_id() || !self.is_recent(event) {
             return false;
         }
         let fits = |wanted: &Option<String>, value: Option<&str>| wanted.as_deref().is_none_or(|wanted| value == Some(wanted));
-        event.kind == Kind::Lost && self.kind.is_none()
+        event.kind == Kind::Lost && event.session.is_none() && self.kind.is_none()
             || fits(&self.verdict, event.verdict.as_deref())
                 && fits(&self.kind, Some(event.kind.name()))
                 && fits(&self.agent, event.agent.as_deref())

@@ -4,7 +4,7 @@
 //! and a file that cannot be read is set aside.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -65,6 +65,8 @@ struct Shared {
     path: PathBuf,
     database: Mutex<Option<Arc<Database>>>,
     lost: AtomicU64,
+    /// The last commit failed.
+    failing: AtomicBool,
 }
 
 impl Store {
@@ -74,7 +76,12 @@ impl Store {
     /// When not even a new file can be made.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let (database, damaged) = open_or_set_aside(path)?;
-        let shared = Arc::new(Shared { path: path.to_owned(), database: Mutex::new(Some(Arc::new(database))), lost: AtomicU64::new(0) });
+        let shared = Arc::new(Shared {
+            path: path.to_owned(),
+            database: Mutex::new(Some(Arc::new(database))),
+            lost: AtomicU64::new(0),
+            failing: AtomicBool::new(false),
+        });
         // No count of events reaches the milliseconds since 1970, so ids stay
         // above those of a file that was set aside.
         let floor = if damaged { u64::try_from(crate::clock::Now::read().wall_ms).unwrap_or(1) } else { 1 };
@@ -107,9 +114,13 @@ impl Store {
         }
     }
 
-    /// Events that were not stored since this was last asked.
+    /// Events that were not stored since this was last asked. Zero while
+    /// nothing can be stored: the loss is told when it can be told lastingly.
     #[must_use]
     pub fn take_lost(&self) -> u64 {
+        if self.shared.failing.load(Ordering::Relaxed) {
+            return 0;
+        }
         self.shared.lost.swap(0, Ordering::Relaxed)
     }
 
@@ -333,10 +344,12 @@ fn write_all(shared: &Shared, queue: &Receiver<Work>, reserved: u64) {
             let sync = sync || reserve.is_some();
             match shared.commit(&batch, sync, reserve) {
                 Ok(()) => {
+                    shared.failing.store(false, Ordering::Relaxed);
                     reserved = reserve.unwrap_or(reserved);
                     dirty = !sync;
                 }
                 Err(error) => {
+                    shared.failing.store(true, Ordering::Relaxed);
                     tracing::error!("{error}; {} events not stored", batch.len());
                     shared.lost.fetch_add(batch.len() as u64, Ordering::Relaxed);
                     shared.close();

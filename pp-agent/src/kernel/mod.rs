@@ -11,7 +11,7 @@ pub mod host;
 mod live;
 mod load;
 mod maps;
-mod offsets;
+pub mod offsets;
 pub mod peer;
 mod publish;
 mod records;

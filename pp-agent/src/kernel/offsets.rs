@@ -13,7 +13,7 @@ const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 ///
 /// # Errors
 /// The kernel has no BTF, or lacks one of the members.
-pub(super) fn find() -> Result<Offsets, KernelError> {
+pub fn find() -> Result<Offsets, KernelError> {
     let path = Path::new(VMLINUX);
     if !path.exists() {
         return Err(KernelError::NoBtf { path: path.into() });

@@ -36,7 +36,7 @@ pub(super) fn publish(maps: &Maps, tables: &KernelTables) -> Result<u32, KernelE
     let overflow = maps.control()?.overflow;
     let daemon = std::process::id();
     maps.set_control(Control { generation, flags, daemon, overflow })?;
-    sys::grace_period().map_err(KernelError::io("membarrier"))?;
+    sys::grace_period();
     sweep(maps, generation)?;
     forget_receipts(maps, tables)?;
     Ok(generation)

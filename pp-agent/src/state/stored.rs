@@ -68,7 +68,7 @@ impl StoredReceipt {
         }
         let (from_ns, until_ns) = (now.boot_of(self.from_ms), now.boot_of(self.until_ms));
         if same_boot {
-            self.from_ns = self.from_ns.max(from_ns);
+            // The beginning stays: a clock that steps back must not close what has begun.
             self.until_ns = self.until_ns.min(until_ns);
         } else {
             boot_id.clone_into(&mut self.boot_id);

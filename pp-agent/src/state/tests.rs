@@ -62,7 +62,7 @@ fn same_id_with_other_content_and_same_key_with_another_id_are_refused() {
     assert!(matches!(state.register(forged), Err(RegisterError::OtherContent(_))));
     let mut second = receipt("b", false);
     second.idem_key = "a".into();
-    assert!(matches!(state.register(second), Err(RegisterError::KeyUsed(id)) if id == "a"));
+    assert!(matches!(state.register(second), Err(RegisterError::KeyUsed { by, .. }) if by == "a"));
 }
 
 #[test]
@@ -80,6 +80,18 @@ fn signed_revocation_of_another_decider_ends_nothing() {
     let tombstone = Tombstone { id: "a".into(), reason: "no".into(), decider, revoked_ms: 1, expires_ms: None };
     state.revoke(tombstone).unwrap();
     assert!(matches!(state.register(receipt("a", false)), Ok(Registered::New(_))));
+}
+
+#[test]
+fn later_revocation_of_another_decider_does_not_lift_an_earlier_one() {
+    for first in [None, Some("user:lead".to_owned())] {
+        let (_dir, state) = state();
+        for decider in [first, Some("user:other".to_owned())] {
+            let tombstone = Tombstone { id: "a".into(), reason: "no".into(), decider, revoked_ms: 1, expires_ms: None };
+            state.revoke(tombstone).unwrap();
+        }
+        assert!(matches!(state.register(receipt("a", false)), Err(RegisterError::Revoked(_))));
+    }
 }
 
 #[test]
@@ -121,6 +133,7 @@ fn tables_made_anew_in_the_same_boot_end_a_budget_too() {
 fn clock_step_only_shrinks_deadlines() {
     let mut back = receipt("a", false);
     back.carry_over(Now { wall_ms: NOW.wall_ms - 50_000, ..NOW }, "boot-1", false);
+    assert_eq!(back.from_ns, NOW.boot_ns);
     assert_eq!(back.until_ns, NOW.boot_ns + 60_000 * NS_PER_MS);
     let mut forward = receipt("a", false);
     forward.carry_over(Now { wall_ms: NOW.wall_ms + 50_000, ..NOW }, "boot-1", false);

@@ -20,6 +20,7 @@ pub use sweep::sweep;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::{fs, process};
 
 use anyhow::{Context as _, Result};
@@ -67,6 +68,20 @@ pub const WEB: SocketAddr = v4(198, 51, 100, 10, 80);
 pub const GIT: SocketAddr = v4(198, 51, 100, 22, 22);
 /// The name server.
 pub const DNS: SocketAddr = v4(198, 51, 100, 53, 53);
+
+/// Addresses in the zone that [`fresh_target`] hands out, each with a server on the port.
+const FRESH_NETWORK: &str = "10.20.64.0/18";
+const FRESH_PORT: u16 = 6502;
+/// A second port on which all of those have a server.
+pub const OTHER_FRESH_PORT: u16 = 6503;
+
+/// A server in the zone that no test has used before: no receipt of another test, ended or not, names it.
+#[must_use]
+pub fn fresh_target() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(1);
+    let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    v4(10, 20, 64 + (high & 63), low, FRESH_PORT)
+}
 
 /// One network of the lab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +139,7 @@ impl Lab {
         &self.directory
     }
 
-    /// A program of the lab: `pp-agent`, `pp-workload`, and the agents (`claude`, `codex`, `first-claude`).
+    /// A program of the lab: `pp-agent`, `pp-workload`, and the agents (`lab-claude`, `lab-codex`, `lab-first-claude`).
     #[must_use]
     pub fn program(&self, name: &str) -> PathBuf {
         self.directory.join("bin").join(name)
@@ -176,7 +191,7 @@ impl Lab {
         install(&paths::binary("pp-workload")?, "pp-workload")?;
         install(&paths::agent_binary()?, "pp-agent")?;
         // The agents of the tests are shims, as most real ones are: a script that becomes the command it is given.
-        for agent in ["claude", "codex", "shim"] {
+        for agent in ["lab-claude", "lab-codex", "lab-shim"] {
             fs::write(self.program(agent), "#!/bin/sh\nexec \"$@\"\n")?;
             fs::set_permissions(self.program(agent), fs::Permissions::from_mode(0o755))?;
         }
@@ -184,9 +199,9 @@ impl Lab {
         for script in ["agent_cli.py", "other_cli.py"] {
             fs::write(self.program(script), "import os, sys\nos.execvp(sys.argv[1], sys.argv[1:])\n")?;
         }
-        fs::write(self.program("first-claude"), crate::attack::FIRST_CONNECT)?;
-        fs::set_permissions(self.program("first-claude"), fs::Permissions::from_mode(0o755))?;
-        fs::copy(self.program("first-claude"), self.program("first-connect"))?;
+        fs::write(self.program("lab-first-claude"), crate::attack::FIRST_CONNECT)?;
+        fs::set_permissions(self.program("lab-first-claude"), fs::Permissions::from_mode(0o755))?;
+        fs::copy(self.program("lab-first-claude"), self.program("first-connect"))?;
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Lab, Place};
+use super::{FRESH_NETWORK, Lab, Place};
 
 /// Hardware address of the router's end of the engineering link; the packet-socket workload addresses its frames to it.
 const ROUTER_MAC: &str = "02:00:00:00:63:01";
@@ -39,6 +39,9 @@ pub(super) fn build(lab: &Lab) -> Result<()> {
         };
         for host in hosts {
             writeln!(inside, "address add {host} dev lo{}", if host.contains(':') { " nodad" } else { "" })?;
+        }
+        if place == Place::Plant {
+            writeln!(inside, "route add local {FRESH_NETWORK} dev lo")?;
         }
         // The router's ends come first: each link is made in the router and its peer moved at once.
         ip(&["-n", &lab.namespace(Place::Router), "-batch", "-"], &links)?;

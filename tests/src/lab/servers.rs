@@ -54,6 +54,8 @@ pub(super) fn start(lab: &Lab) -> Result<Vec<Server>> {
         format!("stream:{STREAM}"),
         format!("tcp:{STRAY_OTHER}"),
         format!("tcp:{GATEWAY_OTHER_PORT}"),
+        format!("tcp:0.0.0.0:{}", super::FRESH_PORT),
+        format!("tcp:0.0.0.0:{}", super::OTHER_FRESH_PORT),
         format!("udp:{UDP}"),
         format!("udp:{UDP_V6}"),
     ];

@@ -149,8 +149,9 @@ fn receipt(daemon: &Daemon, key: &std::path::Path, table: &mut Table) {
         let event = daemon.events().all().into_iter().rev().find(|event| is_block(event, PLC)).context("no refusal of PLC 7 was told")?;
         let drafted = daemon.cli(&["receipt", "request", "--from-event", &event["id"].to_string()])?.success()?;
         std::fs::write(&request, &drafted.stdout)?;
-        let names = drafted.stdout.contains("10.20.4.7/32") && drafted.stdout.contains("\"502\"");
-        Ok(if names { "names PLC 7, port 502".to_owned() } else { drafted.stdout })
+        let target = &drafted.json()?["targets"][0];
+        let address = target["address"].as_str().unwrap_or_default().trim_end_matches("/32");
+        Ok(format!("names PLC {}, port {}", address.rsplit('.').next().unwrap_or_default(), target["ports"][0].as_str().unwrap_or_default()))
     });
     table.stage("the shift lead signs it, anyone registers it", "registered", || {
         let key = key.display().to_string();

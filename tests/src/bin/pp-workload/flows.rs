@@ -40,6 +40,9 @@ pub(crate) fn hold(target: SocketAddr, for_ms: u64) -> Result<()> {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => ended = Some(error.raw_os_error()),
         }
+        if ended.is_some() {
+            break;
+        }
         match stream.read(&mut buffer) {
             Ok(0) => ended = Some(Some(0)),
             Ok(bytes) => (received, last_received) = (received + bytes as u64, now_ms()),

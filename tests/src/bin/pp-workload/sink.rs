@@ -55,7 +55,7 @@ pub(crate) fn run(listen: &[String], log: &Path) -> Result<()> {
 
 fn accept(listener: &TcpListener, log: &Log, streaming: bool) {
     while let Ok((stream, peer)) = listener.accept() {
-        let local = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
+        let local = stream.local_addr().map(|address| address.to_string()).unwrap_or_default();
         write(log, &json!({"event": "accept", "local": local, "peer": peer.to_string(), "at_ms": now_ms()}));
         let log = Arc::clone(log);
         let _detached = thread::spawn(move || drain(stream, &local, &peer.to_string(), &log, streaming));

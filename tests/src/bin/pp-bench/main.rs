@@ -1,0 +1,148 @@
+//! What the hooks cost, measured: the calls that a program makes, with no program at the hooks, with empty ones and with the gate's, in
+//! alternating order, within one run. `docs/performance.md` says how to read it.
+//!
+//! Objects: `PP_BENCH_OBJECT` and `PP_BENCH_EMPTY_OBJECT`, else the ones that `cargo xtask build-ebpf` made. `PP_BENCH_EXTRA_OBJECT` is a
+//! build with one more hash and one more prefix lookup for unmarked callers: the limits must notice it. Exit code 0 if every limit holds, 1
+//! if one is exceeded or the limits let that build pass, 2 if measuring was not possible. Needs root.
+#![forbid(unsafe_code)]
+
+mod calls;
+mod hooks;
+mod limits;
+mod measure;
+mod place;
+mod report;
+mod rows;
+mod stats;
+mod tables;
+
+use std::env;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Parser;
+use pp_agent::kernel::host::kernel_release;
+
+use hooks::Hooks;
+use measure::{Bench, ROUNDS};
+use place::Place;
+use report::{LEGEND, Line, Report, head};
+use rows::Row;
+
+/// Measure what the hooks cost
+#[derive(Debug, Parser)]
+#[command(name = "pp-bench")]
+struct Options {
+    /// Rounds of each row; rows with a limit take more where the machine is not quiet
+    #[arg(long, default_value_t = ROUNDS)]
+    rounds: usize,
+    /// Only rows whose call, hooks or caller contain this
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Only rows that have a limit
+    #[arg(long)]
+    limits: bool,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    match bench(&Options::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("pp-bench: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn bench(options: &Options) -> Result<bool> {
+    ensure!(options.rounds >= 11, "--rounds {}: medians and quartiles need 11 at least", options.rounds);
+    let object = object("PP_BENCH_OBJECT", "pp-ebpf");
+    let extra = env::var_os("PP_BENCH_EXTRA_OBJECT").map(PathBuf::from);
+    let others_loaded = hooks::already_loaded();
+    if others_loaded > 0 {
+        eprintln!("pp-bench: {others_loaded} cgroup programs are loaded already; where they hang above, they are part of every number");
+    }
+    let mut rows = rows::all();
+    rows.retain(|row| [row.call, row.hooks, row.caller.name()].iter().any(|text| text.contains(&options.only)));
+    rows.retain(|row| row.limit.is_some() || !options.limits);
+    ensure!(!rows.is_empty(), "--only {}: no row contains that", options.only);
+
+    let place = Place::enter()?;
+    let mut bench = Bench {
+        cgroup: place.open_cgroup()?,
+        place: &place,
+        empty: Hooks::empty(&self::object("PP_BENCH_EMPTY_OBJECT", "pp-ebpf-bench-empty"))?,
+        gate: gate(&object)?,
+        rounds: options.rounds,
+    };
+    let lines = table(&mut bench, &rows, options.json)?;
+    let mut with_extra = Vec::new();
+    if let Some(extra) = extra {
+        say(options.json, "\nthe limits, tried on a build with one more hash and one more prefix lookup for unmarked callers:")?;
+        rows.retain(|row| row.limit.is_some());
+        bench.gate = gate(&extra)?;
+        with_extra = table(&mut bench, &rows, options.json)?;
+    }
+    drop(bench);
+    drop(place);
+    let report = Report { kernel: kernel_release(), object: object.display().to_string(), others_loaded, lines, with_extra };
+    conclude(&report, options.json)?;
+    Ok(report.passes())
+}
+
+/// A build of the gate, with its tables in force.
+fn gate(object: &Path) -> Result<Hooks> {
+    let mut gate = Hooks::of_gate(object)?;
+    tables::publish(&mut gate.ebpf)?;
+    Ok(gate)
+}
+
+/// Measures the rows and shows each as soon as it is known.
+fn table(bench: &mut Bench<'_>, rows: &[Row], json: bool) -> Result<Vec<Line>> {
+    say(json, &head())?;
+    let mut lines = Vec::new();
+    for row in rows {
+        let cost = bench.measure(row).with_context(|| format!("{} at {}, {}", row.call, row.hooks, row.caller.name()))?;
+        let line = Line::new(row, &cost);
+        say(json, &line.to_string())?;
+        lines.push(line);
+    }
+    Ok(lines)
+}
+
+fn conclude(report: &Report, json: bool) -> Result<()> {
+    if json {
+        let mut out = std::io::stdout().lock();
+        serde_json::to_writer_pretty(&mut out, report)?;
+        return Ok(writeln!(out)?);
+    }
+    let exceeded = report.lines.iter().filter(|line| line.exceeds()).count();
+    say(json, &format!("\n{LEGEND}\nkernel {}, {}", report.kernel, report.object))?;
+    if exceeded > 0 {
+        say(json, &format!("{exceeded} limits EXCEEDED"))?;
+    } else {
+        say(json, "every limit holds")?;
+    }
+    if !report.limits_bite() {
+        say(json, "the build that does too much was NOT noticed: the limits prove nothing on this machine now")?;
+    }
+    Ok(())
+}
+
+/// A line of the table; with `--json`, nothing but the result itself is printed.
+fn say(json: bool, line: &str) -> Result<()> {
+    if !json {
+        writeln!(std::io::stdout().lock(), "{line}")?;
+    }
+    Ok(())
+}
+
+fn object(variable: &str, name: &str) -> PathBuf {
+    env::var_os(variable).map_or_else(|| pp_tests::paths::repository().join("target/pp-cache/ebpf").join(name), PathBuf::from)
+}

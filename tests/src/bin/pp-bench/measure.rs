@@ -1,0 +1,182 @@
+//! Measuring one row: in every round the same call with no program, with the empty ones and with the gate's, one after the other, so that
+//! what disturbs the machine for longer than a moment disturbs all three. Only differences within a round are judged.
+
+use std::fs::File;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::calls::{Call, Kind};
+use crate::hooks::Hooks;
+use crate::place::Place;
+use crate::rows::{Caller, Row};
+use crate::stats::Spread;
+use crate::tables;
+
+/// Least rounds of a row.
+pub(crate) const ROUNDS: usize = 12;
+/// Most rounds of a row that has a limit: it is measured on until its median is known to [`DOUBT_NS`].
+const MOST_ROUNDS: usize = 90;
+/// Doubt about a median that a limit can bear, nanoseconds.
+const DOUBT_NS: f64 = 4.0;
+/// A sample is this many pieces, the median of which is taken: a piece in which somebody else had the CPU does not count.
+const PIECES: usize = 40;
+/// About how long a piece takes.
+const PIECE: Duration = Duration::from_micros(600);
+/// Calls after attaching that are not counted: caches are cold, and the first refusal writes its record.
+const WARM_UP: u32 = 200;
+
+/// Every order of the three, so that none is always measured after the same one.
+const ORDERS: [[Variant; 3]; 6] = {
+    use Variant::{Empty, Gate, Without};
+    [
+        [Without, Empty, Gate],
+        [Gate, Without, Empty],
+        [Empty, Gate, Without],
+        [Gate, Empty, Without],
+        [Without, Gate, Empty],
+        [Empty, Without, Gate],
+    ]
+};
+
+/// What hangs at the hooks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Variant {
+    Without,
+    Empty,
+    Gate,
+}
+
+/// Nanoseconds a call, of one round.
+#[derive(Debug, Clone, Copy, Default)]
+struct Round {
+    without: f64,
+    empty: f64,
+    gate: f64,
+}
+
+/// What a row came to. All but `rounds` and `ratio`: nanoseconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cost {
+    pub(crate) rounds: usize,
+    /// The call, with no program.
+    pub(crate) without: Spread,
+    /// The empty programs over none.
+    pub(crate) empty: Spread,
+    /// The gate over none.
+    pub(crate) gate: Spread,
+    /// The gate over the empty programs.
+    pub(crate) excess: Spread,
+    /// The whole call with the gate, to the same with the empty programs.
+    pub(crate) ratio: Spread,
+}
+
+impl Cost {
+    fn of(rounds: &[Round]) -> Self {
+        let over = |of: fn(&Round) -> f64| Spread::of(rounds.iter().map(of));
+        Self {
+            rounds: rounds.len(),
+            without: over(|round| round.without),
+            empty: over(|round| round.empty - round.without),
+            gate: over(|round| round.gate - round.without),
+            excess: over(|round| round.gate - round.empty),
+            ratio: over(|round| round.gate / round.empty),
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        [self.empty, self.excess].iter().all(|spread| spread.notch(self.rounds) <= DOUBT_NS)
+    }
+}
+
+/// Both sets of programs, and where they are tried.
+pub(crate) struct Bench<'a> {
+    pub(crate) place: &'a Place,
+    pub(crate) cgroup: File,
+    pub(crate) empty: Hooks,
+    pub(crate) gate: Hooks,
+    pub(crate) rounds: usize,
+}
+
+impl Bench<'_> {
+    /// Measures a row.
+    ///
+    /// # Errors
+    /// The call had another outcome than it must have, or the run was interrupted.
+    pub(crate) fn measure(&mut self, row: &Row) -> Result<Cost> {
+        let call = Call::prepare(row.kind, row.host()).with_context(|| format!("{}: no socket for it", row.host()))?;
+        let marked = row.caller != Caller::Unmarked;
+        if marked {
+            tables::mark_process(&mut self.gate.ebpf, true)?;
+            for (socket, opened) in call.sockets() {
+                tables::mark_socket(&mut self.gate.ebpf, socket, opened)?;
+            }
+        }
+        let charged = tables::flows_charged(&mut self.gate.ebpf)?;
+        let cost = self.rounds(row, &call);
+        if marked {
+            tables::mark_process(&mut self.gate.ebpf, false)?;
+        }
+        let cost = cost?;
+        let charges = row.caller == Caller::Granted && row.kind != Kind::Connect;
+        let was_charged = tables::flows_charged(&mut self.gate.ebpf)? > charged;
+        ensure!(was_charged == charges, "the receipt was {}charged", if charges { "not " } else { "" });
+        Ok(cost)
+    }
+
+    fn rounds(&mut self, row: &Row, call: &Call) -> Result<Cost> {
+        let piece = calls_in(PIECE, call)?;
+        let mut rounds = Vec::new();
+        for order in ORDERS.iter().cycle() {
+            let mut round = Round::default();
+            for variant in order {
+                self.place.go_on()?;
+                let ns = self.sample(row, call, *variant, piece)?;
+                match variant {
+                    Variant::Without => round.without = ns,
+                    Variant::Empty => round.empty = ns,
+                    Variant::Gate => round.gate = ns,
+                }
+            }
+            rounds.push(round);
+            if rounds.len() < self.rounds {
+                continue;
+            }
+            let cost = Cost::of(&rounds);
+            if row.limit.is_none() || cost.is_settled() || rounds.len() >= MOST_ROUNDS.max(self.rounds) {
+                return Ok(cost);
+            }
+        }
+        unreachable!("a cycle has no end")
+    }
+
+    /// Nanoseconds a call. Every outcome is looked at: a hook that was not there would show.
+    fn sample(&mut self, row: &Row, call: &Call, variant: Variant, piece: u32) -> Result<f64> {
+        let _attached = match variant {
+            Variant::Without => Vec::new(),
+            Variant::Empty => self.empty.attach(row.programs, &self.cgroup)?,
+            Variant::Gate => self.gate.attach(row.programs, &self.cgroup)?,
+        };
+        let refuses = variant == Variant::Gate && row.caller == Caller::Refused;
+        call.run(WARM_UP.min(piece))?;
+        let mut pieces = Vec::with_capacity(PIECES);
+        for _ in 0..PIECES {
+            let tally = call.run(piece)?;
+            let wanted = if refuses { piece } else { 0 };
+            ensure!(tally.refused == wanted, "{} of {piece} calls were refused, not {wanted}", tally.refused);
+            pieces.push(tally.took.as_secs_f64() * 1e9 / f64::from(piece));
+        }
+        Ok(Spread::of(pieces).median)
+    }
+}
+
+/// How many calls fill that time, roughly; the best of a few attempts.
+fn calls_in(time: Duration, call: &Call) -> Result<u32> {
+    const TRY: u32 = 20;
+    let mut took = Duration::MAX;
+    for _ in 0..20 {
+        took = took.min(call.run(TRY)?.took);
+    }
+    let count = u128::from(TRY) * time.as_nanos() / took.as_nanos().max(1);
+    Ok(u32::try_from(count).unwrap_or(u32::MAX).max(1))
+}
