@@ -50,22 +50,12 @@ pub fn adopt(gate: &Gate, pid: u32, agent: NameId, owner: u32) -> Result<u64, Ad
     }
     let process = pidfd(pid).map_err(|_| AdoptError::NoProcess(pid))?;
     let now = host::boot_ns().map_err(|source| KernelError::Io { what: "boot time".into(), source })?;
-    let mark = TaskMark {
-        session: new_session(),
-        agent,
-        start_ns: 0,
-        session_start_ns: now,
-        owner,
-        flags: TASK_ROOT,
-    };
+    let mark = TaskMark { session: new_session(), agent, start_ns: 0, session_start_ns: now, owner, flags: TASK_ROOT };
     if !gate.insert_mark(pid, mark)? {
         return Err(AdoptError::AlreadyMarked(pid));
     }
     // RACE: were it gone before the mark was in place, the mark would be another's.
-    if nix::poll::poll(
-        &mut [nix::poll::PollFd::new(process.as_fd(), nix::poll::PollFlags::POLLIN)],
-        nix::poll::PollTimeout::ZERO,
-    ) != Ok(0)
+    if nix::poll::poll(&mut [nix::poll::PollFd::new(process.as_fd(), nix::poll::PollFlags::POLLIN)], nix::poll::PollTimeout::ZERO) != Ok(0)
     {
         gate.remove_mark(pid)?;
         return Err(AdoptError::NoProcess(pid));
@@ -84,8 +74,7 @@ pub fn release(gate: &Gate, session: u64) -> Result<usize, KernelError> {
     let mut released = HashSet::new();
     // Again until nothing is left: a process may fork while this goes on.
     loop {
-        let members: Vec<_> =
-            gate.marks()?.into_iter().filter(|(_, mark)| mark.session == session).collect();
+        let members: Vec<_> = gate.marks()?.into_iter().filter(|(_, mark)| mark.session == session).collect();
         if members.is_empty() {
             return Ok(released.len());
         }
@@ -156,11 +145,8 @@ pub fn tag_sockets(gate: &Gate, pid: u32, mark: &TaskMark) {
             return;
         }
     };
-    let listening: HashSet<_> = sockets
-        .iter()
-        .filter(|socket| socket.listening)
-        .filter_map(|socket| socket.local.map(|local| local.port()))
-        .collect();
+    let listening: HashSet<_> =
+        sockets.iter().filter(|socket| socket.listening).filter_map(|socket| socket.local.map(|local| local.port())).collect();
     for socket in &sockets {
         let accepted = socket.local.is_some_and(|local| listening.contains(&local.port()));
         let opened = socket.peer.is_some() && !accepted;
@@ -192,8 +178,7 @@ struct Process {
 
 fn processes(report: &mut Report) -> Vec<Process> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let mut pids: Vec<u32> =
-        entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+    let mut pids: Vec<u32> = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
     pids.sort_unstable();
     pids.into_iter()
         .filter_map(|pid| match read_process(pid) {
@@ -211,12 +196,7 @@ fn processes(report: &mut Report) -> Vec<Process> {
 
 fn read_process(pid: u32) -> std::io::Result<Process> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let field = |name: &str| {
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix(name))
-            .and_then(|rest| rest.split_whitespace().next())
-    };
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).and_then(|rest| rest.split_whitespace().next());
     let number = |name: &str| field(name).and_then(|text| text.parse().ok());
     Ok(Process {
         pid,
@@ -234,12 +214,10 @@ fn is_kernel_thread(pid: u32) -> bool {
 fn judge(identity: &IdentityTables, process: &Process) -> Option<NameId> {
     let exe = fs::read_link(format!("/proc/{}/exe", process.pid)).ok();
     let cmdline = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
-    let argv: Vec<&[u8]> =
-        cmdline.strip_suffix(b"\0").unwrap_or(&cmdline).split(|byte| *byte == 0).collect();
+    let argv: Vec<&[u8]> = cmdline.strip_suffix(b"\0").unwrap_or(&cmdline).split(|byte| *byte == 0).collect();
     let exe = exe.as_ref().map(|path| std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()));
-    let program = exe
-        .and_then(|path| identity.matches(path, &argv))
-        .or_else(|| identity.matches(argv.first().copied().unwrap_or_default(), &argv));
+    let program =
+        exe.and_then(|path| identity.matches(path, &argv)).or_else(|| identity.matches(argv.first().copied().unwrap_or_default(), &argv));
     program
         .or_else(|| identity.uids.iter().find(|(uid, _)| *uid == process.uid).map(|(_, a)| *a))
         .or_else(|| cgroup_rule(identity, process.pid))

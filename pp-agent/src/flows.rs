@@ -68,9 +68,7 @@ fn attempt(socket: &sockets::Socket, mark: &SockMark) -> Option<Attempt> {
     let counted = mark
         .flows
         .iter()
-        .find(|flow| {
-            flow.addr == addr && flow.port == peer.port() && flow.transport == socket.transport
-        })
+        .find(|flow| flow.addr == addr && flow.port == peer.port() && flow.transport == socket.transport)
         .map_or(0, |flow| flow.serial);
     Some(Attempt { addr, port: peer.port(), transport: socket.transport, kind, counted })
 }

@@ -565,8 +565,22 @@ mod pod {
         )* };
     }
     pod!(
-        TaskMark, SockMark, Control, PrefixKey, Place, ServiceKey, Service, GatewayPortKey,
-        GrantList, BudgetValue, DfaRow, DfaClasses, RuleTarget, UserKey,
-        RepeatKey, Repeats, Offsets
+        TaskMark,
+        SockMark,
+        Control,
+        PrefixKey,
+        Place,
+        ServiceKey,
+        Service,
+        GatewayPortKey,
+        GrantList,
+        BudgetValue,
+        DfaRow,
+        DfaClasses,
+        RuleTarget,
+        UserKey,
+        RepeatKey,
+        Repeats,
+        Offsets
     );
 }

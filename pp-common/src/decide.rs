@@ -5,9 +5,8 @@
 use core::hint::black_box;
 
 use crate::abi::{
-    Budget, CONTROL_OBSERVE, GRANT_EXHAUSTED, GRANT_LOGIN, GRANT_REVOKED, Grant, GrantList,
-    MAX_GRANTS_PER_PREFIX, NameId, PLACE_GATEWAY_ALL_PORTS, PLACE_GATEWAY_OBSERVE,
-    PLACE_ZONE_OBSERVE, Place, SERVICE_OBSERVE, Serial, Service,
+    Budget, CONTROL_OBSERVE, GRANT_EXHAUSTED, GRANT_LOGIN, GRANT_REVOKED, Grant, GrantList, MAX_GRANTS_PER_PREFIX, NameId,
+    PLACE_GATEWAY_ALL_PORTS, PLACE_GATEWAY_OBSERVE, PLACE_ZONE_OBSERVE, Place, SERVICE_OBSERVE, Serial, Service,
 };
 use crate::dest::Addr;
 
@@ -360,11 +359,7 @@ impl Ask {
 /// What protects the destination, if anything: fills in the grounds and
 /// returns the address that needs a grant.
 #[inline(always)]
-fn protection(
-    tables: &impl Tables,
-    attempt: &Attempt,
-    decision: &mut Decision,
-) -> Option<Addr> {
+fn protection(tables: &impl Tables, attempt: &Attempt, decision: &mut Decision) -> Option<Addr> {
     let reached = match attempt.addr.embedded() {
         Some(inner) => inner,
         None => attempt.addr,
@@ -390,12 +385,7 @@ fn protection(
 
 /// Whether a zone or gateway protects the address.
 #[inline(always)]
-fn in_place(
-    tables: &impl Tables,
-    attempt: &Attempt,
-    addr: &Addr,
-    decision: &mut Decision,
-) -> bool {
+fn in_place(tables: &impl Tables, attempt: &Attempt, addr: &Addr, decision: &mut Decision) -> bool {
     let Some(place) = tables.place(addr) else { return false };
     if place.gateway != 0
         && (place.flags & PLACE_GATEWAY_ALL_PORTS != 0
@@ -419,11 +409,7 @@ fn in_place(
 
 #[inline(always)]
 fn login_port(attempt: &Attempt) -> bool {
-    attempt.transport == transport::TCP
-        && matches!(
-            attempt.port,
-            21 | 22 | 23 | 389 | 445 | 636 | 3389 | 5900 | 5985 | 5986
-        )
+    attempt.transport == transport::TCP && matches!(attempt.port, 21 | 22 | 23 | 389 | 445 | 636 | 3389 | 5900 | 5985 | 5986)
 }
 
 /// Looks for a live grant. Where there is none, the nearest reason is put
@@ -456,20 +442,12 @@ fn live_grant(tables: &impl Tables, ask: &Ask, list: &GrantList) -> Option<Seria
 /// The receipt that came nearest to allowing an attempt that was refused for
 /// `reason`. The kernel does not need it; events and `check` name it.
 #[must_use]
-pub fn nearest_receipt(
-    tables: &impl Tables,
-    subject: &Subject,
-    attempt: &Attempt,
-    decision: &Decision,
-) -> Option<Serial> {
+pub fn nearest_receipt(tables: &impl Tables, subject: &Subject, attempt: &Attempt, decision: &Decision) -> Option<Serial> {
     let ask = Ask::new(tables, subject, attempt, u64::from(decision.login));
     let found = |addr: &Addr| {
         let list = tables.grants(addr)?;
         let used = usize::try_from(list.len).ok()?.min(MAX_GRANTS_PER_PREFIX);
-        list.grants[..used]
-            .iter()
-            .find(|grant| judge_grant(tables, &ask, grant) == decision.reason)
-            .map(|grant| grant.serial)
+        list.grants[..used].iter().find(|grant| judge_grant(tables, &ask, grant) == decision.reason).map(|grant| grant.serial)
     };
     attempt.addr.embedded().and_then(|inner| found(&inner)).or_else(|| found(&attempt.addr))
 }

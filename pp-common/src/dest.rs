@@ -35,10 +35,7 @@ impl Addr {
     #[inline(always)]
     pub const fn v6_words(words: [u32; 4]) -> Self {
         let [a, b, c, d] = words;
-        Self::halves(
-            (u32::from_be(a) as u64) << 32 | u32::from_be(b) as u64,
-            (u32::from_be(c) as u64) << 32 | u32::from_be(d) as u64,
-        )
+        Self::halves((u32::from_be(a) as u64) << 32 | u32::from_be(b) as u64, (u32::from_be(c) as u64) << 32 | u32::from_be(d) as u64)
     }
 
     /// The sixteen octets.

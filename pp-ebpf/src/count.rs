@@ -22,11 +22,7 @@ pub(crate) fn spend(serial: Serial, login: bool) -> bool {
     unsafe {
         bpf_spin_lock(&raw mut (*value).lock);
         let spent = Spent { connections: (*value).connections, attempts: (*value).attempts };
-        let budget = Budget {
-            spent,
-            max_connections: (*value).max_connections,
-            max_attempts: (*value).max_attempts,
-        };
+        let budget = Budget { spent, max_connections: (*value).max_connections, max_attempts: (*value).max_attempts };
         let afforded = (*value).serial == serial && affords(&budget, login);
         if afforded {
             (*value).connections = spent.connections + 1;
@@ -42,11 +38,7 @@ pub(crate) fn spend(serial: Serial, login: bool) -> bool {
 pub(crate) fn remembered(sock: &SockMark, attempt: &Attempt) -> Serial {
     for i in 0..SOCK_FLOWS {
         let flow = &sock.flows[i];
-        if flow.serial != 0
-            && flow.port == attempt.port
-            && flow.transport == attempt.transport
-            && flow.addr == attempt.addr
-        {
+        if flow.serial != 0 && flow.port == attempt.port && flow.transport == attempt.transport && flow.addr == attempt.addr {
             return flow.serial;
         }
     }
@@ -58,13 +50,7 @@ pub(crate) fn remembered(sock: &SockMark, attempt: &Attempt) -> Serial {
 pub(crate) fn remember(sock: &mut SockMark, attempt: &Attempt, serial: Serial) {
     let slot = (sock.next_flow as usize) & (SOCK_FLOWS - 1);
     sock.next_flow = sock.next_flow.wrapping_add(1);
-    sock.flows[slot] = Flow {
-        addr: attempt.addr,
-        serial,
-        port: attempt.port,
-        transport: attempt.transport,
-        pad: 0,
-    };
+    sock.flows[slot] = Flow { addr: attempt.addr, serial, port: attempt.port, transport: attempt.transport, pad: 0 };
 }
 
 /// Whether the datagram socket has received from this far end.

@@ -75,13 +75,7 @@ fn begin(found: &Match, input: &ExecInput, path_len: usize, argv_len: usize) {
 fn gather(bprm: u64, input: &mut ExecInput) -> (usize, usize) {
     let path_len = match read::<u64>(bprm, offset!(bprm_filename)) {
         // SAFETY: a buffer of that size; the helper checks the kernel address.
-        Some(filename) => unsafe {
-            bpf_probe_read_kernel_str(
-                input.path.as_mut_ptr().cast(),
-                EXEC_PATH_LEN as u32,
-                filename as *const _,
-            )
-        },
+        Some(filename) => unsafe { bpf_probe_read_kernel_str(input.path.as_mut_ptr().cast(), EXEC_PATH_LEN as u32, filename as *const _) },
         None => -1,
     };
     if path_len <= 0 {
@@ -93,9 +87,7 @@ fn gather(bprm: u64, input: &mut ExecInput) -> (usize, usize) {
             // VERIFIER: the bound must be seen on the register that is passed.
             let len = (len as u32) & (EXEC_ARGV_LEN as u32 - 1);
             // SAFETY: at most the buffer's size; the helper checks the user address.
-            let read = unsafe {
-                bpf_probe_read_user(input.argv.as_mut_ptr().cast(), len, start as *const _)
-            };
+            let read = unsafe { bpf_probe_read_user(input.argv.as_mut_ptr().cast(), len, start as *const _) };
             if read == 0 {
                 len as usize
             } else {
@@ -123,20 +115,12 @@ fn argv(task: u64) -> Option<(u64, u64)> {
 }
 
 #[inline(always)]
-fn exec_record(
-    kind: u32,
-    mark: &TaskMark,
-    input: &ExecInput,
-    path_len: usize,
-    argv_len: usize,
-    rule: u32,
-) {
+fn exec_record(kind: u32, mark: &TaskMark, input: &ExecInput, path_len: usize, argv_len: usize, rule: u32) {
     let Some(mut entry) = EVENTS.reserve_untyped::<ExecRecord>(0) else {
         count(Counter::LostRecords);
         return;
     };
-    let parent = read::<u64>(current_task(), offset!(task_real_parent))
-        .and_then(|parent| read::<u32>(parent, offset!(task_tgid)));
+    let parent = read::<u64>(current_task(), offset!(task_real_parent)).and_then(|parent| read::<u32>(parent, offset!(task_tgid)));
     let record = entry.as_mut_ptr();
     // SAFETY: reserved memory of this size; every member is written before it is submitted.
     unsafe {

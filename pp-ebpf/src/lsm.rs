@@ -4,11 +4,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{
-    helpers::generated::bpf_sock_from_file,
-    macros::lsm,
-    programs::LsmContext,
-};
+use aya_ebpf::{helpers::generated::bpf_sock_from_file, macros::lsm, programs::LsmContext};
 use pp_common::{
     abi::{SOCK_OPENED, TaskMark},
     decide::{Kind, Reason, Verdict, transport},
@@ -90,8 +86,7 @@ pub(crate) fn pp_lsm_create(ctx: LsmContext) -> i32 {
     }
     let Some(task) = current() else { return 0 };
     let (family, kind, kern): (i32, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(3));
-    let unjudged = matches!(family, AF_PACKET | AF_VSOCK | AF_XDP)
-        || (family == i32::from(AF_INET as u8) && kind == SOCK_PACKET);
+    let unjudged = matches!(family, AF_PACKET | AF_VSOCK | AF_XDP) || (family == i32::from(AF_INET as u8) && kind == SOCK_PACKET);
     if kern != 0 || !unjudged {
         return 0;
     }
@@ -189,11 +184,7 @@ fn send(sk: *mut c_void, task: &TaskMark, addr: Addr, port: u16, connected: bool
     let flags = if connected && !known { SOCK_OPENED } else { 0 };
     // SAFETY: as above.
     let Some(mark) = (unsafe { tag(sk, task, flags) }) else { return -EPERM };
-    let answer = if connected {
-        mark.flags & SOCK_OPENED == 0
-    } else {
-        heard_from(mark, addr, port)
-    };
+    let answer = if connected { mark.flags & SOCK_OPENED == 0 } else { heard_from(mark, addr, port) };
     let kind = if answer { Kind::Answer } else { Kind::Open };
     let control = control();
     let subject = subject(task);
@@ -222,11 +213,7 @@ fn dialled(address: u64, length: usize) -> Dialled {
                 return Dialled::Unreadable;
             };
             let (addr, port) = (Addr::v4(octets), u16::from_be_bytes(port));
-            if family == AF_INET {
-                Dialled::Inet(addr, port)
-            } else {
-                Dialled::Unspecified(addr, port)
-            }
+            if family == AF_INET { Dialled::Inet(addr, port) } else { Dialled::Unspecified(addr, port) }
         }
         AF_INET6 => {
             if length < SOCKADDR_IN6_LEN {

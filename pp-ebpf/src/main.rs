@@ -8,10 +8,7 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(
     target_arch = "bpf",
-    allow(
-        clippy::needless_borrows_for_generic_args,
-        reason = "by value the map key is copied, 74 to 88 verified instructions a lookup"
-    )
+    allow(clippy::needless_borrows_for_generic_args, reason = "by value the map key is copied, 74 to 88 verified instructions a lookup")
 )]
 
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]

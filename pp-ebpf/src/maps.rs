@@ -10,11 +10,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use pp_common::abi::{
-    BudgetValue, COUNTERS, Control, DFA_STATES, DfaClasses, DfaRow, EXEC_ARGV_LEN, EXEC_PATH_LEN,
-    GatewayPortKey, GrantList, MAX_CGROUPS, MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES,
-    MAX_PLACES, MAX_RECEIPTS, MAX_RULES, MAX_SERVICES, MAX_TASKS, MAX_USER_BITS, MAX_USERS,
-    NameId, Place, PrefixKey, RepeatKey, Repeats, RuleTarget, Service, ServiceKey,
-    SockMark, TaskMark, UserKey,
+    BudgetValue, COUNTERS, Control, DFA_STATES, DfaClasses, DfaRow, EXEC_ARGV_LEN, EXEC_PATH_LEN, GatewayPortKey, GrantList, MAX_CGROUPS,
+    MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_PLACES, MAX_RECEIPTS, MAX_RULES, MAX_SERVICES, MAX_TASKS, MAX_USER_BITS,
+    MAX_USERS, NameId, Place, PrefixKey, RepeatKey, Repeats, RuleTarget, Service, ServiceKey, SockMark, TaskMark, UserKey,
 };
 
 /// Marked processes by tgid. Written at fork, exec, exit and by the daemon, read by every hook.
@@ -38,13 +36,11 @@ pub(crate) static PLACES: LpmTrie<PrefixKey, Place, { MAX_PLACES as usize }> = L
 
 /// Ports of gateways. Written by the daemon, read by decisions. Full: the policy is refused.
 #[btf_map]
-pub(crate) static GATEWAY_PORTS: HashMap<GatewayPortKey, u32, { MAX_GATEWAY_PORTS as usize }> =
-    HashMap::new();
+pub(crate) static GATEWAY_PORTS: HashMap<GatewayPortKey, u32, { MAX_GATEWAY_PORTS as usize }> = HashMap::new();
 
 /// Services by port. Written by the daemon, read by decisions. Full: the policy is refused.
 #[btf_map]
-pub(crate) static SERVICES: HashMap<ServiceKey, Service, { MAX_SERVICES as usize }> =
-    HashMap::new();
+pub(crate) static SERVICES: HashMap<ServiceKey, Service, { MAX_SERVICES as usize }> = HashMap::new();
 
 /// Networks on which services are not protected. Written by the daemon, read by decisions.
 /// Full: the policy is refused.
@@ -53,8 +49,7 @@ pub(crate) static EXEMPT: LpmTrie<PrefixKey, u32, { MAX_EXEMPT as usize }> = Lpm
 
 /// Grants by destination. Written by the daemon, read by decisions. Full: the receipt is refused.
 #[btf_map]
-pub(crate) static GRANTS: LpmTrie<PrefixKey, GrantList, { MAX_GRANT_PREFIXES as usize }> =
-    LpmTrie::new();
+pub(crate) static GRANTS: LpmTrie<PrefixKey, GrantList, { MAX_GRANT_PREFIXES as usize }> = LpmTrie::new();
 
 /// The bit that each owner named by a receipt has in its grants. Written by the daemon, read by
 /// decisions. Full: the receipt is refused.

@@ -8,10 +8,7 @@ use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, generated::bpf_sk_storage_get},
 };
 use pp_common::{
-    abi::{
-        Control, Counter, PREFIX_HEAD_BITS, PrefixKey, SOCK_CANARY, SockMark, TASK_CANARY, TaskMark,
-        UserKey,
-    },
+    abi::{Control, Counter, PREFIX_HEAD_BITS, PrefixKey, SOCK_CANARY, SockMark, TASK_CANARY, TaskMark, UserKey},
     decide::Subject,
     dest::Addr,
 };
@@ -142,11 +139,7 @@ pub(crate) unsafe fn sock_mark(sk: *mut c_void) -> Option<&'static mut SockMark>
 ///
 /// `sk` must be a pointer the verifier knows as a socket.
 #[inline(always)]
-pub(crate) unsafe fn tag(
-    sk: *mut c_void,
-    task: &TaskMark,
-    flags: u32,
-) -> Option<&'static mut SockMark> {
+pub(crate) unsafe fn tag(sk: *mut c_void, task: &TaskMark, flags: u32) -> Option<&'static mut SockMark> {
     let canary = if task.flags & TASK_CANARY != 0 { SOCK_CANARY } else { 0 };
     // SAFETY: the caller's.
     let found = unsafe { sock_mark(sk) };
@@ -165,14 +158,7 @@ pub(crate) unsafe fn tag(
     }
     // SAFETY: the caller's; without a value the helper makes one of zeros.
     let made = unsafe {
-        bpf_sk_storage_get(
-            SOCKS.as_ptr(),
-            sk,
-            core::ptr::null_mut(),
-            u64::from(BPF_SK_STORAGE_GET_F_CREATE),
-        )
-        .cast::<SockMark>()
-        .as_mut()
+        bpf_sk_storage_get(SOCKS.as_ptr(), sk, core::ptr::null_mut(), u64::from(BPF_SK_STORAGE_GET_F_CREATE)).cast::<SockMark>().as_mut()
     };
     let Some(mark) = made else {
         count(Counter::SockMarkFull);

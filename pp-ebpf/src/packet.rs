@@ -148,18 +148,8 @@ fn far_end_v6(ctx: &SkBuffContext, way: Way) -> Option<Attempt> {
 }
 
 #[inline(always)]
-fn ports(
-    ctx: &SkBuffContext,
-    addr: Addr,
-    at: usize,
-    protocol: u8,
-    later_fragment: bool,
-    way: Way,
-) -> Option<Attempt> {
-    let ported = matches!(
-        protocol,
-        transport::TCP | transport::UDP | transport::UDPLITE | transport::SCTP
-    );
+fn ports(ctx: &SkBuffContext, addr: Addr, at: usize, protocol: u8, later_fragment: bool, way: Way) -> Option<Attempt> {
+    let ported = matches!(protocol, transport::TCP | transport::UDP | transport::UDPLITE | transport::SCTP);
     if later_fragment || !ported {
         return Some(attempt(addr, 0, u32::from(protocol), Kind::Portless));
     }

@@ -5,8 +5,8 @@ use core::hint::black_box;
 
 use pp_common::{
     abi::{
-        Budget, Control, GatewayPortKey, GrantList, NameId, PREFIX_HEAD_BITS, Place, PrefixKey,
-        Serial, Service, ServiceKey, SockMark, Spent, UserKey,
+        Budget, CONTROL_OBSERVE, Control, GatewayPortKey, GrantList, NameId, PREFIX_HEAD_BITS, Place, PrefixKey, Serial, Service,
+        ServiceKey, SockMark, Spent, TASK_CANARY, UserKey,
     },
     decide::{Attempt, Decision, Kind, Reason, Tables, Verdict, decide, transport},
     dest::Addr,
@@ -92,10 +92,7 @@ impl Tables for Live {
         // element recycled meanwhile fails the test of its own key.
         unsafe {
             ((*budget).serial == serial).then_some(Budget {
-                spent: Spent {
-                    connections: (*budget).connections,
-                    attempts: (*budget).attempts,
-                },
+                spent: Spent { connections: (*budget).connections, attempts: (*budget).attempts },
                 max_connections: (*budget).max_connections,
                 max_attempts: (*budget).max_attempts,
             })
@@ -137,17 +134,12 @@ pub(crate) enum Counting {
 
 /// Judges an attempt on a marked socket, counts it where it is a new flow, reports it.
 #[inline(always)]
-pub(crate) fn judge(
-    scene: &Scene<'_>,
-    control: Control,
-    sock: &mut SockMark,
-    mut attempt: Attempt,
-    counting: Counting,
-) -> Verdict {
+pub(crate) fn judge(scene: &Scene<'_>, control: Control, sock: &mut SockMark, mut attempt: Attempt, counting: Counting) -> Verdict {
     // SAFETY: a member of a map value.
     let zero = unsafe { core::ptr::read_volatile(&raw const sock.zero) };
     let kind = forget_paths(zero, &mut attempt);
     attempt.counted = remembered(sock, &attempt);
+    let control = unless_canary(scene, control);
     let tables = Live { control, scratch: &raw mut sock.scratch, zero };
     let mut decision = decide(&tables, scene.subject, &attempt);
     if matches!(decision.reason, Reason::Receipt) {
@@ -166,6 +158,14 @@ pub(crate) fn judge(
     }
     report(scene, &attempt, &decision);
     decision.verdict
+}
+
+/// The canary finds out whether the hooks refuse: nothing is observed for it.
+#[inline(always)]
+fn unless_canary(scene: &Scene<'_>, mut control: Control) -> Control {
+    const _: () = assert!(TASK_CANARY >> 1 == CONTROL_OBSERVE);
+    control.flags &= !((scene.task_flags & TASK_CANARY) >> 1);
+    control
 }
 
 /// VERIFIER: combines the attempt with a zero from memory that nobody writes, so that what the
@@ -192,13 +192,8 @@ pub(crate) fn cgroup_return(verdict: Verdict) -> i32 {
 
 /// A refusal that is not about a destination but about the attempt itself.
 #[inline(always)]
-pub(crate) fn refuse(
-    scene: &Scene<'_>,
-    control: Control,
-    attempt: &Attempt,
-    reason: Reason,
-) -> Verdict {
-    let decision = Decision::refuse(reason, control.flags);
+pub(crate) fn refuse(scene: &Scene<'_>, control: Control, attempt: &Attempt, reason: Reason) -> Verdict {
+    let decision = Decision::refuse(reason, unless_canary(scene, control).flags);
     report(scene, attempt, &decision);
     decision.verdict
 }
@@ -215,12 +210,6 @@ pub(crate) fn attempt(addr: Addr, port: u16, protocol: u32, kind: Kind) -> Attem
 
 /// A scene of the running process.
 #[inline(always)]
-pub(crate) fn scene<'a>(
-    hook: Hook,
-    subject: &'a pp_common::decide::Subject,
-    tgid: u32,
-    task_flags: u32,
-    control: &Control,
-) -> Scene<'a> {
+pub(crate) fn scene<'a>(hook: Hook, subject: &'a pp_common::decide::Subject, tgid: u32, task_flags: u32, control: &Control) -> Scene<'a> {
     Scene { hook, subject, tgid, task_flags, generation: control.generation }
 }

@@ -87,13 +87,7 @@ fn sendmsg(ctx: *mut bpf_sock_addr, task: &TaskMark, addr: Addr) -> i32 {
 }
 
 #[inline(always)]
-fn reach(
-    ctx: *mut bpf_sock_addr,
-    task: &TaskMark,
-    mut attempt: pp_common::decide::Attempt,
-    hook: Hook,
-    flags: u32,
-) -> i32 {
+fn reach(ctx: *mut bpf_sock_addr, task: &TaskMark, mut attempt: pp_common::decide::Attempt, hook: Hook, flags: u32) -> i32 {
     // SAFETY: the socket of the context; null only where the kernel has none to give.
     let sk = unsafe { (*ctx).__bindgen_anon_1.sk };
     if sk.is_null() {
@@ -103,9 +97,7 @@ fn reach(
     let Some(sock) = (unsafe { tag(sk.cast(), task, flags) }) else {
         return REFUSE;
     };
-    if hook as u8 == Hook::Sendmsg as u8
-        && heard_from(sock, attempt.addr, attempt.port)
-    {
+    if hook as u8 == Hook::Sendmsg as u8 && heard_from(sock, attempt.addr, attempt.port) {
         attempt.kind = Kind::Answer;
     }
     let control = control();

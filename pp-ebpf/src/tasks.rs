@@ -1,10 +1,7 @@
 //! Descent: a child has its parent's mark before it can run, and a process
 //! loses its mark when its last thread ends.
 
-use aya_ebpf::{
-    EbpfContext as _, helpers::bpf_send_signal, macros::raw_tracepoint,
-    programs::RawTracePointContext,
-};
+use aya_ebpf::{EbpfContext as _, helpers::bpf_send_signal, macros::raw_tracepoint, programs::RawTracePointContext};
 use pp_common::{
     abi::{Counter, TASK_ROOT, TaskMark},
     record::{RecordHeader, TaskRecord, kind},
@@ -25,8 +22,7 @@ pub(crate) fn pp_fork(ctx: RawTracePointContext) -> i32 {
     let Some(parent) = current() else { return 0 };
     let child: u64 = ctx.arg(1);
     let _ = ctx.as_ptr();
-    let (Some(tgid), Some(start)) = (read::<u32>(child, offset!(task_tgid)), start_ns(child))
-    else {
+    let (Some(tgid), Some(start)) = (read::<u32>(child, offset!(task_tgid)), start_ns(child)) else {
         count(Counter::ReadErrors);
         kill_current();
         return 0;
@@ -50,8 +46,7 @@ pub(crate) fn pp_exit(ctx: RawTracePointContext) -> i32 {
     let tgid = current_tgid();
     let Some(found) = TASKS.get_ptr(tgid) else { return 0 };
     let task: u64 = ctx.arg(0);
-    let live: Option<i32> = read::<u64>(task, offset!(task_signal))
-        .and_then(|signal| read(signal, offset!(signal_live)));
+    let live: Option<i32> = read::<u64>(task, offset!(task_signal)).and_then(|signal| read(signal, offset!(signal_live)));
     match live {
         Some(0) => {
             // SAFETY: a map value, copied before it is removed.

@@ -13,7 +13,7 @@ use pp_tests::policy::AGENT;
 use pp_tests::run::{self, Running};
 use serde_json::{Value, json};
 
-use crate::receipts::Registered;
+use crate::receipts::{Registered, opening};
 use crate::world::{World, tests};
 
 tests![open_flow_ends_when_its_receipt_is_revoked, open_flow_ends_when_its_receipt_expires, flows_of_others_go_on];
@@ -22,7 +22,7 @@ tests![open_flow_ends_when_its_receipt_is_revoked, open_flow_ends_when_its_recei
 const GRACE_MS: u64 = 1_000;
 
 fn stream() -> Draft {
-    Draft::opening("10.20.4.7/32", "tcp", STREAM.port())
+    opening(STREAM)
 }
 
 fn hold(daemon: &Daemon, by: &By, for_ms: &str) -> Result<(Running, String)> {

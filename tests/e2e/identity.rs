@@ -264,7 +264,7 @@ fn rules_of_script_module_user_cgroup_and_unit_mark_what_they_name(world: &mut W
         .with_agent("by-script", &format!("script = [\"{}/agent_cli.py\"]", bin.display()))
         .with_agent("by-module", &format!("module = [\"agent_cli_{me}\"]"))
         .with_agent("by-user", "user = [\"games\"]")
-        .with_agent("by-cgroup", &format!("cgroup = [\"pplab-{me}-agents\", \"/pplab-{me}-agents\"]"))
+        .with_agent("by-cgroup", &format!("cgroup = [\"/pplab-{me}-agents\"]"))
         .with_agent("by-unit", &format!("unit = [\"pplab-{me}.service\"]"));
     fs::copy(bin.join("agent_cli.py"), bin.join(format!("agent_cli_{me}.py")))?;
     let before = Cgroup::new(&format!("pplab-{me}-agents"))?;

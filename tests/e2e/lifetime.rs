@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::libc;
@@ -29,6 +30,9 @@ tests![
     upgrade_to_another_abi_opens_nothing,
     uninstalled_hooks_refuse_nothing,
 ];
+
+/// How often an agent tries while a test waits for its refusal.
+const ATTEMPTS: Duration = Duration::from_millis(200);
 
 /// An agent that needs no daemon to be one: by its program's path.
 const AGENT_ALONE: By = By::Program("lab-claude");
@@ -103,8 +107,8 @@ fn receipt_expires_while_the_daemon_is_down(world: &mut World) -> Result<()> {
     let _answer = daemon.register(&plc().parameter("accessSeconds", json!(5)).sign(daemon.operator()))?;
     ensure!(AGENT_ALONE.attempt(&daemon, &attempt)? == Answer::Delivered, "the receipt opens nothing");
     daemon.crash()?;
-    wait::until_true("the receipt's end with the daemon down", wait::SOON, || {
-        AGENT_ALONE.attempt(&daemon, &attempt).is_ok_and(|answer| answer == Answer::Refused(libc::EPERM))
+    wait::until_every(ATTEMPTS, "the receipt's end with the daemon down", wait::SOON, || {
+        AGENT_ALONE.attempt(&daemon, &attempt).ok().filter(|answer| *answer == Answer::Refused(libc::EPERM))
     })?;
     silently_refused(&daemon)?;
     daemon.spawn()?;

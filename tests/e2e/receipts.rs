@@ -9,7 +9,7 @@ use pp_tests::agent::Daemon;
 use pp_tests::attack::{self, Answer};
 use pp_tests::forge::{self, Draft, Operator, stamp, stamp_ago};
 use pp_tests::harness::{By, Quiet, Refusal, is_verdict};
-use pp_tests::lab::{GATEWAY, OTHER_FRESH_PORT, PLC, PLC_NEIGHBOUR, STRAY_OTHER, fresh_target};
+use pp_tests::lab::{GATEWAY_WEST, OTHER_FRESH_PORT, PLC, PLC_NEIGHBOUR, STRAY_OTHER, fresh_target};
 use pp_tests::policy::{AGENT, DECIDER, KEY, OTHER_AGENT, Policy};
 use pp_tests::wait;
 use serde_json::{Value, json};
@@ -120,8 +120,8 @@ fn receipt_after_its_time_opens_nothing(world: &mut World) -> Result<()> {
     let daemon = world.daemon()?;
     let target = fresh_target();
     let _receipt = Registered::new(daemon, &opening(target).parameter("accessSeconds", json!(1)))?;
-    wait::until_true("the end of a window of one second", wait::SOON, || {
-        By::run(AGENT).attempt(daemon, &attack::tcp(daemon.lab(), target)).is_ok_and(|answer| answer == Answer::Refused(libc::EPERM))
+    wait::until_every(Duration::from_millis(200), "the end of a window of one second", wait::SOON, || {
+        By::run(AGENT).attempt(daemon, &attack::tcp(daemon.lab(), target)).ok().filter(|answer| *answer == Answer::Refused(libc::EPERM))
     })?;
     refused(daemon, AGENT, target, "receipt_expired").map(drop)
 }
@@ -137,13 +137,13 @@ fn receipt_is_exhausted_after_its_connections(world: &mut World) -> Result<()> {
 }
 
 fn gateway(scope: Value) -> Draft {
-    Draft::opening("10.30.4.9/32", "tcp", 8443).parameter("credentialScope", scope)
+    opening(GATEWAY_WEST).parameter("credentialScope", scope)
 }
 
 fn login_needs_a_credential_scope(world: &mut World) -> Result<()> {
     let daemon = world.daemon()?;
     let _receipt = Registered::new(daemon, &gateway(json!({"kind": "none"})))?;
-    let event = refused(daemon, AGENT, GATEWAY, "credential_scope")?;
+    let event = refused(daemon, AGENT, GATEWAY_WEST, "credential_scope")?;
     ensure!(event["attack"].as_array().is_some_and(|ids| ids.iter().any(|id| id == "T0859")), "{event}");
     Ok(())
 }
@@ -155,7 +155,7 @@ fn login_attempts_are_counted(world: &mut World) -> Result<()> {
     for _ in 0..2 {
         reaches(daemon, AGENT, GATEWAY)?;
     }
-    refused(daemon, AGENT, GATEWAY, "receipt_exhausted").map(drop)
+    refused(daemon, AGENT, GATEWAY_WEST, "receipt_exhausted").map(drop)
 }
 
 fn revoked_receipt_opens_nothing_and_stays_revoked(world: &mut World) -> Result<()> {

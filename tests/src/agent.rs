@@ -52,6 +52,8 @@ impl Daemon {
     pub fn start(lab: &Arc<Lab>, policy: &Policy) -> Result<Self> {
         let mut daemon = Self::prepare(lab, policy)?;
         daemon.spawn()?;
+        let status = daemon.client()?.status()?;
+        ensure!(status["posture"] != "degraded", "the daemon did not take this policy: {status}\n{}", daemon.log());
         Ok(daemon)
     }
 

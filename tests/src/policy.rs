@@ -1,4 +1,4 @@
-//! The policy of the tests: one plant, one gateway, two agents, and what a test adds.
+//! The policy of the tests: one plant, two gateways, two agents, and what a test adds.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -42,8 +42,9 @@ impl Policy {
             sections: format!(
                 "[[zone]]\nname = \"plant-7\"\nnetworks = [\"10.20.0.0/16\", \"fd00:20::/32\"]\n\n\
                  [[gateway]]\nname = \"vnode-east\"\naddress = \"10.30.4.9\"\nports = [443, 8443]\n\n\
+                 [[gateway]]\nname = \"vnode-west\"\naddress = \"10.30.4.10\"\nports = [8443]\n\n\
                  [services]\nenable = [\"modbus\", \"opc-ua\", \"s7comm\", \"dnp3\", \"ethernet-ip\", \"iec-104\", \"bacnet\"]\n\n\
-                 [[authority]]\nkey_id = \"{KEY}\"\ndecider = \"{DECIDER}\"\nzones = [\"plant-7\"]\ngateways = [\"vnode-east\"]\n\
+                 [[authority]]\nkey_id = \"{KEY}\"\ndecider = \"{DECIDER}\"\nzones = [\"plant-7\"]\ngateways = [\"vnode-east\", \"vnode-west\"]\n\
                  services = [\"modbus\"]\nmax_ttl = \"8h\"\n\n"
             ),
         }

@@ -12,7 +12,15 @@ pub const SOON: Duration = Duration::from_secs(20);
 ///
 /// # Errors
 /// The deadline passed; the error says what was waited for.
-pub fn until<T>(what: &str, deadline: Duration, mut probe: impl FnMut() -> Option<T>) -> Result<T> {
+pub fn until<T>(what: &str, deadline: Duration, probe: impl FnMut() -> Option<T>) -> Result<T> {
+    until_every(Duration::from_millis(5), what, deadline, probe)
+}
+
+/// The same for a probe that costs something or is told in events: asked only this often.
+///
+/// # Errors
+/// The deadline passed; the error says what was waited for.
+pub fn until_every<T>(pause: Duration, what: &str, deadline: Duration, mut probe: impl FnMut() -> Option<T>) -> Result<T> {
     let end = Instant::now() + deadline;
     loop {
         if let Some(value) = probe() {
@@ -21,7 +29,7 @@ pub fn until<T>(what: &str, deadline: Duration, mut probe: impl FnMut() -> Optio
         if Instant::now() >= end {
             bail!("{what}: not within {} ms", deadline.as_millis());
         }
-        thread::sleep(Duration::from_millis(5));
+        thread::sleep(pause);
     }
 }
 

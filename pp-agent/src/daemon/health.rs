@@ -112,8 +112,8 @@ impl Daemon {
     }
 
     /// What the canary found: `enforcing`, `partial` with the gaps that this
-    /// kernel is known to have, `observe`, or `open` when something got
-    /// through that must not.
+    /// kernel is known to have, or `open` when something got through. Nothing
+    /// is observed for the canary: that is policy's doing, not the hooks'.
     fn found_posture(&self) -> Posture {
         let posture = |name: &str, gaps| Posture { name: name.to_owned(), gaps };
         let findings = match self.gate.send_canary() {
@@ -123,8 +123,7 @@ impl Daemon {
         let through: Vec<String> =
             findings.iter().filter(|found| found.technique != "packet" && !found.refused()).map(|found| found.technique.clone()).collect();
         if !through.is_empty() {
-            let observes = self.inner().config.mode == Mode::Observe;
-            return posture(if observes { "observe" } else { "open" }, through);
+            return posture("open", through);
         }
         let gaps = known_gaps(self.gate.backend(), self.gate.has("pp_lsm_receive"));
         posture(if gaps.is_empty() { "enforcing" } else { "partial" }, gaps)

@@ -13,6 +13,8 @@ use crate::clock::{NS_PER_MS, Now};
 use crate::events::build::{address, session_text, transport_text};
 use crate::events::{Destination, Kind};
 use crate::flows;
+use crate::kernel::canary;
+use crate::name::name_id;
 
 /// A jump of wall against boot time that is a step, not the clock's drift.
 const STEP_MS: i64 = 500;
@@ -231,6 +233,9 @@ impl Daemon {
         event.repeats = count;
         event.destination =
             Some(Destination { address: address(key.addr).to_string(), port: Some(key.port), transport: transport_text(key.transport) });
+        if subject.is_some_and(|subject| subject.agent == name_id(canary::AGENT)) {
+            event.kind = Kind::Canary;
+        }
         if let Some(subject) = subject {
             let attempt = Attempt { addr: key.addr, port: key.port, transport: key.transport, kind: AttemptKind::Open, counted: 0 };
             let decision = self.gate.decide(&subject, &attempt);

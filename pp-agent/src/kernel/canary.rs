@@ -134,16 +134,14 @@ fn prepare() -> io::Result<()> {
     for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
         *to = from.cast_signed();
     }
-    request.ifr_ifru.ifru_flags =
-        libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).map_err(io::Error::other)?;
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).map_err(io::Error::other)?;
     ioctl(&control, libc::SIOCSIFFLAGS, &request)?;
     // SAFETY: plain bytes, all zero is a value.
     let mut address: libc::sockaddr_in = unsafe { zeroed() };
     address.sin_family = libc::sa_family_t::try_from(libc::AF_INET).map_err(io::Error::other)?;
     address.sin_addr.s_addr = u32::from_ne_bytes(ADDRESS.octets());
     // SAFETY: an IPv4 address is a socket address of the same size.
-    request.ifr_ifru.ifru_addr =
-        unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(address) };
+    request.ifr_ifru.ifru_addr = unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(address) };
     ioctl(&control, libc::SIOCSIFADDR, &request)
 }
 
@@ -167,8 +165,7 @@ fn connect(family: i32, to: SocketAddr) -> io::Result<()> {
     let socket = socket(family, libc::SOCK_STREAM, 0)?;
     let (address, length) = raw(to)?;
     // SAFETY: a valid address of that length.
-    let result =
-        unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) };
+    let result = unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -178,16 +175,8 @@ fn send_to(family: i32, kind: i32, protocol: i32, to: SocketAddr, flags: i32) ->
     // An ICMP echo request, which is as good a datagram as any.
     let message = [8u8, 0, 0xf7, 0xff, 0, 0, 0, 0];
     // SAFETY: a valid message and address of those lengths.
-    let result = unsafe {
-        libc::sendto(
-            socket.as_raw_fd(),
-            message.as_ptr().cast(),
-            message.len(),
-            flags,
-            (&raw const address).cast(),
-            length,
-        )
-    };
+    let result =
+        unsafe { libc::sendto(socket.as_raw_fd(), message.as_ptr().cast(), message.len(), flags, (&raw const address).cast(), length) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

@@ -9,7 +9,9 @@ pub enum KernelError {
     #[error("loading programs into the kernel needs root; run the daemon as root, as its systemd unit does")]
     NotRoot,
     /// `CONFIG_DEBUG_INFO_BTF` is off.
-    #[error("{path}: the running kernel has no type information (BTF); boot a kernel built with CONFIG_DEBUG_INFO_BTF=y, as Debian, Ubuntu, Fedora and RHEL ship")]
+    #[error(
+        "{path}: the running kernel has no type information (BTF); boot a kernel built with CONFIG_DEBUG_INFO_BTF=y, as Debian, Ubuntu, Fedora and RHEL ship"
+    )]
     NoBtf {
         /// Where it should be.
         path: PathBuf,
@@ -24,7 +26,9 @@ pub enum KernelError {
     #[error("the kernel's type information is not readable: {0}")]
     Btf(String),
     /// No cgroup2 mount.
-    #[error("no cgroup2 file system is mounted; mount one (mount -t cgroup2 none /sys/fs/cgroup/unified) or boot with systemd's unified hierarchy")]
+    #[error(
+        "no cgroup2 file system is mounted; mount one (mount -t cgroup2 none /sys/fs/cgroup/unified) or boot with systemd's unified hierarchy"
+    )]
     NoCgroup2,
     /// bpffs cannot be had.
     #[error("{path}: no bpf file system can be mounted there: {source}; mount one by hand (mount -t bpf bpf {path})")]

@@ -40,11 +40,7 @@ fn unescape(text: &str) -> String {
 /// No cgroup2 is mounted.
 pub fn cgroup2_root() -> Result<PathBuf, KernelError> {
     let mounts = mounts().map_err(KernelError::io("/proc/self/mountinfo"))?;
-    mounts
-        .into_iter()
-        .find(|mount| mount.kind == "cgroup2" && mount.root == "/")
-        .map(|mount| mount.point)
-        .ok_or(KernelError::NoCgroup2)
+    mounts.into_iter().find(|mount| mount.kind == "cgroup2" && mount.root == "/").map(|mount| mount.point).ok_or(KernelError::NoCgroup2)
 }
 
 /// Makes sure that `dir` is a directory of our own on a bpf file system;
@@ -80,8 +76,7 @@ pub fn pin_directory(dir: &Path) -> Result<(), KernelError> {
 /// The kernel's release, as `uname -r` prints it.
 #[must_use]
 pub fn kernel_release() -> String {
-    nix::sys::utsname::uname()
-        .map_or_else(|_| "unknown".to_owned(), |name| name.release().to_string_lossy().into_owned())
+    nix::sys::utsname::uname().map_or_else(|_| "unknown".to_owned(), |name| name.release().to_string_lossy().into_owned())
 }
 
 /// The active LSMs; `None` where securityfs is not mounted, which means unknown.
@@ -102,8 +97,7 @@ pub fn boot_id() -> io::Result<String> {
 /// Whether the kernel command line says `pp_agent=off`.
 #[must_use]
 pub fn switched_off() -> bool {
-    fs::read_to_string("/proc/cmdline")
-        .is_ok_and(|line| line.split_whitespace().any(|word| word == "pp_agent=off"))
+    fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.split_whitespace().any(|word| word == "pp_agent=off"))
 }
 
 /// Boot time, nanoseconds: the clock of every deadline in the kernel.

@@ -6,10 +6,7 @@ use std::cell::{Cell, OnceCell};
 
 use aya::maps::{HashMap, MapData, lpm_trie::Key};
 use pp_common::{
-    abi::{
-        Budget, GatewayPortKey, GrantList, NameId, PREFIX_HEAD_BITS, Place, PrefixKey, Serial,
-        Service, ServiceKey, Spent, UserKey,
-    },
+    abi::{Budget, GatewayPortKey, GrantList, NameId, PREFIX_HEAD_BITS, Place, PrefixKey, Serial, Service, ServiceKey, Spent, UserKey},
     decide::Tables,
     dest::Addr,
 };
@@ -28,13 +25,7 @@ pub(super) struct Live<'a> {
 impl<'a> Live<'a> {
     pub(super) fn new(maps: &'a Maps) -> Self {
         let control = maps.control().unwrap_or_default();
-        Self {
-            maps,
-            generation: control.generation,
-            flags: control.flags,
-            lists: [OnceCell::new(), OnceCell::new()],
-            aside: Cell::new(0),
-        }
+        Self { maps, generation: control.generation, flags: control.flags, lists: [OnceCell::new(), OnceCell::new()], aside: Cell::new(0) }
     }
 
     fn prefix(&self, addr: &Addr) -> Key<PrefixKey> {

@@ -30,9 +30,24 @@ const LAYOUT: u32 = 1;
 
 /// Every map, by its name in the object.
 pub(super) const MAPS: [&str; 18] = [
-    "TASKS", "SOCKS", "CONTROL", "PLACES", "GATEWAY_PORTS", "SERVICES", "EXEMPT", "GRANTS",
-    "USER_BITS", "BUDGETS", "DFA_ROWS", "DFA_BYTES", "RULES", "USERS", "CGROUPS",
-    "REPEATS", "EVENTS", "COUNTS",
+    "TASKS",
+    "SOCKS",
+    "CONTROL",
+    "PLACES",
+    "GATEWAY_PORTS",
+    "SERVICES",
+    "EXEMPT",
+    "GRANTS",
+    "USER_BITS",
+    "BUDGETS",
+    "DFA_ROWS",
+    "DFA_BYTES",
+    "RULES",
+    "USERS",
+    "CGROUPS",
+    "REPEATS",
+    "EVENTS",
+    "COUNTS",
 ];
 
 /// How a program hangs in the kernel.
@@ -148,14 +163,7 @@ pub(super) fn map_pin(bpffs: &Path, name: &str) -> PathBuf {
 }
 
 /// Loads and attaches one program where another build's, or none, is attached.
-fn put(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-    hang: Hang,
-    cgroup: &fs::File,
-    btf: &Btf,
-    pin: &Path,
-) -> Result<OwnedFd, String> {
+fn put(ebpf: &mut Ebpf, name: &'static str, hang: Hang, cgroup: &fs::File, btf: &Btf, pin: &Path) -> Result<OwnedFd, String> {
     // bpffs keeps names with a dot for itself.
     let build = pin.with_file_name(format!("{name}@{}", build_id()));
     if let Ok(link) = sys::object(&build) {
@@ -169,9 +177,7 @@ fn put(
     let fd = program.fd().map_err(|error| chain(&error))?;
     let old = earlier_pins(pin, name);
     if hang == Hang::Cgroup {
-        if let Some((path, link)) =
-            old.iter().find_map(|path| Some((path, sys::object(path).ok()?)))
-        {
+        if let Some((path, link)) = old.iter().find_map(|path| Some((path, sys::object(path).ok()?))) {
             sys::update_link(link.as_fd(), fd.as_fd()).map_err(|error| error.to_string())?;
             fs::rename(path, &build).map_err(|error| error.to_string())?;
             return Ok(link);
@@ -201,11 +207,7 @@ fn earlier_pins(pin: &Path, name: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-fn load_one(
-    program: &mut Program,
-    hang: Hang,
-    btf: &Btf,
-) -> Result<(), aya::programs::ProgramError> {
+fn load_one(program: &mut Program, hang: Hang, btf: &Btf) -> Result<(), aya::programs::ProgramError> {
     match (program, hang) {
         (Program::RawTracePoint(program), _) => program.load(),
         (Program::Lsm(program), Hang::Lsm(hook) | Hang::LsmIfAny(hook)) => program.load(hook, btf),
@@ -218,11 +220,7 @@ fn load_one(
     }
 }
 
-fn attach_one(
-    program: &mut Program,
-    hang: Hang,
-    cgroup: &fs::File,
-) -> Result<FdLink, aya::programs::ProgramError> {
+fn attach_one(program: &mut Program, hang: Hang, cgroup: &fs::File) -> Result<FdLink, aya::programs::ProgramError> {
     use aya::programs::ProgramError::UnexpectedProgramType;
     // A link is one of many by itself: `Single` sets no flag, and the kernel takes none.
     let mode = CgroupAttachMode::Single;
@@ -283,9 +281,7 @@ pub fn uninstall(bpffs: &Path) -> Result<usize, KernelError> {
         fs::remove_dir(&dir).map_err(KernelError::io(dir.display().to_string()))?;
     }
     match fs::remove_dir(bpffs) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(KernelError::io(bpffs.display().to_string())(error))
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(KernelError::io(bpffs.display().to_string())(error)),
         Ok(()) | Err(_) => Ok(removed),
     }
 }

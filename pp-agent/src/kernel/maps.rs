@@ -7,9 +7,8 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, SkStorage},
 };
 use pp_common::abi::{
-    BudgetValue, Control, DfaClasses, DfaRow, GatewayPortKey, GrantList, NameId, Place, PrefixKey,
-    RepeatKey, Repeats, RuleTarget, Service, ServiceKey, SockMark, TaskMark,
-    UserKey,
+    BudgetValue, Control, DfaClasses, DfaRow, GatewayPortKey, GrantList, NameId, Place, PrefixKey, RepeatKey, Repeats, RuleTarget, Service,
+    ServiceKey, SockMark, TaskMark, UserKey,
 };
 
 use super::KernelError;
@@ -49,9 +48,7 @@ where
     T: TryFrom<Map, Error = MapError>,
 {
     let map = ebpf.take_map(name).ok_or(MapError::InvalidName { name: name.to_owned() });
-    map.and_then(T::try_from)
-        .map(|map| Locked(Mutex::new(map)))
-        .map_err(|error| map_error(name, &error))
+    map.and_then(T::try_from).map(|map| Locked(Mutex::new(map))).map_err(|error| map_error(name, &error))
 }
 
 pub(super) fn map_error(map: &'static str, error: &MapError) -> KernelError {
@@ -100,9 +97,6 @@ impl Maps {
 }
 
 /// Every entry of a hash map. Entries that come or go meanwhile may be missed.
-pub(super) fn entries<K: Pod, V: Pod>(
-    name: &'static str,
-    map: &HashMap<MapData, K, V>,
-) -> Result<Vec<(K, V)>, KernelError> {
+pub(super) fn entries<K: Pod, V: Pod>(name: &'static str, map: &HashMap<MapData, K, V>) -> Result<Vec<(K, V)>, KernelError> {
     map.iter().collect::<Result<_, _>>().map_err(|error| map_error(name, &error))
 }

@@ -1,9 +1,6 @@
 //! The gate in the kernel: the only module that knows aya and `bpf(2)`.
 
-#![allow(
-    unsafe_code,
-    reason = "bpf(2), pidfd and socket calls that no library offers safely; each has its SAFETY line"
-)]
+#![allow(unsafe_code, reason = "bpf(2), pidfd and socket calls that no library offers safely; each has its SAFETY line")]
 
 pub mod canary;
 mod error;
@@ -29,9 +26,7 @@ use std::{
 
 use aya::maps::{HashMap, MapData, RingBuf};
 use pp_common::{
-    abi::{
-        Control, NameId, RepeatKey, Repeats, Serial, SockMark, Spent, TaskMark,
-    },
+    abi::{Control, NameId, RepeatKey, Repeats, Serial, SockMark, Spent, TaskMark},
     decide::{Attempt, Decision, Subject, decide, nearest_receipt},
 };
 
@@ -88,9 +83,7 @@ impl Gate {
     /// to change.
     pub fn start(options: &GateOptions) -> Result<Self, KernelError> {
         let load::Loaded { mut ebpf, links, refused, fresh } = load::load(options)?;
-        let ring = ebpf
-            .take_map("EVENTS")
-            .ok_or_else(|| KernelError::Load("the object has no map EVENTS".into()))?;
+        let ring = ebpf.take_map("EVENTS").ok_or_else(|| KernelError::Load("the object has no map EVENTS".into()))?;
         let ring = RingBuf::try_from(ring).map_err(|error| map_error("EVENTS", &error))?;
         let maps = Maps::open(&mut ebpf)?;
         Ok(Self {
@@ -201,11 +194,7 @@ impl Gate {
         const NO_EXIST: u64 = 1;
         match self.maps.tasks.lock().insert(tgid, mark, NO_EXIST) {
             Ok(()) => Ok(true),
-            Err(aya::maps::MapError::SyscallError(call))
-                if call.io_error.raw_os_error() == Some(libc::EEXIST) =>
-            {
-                Ok(false)
-            }
+            Err(aya::maps::MapError::SyscallError(call)) if call.io_error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
             Err(error) => Err(map_error("TASKS", &error)),
         }
     }
@@ -215,8 +204,7 @@ impl Gate {
     /// # Errors
     /// The map cannot be written.
     pub fn remove_mark(&self, tgid: u32) -> Result<(), KernelError> {
-        publish::absent_is_fine(self.maps.tasks.lock().remove(&tgid))
-            .map_err(|error| map_error("TASKS", &error))
+        publish::absent_is_fine(self.maps.tasks.lock().remove(&tgid)).map_err(|error| map_error("TASKS", &error))
     }
 
     /// The mark of a socket, by a descriptor of ours for it.
@@ -232,18 +220,10 @@ impl Gate {
     ///
     /// # Errors
     /// The map cannot be written.
-    pub fn set_sock_mark(
-        &self,
-        socket: BorrowedFd<'_>,
-        mark: SockMark,
-    ) -> Result<(), KernelError> {
+    pub fn set_sock_mark(&self, socket: BorrowedFd<'_>, mark: SockMark) -> Result<(), KernelError> {
         use std::os::fd::AsRawFd as _;
         let socket = socket.as_raw_fd();
-        self.maps
-            .socks
-            .lock()
-            .insert(&socket, mark, 0)
-            .map_err(|error| map_error("SOCKS", &error))
+        self.maps.socks.lock().insert(&socket, mark, 0).map_err(|error| map_error("SOCKS", &error))
     }
 
     /// What the kernel would decide now, from its own tables, without counting.
@@ -253,12 +233,7 @@ impl Gate {
 
     /// The receipt that came nearest to allowing what was refused.
     #[must_use]
-    pub fn nearest(
-        &self,
-        subject: &Subject,
-        attempt: &Attempt,
-        decision: &Decision,
-    ) -> Option<Serial> {
+    pub fn nearest(&self, subject: &Subject, attempt: &Attempt, decision: &Decision) -> Option<Serial> {
         nearest_receipt(&Live::new(&self.maps), subject, attempt, decision)
     }
 
@@ -290,8 +265,7 @@ impl Gate {
     /// # Errors
     /// The map cannot be written.
     pub fn forget_repeats(&self, key: &RepeatKey) -> Result<(), KernelError> {
-        publish::absent_is_fine(self.maps.repeats.lock().remove(key))
-            .map_err(|error| map_error("REPEATS", &error))
+        publish::absent_is_fine(self.maps.repeats.lock().remove(key)).map_err(|error| map_error("REPEATS", &error))
     }
 
     /// The reading end of the ring buffer; there is one.
@@ -318,10 +292,7 @@ pub fn pinned_mark(bpffs: &Path, tgid: u32) -> Result<Option<TaskMark>, KernelEr
     optional(map.get(&tgid, 0), "TASKS")
 }
 
-fn optional<T>(
-    result: Result<T, aya::maps::MapError>,
-    map: &'static str,
-) -> Result<Option<T>, KernelError> {
+fn optional<T>(result: Result<T, aya::maps::MapError>, map: &'static str) -> Result<Option<T>, KernelError> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(aya::maps::MapError::KeyNotFound) => Ok(None),

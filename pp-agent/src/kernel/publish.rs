@@ -4,10 +4,9 @@
 
 use aya::maps::{MapError, lpm_trie::Key};
 use pp_common::abi::{
-    BudgetValue, CONTROL_OBSERVE, Control, DFA_CLASSES, DFA_STATES, DfaClasses, DfaRow,
-    GatewayPortKey, MAX_CGROUPS, MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_PLACES,
-    MAX_RECEIPTS, MAX_RULES, MAX_SERVICES, MAX_USER_BITS, MAX_USERS, PREFIX_HEAD_BITS, PrefixKey,
-    RuleTarget, ServiceKey, UserKey,
+    BudgetValue, CONTROL_OBSERVE, Control, DFA_CLASSES, DFA_STATES, DfaClasses, DfaRow, GatewayPortKey, MAX_CGROUPS, MAX_EXEMPT,
+    MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_PLACES, MAX_RECEIPTS, MAX_RULES, MAX_SERVICES, MAX_USER_BITS, MAX_USERS, PREFIX_HEAD_BITS,
+    PrefixKey, RuleTarget, ServiceKey, UserKey,
 };
 use pp_common::dest::Addr;
 
@@ -98,19 +97,13 @@ fn write(maps: &Maps, tables: &KernelTables, generation: u32) -> Result<(), Kern
 }
 
 /// Budgets and users before grants: nothing names a receipt that is not there.
-fn write_receipts(
-    maps: &Maps,
-    tables: &KernelTables,
-    generation: u32,
-) -> Result<(), KernelError> {
+fn write_receipts(maps: &Maps, tables: &KernelTables, generation: u32) -> Result<(), KernelError> {
     let error = |map| move |error: MapError| map_error(map, &error);
     for (serial, max_connections, max_attempts) in tables.budgets.iter().copied() {
-        let value =
-            BudgetValue { serial, max_connections, max_attempts, ..BudgetValue::default() };
+        let value = BudgetValue { serial, max_connections, max_attempts, ..BudgetValue::default() };
         // An existing count is kept: a receipt is counted once, over every restart.
         match maps.budgets.lock().insert(serial, value, NO_EXIST) {
-            Err(MapError::SyscallError(call))
-                if call.io_error.raw_os_error() == Some(libc::EEXIST) => {}
+            Err(MapError::SyscallError(call)) if call.io_error.raw_os_error() == Some(libc::EEXIST) => {}
             other => other.map_err(error("BUDGETS"))?,
         }
     }
@@ -121,11 +114,7 @@ fn write_receipts(
     Ok(())
 }
 
-fn write_identity(
-    maps: &Maps,
-    tables: &KernelTables,
-    generation: u32,
-) -> Result<(), KernelError> {
+fn write_identity(maps: &Maps, tables: &KernelTables, generation: u32) -> Result<(), KernelError> {
     let error = |map| move |error: MapError| map_error(map, &error);
     let identity = &tables.identity;
     let half = generation & 1;
@@ -155,10 +144,7 @@ fn write_identity(
 }
 
 /// Cgroup rules have no generation: a cgroup id means the same in each.
-pub(super) fn write_cgroups(
-    maps: &Maps,
-    wanted: &[(u64, pp_common::abi::NameId)],
-) -> Result<(), KernelError> {
+pub(super) fn write_cgroups(maps: &Maps, wanted: &[(u64, pp_common::abi::NameId)]) -> Result<(), KernelError> {
     let error = |error: MapError| map_error("CGROUPS", &error);
     let mut map = maps.cgroups.lock();
     for (id, agent) in wanted {
@@ -206,8 +192,7 @@ fn sweep(maps: &Maps, keep: u32) -> Result<(), KernelError> {
 
 /// Drops what belongs to receipts that the tables no longer know.
 fn forget_receipts(maps: &Maps, tables: &KernelTables) -> Result<(), KernelError> {
-    let known: std::collections::HashSet<u32> =
-        tables.budgets.iter().map(|(serial, ..)| *serial).collect();
+    let known: std::collections::HashSet<u32> = tables.budgets.iter().map(|(serial, ..)| *serial).collect();
     let mut budgets = maps.budgets.lock();
     for (serial, _) in entries("BUDGETS", &budgets)? {
         if !known.contains(&serial) {
@@ -220,11 +205,7 @@ fn forget_receipts(maps: &Maps, tables: &KernelTables) -> Result<(), KernelError
 pub(super) fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(call))
-            if call.io_error.raw_os_error() == Some(libc::ENOENT) =>
-        {
-            Ok(())
-        }
+        Err(MapError::SyscallError(call)) if call.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         other => other,
     }
 }

@@ -42,8 +42,7 @@ pub fn of_process(pid: u32) -> io::Result<Vec<Socket>> {
     let process = pidfd(pid)?;
     let mut found = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
-        let is_socket = fs::read_link(entry.path())
-            .is_ok_and(|target| target.to_string_lossy().starts_with("socket:"));
+        let is_socket = fs::read_link(entry.path()).is_ok_and(|target| target.to_string_lossy().starts_with("socket:"));
         let number = entry.file_name().to_string_lossy().parse::<RawFd>();
         if let (true, Ok(number)) = (is_socket, number)
             && let Ok(fd) = pidfd_getfd(std::os::fd::AsFd::as_fd(&process), number)
@@ -74,15 +73,7 @@ fn option(fd: &OwnedFd, which: libc::c_int) -> Option<i32> {
     let mut value: i32 = 0;
     let mut length = libc::socklen_t::try_from(size_of::<i32>()).ok()?;
     // SAFETY: `value` is valid for `length` bytes.
-    let result = unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            which,
-            (&raw mut value).cast(),
-            &raw mut length,
-        )
-    };
+    let result = unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, which, (&raw mut value).cast(), &raw mut length) };
     (result == 0).then_some(value)
 }
 
@@ -198,28 +189,13 @@ fn cookie(fd: &OwnedFd) -> io::Result<u64> {
     let mut value: u64 = 0;
     let mut length = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
     // SAFETY: `value` is valid for `length` bytes.
-    let result = unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_COOKIE,
-            (&raw mut value).cast(),
-            &raw mut length,
-        )
-    };
+    let result = unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_COOKIE, (&raw mut value).cast(), &raw mut length) };
     if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }
 
 fn ask_kernel(request: &[u8]) -> io::Result<()> {
-    use nix::sys::socket::{
-        AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
-    };
-    let netlink = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkSockDiag,
-    )?;
+    use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+    let netlink = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
     send(netlink.as_raw_fd(), request, MsgFlags::empty())?;
     let mut answer = [0u8; 512];
     let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;

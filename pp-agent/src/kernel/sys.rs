@@ -34,9 +34,7 @@ struct LinkUpdate {
 
 fn bpf<T>(command: libc::c_long, attr: &T) -> io::Result<libc::c_long> {
     // SAFETY: `attr` is a `union bpf_attr` prefix of the stated size, valid for the call.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>())
-    };
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
@@ -55,11 +53,8 @@ pub(super) fn object(path: &Path) -> io::Result<OwnedFd> {
 
 /// Puts another program behind a link, in one step.
 pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-    let attr = LinkUpdate {
-        link_fd: link.as_raw_fd().cast_unsigned(),
-        new_prog_fd: program.as_raw_fd().cast_unsigned(),
-        ..LinkUpdate::default()
-    };
+    let attr =
+        LinkUpdate { link_fd: link.as_raw_fd().cast_unsigned(), new_prog_fd: program.as_raw_fd().cast_unsigned(), ..LinkUpdate::default() };
     bpf(BPF_LINK_UPDATE, &attr).map(drop)
 }
 

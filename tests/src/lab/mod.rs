@@ -45,7 +45,7 @@ pub const PLC_NEIGHBOUR: SocketAddr = v4(10, 20, 4, 8, 502);
 /// A Modbus server in the zone, by IPv6.
 pub const PLC_V6: SocketAddr = v6(7, 502);
 /// A server that streams in both directions, in the zone.
-pub const STREAM: SocketAddr = v4(10, 20, 4, 7, 7777);
+pub const STREAM: SocketAddr = v4(10, 20, 4, 9, 7777);
 /// A UDP server in the zone.
 pub const UDP: SocketAddr = v4(10, 20, 4, 7, 5000);
 /// The same by IPv6.
@@ -56,6 +56,8 @@ pub const OPCUA: SocketAddr = v4(10, 20, 5, 5, 4840);
 pub const GATEWAY: SocketAddr = v4(10, 30, 4, 9, 8443);
 /// The gateway's second port.
 pub const GATEWAY_443: SocketAddr = v4(10, 30, 4, 9, 443);
+/// Another gateway's login page: the one that tests have receipts for.
+pub const GATEWAY_WEST: SocketAddr = v4(10, 30, 4, 10, 8443);
 /// The gateway's address on a port that policy does not name.
 pub const GATEWAY_OTHER_PORT: SocketAddr = v4(10, 30, 4, 9, 8080);
 /// A Modbus server outside every zone: protected by its port alone.

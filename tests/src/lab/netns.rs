@@ -11,7 +11,8 @@ use super::{FRESH_NETWORK, Lab, Place};
 /// Hardware address of the router's end of the engineering link; the packet-socket workload addresses its frames to it.
 const ROUTER_MAC: &str = "02:00:00:00:63:01";
 /// Addresses of the plant's hosts, all on one namespace.
-const PLANT: [&str; 6] = ["10.20.4.7/32", "10.20.4.8/32", "10.20.5.5/32", "10.30.4.9/32", "10.40.0.5/32", "fd00:20::7/128"];
+const PLANT: [&str; 8] =
+    ["10.20.4.7/32", "10.20.4.8/32", "10.20.4.9/32", "10.20.5.5/32", "10.30.4.9/32", "10.30.4.10/32", "10.40.0.5/32", "fd00:20::7/128"];
 /// Addresses of the IT side's hosts.
 const IT: [&str; 4] = ["198.51.100.10/32", "198.51.100.22/32", "198.51.100.53/32", "203.0.113.10/32"];
 

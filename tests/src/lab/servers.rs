@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{DNS, GATEWAY, GATEWAY_443, GATEWAY_OTHER_PORT, GIT, Lab, OPCUA, PLC, PLC_NEIGHBOUR, PLC_OTHER_PORT, PLC_V6, Place};
+use super::{
+    DNS, GATEWAY, GATEWAY_443, GATEWAY_OTHER_PORT, GATEWAY_WEST, GIT, Lab, OPCUA, PLC, PLC_NEIGHBOUR, PLC_OTHER_PORT, PLC_V6, Place,
+};
 use super::{STRAY_MODBUS, STRAY_OTHER, STREAM, UDP, UDP_V6, WEB};
 use crate::paths;
 use crate::run::Running;
@@ -60,7 +62,7 @@ pub(super) fn start(lab: &Lab) -> Result<Vec<Server>> {
         format!("udp:{UDP_V6}"),
     ];
     let modbus = addresses(&[PLC, PLC_OTHER_PORT, PLC_NEIGHBOUR, PLC_V6, STRAY_MODBUS]);
-    let gateway = [format!("login={GATEWAY}"), format!("login={GATEWAY_443}")];
+    let gateway = [format!("login={GATEWAY}"), format!("login={GATEWAY_443}"), format!("login={GATEWAY_WEST}")];
     let mut commands = Vec::new();
     if super::is_emulated() {
         sink.push(format!("tcp:{OPCUA}"));

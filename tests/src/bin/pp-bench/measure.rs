@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::calls::{Call, Kind};
 use crate::hooks::Hooks;
+use crate::limits::Limit;
 use crate::place::Place;
 use crate::rows::{Caller, Row};
 use crate::stats::Spread;
@@ -15,14 +16,14 @@ use crate::tables;
 
 /// Least rounds of a row.
 pub(crate) const ROUNDS: usize = 12;
-/// Most rounds of a row that has a limit: it is measured on until its median is known to [`DOUBT_NS`].
-const MOST_ROUNDS: usize = 90;
-/// Doubt about a median that a limit can bear, nanoseconds.
-const DOUBT_NS: f64 = 4.0;
+/// Most rounds of a row that has a limit: it is measured on until its medians are known well enough, see [`DOUBT`].
+const MOST_ROUNDS: usize = 240;
+/// Doubt about a median that a limit can bear, as a part of what the limit allows.
+const DOUBT: f64 = 0.1;
 /// A sample is this many pieces, the median of which is taken: a piece in which somebody else had the CPU does not count.
-const PIECES: usize = 40;
+const PIECES: usize = 50;
 /// About how long a piece takes.
-const PIECE: Duration = Duration::from_micros(600);
+const PIECE: Duration = Duration::from_micros(400);
 /// Calls after attaching that are not counted: caches are cold, and the first refusal writes its record.
 const WARM_UP: u32 = 200;
 
@@ -84,8 +85,9 @@ impl Cost {
         }
     }
 
-    fn is_settled(&self) -> bool {
-        [self.empty, self.excess].iter().all(|spread| spread.notch(self.rounds) <= DOUBT_NS)
+    fn settles(&self, limit: Limit) -> bool {
+        let most = DOUBT * limit.allowance_ns(self.empty.median);
+        [self.empty, self.excess].iter().all(|spread| spread.notch(self.rounds) <= most)
     }
 }
 
@@ -143,7 +145,8 @@ impl Bench<'_> {
                 continue;
             }
             let cost = Cost::of(&rounds);
-            if row.limit.is_none() || cost.is_settled() || rounds.len() >= MOST_ROUNDS.max(self.rounds) {
+            let settled = row.limit.is_none_or(|limit| cost.settles(limit));
+            if settled || rounds.len() >= MOST_ROUNDS.max(self.rounds) {
                 return Ok(cost);
             }
         }

@@ -80,7 +80,8 @@ pub(crate) fn head() -> String {
 }
 
 /// Below the lines of a table.
-pub(crate) const LEGEND: &str = "n: rounds. call ns: with no program. empty, gate: over no program. Medians [quartiles] of differences within a round.";
+pub(crate) const LEGEND: &str =
+    "n: rounds. call ns: with no program. empty, gate: over no program. Medians [quartiles] of differences within a round.";
 
 fn ns(spread: &Spread) -> String {
     let mut text = String::new();

@@ -151,7 +151,11 @@ fn receipt(daemon: &Daemon, key: &std::path::Path, table: &mut Table) {
         std::fs::write(&request, &drafted.stdout)?;
         let target = &drafted.json()?["targets"][0];
         let address = target["address"].as_str().unwrap_or_default().trim_end_matches("/32");
-        Ok(format!("names PLC {}, port {}", address.rsplit('.').next().unwrap_or_default(), target["ports"][0].as_str().unwrap_or_default()))
+        Ok(format!(
+            "names PLC {}, port {}",
+            address.rsplit('.').next().unwrap_or_default(),
+            target["ports"][0].as_str().unwrap_or_default()
+        ))
     });
     table.stage("the shift lead signs it, anyone registers it", "registered", || {
         let key = key.display().to_string();
