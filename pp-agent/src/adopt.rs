@@ -219,9 +219,23 @@ fn judge(identity: &IdentityTables, process: &Process) -> Option<NameId> {
     let program =
         exe.and_then(|path| identity.matches(path, &argv)).or_else(|| identity.matches(argv.first().copied().unwrap_or_default(), &argv));
     program
+        .or_else(|| script(identity, exe, &argv))
         .or_else(|| identity.uids.iter().find(|(uid, _)| *uid == process.uid).map(|(_, a)| *a))
         .or_else(|| cgroup_rule(identity, process.pid))
         .filter(|agent| *agent != 0)
+}
+
+/// The agent that an interpreter's script is by its own path: what the kernel
+/// was given first when a `#!` file was started.
+fn script(identity: &IdentityTables, exe: Option<&[u8]>, argv: &[&[u8]]) -> Option<NameId> {
+    const INTERPRETERS: [&[u8]; 14] =
+        [b"sh", b"bash", b"dash", b"zsh", b"ksh", b"busybox", b"node", b"nodejs", b"bun", b"deno", b"perl", b"ruby", b"php", b"env"];
+    let name = exe?.rsplit(|byte| *byte == b'/').next()?;
+    if !INTERPRETERS.contains(&name) && !name.starts_with(b"python") && !name.starts_with(b"pypy") {
+        return None;
+    }
+    let at = argv.iter().skip(1).position(|word| !word.starts_with(b"-"))? + 1;
+    identity.matches(argv[at], &argv[at..])
 }
 
 fn cgroup_rule(identity: &IdentityTables, pid: u32) -> Option<NameId> {

@@ -4,8 +4,8 @@
 use std::{net::IpAddr, os::fd::AsFd as _};
 
 use pp_common::{
-    abi::{SOCK_OPENED, SockMark},
-    decide::{Attempt, Decision, Kind, Subject, Verdict},
+    abi::{SOCK_OPENED, SOCK_REFUSED, SockMark},
+    decide::{Attempt, Decision, Kind, Subject, Verdict, transport},
     dest::Addr,
 };
 
@@ -42,7 +42,10 @@ pub fn end(gate: &Gate) -> Result<Vec<EndedFlow>, KernelError> {
             let Some(attempt) = attempt(&socket, &mark) else { continue };
             let subject = Subject { session: mark.session, agent: mark.agent, owner: mark.owner };
             let decision = gate.decide(&subject, &attempt);
-            if decision.verdict != Verdict::Block {
+            // Where the far end that was dialled is not the one that is reached,
+            // only the kernel saw what it refused.
+            let refused = mark.flags & SOCK_REFUSED != 0 && socket.transport == transport::TCP;
+            if decision.verdict != Verdict::Block && !refused {
                 continue;
             }
             let told = match sockets::destroy(&socket) {

@@ -153,6 +153,13 @@ pub const SOCK_GRANTED: u32 = 2;
 /// The mark belongs to the daemon's canary.
 pub const SOCK_CANARY: u32 = 4;
 
+/// A packet of this TCP flow was refused: the daemon ends it.
+pub const SOCK_REFUSED: u32 = 8;
+
+/// Most marks of children that found no room in the task table; each cost the
+/// parent that forked it its life.
+pub const MAX_DOOMED: u32 = 4_096;
+
 /// The one entry of the control map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

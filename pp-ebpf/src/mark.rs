@@ -16,7 +16,8 @@ use pp_common::{
 use crate::{
     event::count,
     kernel::{current_task, offset, read, start_ns},
-    maps::{CONTROL, PLACES, SOCKS, TASKS, USER_BITS},
+    maps::{CONTROL, DOOMED, PLACES, SOCKS, TASKS, USER_BITS},
+    tasks::kill_current,
 };
 
 /// Ancestors looked at while the task table has overflowed.
@@ -45,7 +46,7 @@ pub(crate) fn current() -> Option<&'static TaskMark> {
         Some(mark) => verified(tgid, mark),
         None if cfg!(feature = "bench-extra") => extra(tgid),
         None => match CONTROL.get(0) {
-            Some(control) if control.overflow != 0 => ancestor(),
+            Some(control) if control.overflow != 0 => overflowed(tgid),
             Some(_) | None => None,
         },
     }
@@ -85,6 +86,20 @@ fn verified(tgid: u32, mark: *mut TaskMark) -> Option<&'static TaskMark> {
             count(Counter::ReadErrors);
             Some(mark)
         }
+    }
+}
+
+/// The mark of a process that may be one for which there was no room: it has
+/// come as far as this and no further.
+#[inline(always)]
+fn overflowed(tgid: u32) -> Option<&'static TaskMark> {
+    match DOOMED.get_ptr(tgid) {
+        Some(mark) => {
+            kill_current();
+            // SAFETY: as in `verified`.
+            Some(unsafe { &*mark })
+        }
+        None => ancestor(),
     }
 }
 

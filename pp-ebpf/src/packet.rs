@@ -4,8 +4,8 @@
 
 use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
 use pp_common::{
-    abi::{SOCK_CANARY, SOCK_GRANTED, SOCK_OPENED, SockMark, TASK_CANARY},
-    decide::{Attempt, Kind, Reason, transport},
+    abi::{SOCK_CANARY, SOCK_GRANTED, SOCK_OPENED, SOCK_REFUSED, SockMark, TASK_CANARY},
+    decide::{Attempt, Kind, Reason, Verdict, transport},
     dest::Addr,
     record::Hook,
 };
@@ -76,7 +76,12 @@ fn judge_packet(ctx: &SkBuffContext, sock: &mut SockMark, way: Way) -> i32 {
     {
         hear(sock, far.addr, far.port);
     }
-    cgroup_return(judge(&scene, control, sock, far, Counting::Here))
+    let verdict = judge(&scene, control, sock, far, Counting::Here);
+    if matches!(verdict, Verdict::Block) {
+        // Looked at for TCP only: the other sockets' owners hear of it.
+        sock.flags |= SOCK_REFUSED;
+    }
+    cgroup_return(verdict)
 }
 
 /// Whether the session opened this flow or answers on it.

@@ -10,7 +10,7 @@ use pp_common::{
 use crate::{
     event::{NEW_ONLY, count, now_ns},
     kernel::{offset, read, start_ns},
-    maps::{CONTROL, EVENTS, TASKS},
+    maps::{CONTROL, DOOMED, EVENTS, TASKS},
     mark::{current, current_tgid},
 };
 
@@ -34,6 +34,9 @@ pub(crate) fn pp_fork(ctx: RawTracePointContext) -> i32 {
     if insert(tgid, &mark) {
         task_record(kind::FORK, &mark, tgid, current_tgid());
     } else {
+        if DOOMED.insert(tgid, &mark, 0).is_err() {
+            count(Counter::TaskTableFull);
+        }
         task_record(kind::TABLE_FULL, &mark, tgid, current_tgid());
         kill_current();
     }
@@ -44,7 +47,12 @@ pub(crate) fn pp_fork(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub(crate) fn pp_exit(ctx: RawTracePointContext) -> i32 {
     let tgid = current_tgid();
-    let Some(found) = TASKS.get_ptr(tgid) else { return 0 };
+    let Some(found) = TASKS.get_ptr(tgid) else {
+        // A process that was never in either is the usual case.
+        return match DOOMED.remove(tgid) {
+            Ok(()) | Err(_) => 0,
+        };
+    };
     let task: u64 = ctx.arg(0);
     let live: Option<i32> = read::<u64>(task, offset!(task_signal)).and_then(|signal| read(signal, offset!(signal_live)));
     match live {

@@ -11,12 +11,12 @@ use nix::libc;
 use pp_tests::agent::Daemon;
 use pp_tests::attack::{self, Answer};
 use pp_tests::harness::By;
-use pp_tests::lab::{PLC, Place};
+use pp_tests::lab::{PLC, Place, fresh_target};
 use pp_tests::policy::{AGENT, Policy};
 use pp_tests::run;
 use serde_json::json;
 
-use crate::receipts::plc;
+use crate::receipts::{opening, plc};
 use crate::world::{World, tests};
 
 tests![
@@ -134,7 +134,7 @@ fn receipts_that_are_no_receipts_are_refused(world: &mut World) -> Result<()> {
 fn terminal_escapes_never_reach_the_terminal(world: &mut World) -> Result<()> {
     let daemon = world.daemon()?;
     let hostile = "\u{1b}[2J\u{1b}]0;owned\u{7}\u{202e}line\nbreak";
-    let draft = plc()
+    let draft = opening(fresh_target())
         .request("/intent/summary", json!(hostile))
         .payload("summary", json!(hostile))
         .payload("deciderDisplay", json!(hostile))
@@ -156,7 +156,7 @@ fn terminal_escapes_never_reach_the_terminal(world: &mut World) -> Result<()> {
         vec!["receipt", "revoke", &id],
     ] {
         let output = daemon.cli(&command)?;
-        ensure!(clean(&output), "{}: {output}", command.join(" "));
+        ensure!(clean(&output), "{} let a control or bidi character through", command.join(" "));
     }
     // An agent's argument vector is its own text too.
     let mark = daemon.events().mark();
@@ -165,7 +165,7 @@ fn terminal_escapes_never_reach_the_terminal(world: &mut World) -> Result<()> {
     let _event = daemon.events().wait_since(mark, "the refusal", |event| pp_tests::harness::is_block(event, PLC))?;
     for command in [vec!["events"], vec!["why"], vec!["sessions"]] {
         let output = daemon.cli(&command)?;
-        ensure!(clean(&output), "{}: {output}", command.join(" "));
+        ensure!(clean(&output), "{} let a control or bidi character through", command.join(" "));
     }
     Ok(())
 }
@@ -301,7 +301,7 @@ fn full_task_table_refuses_loudly(world: &mut World) -> Result<()> {
     let printed = crowd.stdout();
     drop(crowd);
     let _event = told?;
-    ensure!(!printed.contains("\"ok\":true"), "a child without a mark got through: {printed}");
+    ensure!(!printed.contains("\"ok\":true"), "a child without a mark got through");
     quiet.assert_nothing_at(PLC)?;
     // With the crowd gone there is room again.
     pp_tests::wait::until_true("room in the table", pp_tests::wait::SOON, || alive_and_enforcing(&daemon).is_ok())

@@ -153,7 +153,7 @@ fn login_attempts_are_counted(world: &mut World) -> Result<()> {
     let scope = json!({"kind": "accounts", "accounts": ["svc-historian"], "maxAttempts": 2});
     let _receipt = Registered::new(daemon, &gateway(scope))?;
     for _ in 0..2 {
-        reaches(daemon, AGENT, GATEWAY)?;
+        reaches(daemon, AGENT, GATEWAY_WEST)?;
     }
     refused(daemon, AGENT, GATEWAY_WEST, "receipt_exhausted").map(drop)
 }

@@ -27,7 +27,7 @@ impl Output {
 
     /// A JSON value, indented.
     pub(crate) fn value(self, value: &Value) -> Result<(), CliError> {
-        self.raw(format!("{value:#}\n").as_bytes())
+        self.raw(format!("{}\n", harmless(&format!("{value:#}"))).as_bytes())
     }
 
     /// Bytes as they are: JSON lines, files.
@@ -46,6 +46,20 @@ impl Output {
         }
         lines(value).iter().try_for_each(|line| self.line(line))
     }
+}
+
+/// JSON in which what could move a cursor, hide or reorder text is written as
+/// an escape, which every reader turns back.
+fn harmless(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for character in json.chars() {
+        if character.is_ascii() || escape(character.encode_utf8(&mut [0; 4])).starts_with(character) {
+            out.push(character);
+        } else {
+            out.extend(character.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+        }
+    }
+    out
 }
 
 /// Says something on stderr, escaped; nobody listening is no error.

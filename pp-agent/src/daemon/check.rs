@@ -24,13 +24,15 @@ impl Daemon {
             serial => serial,
         };
         let builder = self.builder();
+        let protected = decision.zone != 0 || decision.gateway != 0;
+        let usual = crate::services::service_name(transport, check.port).filter(|_| protected);
         Ok(json!({
             "verdict": decision.verdict.name(),
             "reason": decision.reason.name(),
             "receipt": builder.names.receipts.get(&serial),
             "zone": builder.name(decision.zone),
             "gateway": builder.name(decision.gateway),
-            "service": builder.name(decision.service),
+            "service": builder.name(decision.service).or_else(|| usual.map(str::to_owned)),
             "destination": {
                 "address": check.address.to_string(),
                 "port": check.port,

@@ -126,7 +126,7 @@ impl Builder {
         event.repeats = record.repeats;
         event.zone = self.name(record.zone);
         event.gateway = self.name(record.gateway);
-        event.service = self.name(record.service);
+        event.service = self.name(record.service).or_else(|| named_service(record));
         if record.serial != 0 {
             event.receipt = Some(self.names.receipts.get(&record.serial).cloned().unwrap_or_else(|| format!("#{}", record.serial)));
         }
@@ -209,6 +209,14 @@ fn destination(record: &VerdictRecord) -> Destination {
     }
 }
 
+/// The service that usually listens on the port, where a zone or gateway is
+/// what protects it.
+fn named_service(record: &VerdictRecord) -> Option<String> {
+    let protected = record.zone != 0 || record.gateway != 0;
+    let name = crate::services::service_name(record.transport, record.port);
+    name.filter(|_| protected && record.reason != Reason::SocketFamily as u8).map(str::to_owned)
+}
+
 /// ATT&CK for ICS techniques that one refused attempt shows by itself: a
 /// remote service of OT (T0886) where it went to an OT service, a gateway or a
 /// login port; use of accounts (T0859) only where the login itself was what
@@ -221,7 +229,7 @@ fn techniques(record: &VerdictRecord) -> &'static [&'static str] {
         return &["T0886", "T0859"];
     }
     let login = record.transport == transport::TCP && LOGIN_PORTS.contains(&record.port);
-    if record.service != 0 || record.gateway != 0 || login { &["T0886"] } else { &[] }
+    if record.service != 0 || record.gateway != 0 || login || named_service(record).is_some() { &["T0886"] } else { &[] }
 }
 
 #[cfg(test)]

@@ -29,8 +29,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PP_EBPF_OBJECT"));
 const LAYOUT: u32 = 1;
 
 /// Every map, by its name in the object.
-pub(super) const MAPS: [&str; 18] = [
+pub(super) const MAPS: [&str; 19] = [
     "TASKS",
+    "DOOMED",
     "SOCKS",
     "CONTROL",
     "PLACES",

@@ -25,6 +25,7 @@ impl<T> Locked<T> {
 
 pub(super) struct Maps {
     pub(super) tasks: Locked<HashMap<MapData, u32, TaskMark>>,
+    pub(super) doomed: Locked<HashMap<MapData, u32, TaskMark>>,
     pub(super) socks: Locked<SkStorage<MapData, SockMark>>,
     control: Locked<Array<MapData, Control>>,
     pub(super) places: Locked<LpmTrie<MapData, PrefixKey, Place>>,
@@ -59,6 +60,7 @@ impl Maps {
     pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
         Ok(Self {
             tasks: take(ebpf, "TASKS")?,
+            doomed: take(ebpf, "DOOMED")?,
             socks: take(ebpf, "SOCKS")?,
             control: take(ebpf, "CONTROL")?,
             places: take(ebpf, "PLACES")?,

@@ -160,12 +160,16 @@ impl Gate {
         self.maps.control()
     }
 
-    /// Ends the overflow state once the task table has room again.
+    /// Ends the overflow state once the task table has room again, unless a
+    /// process that found no room is still there.
     ///
     /// # Errors
-    /// The map cannot be written.
+    /// A map cannot be read or written.
     pub fn clear_overflow(&self) -> Result<(), KernelError> {
         let _one = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        if !entries("DOOMED", &self.maps.doomed.lock())?.is_empty() {
+            return Ok(());
+        }
         let control = self.maps.control()?;
         self.maps.set_control(Control { overflow: 0, ..control })
     }

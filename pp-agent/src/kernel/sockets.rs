@@ -46,7 +46,7 @@ pub fn of_process(pid: u32) -> io::Result<Vec<Socket>> {
         let number = entry.file_name().to_string_lossy().parse::<RawFd>();
         if let (true, Ok(number)) = (is_socket, number)
             && let Ok(fd) = pidfd_getfd(std::os::fd::AsFd::as_fd(&process), number)
-            && let Some(socket) = describe(fd)
+            && let Some(socket) = describe(pid, fd)
         {
             found.push(socket);
         }
@@ -54,7 +54,7 @@ pub fn of_process(pid: u32) -> io::Result<Vec<Socket>> {
     Ok(found)
 }
 
-fn describe(fd: OwnedFd) -> Option<Socket> {
+fn describe(pid: u32, fd: OwnedFd) -> Option<Socket> {
     let family = option(&fd, libc::SO_DOMAIN)?;
     if family != libc::AF_INET && family != libc::AF_INET6 {
         return None;
@@ -65,8 +65,31 @@ fn describe(fd: OwnedFd) -> Option<Socket> {
         other => u8::try_from(other).ok()?,
     };
     let listening = option(&fd, libc::SO_ACCEPTCONN)? != 0;
-    let (local, peer) = (name(&fd, false), name(&fd, true));
+    let local = name(&fd, false);
+    // A socket that is still connecting does not tell its far end by itself.
+    let peer = name(&fd, true).or_else(|| connecting_to(pid, &fd, transport, family));
     Some(Socket { fd, transport, family, local, peer, listening })
+}
+
+/// The far end of a TCP socket by its line in `/proc/<pid>/net` (proc_net_tcp).
+fn connecting_to(pid: u32, fd: &OwnedFd, transport: u8, family: i32) -> Option<SocketAddr> {
+    if transport != transport::TCP {
+        return None;
+    }
+    let inode = nix::sys::stat::fstat(fd).ok()?.st_ino.to_string();
+    let table = if family == libc::AF_INET { "tcp" } else { "tcp6" };
+    let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).ok()?;
+    let line = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let (addr, port) = line.filter(|fields| fields.get(9) == Some(&inode.as_str())).find_map(|fields| fields.get(2)?.split_once(':'))?;
+    // Words of four octets, each in the host's byte order.
+    let words: Option<Vec<u32>> = (0..addr.len() / 8).map(|word| u32::from_str_radix(addr.get(word * 8..word * 8 + 8)?, 16).ok()).collect();
+    let octets: Vec<u8> = words?.into_iter().flat_map(u32::to_ne_bytes).collect();
+    let ip = match <[u8; 4]>::try_from(octets.as_slice()) {
+        Ok(v4) => IpAddr::from(v4),
+        Err(_) => IpAddr::from(<[u8; 16]>::try_from(octets.as_slice()).ok()?),
+    };
+    let port = u16::from_str_radix(port, 16).ok().filter(|port| *port != 0)?;
+    Some(SocketAddr::new(ip, port))
 }
 
 fn option(fd: &OwnedFd, which: libc::c_int) -> Option<i32> {

@@ -84,10 +84,9 @@ impl Hooks {
     }
 }
 
-/// Programs of the same types that are on this host already. Where they hang above the run's cgroup they run in every sample, also in
-/// those with "no program".
-#[must_use]
-pub(crate) fn already_loaded() -> usize {
+/// Programs of these types on this host, ours among them. As soon as one is attached to any cgroup at all, the kernel looks for
+/// programs on every call, and a call with "no program" is not what it is elsewhere.
+pub(crate) fn loaded() -> usize {
     let kinds = [ProgramType::CgroupSkb, ProgramType::CgroupSock, ProgramType::CgroupSockAddr];
     loaded_programs().flatten().filter(|program| kinds.iter().any(|kind| program.program_type() == (*kind).into())).count()
 }

@@ -2,12 +2,13 @@
 //! what disturbs the machine for longer than a moment disturbs all three. Only differences within a round are judged.
 
 use std::fs::File;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::calls::{Call, Kind};
-use crate::hooks::Hooks;
+use crate::hooks::{self, Hooks};
 use crate::limits::Limit;
 use crate::place::Place;
 use crate::rows::{Caller, Row};
@@ -24,6 +25,8 @@ const DOUBT: f64 = 0.1;
 const PIECES: usize = 50;
 /// About how long a piece takes.
 const PIECE: Duration = Duration::from_micros(400);
+/// How long to wait for others to take their programs away.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Calls after attaching that are not counted: caches are cold, and the first refusal writes its record.
 const WARM_UP: u32 = 200;
 
@@ -98,6 +101,8 @@ pub(crate) struct Bench<'a> {
     pub(crate) empty: Hooks,
     pub(crate) gate: Hooks,
     pub(crate) rounds: usize,
+    /// Programs of others that are put up with.
+    pub(crate) others: usize,
 }
 
 impl Bench<'_> {
@@ -130,6 +135,7 @@ impl Bench<'_> {
         let piece = calls_in(PIECE, call)?;
         let mut rounds = Vec::new();
         for order in ORDERS.iter().cycle() {
+            self.wait_for_quiet_hooks()?;
             let mut round = Round::default();
             for variant in order {
                 self.place.go_on()?;
@@ -140,7 +146,9 @@ impl Bench<'_> {
                     Variant::Gate => round.gate = ns,
                 }
             }
-            rounds.push(round);
+            if self.hooks_are_quiet() {
+                rounds.push(round);
+            }
             if rounds.len() < self.rounds {
                 continue;
             }
@@ -151,6 +159,25 @@ impl Bench<'_> {
             }
         }
         unreachable!("a cycle has no end")
+    }
+
+    fn hooks_are_quiet(&self) -> bool {
+        hooks::loaded() <= 2 * hooks::ALL.len() + self.others
+    }
+
+    /// Waits while somebody else has programs at these hooks, a test run for example.
+    fn wait_for_quiet_hooks(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.hooks_are_quiet() {
+            self.place.go_on()?;
+            ensure!(
+                Instant::now() < deadline,
+                "somebody else has programs at the cgroup hooks of this host, so there is no call with no program to compare with; \
+                 end what has them (a running pp-agent is one), or put up with them: --beside-others"
+            );
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
     }
 
     /// Nanoseconds a call. Every outcome is looked at: a hook that was not there would show.

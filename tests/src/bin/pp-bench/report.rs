@@ -95,8 +95,8 @@ fn ns(spread: &Spread) -> String {
 pub(crate) struct Report {
     pub(crate) kernel: String,
     pub(crate) object: String,
-    /// Programs of the same types that were loaded on the host before.
-    pub(crate) others_loaded: usize,
+    /// Programs of others at the host's cgroup hooks that were put up with.
+    pub(crate) others: usize,
     pub(crate) lines: Vec<Line>,
     /// The rows with a limit once more, with the build that does too much; empty without one.
     pub(crate) with_extra: Vec<Line>,
