@@ -11,8 +11,8 @@ use aya_ebpf::{
 };
 use pp_common::abi::{
     BudgetValue, COUNTERS, Control, DFA_STATES, DfaClasses, DfaRow, EXEC_ARGV_LEN, EXEC_PATH_LEN, GatewayPortKey, GrantList, MAX_CGROUPS,
-    MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_PLACES, MAX_RECEIPTS, MAX_RULES, MAX_SERVICES, MAX_TASKS, MAX_USER_BITS,
-    MAX_USERS, NameId, Place, PrefixKey, RepeatKey, Repeats, RuleTarget, Service, ServiceKey, SockMark, TaskMark, UserKey,
+    MAX_DOOMED, MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_PLACES, MAX_RECEIPTS, MAX_RULES, MAX_SERVICES, MAX_TASKS,
+    MAX_USER_BITS, MAX_USERS, NameId, Place, PrefixKey, RepeatKey, Repeats, RuleTarget, Service, ServiceKey, SockMark, TaskMark, UserKey,
 };
 
 /// Marked processes by tgid. Written at fork, exec, exit and by the daemon, read by every hook.

@@ -20,6 +20,9 @@ pub(crate) struct Line {
     empty_ns: Spread,
     gate_ns: Spread,
     gate_over_empty_ns: Spread,
+    /// Of the medians: what the gate costs over no program, to what the empty ones cost.
+    hook_ratio: f64,
+    /// The whole call with the gate, to the same with the empty programs.
     call_ratio: Spread,
     limit: Option<Limit>,
     allowance_ns: Option<f64>,
@@ -38,6 +41,7 @@ impl Line {
             empty_ns: cost.empty,
             gate_ns: cost.gate,
             gate_over_empty_ns: cost.excess,
+            hook_ratio: cost.gate.median / cost.empty.median,
             call_ratio: cost.ratio,
             limit: row.limit,
             allowance_ns,
@@ -57,10 +61,10 @@ impl fmt::Display for Line {
             (Some(within), Some(most)) => format!("{} +{most:.0}", if within { "within" } else { "EXCEEDS" }),
             _ => String::new(),
         };
-        let Self { call, hooks, rounds, call_ns, empty_ns, gate_ns, gate_over_empty_ns, call_ratio, .. } = self;
+        let Self { call, hooks, rounds, call_ns, empty_ns, gate_ns, gate_over_empty_ns, hook_ratio, call_ratio, .. } = self;
         write!(
             f,
-            "{call:<18} {hooks:<15} {:<22} {rounds:>3} {:>7.0} {:>21} {:>21} {:>21} {:>18} {verdict}",
+            "{call:<18} {hooks:<15} {:<22} {rounds:>3} {:>7.0} {:>21} {:>21} {:>21} {hook_ratio:>6.2} {:>18} {verdict}",
             self.caller.name(),
             call_ns.median,
             ns(empty_ns),
@@ -74,8 +78,8 @@ impl fmt::Display for Line {
 /// Above the lines of a table.
 pub(crate) fn head() -> String {
     format!(
-        "{:<18} {:<15} {:<22} {:>3} {:>7} {:>21} {:>21} {:>21} {:>18} limit",
-        "call", "hooks", "caller", "n", "call ns", "empty, ns", "gate, ns", "gate - empty, ns", "call, gate/empty"
+        "{:<18} {:<15} {:<22} {:>3} {:>7} {:>21} {:>21} {:>21} {:>6} {:>18} limit",
+        "call", "hooks", "caller", "n", "call ns", "empty, ns", "gate, ns", "gate - empty, ns", "hook x", "call x"
     )
 }
 
