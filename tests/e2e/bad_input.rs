@@ -294,7 +294,7 @@ fn full_task_table_refuses_loudly(world: &mut World) -> Result<()> {
     let daemon = world.own(&policy)?;
     let attempt = attack::tcp(daemon.lab(), PLC).words.join(" ");
     let mark = daemon.events().mark();
-    let script = format!("for i in $(seq 1015); do sleep 50 & done; for i in $(seq 30); do ( {attempt} ) & done; sleep 1");
+    let script = format!("for i in $(seq 1020); do sleep 50 & done; for i in $(seq 30); do ( {attempt} ) & done; sleep 1");
     let quiet = pp_tests::harness::Quiet::begin(daemon.lab())?;
     let crowd = By::Program("lab-claude").start_words(&daemon, &["/bin/bash".into(), "-c".into(), script])?;
     let told = daemon.events().wait_since(mark, "an event about the full table", |event| event["kind"] == "lost");

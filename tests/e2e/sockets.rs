@@ -82,7 +82,8 @@ fn connected_socket_that_was_inherited_cannot_be_written(world: &mut World) -> R
 
     let (servers, mark) = (daemon.lab().servers().from_now(), daemon.events().mark());
     let answer = opened_for_agent(daemon, PLC, "tcp-connected").attempt(daemon, &attempt)?;
-    ensure!(answer == Answer::Refused(libc::EPERM), "{answer:?}");
+    // The daemon may have ended the flow before the first write.
+    ensure!(matches!(answer, Answer::Refused(libc::EPERM | libc::ECONNABORTED | libc::EPIPE)), "{answer:?}");
     ensure!(bytes_at_plc(&servers)? == 0, "a byte arrived");
     let _event = daemon.events().wait_since(mark, "its event", |event| is_block(event, PLC))?;
     Ok(())

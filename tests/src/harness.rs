@@ -228,7 +228,8 @@ pub fn is_block(event: &Value, destination: SocketAddr) -> bool {
     let address = named["address"].as_str().and_then(|address| address.parse::<std::net::IpAddr>().ok());
     is_verdict(event, "block")
         && address.map(|address| address.to_canonical()) == Some(destination.ip())
-        && (destination.port() == 0 || named["port"] == destination.port())
+        // A raw socket's own call names no port, its packet does.
+        && (destination.port() == 0 || named["port"].is_null() || named["port"] == destination.port())
 }
 
 /// A stretch of time in which nothing may arrive somewhere.

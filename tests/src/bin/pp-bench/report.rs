@@ -21,7 +21,8 @@ pub(crate) struct Line {
     gate_ns: Spread,
     gate_over_empty_ns: Spread,
     /// Of the medians: what the gate costs over no program, to what the empty ones cost.
-    hook_ratio: f64,
+    /// Not of a refused call: it is cut short.
+    hook_ratio: Option<f64>,
     /// The whole call with the gate, to the same with the empty programs.
     call_ratio: Spread,
     limit: Option<Limit>,
@@ -41,7 +42,7 @@ impl Line {
             empty_ns: cost.empty,
             gate_ns: cost.gate,
             gate_over_empty_ns: cost.excess,
-            hook_ratio: cost.gate.median / cost.empty.median,
+            hook_ratio: (row.caller != Caller::Refused).then(|| cost.gate.median / cost.empty.median),
             call_ratio: cost.ratio,
             limit: row.limit,
             allowance_ns,
@@ -61,10 +62,11 @@ impl fmt::Display for Line {
             (Some(within), Some(most)) => format!("{} +{most:.0}", if within { "within" } else { "EXCEEDS" }),
             _ => String::new(),
         };
-        let Self { call, hooks, rounds, call_ns, empty_ns, gate_ns, gate_over_empty_ns, hook_ratio, call_ratio, .. } = self;
+        let hook_ratio = self.hook_ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
+        let Self { call, hooks, rounds, call_ns, empty_ns, gate_ns, gate_over_empty_ns, call_ratio, .. } = self;
         write!(
             f,
-            "{call:<18} {hooks:<15} {:<22} {rounds:>3} {:>7.0} {:>21} {:>21} {:>21} {hook_ratio:>6.2} {:>18} {verdict}",
+            "{call:<18} {hooks:<15} {:<22} {rounds:>3} {:>7.0} {:>21} {:>21} {:>21} {hook_ratio:>6} {:>18} {verdict}",
             self.caller.name(),
             call_ns.median,
             ns(empty_ns),
