@@ -2,6 +2,11 @@
 //! session may go through; everything else gathers facts for it or carries out
 //! what it said.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "a loop counter below 64 and a code that was stored as one byte; the kernel has no TryFrom to spare"
+)]
+
 use core::hint::black_box;
 
 use crate::abi::{

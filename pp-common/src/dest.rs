@@ -1,6 +1,8 @@
 //! Addresses as the decision sees them: 128 bits, IPv4 in its mapped form, so
 //! that one table and one comparison serve both families.
 
+#![expect(clippy::cast_possible_truncation, reason = "halves and quarters of an address are cut from it on purpose")]
+
 /// A destination address: IPv6, or IPv4 as `::ffff:a.b.c.d` (RFC 4291,
 /// 2.5.5.2). Its memory holds the sixteen octets in network byte order; two
 /// words, because the kernel programs compare and copy them as such.

@@ -177,12 +177,12 @@ fn put(ebpf: &mut Ebpf, name: &'static str, hang: Hang, cgroup: &fs::File, btf: 
     }
     let fd = program.fd().map_err(|error| chain(&error))?;
     let old = earlier_pins(pin, name);
-    if hang == Hang::Cgroup {
-        if let Some((path, link)) = old.iter().find_map(|path| Some((path, sys::object(path).ok()?))) {
-            sys::update_link(link.as_fd(), fd.as_fd()).map_err(|error| error.to_string())?;
-            fs::rename(path, &build).map_err(|error| error.to_string())?;
-            return Ok(link);
-        }
+    if hang == Hang::Cgroup
+        && let Some((path, link)) = old.iter().find_map(|path| Some((path, sys::object(path).ok()?)))
+    {
+        sys::update_link(link.as_fd(), fd.as_fd()).map_err(|error| error.to_string())?;
+        fs::rename(path, &build).map_err(|error| error.to_string())?;
+        return Ok(link);
     }
     let link = attach_one(program, hang, cgroup).map_err(|error| chain(&error))?;
     let pinned = link.pin(&build).map_err(|error| chain(&error))?;
@@ -229,7 +229,7 @@ fn attach_one(program: &mut Program, hang: Hang, cgroup: &fs::File) -> Result<Fd
     match (program, hang) {
         (Program::RawTracePoint(program), Hang::Tracepoint(name)) => {
             let id = program.attach(name)?;
-            program.take_link(id)?.try_into().map_err(|_| UnexpectedProgramType)
+            Ok(program.take_link(id)?.into())
         }
         (Program::Lsm(program), _) => {
             let id = program.attach()?;

@@ -143,6 +143,8 @@ fn run(name: &str, test: &dyn Fn(&mut World) -> Result<()>) -> Result<Completion
             }
             None => {
                 let text = format!("{error:#}");
+                // At once as well as at the end: a run that is cut short says why its tests failed.
+                eprintln!("\n{name}: {text}");
                 note("failed", &text);
                 Err(Failed::from(text))
             }
