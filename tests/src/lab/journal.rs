@@ -16,6 +16,8 @@ pub struct Packet {
     pub destination: SocketAddr,
     /// IP protocol number.
     pub protocol: u64,
+    /// Its length with its IP header.
+    pub bytes: u64,
     /// Milliseconds since the epoch.
     pub at_ms: u64,
 }
@@ -81,5 +83,10 @@ fn same(seen: SocketAddr, wanted: SocketAddr) -> bool {
 fn packet(line: &Value) -> Option<Packet> {
     let address = line["destination"].as_str()?.parse().ok()?;
     let port = u16::try_from(line["port"].as_u64()?).ok()?;
-    Some(Packet { destination: SocketAddr::new(address, port), protocol: line["protocol"].as_u64()?, at_ms: line["at_ms"].as_u64()? })
+    Some(Packet {
+        destination: SocketAddr::new(address, port),
+        protocol: line["protocol"].as_u64()?,
+        bytes: line["bytes"].as_u64()?,
+        at_ms: line["at_ms"].as_u64()?,
+    })
 }
