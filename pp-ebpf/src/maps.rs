@@ -20,8 +20,7 @@ use pp_common::abi::{
 #[btf_map]
 pub(crate) static TASKS: HashMap<u32, TaskMark, { MAX_TASKS as usize }> = HashMap::new();
 
-/// Marks of children for which `TASKS` had no room; their parents were killed for it, and they are
-/// at their first act. Written at fork and exit, read while `overflow` is up. Full: cannot be, since
+/// Marks of children for which `TASKS` had no room; their parents were killed for it. Written at fork and exit, read while `overflow` is up. Full: cannot be, since
 /// each entry costs a process of `TASKS` its place.
 #[btf_map]
 pub(crate) static DOOMED: HashMap<u32, TaskMark, { MAX_DOOMED as usize }> = HashMap::new();
