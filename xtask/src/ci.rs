@@ -13,7 +13,7 @@ use crate::{
     e2e,
     kernels::Matrix,
     paths::Paths,
-    setup, sh, systemd,
+    setup, sh,
 };
 
 /// One line of the table.
@@ -62,8 +62,6 @@ pub(crate) fn run(paths: &Paths) -> Result<bool> {
             });
         }
     }
-    let start = Instant::now();
-    table.push(verdict("installed service", &systemd::install_test(paths, "6.1"), start));
     Ok(print(&table))
 }
 
