@@ -14,7 +14,7 @@ use tempfile::NamedTempFile;
 use crate::wait;
 
 /// How long a command of a test may take, emulated machines included.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(240);
 
 /// What a command left behind.
 #[derive(Debug)]
