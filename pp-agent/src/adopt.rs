@@ -12,6 +12,7 @@ use pp_common::abi::{NameId, SOCK_OPENED, SockMark, TASK_ROOT, TaskMark};
 use crate::{
     identity::IdentityTables,
     kernel::{Gate, KernelError, host, pidfd, sockets},
+    released::Released,
 };
 
 /// Why a process cannot be marked.
@@ -66,17 +67,17 @@ pub fn adopt(gate: &Gate, pid: u32, agent: NameId, owner: u32) -> Result<u64, Ad
 }
 
 /// Takes a session's marks away from its processes and their sockets. Returns
-/// how many processes it had.
+/// the processes it had.
 ///
 /// # Errors
 /// The kernel refused.
-pub fn release(gate: &Gate, session: u64) -> Result<usize, KernelError> {
+pub fn release(gate: &Gate, session: u64) -> Result<HashSet<u32>, KernelError> {
     let mut released = HashSet::new();
     // Again until nothing is left: a process may fork while this goes on.
     loop {
         let members: Vec<_> = gate.marks()?.into_iter().filter(|(_, mark)| mark.session == session).collect();
         if members.is_empty() {
-            return Ok(released.len());
+            return Ok(released);
         }
         for (pid, _) in members {
             gate.remove_mark(pid)?;
@@ -90,11 +91,12 @@ pub fn release(gate: &Gate, session: u64) -> Result<usize, KernelError> {
     }
 }
 
-/// Marks what runs already, by the rules, until nothing new appears.
+/// Marks what runs already, by the rules, until nothing new appears; what was
+/// released stays so.
 ///
 /// # Errors
 /// The kernel refused.
-pub fn walk(gate: &Gate, identity: &IdentityTables) -> Result<Report, KernelError> {
+pub fn walk(gate: &Gate, identity: &IdentityTables, released: &Released) -> Result<Report, KernelError> {
     let mut report = Report::default();
     let marked: HashSet<u32> = gate.marks()?.into_iter().map(|(pid, _)| pid).collect();
     for process in processes(&mut report) {
@@ -102,6 +104,9 @@ pub fn walk(gate: &Gate, identity: &IdentityTables) -> Result<Report, KernelErro
             continue;
         }
         let Some(agent) = judge(identity, &process) else { continue };
+        if released.covers(process.pid) {
+            continue;
+        }
         match adopt(gate, process.pid, agent, process.uid) {
             Ok(session) => report.marked.push((process.pid, session)),
             Err(AdoptError::NoProcess(_) | AdoptError::AlreadyMarked(_) | AdoptError::Never(_)) => {}

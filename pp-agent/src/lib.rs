@@ -21,5 +21,6 @@ pub mod name;
 pub mod notify;
 pub mod policy;
 pub mod receipt;
+pub mod released;
 pub mod services;
 pub mod state;

@@ -13,6 +13,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTran
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::clock::Now;
+use crate::released::Released;
 pub use stored::{EndReason, StoredReceipt, Tombstone};
 
 const RECEIPTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("receipts");
@@ -25,6 +26,7 @@ const HIGHEST_WALL: &str = "highest_wall_ms";
 const LAST_POLICY: &str = "last_policy";
 const NAMES: &str = "names";
 const LOST_TOLD: &str = "lost_told";
+const RELEASED: &str = "released";
 
 /// Why state could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -270,6 +272,22 @@ impl State {
     /// When the disk says no.
     pub fn keep_lost_told(&self, count: u64) -> Result<(), StateError> {
         self.write(|write| put(write, META, LOST_TOLD, &count))
+    }
+
+    /// Processes that an operator released.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn released(&self) -> Result<Option<Released>, StateError> {
+        self.meta(RELEASED)
+    }
+
+    /// Keeps the processes that an operator released.
+    ///
+    /// # Errors
+    /// When the disk says no.
+    pub fn keep_released(&self, released: &Released) -> Result<(), StateError> {
+        self.write(|write| put(write, META, RELEASED, released))
     }
 
     /// Every name that a policy ever had, so that old marks keep theirs.

@@ -28,6 +28,7 @@ tests![
     check_answers_as_the_kernel_decides,
     events_arrive_soon,
     released_session_is_nobodys,
+    released_agent_stays_nobodys_over_a_reload_and_a_restart,
     static_program_whose_first_instruction_connects_never_does,
     rules_of_script_module_user_cgroup_and_unit_mark_what_they_name,
     process_that_ran_before_the_daemon_is_found_at_its_start,
@@ -214,6 +215,46 @@ fn released_session_is_nobodys(world: &mut World) -> Result<()> {
     Ok(())
 }
 
+/// An agent by its name that was released is not found again by the walk over what runs.
+fn released_agent_stays_nobodys_over_a_reload_and_a_restart(world: &mut World) -> Result<()> {
+    let policy = Policy::standard(world.lab());
+    let mut daemon = world.own(&policy)?;
+    let attempt = attack::tcp(daemon.lab(), PLC);
+    let (go_released, go_kept) = (daemon.path("go-released"), daemon.path("go-kept"));
+    // Its shim waits for its child, under its own name.
+    let shim = daemon.lab().program("lab-claude");
+    let kept = fs::read_to_string(&shim)?;
+    fs::write(&shim, "#!/bin/sh\n\"$@\"\n")?;
+    let start = |go: &std::path::Path| -> Result<_> {
+        let script = format!("until [ -e {} ]; do read -t 0.02 <> <(:); done; {}", go.display(), attempt.words.join(" "));
+        let mark = daemon.events().mark();
+        let running = By::Program("lab-claude").start_words(&daemon, &["/bin/bash".into(), "-c".into(), script])?;
+        let event = daemon.events().wait_since(mark, "the session's begin", |event| event["kind"] == "session_start")?;
+        Ok((running, event["session"].as_str().context("no session")?.to_owned()))
+    };
+    let started = start(&go_released).and_then(|released| Ok((released, start(&go_kept)?)));
+    let ((released, session), (governed, _)) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            fs::write(&shim, kept)?;
+            return Err(error);
+        }
+    };
+    let _released = daemon.cli(&["release", &session])?.success()?;
+    daemon.reload(&policy)?;
+    daemon.stop()?;
+    daemon.spawn()?;
+    fs::write(&shim, kept)?;
+    fs::write(&go_released, "")?;
+    let answer = released.finish(pp_tests::run::PATIENCE)?.json()?;
+    ensure!(answer["ok"] == true, "refused although released: {answer}");
+    let quiet = Quiet::begin(daemon.lab())?;
+    fs::write(&go_kept, "")?;
+    let answer = governed.finish(pp_tests::run::PATIENCE)?.json()?;
+    ensure!(answer["errno"] == libc::EPERM, "the session that was not released: {answer}");
+    quiet.assert_nothing_at(PLC)
+}
+
 fn static_program_whose_first_instruction_connects_never_does(world: &mut World) -> Result<()> {
     let daemon = world.daemon()?;
     let repeat = |times: &str, name: &str| -> Result<Value> {
@@ -286,10 +327,9 @@ fn rules_of_script_module_user_cgroup_and_unit_mark_what_they_name(world: &mut W
         ("by-cgroup", before.by(&daemon), other.by(&daemon)),
         ("by-unit", unit.by(&daemon), other.by(&daemon)),
     ];
-    let address = PLC.ip().to_string();
     let mut wrong = Vec::new();
     for (agent, by, control) in rules {
-        for attempt in [attack::tcp(daemon.lab(), PLC), attack::tool(&["mbpoll", "-1", "-t", "4", "-r", "1", "-c", "4", &address], PLC)] {
+        for attempt in tools(daemon.lab())? {
             let shown = Refusal::of(attempt, by.clone()).with_control(control.clone()).assert(&daemon);
             match shown {
                 Ok(event) if event["agent"] == agent => {}

@@ -120,7 +120,7 @@ impl Daemon {
             identity.cgroups.clone_from(&inner.cgroups);
             identity
         };
-        match adopt::walk(&self.gate, &identity) {
+        match adopt::walk(&self.gate, &identity, &self.released()) {
             Ok(report) => {
                 for (pid, session) in &report.marked {
                     self.tell_session_start(*pid, *session, "found running");

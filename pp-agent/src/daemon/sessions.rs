@@ -14,6 +14,7 @@ use crate::events::Kind;
 use crate::events::build::session_text;
 use crate::events::mask::mask;
 use crate::name::name_id;
+use crate::released::Released;
 use pp_common::abi::{TASK_CANARY, TaskMark};
 
 /// Longest name of an agent.
@@ -78,6 +79,7 @@ impl Daemon {
             AdoptError::Never(_) => ApiError::new(422, "never_markable", error.to_string()),
             AdoptError::Kernel(_) => ApiError::internal(&error),
         })?;
+        self.govern_again(pid);
         self.tell_session_start(pid, session, if start.pid.is_some() { "adopt" } else { "run" });
         // It may hold connections already that an agent may not have.
         self.end_flows();
@@ -87,10 +89,16 @@ impl Daemon {
     /// Ends a session by hand.
     pub(super) fn end_session(&self, session: u64) -> Result<Value, ApiError> {
         let marks = self.gate.marks().map_err(ApiError::internal)?;
-        let Some((_, mark)) = marks.into_iter().find(|(_, mark)| mark.session == session) else {
+        let Some((_, mark)) = marks.iter().find(|(_, mark)| mark.session == session) else {
             return Err(ApiError::not_found("session: none of this id has a process; see pp-agent sessions"));
         };
-        let processes = adopt::release(&self.gate, session).map_err(ApiError::internal)?;
+        let members: Vec<u32> = marks.iter().filter(|(_, mark)| mark.session == session).map(|(pid, _)| *pid).collect();
+        // RACE: kept before the marks go, so that a walk in between finds them released; and again
+        // after, for what was forked meanwhile.
+        self.keep_released(members)?;
+        let released = adopt::release(&self.gate, session).map_err(ApiError::internal)?;
+        let processes = released.len();
+        self.keep_released(released)?;
         let mut event = self.event(Kind::SessionEnd);
         event.session = Some(session_text(session));
         {
@@ -101,6 +109,34 @@ impl Daemon {
         event.reason = Some("released".to_owned());
         self.hub.publish(event);
         Ok(json!({ "session": session_text(session), "processes": processes }))
+    }
+
+    /// Processes that were released and still run. Where state cannot be read
+    /// none were: whoever is an agent by the rules is governed.
+    pub(super) fn released(&self) -> Released {
+        let kept = self.state.released().unwrap_or_else(|error| {
+            tracing::error!("{error}");
+            None
+        });
+        Released::of_boot(kept, &self.boot_id)
+    }
+
+    fn keep_released(&self, pids: impl IntoIterator<Item = u32>) -> Result<(), ApiError> {
+        let mut released = self.released();
+        released.add(pids);
+        self.state.keep_released(&released).map_err(ApiError::internal)
+    }
+
+    /// Takes a process that begins a session by hand out of those released.
+    fn govern_again(&self, pid: u32) {
+        let mut released = self.released();
+        if released.is_empty() {
+            return;
+        }
+        released.remove(pid);
+        if let Err(error) = self.state.keep_released(&released) {
+            tracing::error!("{error}");
+        }
     }
 
     /// Tells of a session that no kernel record tells of.

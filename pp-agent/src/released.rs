@@ -1,0 +1,126 @@
+//! Processes that an operator released: they run on, and no later walk over
+//! what runs takes them, or what they fork, for an agent again. An exec that a
+//! rule names begins a session as ever.
+
+use std::{collections::BTreeSet, fs};
+
+use serde::{Deserialize, Serialize};
+
+/// Most ancestors looked at.
+const MAX_ANCESTORS: usize = 64;
+
+/// One process from its start to its end: a pid alone is used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct Life {
+    pid: u32,
+    /// Clock ticks from boot to its start, field 22 of `/proc/PID/stat` (proc(5)).
+    start_ticks: u64,
+}
+
+/// Every process that was released since this boot and still runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Released {
+    boot_id: String,
+    lives: BTreeSet<Life>,
+}
+
+impl Released {
+    /// What was kept, unless it is of another boot.
+    #[must_use]
+    pub fn of_boot(kept: Option<Self>, boot_id: &str) -> Self {
+        kept.filter(|kept| kept.boot_id == boot_id).unwrap_or_else(|| Self { boot_id: boot_id.to_owned(), lives: BTreeSet::new() })
+    }
+
+    /// Adds processes, and forgets those that have ended.
+    pub fn add(&mut self, pids: impl IntoIterator<Item = u32>) {
+        self.lives.retain(|life| read(life.pid).is_some_and(|(now, _)| now == *life));
+        self.lives.extend(pids.into_iter().filter_map(|pid| Some(read(pid)?.0)));
+    }
+
+    /// Takes a process out again: it was adopted anew.
+    pub fn remove(&mut self, pid: u32) {
+        self.lives.retain(|life| life.pid != pid);
+    }
+
+    /// Whether nothing was released.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lives.is_empty()
+    }
+
+    /// Whether the process was released, or descends from one that was.
+    #[must_use]
+    pub fn covers(&self, pid: u32) -> bool {
+        if self.is_empty() {
+            return false;
+        }
+        let mut pid = pid;
+        for _ in 0..MAX_ANCESTORS {
+            let Some((life, parent)) = read(pid) else { return false };
+            if self.lives.contains(&life) {
+                return true;
+            }
+            if parent == 0 {
+                return false;
+            }
+            pid = parent;
+        }
+        false
+    }
+}
+
+/// The process that has this pid now, and its parent.
+fn read(pid: u32) -> Option<(Life, u32)> {
+    parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The name, field 2, is the process's own text and may hold anything: what
+/// follows its last parenthesis is read.
+fn parse(pid: u32, stat: &str) -> Option<(Life, u32)> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace().skip(1);
+    let parent = fields.next()?.parse().ok()?;
+    let start_ticks = fields.nth(17)?.parse().ok()?;
+    Some((Life { pid, start_ticks }, parent))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_of_a_process_cannot_forge_its_parent_or_start() {
+        let stat = "41 (a) S 1 1 ) R 7 41 41 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 8812 1 1";
+        assert_eq!(parse(41, stat), Some((Life { pid: 41, start_ticks: 8812 }, 7)));
+    }
+
+    #[test]
+    fn released_process_and_its_children_are_covered_and_nobody_else() {
+        let own = std::process::id();
+        let mut released = Released::of_boot(None, "b");
+        assert!(!released.covers(own));
+        let parent = read(own).unwrap().1;
+        released.add([parent]);
+        assert!(released.covers(parent) && released.covers(own));
+        released.remove(parent);
+        assert!(!released.covers(own));
+    }
+
+    #[test]
+    fn another_life_of_the_same_pid_is_not_covered() {
+        let own = std::process::id();
+        let mut released = Released::of_boot(None, "b");
+        released.lives.insert(Life { pid: own, start_ticks: 1 });
+        assert!(!released.covers(own));
+        released.add([]);
+        assert!(released.is_empty(), "an ended life is kept");
+    }
+
+    #[test]
+    fn what_another_boot_released_is_forgotten() {
+        let mut released = Released::of_boot(None, "one");
+        released.add([std::process::id()]);
+        assert!(Released::of_boot(Some(released.clone()), "two").is_empty());
+        assert_eq!(Released::of_boot(Some(released.clone()), "one"), released);
+    }
+}
