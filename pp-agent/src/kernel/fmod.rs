@@ -6,9 +6,12 @@
 //! An LSM hook's program and the fmod_ret program of the function that calls
 //! the hook see the same arguments, and after them the result so far; that they
 //! do on this kernel is read from its type information, not assumed.
+//!
+//! From 5.12 on the kernel skips a fmod_ret program while the same program is
+//! interrupted on the same CPU, which only preemption inside the kernel can do
+//! (`docs/kernels.md`). LSM and cgroup programs are never skipped.
 
 use std::{
-    ffi::CString,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
 };
@@ -17,7 +20,7 @@ use aya::maps::{Map, MapData};
 use aya_obj::Object;
 use btf_rs::{Btf, BtfType as _, Type};
 
-use super::sys;
+use super::{Backend, programs::Program, sys};
 
 const BPF_PROG_TYPE_TRACING: u32 = 26;
 const BPF_MODIFY_RETURN: u32 = 26;
@@ -73,22 +76,22 @@ impl Twins {
     }
 
     /// Loads a program for the function behind an LSM hook, attaches and pins it.
-    pub(super) fn put(&self, program: &str, hook: &str, kernel: &Btf, pin: &Path) -> Result<OwnedFd, String> {
-        let function = function_of(kernel, hook)?;
-        let code = self.object.programs.get(program).ok_or("is missing from the object")?;
+    pub(super) fn put(&self, program: &Program, hook: &str, kernel: &Btf, pin: &Path) -> Result<OwnedFd, String> {
+        let function = function_of(kernel, hook, !program.serves(Backend::Lsm))?;
+        let name = program.name;
+        let code = self.object.programs.get(name).ok_or("is missing from the object")?;
         let body = self.object.functions.get(&code.function_key()).ok_or("has no code in the object")?;
-        let license: &CString = &code.license;
         let loaded = sys::load_program(&sys::ProgramLoad {
-            name: &program.replacen("pp_lsm_", "pp_fmod_", 1),
+            name: &name.replacen("pp_lsm_", "pp_fmod_", 1),
             kind: BPF_PROG_TYPE_TRACING,
             attach_type: BPF_MODIFY_RETURN,
             function,
             instructions: &body.instructions,
-            license,
+            license: &code.license,
         })
         .map_err(|error| error.to_string())?;
         let seen = sys::verified_instructions(loaded.as_fd()).unwrap_or_default();
-        tracing::debug!("{program} as fmod_ret: {seen} instructions verified");
+        tracing::debug!("{name} as fmod_ret: {seen} instructions verified");
         attach(loaded.as_fd(), pin).map_err(|error| format!("cannot be attached: {error}"))
     }
 }
@@ -107,15 +110,20 @@ fn name_of(hook: &str) -> String {
     }
 }
 
-/// Its number, if a program for the hook can stand at its entry: it takes the
-/// hook's arguments, no other, and returns an error code.
-fn function_of(kernel: &Btf, hook: &str) -> Result<u32, String> {
+/// Its number, if a program for the hook can stand at its entry: it returns an
+/// error code and takes the hook's arguments and no other. One that was written
+/// for the function itself (`own`) knows of arguments that follow these.
+fn function_of(kernel: &Btf, hook: &str, own: bool) -> Result<u32, String> {
     let name = name_of(hook);
     let (number, function) = prototype(kernel, &name).ok_or_else(|| format!("this kernel has no function {name}"))?;
     // Compiled in with BPF LSM, active or not: what the hook's own programs see.
     let (_, expected) = prototype(kernel, &format!("bpf_lsm_{hook}"))
         .ok_or_else(|| format!("this kernel is built without CONFIG_BPF_LSM: what {name} takes cannot be compared with the hook"))?;
-    if function == expected { Ok(number) } else { Err(format!("{name} takes other arguments than the hook {hook}")) }
+    if function == expected || own && function.starts_with(&expected) {
+        Ok(number)
+    } else {
+        Err(format!("{name} takes other arguments than the hook {hook}"))
+    }
 }
 
 /// A function's number and the types it takes and returns.

@@ -193,19 +193,19 @@ impl Loader {
         let pin = self.pin(&stem);
         let link = match (sys::object(&pin), program.hang, backend) {
             (Ok(link), _, _) => link,
-            (Err(_), Hang::Hook(hook), Backend::FmodRet) => self.put_twin(program.name, hook, &pin)?,
+            (Err(_), Hang::Hook(hook), Backend::FmodRet) => self.put_twin(program, hook, &pin)?,
             (Err(_), hang, _) => self.put_by_aya(program.name, hang, &stem, &pin)?,
         };
         self.held.push((pin, link));
         Ok(())
     }
 
-    fn put_twin(&mut self, name: &str, hook: &str, pin: &Path) -> Result<OwnedFd, String> {
+    fn put_twin(&mut self, program: &programs::Program, hook: &str, pin: &Path) -> Result<OwnedFd, String> {
         let twins = match self.twins.take() {
             Some(twins) => twins,
             None => Twins::new(OBJECT, std::mem::take(&mut self.maps))?,
         };
-        self.twins.insert(twins).put(name, hook, &self.kernel, pin)
+        self.twins.insert(twins).put(program, hook, &self.kernel, pin)
     }
 
     fn put_by_aya(&mut self, name: &str, hang: Hang, stem: &str, pin: &Path) -> Result<OwnedFd, String> {
