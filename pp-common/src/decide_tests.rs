@@ -29,6 +29,7 @@ struct Memory {
     grants: Vec<(Addr, u32, GrantList)>,
     user_bits: HashMap<u32, u64>,
     budgets: HashMap<Serial, Budget>,
+    counted: bool,
     aside: Cell<u32>,
 }
 
@@ -65,6 +66,9 @@ impl Tables for Memory {
     fn budget(&self, serial: Serial) -> Option<Budget> {
         self.budgets.get(&serial).copied()
     }
+    fn counted(&self) -> bool {
+        self.counted
+    }
     fn now_ns(&self) -> u64 {
         self.now_ns
     }
@@ -99,6 +103,7 @@ fn plant() -> Memory {
         grants: Vec::new(),
         user_bits: HashMap::from([(OWNER, 1)]),
         budgets: HashMap::new(),
+        counted: true,
         aside: Cell::new(0),
     }
 }
@@ -348,6 +353,17 @@ fn a_flow_that_was_counted_is_not_counted_again_but_still_expires() {
     assert_eq!(tables.reason(Attempt { counted: 2, ..counted }), Reason::ReceiptExhausted);
     tables.now_ns = NOW + 1;
     assert_eq!(tables.reason(counted), Reason::ReceiptExpired);
+}
+
+#[test]
+fn where_flows_are_not_known_budgets_are_not_asked_and_all_else_is() {
+    let ended = Terms { flags: TERMS_EXHAUSTED, max_connections: 1, ..terms(1) };
+    let mut tables = plant().with(ended, PLC, (502, 502));
+    tables.counted = false;
+    assert_eq!(tables.reason(tcp(PLC, 502)), Reason::Receipt);
+    assert_eq!(tables.reason(tcp(PLC, 503)), Reason::ReceiptOtherPort);
+    tables.now_ns = NOW + 1;
+    assert_eq!(tables.reason(tcp(PLC, 502)), Reason::ReceiptExpired);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{helpers::generated::bpf_sock_from_file, macros::lsm, programs::LsmContext};
+use aya_ebpf::{macros::lsm, programs::LsmContext};
 use pp_common::{
     abi::{SOCK_OPENED, TaskMark},
     decide::{Kind, Reason, Verdict, transport},
@@ -14,22 +14,18 @@ use pp_common::{
 
 use crate::{
     count::heard_from,
-    kernel::{offset, read},
-    mark::{control, current, sock_mark, subject, tag},
+    far::{AF_INET, Dialled, dialled, protocol, sent_to, sk_of},
+    mark::{control, current, subject, tag},
+    passed::{accepted, received, sender},
     reach::{Counting, attempt, judge, refuse, scene},
 };
 
-const EPERM: i32 = 1;
-const AF_UNSPEC: u16 = 0;
-const AF_INET: u16 = 2;
-const AF_INET6: u16 = 10;
+pub(crate) const EPERM: i32 = 1;
 const AF_PACKET: i32 = 17;
 const AF_VSOCK: i32 = 40;
 const AF_XDP: i32 = 44;
 /// `SOCK_PACKET` of an `AF_INET` socket is `AF_PACKET` by its old name.
 const SOCK_PACKET: i32 = 10;
-const SOCKADDR_IN_LEN: usize = 8;
-const SOCKADDR_IN6_LEN: usize = 24;
 
 /// Refuses a connect of any transport.
 #[lsm(hook = "socket_connect")]
@@ -64,16 +60,10 @@ pub(crate) fn pp_lsm_sendmsg(ctx: LsmContext) -> i32 {
     if sk.is_null() {
         return 0;
     }
-    let Some(name) = read::<u64>(message as u64, offset!(msghdr_name)) else {
-        return -EPERM;
-    };
-    let far = if name == 0 { connected(sk as u64) } else { dialled(name, SOCKADDR_IN6_LEN) };
-    match far {
-        Dialled::Inet(addr, port) => send(sk, task, addr, port, name == 0),
-        // UDP takes an address without a family for IPv4.
-        Dialled::Unspecified(addr, port) if port != 0 => send(sk, task, addr, port, false),
-        Dialled::Unspecified(..) | Dialled::Other => 0,
-        Dialled::Unreadable => -EPERM,
+    match sent_to(sk as u64, message as u64) {
+        (Dialled::Inet(addr, port), connected) => send(sk, task, addr, port, connected),
+        (Dialled::Unspecified(..) | Dialled::Other, _) => 0,
+        (Dialled::Unreadable, _) => -EPERM,
     }
 }
 
@@ -107,23 +97,7 @@ pub(crate) fn pp_lsm_receive(ctx: LsmContext) -> i32 {
     let Some(task) = current() else { return 0 };
     let file: *mut c_void = ctx.arg(0);
     // SAFETY: the hook's own argument, which the verifier knows as a file.
-    let sock = unsafe { bpf_sock_from_file(file.cast()) };
-    if sock.is_null() {
-        return 0;
-    }
-    let sk = sk_of(sock.cast());
-    if sk.is_null() || !inet(sk as u64) {
-        return 0;
-    }
-    // SAFETY: checked just now. A socket of this session keeps what it was.
-    match unsafe { sock_mark(sk) } {
-        Some(mark) if mark.session == task.session => 0,
-        // SAFETY: as above. Who opened it is not known: it counts as opened.
-        Some(_) | None => match unsafe { tag(sk, task, SOCK_OPENED) } {
-            Some(_) => 0,
-            None => -EPERM,
-        },
-    }
+    if unsafe { received(file, task) } { 0 } else { -EPERM }
 }
 
 /// Marks what is accepted on a listener that the session did not make itself.
@@ -131,13 +105,10 @@ pub(crate) fn pp_lsm_receive(ctx: LsmContext) -> i32 {
 pub(crate) fn pp_lsm_graft(ctx: LsmContext) -> i32 {
     let Some(task) = current() else { return 0 };
     let sk: *mut c_void = ctx.arg(0);
-    if sk.is_null() || !inet(sk as u64) {
-        return 0;
-    }
-    // SAFETY: the hook's own argument, checked just now. Without a mark the
-    // first send tries again and is refused if that fails too.
-    match unsafe { tag(sk, task, 0) } {
-        Some(_) | None => 0,
+    // SAFETY: the hook's own argument. Without a mark the first send tries again and is refused if
+    // that fails too.
+    match unsafe { accepted(sk, task) } {
+        true | false => 0,
     }
 }
 
@@ -160,9 +131,7 @@ fn connect(sock: *const c_void, task: &TaskMark, addr: Addr, port: u16) -> i32 {
     if sk.is_null() {
         return -EPERM;
     }
-    let Some(protocol) = read::<u16>(sk as u64, offset!(sk_protocol)) else {
-        return -EPERM;
-    };
+    let Some(protocol) = protocol(sk as u64) else { return -EPERM };
     let kind = if protocol == u16::from(transport::UDP) { Kind::UdpConnect } else { Kind::Open };
     // SAFETY: checked just now.
     let Some(mark) = (unsafe { tag(sk, task, SOCK_OPENED) }) else { return -EPERM };
@@ -175,15 +144,9 @@ fn connect(sock: *const c_void, task: &TaskMark, addr: Addr, port: u16) -> i32 {
 
 #[inline(always)]
 fn send(sk: *mut c_void, task: &TaskMark, addr: Addr, port: u16, connected: bool) -> i32 {
-    let Some(protocol) = read::<u16>(sk as u64, offset!(sk_protocol)) else {
-        return -EPERM;
-    };
+    let Some(protocol) = protocol(sk as u64) else { return -EPERM };
     // SAFETY: the caller's pointer, checked there.
-    let known = unsafe { sock_mark(sk) }.is_some_and(|mark| mark.session == task.session);
-    // A connected socket that came from elsewhere counts as opened.
-    let flags = if connected && !known { SOCK_OPENED } else { 0 };
-    // SAFETY: as above.
-    let Some(mark) = (unsafe { tag(sk, task, flags) }) else { return -EPERM };
+    let Some(mark) = (unsafe { sender(sk, task, connected) }) else { return -EPERM };
     let answer = if connected { mark.flags & SOCK_OPENED == 0 } else { heard_from(mark, addr, port) };
     let kind = if answer { Kind::Answer } else { Kind::Open };
     let control = control();
@@ -193,77 +156,8 @@ fn send(sk: *mut c_void, task: &TaskMark, addr: Addr, port: u16, connected: bool
     lsm_return(judge(&scene, control, mark, attempt, Counting::Later))
 }
 
-enum Dialled {
-    Inet(Addr, u16),
-    Unspecified(Addr, u16),
-    Other,
-    Unreadable,
-}
-
-/// The far end that a kernel copy of a socket address names.
 #[inline(always)]
-fn dialled(address: u64, length: usize) -> Dialled {
-    let Some(family) = read::<u16>(address, 0) else { return Dialled::Unreadable };
-    match family {
-        AF_INET | AF_UNSPEC => {
-            if length < SOCKADDR_IN_LEN {
-                return Dialled::Other;
-            }
-            let (Some(port), Some(octets)) = (read::<[u8; 2]>(address, 2), read(address, 4)) else {
-                return Dialled::Unreadable;
-            };
-            let (addr, port) = (Addr::v4(octets), u16::from_be_bytes(port));
-            if family == AF_INET { Dialled::Inet(addr, port) } else { Dialled::Unspecified(addr, port) }
-        }
-        AF_INET6 => {
-            if length < SOCKADDR_IN6_LEN {
-                return Dialled::Other;
-            }
-            let (Some(port), Some(octets)) = (read::<[u8; 2]>(address, 2), read(address, 8)) else {
-                return Dialled::Unreadable;
-            };
-            Dialled::Inet(Addr::v6_words(octets), u16::from_be_bytes(port))
-        }
-        _ => Dialled::Other,
-    }
-}
-
-/// The far end that a socket is connected to.
-#[inline(always)]
-fn connected(sk: u64) -> Dialled {
-    let Some(family) = read::<u16>(sk, offset!(sk_family)) else { return Dialled::Unreadable };
-    let Some(port) = read::<[u8; 2]>(sk, offset!(sk_dport_be)).map(u16::from_be_bytes) else {
-        return Dialled::Unreadable;
-    };
-    let addr = match family {
-        AF_INET => read(sk, offset!(sk_daddr)).map(Addr::v4),
-        AF_INET6 => read(sk, offset!(sk_v6_daddr)).map(Addr::v6_words),
-        _ => return Dialled::Other,
-    };
-    match addr {
-        // Not connected: the address, if any, comes with each message.
-        Some(_) if port == 0 => Dialled::Other,
-        Some(addr) => Dialled::Inet(addr, port),
-        None => Dialled::Unreadable,
-    }
-}
-
-/// The `sk` of a `struct socket`, as a pointer the verifier knows; null where there is none.
-#[inline(always)]
-fn sk_of(sock: *const c_void) -> *mut c_void {
-    let at = offset!(socket_sk);
-    // SAFETY: a member of a kernel structure that the verifier knows by its BTF; volatile, so
-    // that the load keeps that type.
-    unsafe { core::ptr::read_volatile(sock.cast::<u8>().add(at).cast::<*mut c_void>()) }
-}
-
-#[inline(always)]
-fn inet(sk: u64) -> bool {
-    matches!(read::<u16>(sk, offset!(sk_family)), Some(AF_INET | AF_INET6))
-}
-
-#[inline(always)]
-fn lsm_return(verdict: Verdict) -> i32 {
+pub(crate) fn lsm_return(verdict: Verdict) -> i32 {
     match verdict {
         Verdict::Allow | Verdict::Observe => 0,
         Verdict::Block => -EPERM,

@@ -16,9 +16,15 @@ mod count;
 #[cfg(all(target_arch = "bpf", feature = "bench-empty"))]
 mod empty;
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
+mod entry;
+#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod event;
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod exec;
+#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
+mod far;
+#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
+mod fmod;
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod identity;
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
@@ -31,6 +37,8 @@ mod maps;
 mod mark;
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod packet;
+#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
+mod passed;
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod reach;
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]

@@ -104,6 +104,20 @@ pub(crate) static COUNTS: PerCpuArray<u64, { COUNTERS as usize }> = PerCpuArray:
 #[btf_map]
 pub(crate) static EXEC_INPUT: PerCpuArray<ExecInput, 1> = PerCpuArray::new();
 
+/// What the mark of the socket lends to decisions elsewhere, for fmod_ret programs. Per CPU; another
+/// program may run in between, which can change a reason that is told and nothing else.
+#[btf_map]
+pub(crate) static ASIDE: PerCpuArray<Aside, 1> = PerCpuArray::new();
+
+/// A decision's scratch number and its zero.
+#[repr(C)]
+pub(crate) struct Aside {
+    pub(crate) scratch: u32,
+    pub(crate) pad: u32,
+    /// Zero, always: the programs rely on it.
+    pub(crate) zero: u64,
+}
+
 /// Path and argument vector of an exec.
 #[repr(C)]
 pub(crate) struct ExecInput {

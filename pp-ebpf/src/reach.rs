@@ -18,7 +18,7 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use crate::{
     count::{remember, remembered, spend},
     event::{Scene, now_ns, report},
-    maps::{BUDGETS, EXEMPT, GATEWAY_PORTS, GRANTS, PLACES, SERVICES, USER_BITS},
+    maps::{ASIDE, BUDGETS, EXEMPT, GATEWAY_PORTS, GRANTS, PLACES, SERVICES, USER_BITS},
 };
 
 /// `IPPROTO_MPTCP`, which sockets carry though the wire says TCP.
@@ -26,22 +26,24 @@ const IPPROTO_MPTCP: u32 = 262;
 const PREFIX_BITS: u32 = PREFIX_HEAD_BITS + 128;
 
 /// The maps in force, as [`decide`] reads them.
-pub(crate) struct Live {
+///
+/// `COUNTED`: whether new flows are asked for in budgets here.
+pub(crate) struct Live<const COUNTED: bool> {
     pub(crate) control: Control,
-    /// In the mark of the socket that is judged.
+    /// In the mark of the socket that is judged, or in [`ASIDE`].
     pub(crate) scratch: *mut u32,
     /// Zero, from memory that nobody writes.
     pub(crate) zero: u64,
 }
 
-impl Live {
+impl<const COUNTED: bool> Live<COUNTED> {
     #[inline(always)]
     fn prefix(&self, addr: &Addr) -> Key<PrefixKey> {
         Key::new(PREFIX_BITS, PrefixKey { generation: self.control.generation, pad: 0, addr: *addr })
     }
 }
 
-impl Tables for Live {
+impl<const COUNTED: bool> Tables for Live<COUNTED> {
     #[inline(always)]
     fn flags(&self) -> u32 {
         self.control.flags
@@ -100,6 +102,11 @@ impl Tables for Live {
     }
 
     #[inline(always)]
+    fn counted(&self) -> bool {
+        COUNTED
+    }
+
+    #[inline(always)]
     fn now_ns(&self) -> u64 {
         now_ns()
     }
@@ -140,7 +147,7 @@ pub(crate) fn judge(scene: &Scene<'_>, control: Control, sock: &mut SockMark, mu
     let kind = forget_paths(zero, &mut attempt);
     attempt.counted = remembered(sock, &attempt);
     let control = unless_canary(scene, control);
-    let tables = Live { control, scratch: &raw mut sock.scratch, zero };
+    let tables = Live::<true> { control, scratch: &raw mut sock.scratch, zero };
     let mut decision = decide(&tables, scene.subject, &attempt);
     if matches!(decision.reason, Reason::Receipt) {
         let kind = black_box(kind ^ zero as u8);
@@ -157,6 +164,22 @@ pub(crate) fn judge(scene: &Scene<'_>, control: Control, sock: &mut SockMark, mu
         }
     }
     report(scene, &attempt, &decision);
+    decision.verdict
+}
+
+/// Judges an attempt by its destination alone, without the mark of a socket: no budget is asked,
+/// and nothing is counted; the cgroup programs that follow do both.
+#[inline(always)]
+pub(crate) fn judge_alone(scene: &Scene<'_>, control: Control, mut attempt: Attempt) -> Verdict {
+    let Some(aside) = ASIDE.get_ptr_mut(0) else { return Verdict::Block };
+    // SAFETY: members of this CPU's element.
+    let (zero, scratch) = unsafe { (core::ptr::read_volatile(&raw const (*aside).zero), &raw mut (*aside).scratch) };
+    forget_paths(zero, &mut attempt);
+    let control = unless_canary(scene, control);
+    let decision = decide(&Live::<false> { control, scratch, zero }, scene.subject, &attempt);
+    if !matches!(decision.reason, Reason::Receipt) {
+        report(scene, &attempt, &decision);
+    }
     decision.verdict
 }
 

@@ -267,6 +267,7 @@ mod tests {
             kernel: Some("6.1".into()),
             append: String::new(),
             backend: "lsm".into(),
+            ci: true,
             allowed_skips: vec!["b".into()],
         }
     }

@@ -33,8 +33,15 @@ pub(crate) struct Row {
     pub(crate) append: String,
     /// Backend the live canary must find.
     pub(crate) backend: String,
+    /// `ci` runs it.
+    #[serde(default = "yes")]
+    pub(crate) ci: bool,
     /// Tests that may be skipped here.
     pub(crate) allowed_skips: Vec<String>,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// The whole file.
@@ -104,6 +111,8 @@ mod tests {
         assert_eq!(matrix.row("native").expect("it is there").kernel, None);
         assert!(matrix.kernel("6.1").is_ok());
         assert!(matrix.row("2.6").is_err());
+        let in_ci = |name: &str| matrix.row(name).expect("it is there").ci;
+        assert!(in_ci("6.12-nobpf") && !in_ci("6.1-nobpf"));
     }
 
     #[test]

@@ -110,9 +110,9 @@ fn lsm() -> Finding {
         Some(active) => Finding {
             what: "lsm",
             good: true,
-            found: format!("{} (bpf is not active: the cgroup programs decide alone)", active.join(",")),
+            found: format!("{} (bpf is not active: the backend is fmod_ret, or else cgroup)", active.join(",")),
             advice: Some(format!(
-                "add bpf to the kernel command line to close the gaps that status lists: lsm={},bpf",
+                "for the backend lsm, add bpf to the kernel command line: lsm={},bpf",
                 active.iter().filter(|name| *name != "capability").cloned().collect::<Vec<_>>().join(",")
             )),
         },
@@ -159,7 +159,7 @@ fn policy(file: &Path) -> Finding {
 }
 
 /// What closes the gaps of the cgroup backend.
-const BPF_LSM: &str = "closed where bpf is among the active LSMs and the kernel has the hook: see lsm above";
+const CLOSED_BY: &str = "closed by the backends lsm and fmod_ret, where the kernel has the hook: see backend above";
 
 /// What an agent can do through a gap.
 fn gap_words(gap: &str) -> &'static str {
@@ -220,11 +220,17 @@ fn daemon(context: &Context) -> Vec<Finding> {
         found: format!("{posture}, backend {}", text(&status, "backend")),
         advice: None,
     });
+    findings.extend(list(&status, "backends").iter().map(|backend| Finding {
+        what: "backend",
+        good: true,
+        found: format!("{}: {}", text(backend, "name"), text(backend, "found")),
+        advice: None,
+    }));
     findings.extend(list(&status, "gaps").iter().filter_map(Value::as_str).map(|gap| Finding {
         what: "gap",
         good: true,
         found: format!("{gap}: {}", gap_words(gap)),
-        advice: matches!(gap, "packet" | "vsock" | "passed").then(|| BPF_LSM.to_owned()),
+        advice: matches!(gap, "packet" | "vsock" | "passed").then(|| CLOSED_BY.to_owned()),
     }));
     findings.extend(list(&status, "problems").iter().filter_map(Value::as_str).map(|problem| Finding {
         what: "problem",

@@ -44,6 +44,7 @@ impl Daemon {
             "host": inner.config.host,
             "kernel": host::kernel_release(),
             "backend": self.gate.backend().name(),
+            "backends": self.gate.candidates().iter().map(|found| json!({ "name": found.backend.name(), "found": found.found })).collect::<Vec<_>>(),
             "posture": posture,
             "measured": inner.posture.name,
             "gaps": inner.posture.gaps,
@@ -125,7 +126,7 @@ impl Daemon {
         if !through.is_empty() {
             return posture("open", through);
         }
-        let gaps = known_gaps(self.gate.backend(), self.gate.has("pp_lsm_receive"));
+        let gaps = known_gaps(self.gate.backend(), self.gate.sees_passed());
         posture(if gaps.is_empty() { "enforcing" } else { "partial" }, gaps)
     }
 
@@ -141,8 +142,8 @@ impl Daemon {
 /// What a backend of this build does not refuse; `docs/kernels.md` explains each.
 fn known_gaps(backend: Backend, sees_passed: bool) -> Vec<String> {
     let gaps: &[&str] = match backend {
-        Backend::Lsm if sees_passed => &["unix", "ptrace", "tamper"],
-        Backend::Lsm => &["unix", "ptrace", "passed", "tamper"],
+        Backend::Lsm | Backend::FmodRet if sees_passed => &["unix", "ptrace", "tamper"],
+        Backend::Lsm | Backend::FmodRet => &["unix", "ptrace", "passed", "tamper"],
         Backend::Cgroup => &["packet", "vsock", "unix", "ptrace", "passed", "tamper"],
     };
     gaps.iter().map(|gap| (*gap).to_owned()).collect()

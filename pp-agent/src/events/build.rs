@@ -14,6 +14,7 @@ use super::procs::{Change, Process, Processes};
 use super::record::{Exec, Record};
 use super::{Destination, Event, Kind, Owner, mask};
 use crate::clock::Now;
+use crate::kernel::Backend;
 
 /// Sessions whose agent and owner are remembered.
 const MAX_SESSIONS: usize = 8_192;
@@ -122,7 +123,7 @@ impl Builder {
         let reason = Reason::from_code(record.reason);
         event.verdict = Some(Verdict::from_code(record.verdict).map_or("unknown", Verdict::name).to_owned());
         event.reason = Some(reason.map_or("unknown", Reason::name).to_owned());
-        event.hook = Some(Hook::name(record.hook).to_owned());
+        event.hook = Some(hook_name(record.hook, &self.backend));
         event.repeats = record.repeats;
         event.zone = self.name(record.zone);
         event.gateway = self.name(record.gateway);
@@ -195,6 +196,16 @@ fn describe(event: &mut Event, process: Process) {
     event.argv = mask::mask(&process.argv);
     event.executable = (!process.executable.is_empty()).then_some(process.executable);
     event.cgroup = process.cgroup;
+}
+
+/// A hook's name. The programs of the LSM hooks also stand at the functions that call them, and
+/// write the same records there.
+fn hook_name(code: u8, backend: &str) -> String {
+    let name = Hook::name(code);
+    match name.strip_prefix("lsm_") {
+        Some(function) if backend == Backend::FmodRet.name() => format!("{backend}_{function}"),
+        _ => name.to_owned(),
+    }
 }
 
 fn has_ports(transport: u8) -> bool {

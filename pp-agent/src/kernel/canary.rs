@@ -24,6 +24,10 @@ pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 113, 7);
 const PORT: u16 = 502;
 /// The hidden command that runs the child.
 pub const COMMAND: &str = "canary-child";
+/// The technique that no cgroup program can refuse.
+pub(super) const PACKET: &str = "packet";
+/// What the child is told in place of one technique.
+const EVERYTHING: &str = "everything";
 /// What the canary's agent is called in its records.
 pub const AGENT: &str = "pp-agent canary";
 
@@ -49,6 +53,18 @@ impl Finding {
 /// # Errors
 /// The child could not be started, marked or heard.
 pub fn send(gate: &Gate) -> io::Result<Vec<Finding>> {
+    send_for(gate, EVERYTHING)
+}
+
+/// Tries only what no cgroup program can refuse, which needs no tables to be
+/// in force. Returns the error it ended in; zero: it went through.
+pub(super) fn probe(gate: &Gate) -> io::Result<i32> {
+    let findings = send_for(gate, PACKET)?;
+    let found = findings.iter().find(|found| found.technique == PACKET);
+    found.map(|found| found.errno).ok_or_else(|| io::Error::other("the canary said nothing"))
+}
+
+fn send_for(gate: &Gate, what: &str) -> io::Result<Vec<Finding>> {
     let mut child = Command::new("/proc/self/exe")
         .arg(COMMAND)
         .env_clear()
@@ -56,7 +72,7 @@ pub fn send(gate: &Gate) -> io::Result<Vec<Finding>> {
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()?;
-    let findings = converse(gate, &mut child);
+    let findings = converse(gate, &mut child, what);
     if findings.is_err() {
         // It may be waiting for us still.
         if let Err(error) = child.kill() {
@@ -67,7 +83,7 @@ pub fn send(gate: &Gate) -> io::Result<Vec<Finding>> {
     findings
 }
 
-fn converse(gate: &Gate, child: &mut std::process::Child) -> io::Result<Vec<Finding>> {
+fn converse(gate: &Gate, child: &mut std::process::Child, what: &str) -> io::Result<Vec<Finding>> {
     let silent = || io::Error::other("the canary said nothing");
     let mut input = child.stdin.take().ok_or_else(silent)?;
     let mut lines = BufReader::new(child.stdout.take().ok_or_else(silent)?).lines();
@@ -84,7 +100,7 @@ fn converse(gate: &Gate, child: &mut std::process::Child) -> io::Result<Vec<Find
         flags: TASK_CANARY | TASK_ROOT,
     };
     gate.insert_mark(child.id(), mark).map_err(io::Error::other)?;
-    input.write_all(b"go\n")?;
+    writeln!(input, "{what}")?;
     lines
         .map(|line| {
             let line = line?;
@@ -104,25 +120,33 @@ pub fn child() -> io::Result<()> {
     if let Err(error) = prepare() {
         return writeln!(out, "the canary's network namespace: {error}");
     }
+    let unmarked = packet_socket().is_ok();
     writeln!(out, "ready")?;
     out.flush()?;
-    let mut go = String::new();
-    io::stdin().lock().read_line(&mut go)?;
+    let mut wanted = String::new();
+    io::stdin().lock().read_line(&mut wanted)?;
+    let wanted = wanted.trim();
     let v4 = SocketAddr::V4(SocketAddrV4::new(ADDRESS, PORT));
     let mapped = SocketAddr::V6(SocketAddrV6::new(ADDRESS.to_ipv6_mapped(), PORT, 0, 0));
-    for (technique, result) in [
-        ("tcp-connect", connect(libc::AF_INET, v4)),
-        ("tcp-connect-mapped", connect(libc::AF_INET6, mapped)),
-        ("udp-sendto", send_to(libc::AF_INET, libc::SOCK_DGRAM, 0, v4, 0)),
-        ("udp-sendto-mapped", send_to(libc::AF_INET6, libc::SOCK_DGRAM, 0, mapped, 0)),
-        ("tcp-fastopen", send_to(libc::AF_INET, libc::SOCK_STREAM, 0, v4, libc::MSG_FASTOPEN)),
-        ("raw-icmp", send_to(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP, v4, 0)),
-        ("packet", socket(libc::AF_PACKET, libc::SOCK_RAW, 0).map(drop)),
-    ] {
-        let errno = result.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0);
+    let techniques: [(&str, &dyn Fn() -> io::Result<()>); 7] = [
+        ("tcp-connect", &|| connect(libc::AF_INET, v4)),
+        ("tcp-connect-mapped", &|| connect(libc::AF_INET6, mapped)),
+        ("udp-sendto", &|| send_to(libc::AF_INET, libc::SOCK_DGRAM, 0, v4, 0)),
+        ("udp-sendto-mapped", &|| send_to(libc::AF_INET6, libc::SOCK_DGRAM, 0, mapped, 0)),
+        ("tcp-fastopen", &|| send_to(libc::AF_INET, libc::SOCK_STREAM, 0, v4, libc::MSG_FASTOPEN)),
+        ("raw-icmp", &|| send_to(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP, v4, 0)),
+        // Where nobody can make one, a refusal would be no gate's doing.
+        (PACKET, &|| if unmarked { packet_socket() } else { Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)) }),
+    ];
+    for (technique, attempt) in techniques.iter().filter(|(technique, _)| wanted == EVERYTHING || wanted == *technique) {
+        let errno = attempt().map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0);
         writeln!(out, "{technique} {errno}")?;
     }
     out.flush()
+}
+
+fn packet_socket() -> io::Result<()> {
+    socket(libc::AF_PACKET, libc::SOCK_RAW, 0).map(drop)
 }
 
 /// A namespace whose loopback interface is up and has the canary's address.

@@ -5,7 +5,8 @@
 //! knows the layout; `links/<program>@<build>`, where the build is
 //! a hash of the object. Links of cgroup programs are switched to
 //! a new program in place; the others cannot be, so the new one is attached
-//! first and the old one dropped after.
+//! first and the old one dropped after; what refuses before the kernel acts
+//! (`backend.rs`) only when the new one was seen to refuse.
 
 use std::{
     fs,
@@ -20,7 +21,13 @@ use aya::{
 use pp_common::abi::{ABI_VERSION, Offsets};
 use sha2::{Digest as _, Sha256};
 
-use super::{KernelError, host, offsets, sys};
+use super::{
+    Backend, KernelError,
+    fmod::{self, Twins},
+    host, offsets,
+    programs::{self, FIRST, Hang, LAST, REFUSING},
+    sys,
+};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PP_EBPF_OBJECT"));
 
@@ -51,51 +58,6 @@ pub(super) const MAPS: [&str; 19] = [
     "COUNTS",
 ];
 
-/// How a program hangs in the kernel.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Hang {
-    /// A link at the root of cgroup2.
-    Cgroup,
-    /// A raw tracepoint of this name.
-    Tracepoint(&'static str),
-    /// An LSM hook of this name; where it is refused the backend is the cgroup one.
-    Lsm(&'static str),
-    /// An LSM hook that some supported kernels cannot have.
-    LsmIfAny(&'static str),
-}
-
-/// Every program, in the order they are attached: descent first, so that no
-/// child of a process that is marked later can slip by.
-const PROGRAMS: [(&str, Hang); 16] = [
-    ("pp_exit", Hang::Tracepoint("sched_process_exit")),
-    ("pp_fork", Hang::Tracepoint("sched_process_fork")),
-    ("pp_sock_create", Hang::Cgroup),
-    ("pp_egress", Hang::Cgroup),
-    ("pp_ingress", Hang::Cgroup),
-    ("pp_connect4", Hang::Cgroup),
-    ("pp_connect6", Hang::Cgroup),
-    ("pp_sendmsg4", Hang::Cgroup),
-    ("pp_sendmsg6", Hang::Cgroup),
-    ("pp_lsm_fork", Hang::LsmIfAny("task_alloc")),
-    ("pp_lsm_connect", Hang::Lsm("socket_connect")),
-    ("pp_lsm_sendmsg", Hang::Lsm("socket_sendmsg")),
-    ("pp_lsm_create", Hang::Lsm("socket_create")),
-    ("pp_lsm_receive", Hang::LsmIfAny("file_receive")),
-    ("pp_lsm_graft", Hang::LsmIfAny("sock_graft")),
-    ("pp_exec", Hang::Tracepoint("sched_process_exec")),
-];
-
-/// What was put in place.
-pub(super) struct Loaded {
-    pub(super) ebpf: Ebpf,
-    /// The link descriptors: they hold the hooks if somebody unmounts the pins.
-    pub(super) links: Vec<OwnedFd>,
-    /// Programs of the lsm backend that this kernel refused, and why.
-    pub(super) refused: Vec<(&'static str, String)>,
-    /// The maps were made by this start, not found.
-    pub(super) fresh: bool,
-}
-
 /// Where and how large.
 pub struct GateOptions {
     /// Directory of our own on a bpf file system, `/sys/fs/bpf/pp-agent`.
@@ -106,104 +68,208 @@ pub struct GateOptions {
     pub max_tasks: u32,
 }
 
-pub(super) fn load(options: &GateOptions) -> Result<Loaded, KernelError> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err(KernelError::NotRoot);
-    }
-    let offsets = offsets::find()?;
-    let cgroup = match &options.cgroup {
-        Some(path) => path.clone(),
-        None => host::cgroup2_root()?,
-    };
-    host::pin_directory(&options.bpffs)?;
-    if let Err(error) = sys::lift_memlock() {
-        // Without CAP_SYS_RESOURCE; kernels since 5.11 do not need it.
-        tracing::debug!("memory lock limit stays as it is: {error}");
-    }
-    let maps = options.bpffs.join("maps");
-    let links = options.bpffs.join("links");
-    for dir in [&maps, &links] {
-        fs::create_dir_all(dir).map_err(KernelError::io(dir.display().to_string()))?;
-    }
-    let fresh = !map_pin(&options.bpffs, "TASKS").exists();
-    let mut ebpf = open(&offsets, options)?;
-    let cgroup = fs::File::open(&cgroup).map_err(KernelError::io(cgroup.display().to_string()))?;
-    let btf = Btf::from_sys_fs().map_err(|error| KernelError::Btf(error.to_string()))?;
-    let mut loaded = Loaded { links: Vec::new(), refused: Vec::new(), fresh, ebpf: take(&mut ebpf) };
-    for (name, hang) in PROGRAMS {
-        let path = links.join(name);
-        match put(&mut loaded.ebpf, name, hang, &cgroup, &btf, &path) {
-            Ok(link) => loaded.links.push(link),
-            Err(reason) => match hang {
-                Hang::Lsm(_) | Hang::LsmIfAny(_) => loaded.refused.push((name, reason)),
-                Hang::Cgroup | Hang::Tracepoint(_) => {
-                    return Err(KernelError::Program { program: name, reason });
-                }
-            },
+/// The object with its maps open, and what hangs of it so far.
+pub(super) struct Loader {
+    pub(super) ebpf: Ebpf,
+    /// The maps were made by this start, not found.
+    pub(super) fresh: bool,
+    cgroup: fs::File,
+    btf: Btf,
+    kernel: btf_rs::Btf,
+    links: PathBuf,
+    /// The maps' descriptors, until the object is read again for fmod_ret.
+    maps: Vec<(String, OwnedFd)>,
+    twins: Option<Twins>,
+    /// The links in place, by their pins.
+    held: Vec<(PathBuf, OwnedFd)>,
+}
+
+impl Loader {
+    /// Opens the maps and attaches what every backend has.
+    pub(super) fn open(options: &GateOptions) -> Result<Self, KernelError> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err(KernelError::NotRoot);
         }
+        let kernel = offsets::kernel()?;
+        let offsets = offsets::find_in(&kernel)?;
+        let cgroup = match &options.cgroup {
+            Some(path) => path.clone(),
+            None => host::cgroup2_root()?,
+        };
+        host::pin_directory(&options.bpffs)?;
+        if let Err(error) = sys::lift_memlock() {
+            // Without CAP_SYS_RESOURCE; kernels since 5.11 do not need it.
+            tracing::debug!("memory lock limit stays as it is: {error}");
+        }
+        let links = options.bpffs.join("links");
+        for dir in [&options.bpffs.join("maps"), &links] {
+            fs::create_dir_all(dir).map_err(KernelError::io(dir.display().to_string()))?;
+        }
+        let fresh = !map_pin(&options.bpffs, "TASKS").exists();
+        let ebpf = object(&offsets, options)?;
+        let descriptors = fmod::descriptors(&ebpf).map_err(KernelError::Load)?;
+        let mut loader = Self {
+            ebpf,
+            fresh,
+            cgroup: fs::File::open(&cgroup).map_err(KernelError::io(cgroup.display().to_string()))?,
+            btf: Btf::from_sys_fs().map_err(|error| KernelError::Btf(error.to_string()))?,
+            kernel,
+            links,
+            maps: descriptors,
+            twins: None,
+            held: Vec::new(),
+        };
+        for program in &FIRST {
+            loader.put_for_all(program)?;
+        }
+        Ok(loader)
     }
-    Ok(loaded)
+
+    /// Attaches what marks processes, removes every pin that is not in use any
+    /// more, and gives the link descriptors away: they hold the hooks if
+    /// somebody unmounts the pins.
+    pub(super) fn close(mut self) -> Result<Vec<OwnedFd>, KernelError> {
+        self.put_for_all(&LAST)?;
+        self.sweep()?;
+        Ok(self.held.into_iter().map(|(_, link)| link).collect())
+    }
+
+    fn put_for_all(&mut self, program: &programs::Program) -> Result<(), KernelError> {
+        self.put(program, Backend::Cgroup).map_err(|reason| KernelError::Program { program: program.name, reason })
+    }
+
+    /// Attaches the programs of a backend beside those of earlier builds.
+    /// Returns those that this kernel refused and that the backend can do
+    /// without.
+    ///
+    /// # Errors
+    /// A program that it needs, with the kernel's words; those before it stay.
+    pub(super) fn attach(&mut self, backend: Backend) -> Result<Vec<Refused>, Refused> {
+        let mut refused = Vec::new();
+        for program in REFUSING.iter().filter(|program| program.serves(backend)) {
+            match self.put(program, backend) {
+                Ok(()) => {}
+                Err(reason) if program.needed => return Err((program.name, reason)),
+                Err(reason) => refused.push((program.name, reason)),
+            }
+        }
+        Ok(refused)
+    }
+
+    /// Takes away what this build attached for a backend.
+    pub(super) fn detach(&mut self, backend: Backend) -> Result<(), KernelError> {
+        for program in REFUSING.iter().filter(|program| program.serves(backend)) {
+            let pin = self.pin(&program.stem(backend));
+            self.held.retain(|(held, _)| *held != pin);
+            remove(&pin)?;
+        }
+        Ok(())
+    }
+
+    /// The programs of a backend are pinned, by this or an earlier build.
+    pub(super) fn was_attached(&self, backend: Backend) -> bool {
+        let mut needed = REFUSING.iter().filter(|program| program.needed && program.serves(backend));
+        needed.all(|program| !pins_of(&self.links, &program.stem(backend)).is_empty())
+    }
+
+    /// Removes the pins of programs that are not in use any more: of earlier
+    /// builds, of other backends. Returns how many there were.
+    pub(super) fn sweep(&self) -> Result<usize, KernelError> {
+        let entries = fs::read_dir(&self.links).map_err(KernelError::io(self.links.display().to_string()))?;
+        let left = entries.flatten().map(|entry| entry.path()).filter(|path| self.held.iter().all(|(held, _)| held != path));
+        let left: Vec<PathBuf> = left.collect();
+        left.iter().try_for_each(|path| remove(path))?;
+        Ok(left.len())
+    }
+
+    fn pin(&self, stem: &str) -> PathBuf {
+        // bpffs keeps names with a dot for itself.
+        self.links.join(format!("{stem}@{}", build_id()))
+    }
+
+    /// Loads and attaches one program where another build's, or none, is attached.
+    fn put(&mut self, program: &programs::Program, backend: Backend) -> Result<(), String> {
+        let stem = program.stem(backend);
+        let pin = self.pin(&stem);
+        let link = match (sys::object(&pin), program.hang, backend) {
+            (Ok(link), _, _) => link,
+            (Err(_), Hang::Hook(hook), Backend::FmodRet) => self.put_twin(program, hook, &pin)?,
+            (Err(_), hang, _) => self.put_by_aya(program.name, hang, &stem, &pin)?,
+        };
+        self.held.push((pin, link));
+        Ok(())
+    }
+
+    fn put_twin(&mut self, program: &programs::Program, hook: &str, pin: &Path) -> Result<OwnedFd, String> {
+        let twins = match self.twins.take() {
+            Some(twins) => twins,
+            None => Twins::new(OBJECT, std::mem::take(&mut self.maps))?,
+        };
+        self.twins.insert(twins).put(program, hook, &self.kernel, pin)
+    }
+
+    fn put_by_aya(&mut self, name: &str, hang: Hang, stem: &str, pin: &Path) -> Result<OwnedFd, String> {
+        let program = self.ebpf.program_mut(name).ok_or("is missing from the object")?;
+        load_one(program, hang, &self.btf).map_err(|error| chain(&error))?;
+        if let Ok(info) = program.info() {
+            tracing::debug!("{name}: {} instructions verified", info.verified_instruction_count().unwrap_or_default());
+        }
+        let fd = program.fd().map_err(|error| chain(&error))?;
+        let old = pins_of(&self.links, stem);
+        if hang == Hang::Cgroup
+            && let Some((path, link)) = old.iter().find_map(|path| Some((path, sys::object(path).ok()?)))
+        {
+            sys::update_link(link.as_fd(), fd.as_fd()).map_err(|error| error.to_string())?;
+            fs::rename(path, pin).map_err(|error| error.to_string())?;
+            return Ok(link);
+        }
+        let link = attach_one(program, hang, &self.cgroup).map_err(|error| chain(&error))?;
+        let pinned = link.pin(pin).map_err(|error| chain(&error))?;
+        let held = sys::object(pin).map_err(|error| error.to_string())?;
+        drop(pinned);
+        // What refuses stays until its successor was seen to refuse.
+        if matches!(hang, Hang::Cgroup | Hang::Tracepoint(_)) {
+            for path in old {
+                fs::remove_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+            }
+        }
+        Ok(held)
+    }
 }
 
-fn take(ebpf: &mut Option<Ebpf>) -> Ebpf {
-    ebpf.take().unwrap_or_else(|| unreachable!("opened a moment ago"))
+/// A program that this kernel refused, and its words.
+pub(super) type Refused = (&'static str, String);
+
+fn remove(pin: &Path) -> Result<(), KernelError> {
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(KernelError::io(pin.display().to_string())(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
-fn open(offsets: &Offsets, options: &GateOptions) -> Result<Option<Ebpf>, KernelError> {
+fn object(offsets: &Offsets, options: &GateOptions) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
     loader.override_global("OFFSETS", offsets, true);
     loader.map_max_entries("TASKS", options.max_tasks);
     for name in MAPS {
         loader.map_pin_path(name, map_pin(&options.bpffs, name));
     }
-    loader.load(OBJECT).map(Some).map_err(|error| KernelError::Load(chain(&error)))
+    loader.load(OBJECT).map_err(|error| KernelError::Load(chain(&error)))
 }
 
 pub(super) fn map_pin(bpffs: &Path, name: &str) -> PathBuf {
     bpffs.join("maps").join(format!("{name}@{LAYOUT}"))
 }
 
-/// Loads and attaches one program where another build's, or none, is attached.
-fn put(ebpf: &mut Ebpf, name: &'static str, hang: Hang, cgroup: &fs::File, btf: &Btf, pin: &Path) -> Result<OwnedFd, String> {
-    // bpffs keeps names with a dot for itself.
-    let build = pin.with_file_name(format!("{name}@{}", build_id()));
-    if let Ok(link) = sys::object(&build) {
-        return Ok(link);
-    }
-    let program = ebpf.program_mut(name).ok_or("is missing from the object")?;
-    load_one(program, hang, btf).map_err(|error| chain(&error))?;
-    if let Ok(info) = program.info() {
-        tracing::debug!("{name}: {} instructions verified", info.verified_instruction_count().unwrap_or_default());
-    }
-    let fd = program.fd().map_err(|error| chain(&error))?;
-    let old = earlier_pins(pin, name);
-    if hang == Hang::Cgroup
-        && let Some((path, link)) = old.iter().find_map(|path| Some((path, sys::object(path).ok()?)))
-    {
-        sys::update_link(link.as_fd(), fd.as_fd()).map_err(|error| error.to_string())?;
-        fs::rename(path, &build).map_err(|error| error.to_string())?;
-        return Ok(link);
-    }
-    let link = attach_one(program, hang, cgroup).map_err(|error| chain(&error))?;
-    let pinned = link.pin(&build).map_err(|error| chain(&error))?;
-    let held = sys::object(&build).map_err(|error| error.to_string())?;
-    drop(pinned);
-    for path in old {
-        fs::remove_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    }
-    Ok(held)
-}
-
-/// Pins of the same program by other builds.
-fn earlier_pins(pin: &Path, name: &str) -> Vec<PathBuf> {
-    let Some(dir) = pin.parent() else { return Vec::new() };
-    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+/// Pins of a program, by whatever build.
+fn pins_of(links: &Path, stem: &str) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(links) else { return Vec::new() };
     entries
         .flatten()
         .map(|entry| entry.path())
         .filter(|path| {
             let file = path.file_name().map(|file| file.to_string_lossy());
-            file.is_some_and(|file| file.split_once('@').is_some_and(|(stem, _)| stem == name))
+            file.is_some_and(|file| file.split_once('@').is_some_and(|(found, _)| found == stem))
         })
         .collect()
 }
@@ -211,7 +277,8 @@ fn earlier_pins(pin: &Path, name: &str) -> Vec<PathBuf> {
 fn load_one(program: &mut Program, hang: Hang, btf: &Btf) -> Result<(), aya::programs::ProgramError> {
     match (program, hang) {
         (Program::RawTracePoint(program), _) => program.load(),
-        (Program::Lsm(program), Hang::Lsm(hook) | Hang::LsmIfAny(hook)) => program.load(hook, btf),
+        (Program::Lsm(program), Hang::Hook(hook)) => program.load(hook, btf),
+        (Program::FEntry(program), Hang::Entry(function)) => program.load(function, btf),
         (Program::CgroupSockAddr(program), _) => program.load(),
         (Program::CgroupSock(program), _) => program.load(),
         (Program::CgroupSkb(program), _) => program.load(),
@@ -232,6 +299,10 @@ fn attach_one(program: &mut Program, hang: Hang, cgroup: &fs::File) -> Result<Fd
             Ok(program.take_link(id)?.into())
         }
         (Program::Lsm(program), _) => {
+            let id = program.attach()?;
+            Ok(program.take_link(id)?.into())
+        }
+        (Program::FEntry(program), _) => {
             let id = program.attach()?;
             Ok(program.take_link(id)?.into())
         }
@@ -288,7 +359,7 @@ pub fn uninstall(bpffs: &Path) -> Result<usize, KernelError> {
 }
 
 /// An error with its causes on one line; a verifier log keeps its lines.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -2,14 +2,17 @@
 
 #![allow(unsafe_code, reason = "bpf(2), pidfd and socket calls that no library offers safely; each has its SAFETY line")]
 
+mod backend;
 pub mod canary;
 mod error;
+mod fmod;
 pub mod host;
 mod live;
 mod load;
 mod maps;
 pub mod offsets;
 pub mod peer;
+mod programs;
 mod publish;
 mod records;
 pub mod sockets;
@@ -30,6 +33,7 @@ use pp_common::{
     decide::{Attempt, Decision, Subject, decide, nearest_receipt},
 };
 
+pub use backend::{Backend, Candidate};
 pub use error::KernelError;
 pub use load::{GateOptions, uninstall};
 pub use records::Records;
@@ -39,38 +43,17 @@ use crate::policy::KernelTables;
 use live::Live;
 use maps::{Maps, entries, map_error};
 
-/// How refusals happen on this kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Backend {
-    /// BPF LSM beside the cgroup programs.
-    Lsm,
-    /// The cgroup programs alone.
-    Cgroup,
-}
-
-impl Backend {
-    /// Its name in events and status.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Lsm => "lsm",
-            Self::Cgroup => "cgroup",
-        }
-    }
-}
-
 /// The gate: programs attached, maps open. Dropping it leaves everything in
 /// force.
 pub struct Gate {
     maps: Maps,
     records: Mutex<Option<Records>>,
-    refused: Vec<(&'static str, String)>,
     fresh: bool,
-    /// The canary was refused what only an LSM program can refuse.
-    lsm_refuses: AtomicBool,
+    choice: backend::Choice,
+    /// The last canary was refused what no cgroup program can refuse.
+    refuses: AtomicBool,
     /// One publication at a time.
     publishing: Mutex<()>,
-    _ebpf: aya::Ebpf,
     _links: Vec<OwnedFd>,
 }
 
@@ -82,20 +65,23 @@ impl Gate {
     /// This kernel, user or file system cannot carry it; the message says what
     /// to change.
     pub fn start(options: &GateOptions) -> Result<Self, KernelError> {
-        let load::Loaded { mut ebpf, links, refused, fresh } = load::load(options)?;
-        let ring = ebpf.take_map("EVENTS").ok_or_else(|| KernelError::Load("the object has no map EVENTS".into()))?;
+        let mut loader = load::Loader::open(options)?;
+        let ring = loader.ebpf.take_map("EVENTS").ok_or_else(|| KernelError::Load("the object has no map EVENTS".into()))?;
         let ring = RingBuf::try_from(ring).map_err(|error| map_error("EVENTS", &error))?;
-        let maps = Maps::open(&mut ebpf)?;
-        Ok(Self {
+        let maps = Maps::open(&mut loader.ebpf)?;
+        let mut gate = Self {
             maps,
             records: Mutex::new(Some(Records::new(ring)?)),
-            refused,
-            fresh,
-            lsm_refuses: AtomicBool::new(false),
+            fresh: loader.fresh,
+            choice: backend::Choice::default(),
+            refuses: AtomicBool::new(false),
             publishing: Mutex::new(()),
-            _ebpf: ebpf,
-            _links: links,
-        })
+            _links: Vec::new(),
+        };
+        gate.choice = backend::choose(&gate, &mut loader)?;
+        gate.refuses.store(gate.choice.backend.is_some(), Ordering::Relaxed);
+        gate._links = loader.close()?;
+        Ok(gate)
     }
 
     /// The maps were made by this start: what was counted before is gone.
@@ -104,11 +90,16 @@ impl Gate {
         self.fresh
     }
 
-    /// The backend that the canary found refusing; before it was sent, the
-    /// cgroup one.
+    /// The backend that the last canary found refusing.
     #[must_use]
     pub fn backend(&self) -> Backend {
-        if self.lsm_refuses.load(Ordering::Relaxed) { Backend::Lsm } else { Backend::Cgroup }
+        self.choice.backend.filter(|_| self.refuses.load(Ordering::Relaxed)).unwrap_or(Backend::Cgroup)
+    }
+
+    /// What became of each backend at start.
+    #[must_use]
+    pub fn candidates(&self) -> &[Candidate] {
+        &self.choice.candidates
     }
 
     /// Sends the canary and takes its word for the backend. Blocking.
@@ -117,21 +108,20 @@ impl Gate {
     /// It could not be sent.
     pub fn send_canary(&self) -> std::io::Result<Vec<canary::Finding>> {
         let findings = canary::send(self)?;
-        let lsm = findings.iter().any(|found| found.technique == "packet" && found.refused());
-        self.lsm_refuses.store(lsm, Ordering::Relaxed);
+        let refuses = findings.iter().any(|found| found.technique == canary::PACKET && found.refused());
+        self.refuses.store(refuses, Ordering::Relaxed);
         Ok(findings)
     }
 
-    /// The programs of one name that this kernel accepted.
+    /// Sockets that are handed over or inherited get their mark before they can be written.
     #[must_use]
-    pub fn has(&self, program: &str) -> bool {
-        self.refused.iter().all(|(name, _)| *name != program)
-    }
-
-    /// Programs that this kernel refused, with its words.
-    #[must_use]
-    pub fn refused(&self) -> &[(&'static str, String)] {
-        &self.refused
+    pub fn sees_passed(&self) -> bool {
+        let lacking = |program: &str| self.choice.refused.iter().any(|(name, _)| *name == program);
+        match self.backend() {
+            Backend::Lsm => !lacking("pp_lsm_receive"),
+            Backend::FmodRet => !lacking("pp_entry_receive") && !lacking("pp_entry_sendmsg"),
+            Backend::Cgroup => false,
+        }
     }
 
     /// Publishes tables, all or nothing. Returns their generation.

@@ -14,12 +14,20 @@ const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 /// # Errors
 /// The kernel has no BTF, or lacks one of the members.
 pub fn find() -> Result<Offsets, KernelError> {
+    find_in(&kernel()?)
+}
+
+/// The running kernel's type information.
+pub(super) fn kernel() -> Result<Btf, KernelError> {
     let path = Path::new(VMLINUX);
     if !path.exists() {
         return Err(KernelError::NoBtf { path: path.into() });
     }
-    let btf = Btf::from_file(path).map_err(|error| KernelError::Btf(error.to_string()))?;
-    let at = |member| offset(&btf, member).ok_or(KernelError::NoMember { member });
+    Btf::from_file(path).map_err(|error| KernelError::Btf(error.to_string()))
+}
+
+pub(super) fn find_in(btf: &Btf) -> Result<Offsets, KernelError> {
+    let at = |member| offset(btf, member).ok_or(KernelError::NoMember { member });
     Ok(Offsets {
         task_tgid: at("task_struct.tgid")?,
         task_start_boottime: at("task_struct.start_boottime")?,

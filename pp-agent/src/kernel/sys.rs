@@ -1,7 +1,7 @@
 //! The few `bpf(2)` commands that aya keeps to itself, and their neighbours.
 
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     io,
     mem::size_of,
     os::{
@@ -11,9 +11,17 @@ use std::{
     path::Path,
 };
 
+use aya_obj::generated::bpf_insn;
+
+const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_RAW_TRACEPOINT_OPEN: libc::c_long = 17;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const MEMBARRIER_CMD_GLOBAL: libc::c_long = 1;
+
+/// Room for what the verifier says of a program that it refuses.
+const VERIFIER_LOG: usize = 4 << 20;
 
 #[repr(C)]
 #[derive(Default)]
@@ -91,4 +99,107 @@ pub(super) fn lift_memlock() -> io::Result<()> {
 
 fn owned_result(result: libc::c_long) -> io::Result<OwnedFd> {
     if result < 0 { Err(io::Error::last_os_error()) } else { owned(result) }
+}
+
+/// What `BPF_PROG_LOAD` is asked for.
+pub(super) struct ProgramLoad<'a> {
+    pub(super) name: &'a str,
+    pub(super) kind: u32,
+    pub(super) attach_type: u32,
+    /// A function of the kernel, by its number in the kernel's type information.
+    pub(super) function: u32,
+    pub(super) instructions: &'a [bpf_insn],
+    pub(super) license: &'a CStr,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ProgLoad {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
+    prog_btf_fd: u32,
+    func_info_rec_size: u32,
+    func_info: u64,
+    func_info_cnt: u32,
+    line_info_rec_size: u32,
+    line_info: u64,
+    line_info_cnt: u32,
+    attach_btf_id: u32,
+    attach_prog_fd: u32,
+    core_relo_cnt: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct RawTracepointOpen {
+    name: u64,
+    prog_fd: u32,
+    pad: u32,
+}
+
+/// Loads a program that aya cannot. An error carries the end of what the verifier said.
+pub(super) fn load_program(load: &ProgramLoad<'_>) -> io::Result<OwnedFd> {
+    let mut attr = ProgLoad {
+        prog_type: load.kind,
+        insn_cnt: u32::try_from(load.instructions.len()).map_err(io::Error::other)?,
+        insns: load.instructions.as_ptr() as u64,
+        license: load.license.as_ptr() as u64,
+        expected_attach_type: load.attach_type,
+        attach_btf_id: load.function,
+        ..ProgLoad::default()
+    };
+    // The last byte stays zero.
+    for (to, from) in attr.prog_name[..15].iter_mut().zip(load.name.bytes()) {
+        *to = from;
+    }
+    let error = match bpf(BPF_PROG_LOAD, &attr) {
+        Ok(fd) => return owned(fd),
+        Err(error) => error,
+    };
+    // Once more for the verifier's words.
+    let mut log = vec![0u8; VERIFIER_LOG];
+    attr.log_level = 1;
+    attr.log_size = u32::try_from(log.len()).map_err(io::Error::other)?;
+    attr.log_buf = log.as_mut_ptr() as u64;
+    match bpf(BPF_PROG_LOAD, &attr) {
+        Ok(fd) => owned(fd),
+        Err(_) => Err(io::Error::new(error.kind(), format!("{error}{}", log_end(&log)))),
+    }
+}
+
+/// The last lines of a verifier log, after a colon; nothing if there are none.
+fn log_end(log: &[u8]) -> String {
+    const LINES: usize = 12;
+    let text = String::from_utf8_lossy(log.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    if lines.is_empty() { String::new() } else { format!(": {}", lines[lines.len().saturating_sub(LINES)..].join("\n")) }
+}
+
+/// Attaches a program to the function that it was loaded for.
+pub(super) fn attach_to_function(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let attr = RawTracepointOpen { prog_fd: program.as_raw_fd().cast_unsigned(), ..RawTracepointOpen::default() };
+    owned(bpf(BPF_RAW_TRACEPOINT_OPEN, &attr)?)
+}
+
+/// Pins a link.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let name = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let attr = ObjGet { pathname: name.as_ptr() as u64, bpf_fd: object.as_raw_fd().cast_unsigned(), ..ObjGet::default() };
+    bpf(BPF_OBJ_PIN, &attr).map(drop)
+}
+
+/// How many instructions the verifier looked at, on kernels that say so.
+pub(super) fn verified_instructions(program: BorrowedFd<'_>) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("verified_insns:"))?.trim().parse().ok()
 }

@@ -6,6 +6,8 @@
 
 mod world;
 
+#[path = "../../../e2e/backend.rs"]
+mod backend;
 #[path = "../../../e2e/bad_input.rs"]
 mod bad_input;
 #[path = "../../../e2e/control.rs"]
@@ -39,10 +41,11 @@ use pp_tests::report::{self, Entry, Report};
 use world::{Skip, Test, World};
 
 /// Every group, those that share a daemon first: starting one is what costs most on emulated machines.
-const GROUPS: [(&str, &[Test]); 10] = [
+const GROUPS: [(&str, &[Test]); 11] = [
     ("lab", lab::TESTS),
     ("refusals", refusals::TESTS),
     ("sockets", sockets::TESTS),
+    ("backend", backend::TESTS),
     ("ordinary", ordinary::TESTS),
     ("receipts", receipts::TESTS),
     ("flows", flows::TESTS),
@@ -52,8 +55,8 @@ const GROUPS: [(&str, &[Test]); 10] = [
     ("lifetime", lifetime::TESTS),
 ];
 
-/// The groups that `--kernel-only` runs: every way to send, and what the gate says of it. One daemon serves them all.
-const KERNEL_GROUPS: [&str; 3] = ["lab", "refusals", "ordinary"];
+/// The groups that `--kernel-only` runs: every way to send, what the gate says of it, and which backend refuses.
+const KERNEL_GROUPS: [&str; 4] = ["lab", "refusals", "backend", "ordinary"];
 
 /// What the runner is told besides the options of every test runner.
 struct Options {

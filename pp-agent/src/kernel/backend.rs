@@ -1,0 +1,140 @@
+//! Which backend refuses on this kernel: tried in order, and believed only
+//! after a canary was refused what no cgroup program can refuse.
+
+use super::{Gate, KernelError, canary, host, load::Loader, load::Refused};
+
+/// How refusals happen on this kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// BPF LSM beside the cgroup programs.
+    Lsm,
+    /// The same on the functions that call the LSM hooks, where BPF LSM is not active.
+    FmodRet,
+    /// The cgroup programs alone.
+    Cgroup,
+}
+
+impl Backend {
+    /// Its name in events and status.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lsm => "lsm",
+            Self::FmodRet => "fmod_ret",
+            Self::Cgroup => "cgroup",
+        }
+    }
+}
+
+/// What became of a backend at start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Which.
+    pub backend: Backend,
+    /// Why it is in use or not, in words.
+    pub found: String,
+}
+
+/// What was chosen, and why.
+#[derive(Debug, Default)]
+pub(super) struct Choice {
+    /// None: the cgroup programs alone.
+    pub(super) backend: Option<Backend>,
+    /// Its programs that this kernel refused.
+    pub(super) refused: Vec<Refused>,
+    pub(super) candidates: Vec<Candidate>,
+}
+
+enum Outcome {
+    /// It refuses, without these programs.
+    Refuses(Vec<Refused>),
+    /// It is attached; whether it refuses could not be found out.
+    Unproven(Vec<Refused>, String),
+    /// It is not to be had, or refuses nothing, and is gone.
+    Useless(String),
+    /// As before, but what an earlier build attached of it is still there.
+    Earlier(String),
+}
+
+/// Tries one backend after the other and leaves the first that refuses. What is
+/// pinned already is tried first: nothing may be missing for a moment.
+///
+/// An error never takes away what refuses: only a canary that went through does.
+pub(super) fn choose(gate: &Gate, loader: &mut Loader) -> Result<Choice, KernelError> {
+    let mut order = [Backend::Lsm, Backend::FmodRet];
+    if loader.was_attached(Backend::FmodRet) && !loader.was_attached(Backend::Lsm) {
+        order.reverse();
+    }
+    let mut choice = Choice::default();
+    let mut sweep = true;
+    for backend in order {
+        let found = match choice.backend {
+            Some(chosen) => format!("not tried: {} refuses", chosen.name()),
+            None => match attempt(gate, loader, backend)? {
+                Outcome::Refuses(refused) => {
+                    choice.backend = Some(backend);
+                    choice.refused = refused;
+                    "in use: a canary was refused".to_owned()
+                }
+                Outcome::Unproven(refused, why) => {
+                    choice.backend = Some(backend);
+                    choice.refused = refused;
+                    sweep = false;
+                    format!("attached, but not proven: {why}")
+                }
+                Outcome::Useless(why) => why,
+                Outcome::Earlier(why) => {
+                    sweep = false;
+                    format!("{why}; the programs of an earlier build are still attached")
+                }
+            },
+        };
+        tracing::info!("backend {}: {found}", backend.name());
+        choice.candidates.push(Candidate { backend, found });
+    }
+    let beneath = choice.backend.map_or_else(|| "in use, alone".to_owned(), |chosen| format!("in use, beneath {}", chosen.name()));
+    choice.candidates.push(Candidate { backend: Backend::Cgroup, found: beneath });
+    if sweep {
+        loader.sweep()?;
+    }
+    Ok(choice)
+}
+
+fn attempt(gate: &Gate, loader: &mut Loader, backend: Backend) -> Result<Outcome, KernelError> {
+    if let Some(why) = excluded(backend) {
+        return Ok(Outcome::Useless(why));
+    }
+    let before = loader.was_attached(backend);
+    let refused = match loader.attach(backend) {
+        Ok(refused) => refused,
+        Err((program, words)) => {
+            tracing::debug!("{program}: {words}");
+            loader.detach(backend)?;
+            let why = format!("not to be had: this kernel refuses {program}: {}", words.lines().next().unwrap_or_default());
+            return Ok(if before { Outcome::Earlier(why) } else { Outcome::Useless(why) });
+        }
+    };
+    for (program, words) in &refused {
+        tracing::info!("{program} is not to be had here: {}", words.lines().next().unwrap_or_default());
+    }
+    // Once more when programs of other builds or backends were there, which may have been what refused.
+    loop {
+        match canary::probe(gate) {
+            Ok(0) => {
+                loader.detach(backend)?;
+                return Ok(Outcome::Useless("of no use: its programs can be attached, but a canary was not refused".to_owned()));
+            }
+            Ok(libc::EPERM) if loader.sweep()? == 0 => return Ok(Outcome::Refuses(refused)),
+            Ok(libc::EPERM) => {}
+            Ok(errno) => return Ok(Outcome::Unproven(refused, std::io::Error::from_raw_os_error(errno).to_string())),
+            Err(error) => return Ok(Outcome::Unproven(refused, format!("the canary could not be sent: {error}"))),
+        }
+    }
+}
+
+/// Why a backend cannot refuse here, if that is known without trying it.
+fn excluded(backend: Backend) -> Option<String> {
+    let active = host::active_lsms().filter(|_| backend == Backend::Lsm)?;
+    let known = active.iter().any(|name| name == "bpf");
+    (!known).then(|| format!("not active: bpf is not among the LSMs of this boot ({})", active.join(",")))
+}

@@ -1,0 +1,111 @@
+//! Every program: where it hangs, and which backend it belongs to.
+
+use super::Backend;
+
+/// How a program hangs in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hang {
+    /// A link at the root of cgroup2.
+    Cgroup,
+    /// A raw tracepoint of this name.
+    Tracepoint(&'static str),
+    /// An LSM hook of this name; with fmod_ret, the function of the kernel that calls the hook.
+    Hook(&'static str),
+    /// The entry of a function of the kernel.
+    Entry(&'static str),
+}
+
+/// One program of the object.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Program {
+    pub(super) name: &'static str,
+    pub(super) hang: Hang,
+    /// The backends it is part of; none: it hangs there with every backend.
+    parts: &'static [Backend],
+    /// Its backend is not to be had on a kernel that refuses it.
+    pub(super) needed: bool,
+}
+
+impl Program {
+    const fn new(name: &'static str, hang: Hang, parts: &'static [Backend]) -> Self {
+        Self { name, hang, parts, needed: true }
+    }
+
+    /// Some supported kernels cannot have it.
+    const fn where_it_loads(self) -> Self {
+        Self { needed: false, ..self }
+    }
+
+    /// The stem of its pin: one code may hang in two ways.
+    pub(super) fn stem(&self, backend: Backend) -> String {
+        match (self.hang, backend) {
+            (Hang::Hook(_), Backend::FmodRet) => format!("{}_fmod", self.name),
+            _ => self.name.to_owned(),
+        }
+    }
+
+    /// Part of this backend and not of all.
+    pub(super) fn serves(&self, backend: Backend) -> bool {
+        self.parts.contains(&backend)
+    }
+}
+
+const fn tracepoint(name: &'static str, tracepoint: &'static str) -> Program {
+    Program::new(name, Hang::Tracepoint(tracepoint), &[])
+}
+
+const fn cgroup(name: &'static str) -> Program {
+    Program::new(name, Hang::Cgroup, &[])
+}
+
+/// An LSM program that keeps nothing with sockets: the same code is the fmod_ret program.
+const fn both(name: &'static str, hook: &'static str) -> Program {
+    Program::new(name, Hang::Hook(hook), &[Backend::Lsm, Backend::FmodRet])
+}
+
+/// An LSM program that reads or writes the mark of sockets, which fmod_ret programs cannot.
+const fn lsm(name: &'static str, hook: &'static str) -> Program {
+    Program::new(name, Hang::Hook(hook), &[Backend::Lsm])
+}
+
+/// What takes such a program's place with fmod_ret: it refuses without the mark of the socket ...
+const fn fmod(name: &'static str, hook: &'static str) -> Program {
+    Program::new(name, Hang::Hook(hook), &[Backend::FmodRet])
+}
+
+/// ... and this one, which runs before it, gives the socket its mark. Kernels before 5.11 have no such.
+const fn entry(name: &'static str, function: &'static str) -> Program {
+    Program::new(name, Hang::Entry(function), &[Backend::FmodRet]).where_it_loads()
+}
+
+/// Attached first, in this order: descent before all, so that no child of a process that is marked later can slip by.
+pub(super) const FIRST: [Program; 9] = [
+    tracepoint("pp_exit", "sched_process_exit"),
+    tracepoint("pp_fork", "sched_process_fork"),
+    cgroup("pp_sock_create"),
+    cgroup("pp_egress"),
+    cgroup("pp_ingress"),
+    cgroup("pp_connect4"),
+    cgroup("pp_connect6"),
+    cgroup("pp_sendmsg4"),
+    cgroup("pp_sendmsg6"),
+];
+
+/// What refuses before the kernel acts; which of them are attached is up to the backend.
+pub(super) const REFUSING: [Program; 12] = [
+    both("pp_lsm_fork", "task_alloc").where_it_loads(),
+    lsm("pp_lsm_connect", "socket_connect"),
+    lsm("pp_lsm_sendmsg", "socket_sendmsg"),
+    both("pp_lsm_create", "socket_create"),
+    lsm("pp_lsm_receive", "file_receive").where_it_loads(),
+    lsm("pp_lsm_graft", "sock_graft").where_it_loads(),
+    entry("pp_entry_connect", "security_socket_connect"),
+    entry("pp_entry_sendmsg", "security_socket_sendmsg"),
+    entry("pp_entry_receive", "security_file_receive"),
+    entry("pp_entry_graft", "security_sock_graft"),
+    fmod("pp_fmod_connect", "socket_connect"),
+    fmod("pp_fmod_sendmsg", "socket_sendmsg"),
+];
+
+/// Attached when everything else is: from here on processes are marked.
+pub(super) const LAST: Program = tracepoint("pp_exec", "sched_process_exec");

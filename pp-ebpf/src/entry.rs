@@ -1,0 +1,80 @@
+//! Entry points that give sockets their mark where `fmod.rs` refuses: on entry
+//! of the same functions, before it. They cannot refuse.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{macros::fentry, programs::FEntryContext};
+use pp_common::abi::{SOCK_OPENED, TaskMark};
+
+use crate::{
+    far::{Dialled, dialled, inet, sent_to, sk_of},
+    mark::{current, tag},
+    passed::{accepted, received, sender},
+    tasks::kill_current,
+};
+
+/// Marks a socket that is connected, whoever made it.
+#[fentry(function = "security_socket_connect")]
+pub(crate) fn pp_entry_connect(ctx: FEntryContext) -> i32 {
+    let Some(task) = current() else { return 0 };
+    let sock: *const c_void = ctx.arg(0);
+    let address: *const c_void = ctx.arg(1);
+    let length: i32 = ctx.arg(2);
+    match dialled(address as u64, length as u32 as usize) {
+        Dialled::Inet(..) => marked_or_killed(connecting(sock, task)),
+        // Refused, or of no socket that egress sees.
+        Dialled::Unspecified(..) | Dialled::Other | Dialled::Unreadable => 0,
+    }
+}
+
+/// Marks a socket that is written, whoever made or connected it.
+#[fentry(function = "security_socket_sendmsg")]
+pub(crate) fn pp_entry_sendmsg(ctx: FEntryContext) -> i32 {
+    let Some(task) = current() else { return 0 };
+    let sock: *const c_void = ctx.arg(0);
+    let message: *const c_void = ctx.arg(1);
+    let sk = sk_of(sock);
+    if sk.is_null() || !inet(sk as u64) {
+        return 0;
+    }
+    match sent_to(sk as u64, message as u64) {
+        // SAFETY: checked just now.
+        (Dialled::Inet(..), connected) => marked_or_killed(unsafe { sender(sk, task, connected) }.is_some()),
+        (Dialled::Unspecified(..) | Dialled::Other | Dialled::Unreadable, _) => 0,
+    }
+}
+
+/// Marks a socket that is handed over.
+#[fentry(function = "security_file_receive")]
+pub(crate) fn pp_entry_receive(ctx: FEntryContext) -> i32 {
+    let Some(task) = current() else { return 0 };
+    let file: *mut c_void = ctx.arg(0);
+    // SAFETY: the function's own argument, which the verifier knows as a file.
+    marked_or_killed(unsafe { received(file, task) })
+}
+
+/// Marks what is accepted on a listener that the session did not make itself.
+#[fentry(function = "security_sock_graft")]
+pub(crate) fn pp_entry_graft(ctx: FEntryContext) -> i32 {
+    let Some(task) = current() else { return 0 };
+    let sk: *mut c_void = ctx.arg(0);
+    // SAFETY: the function's own argument.
+    marked_or_killed(unsafe { accepted(sk, task) })
+}
+
+#[inline(always)]
+fn connecting(sock: *const c_void, task: &TaskMark) -> bool {
+    let sk = sk_of(sock);
+    // SAFETY: checked here.
+    sk.is_null() || !inet(sk as u64) || unsafe { tag(sk, task, SOCK_OPENED) }.is_some()
+}
+
+/// A socket without a mark would send unseen. Nothing here can refuse, and without the memory for
+/// a mark nothing else will: the process is ended.
+#[inline(always)]
+fn marked_or_killed(marked: bool) -> i32 {
+    if !marked {
+        kill_current();
+    }
+    0
+}

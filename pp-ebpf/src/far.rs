@@ -1,0 +1,107 @@
+//! The far end of a call, from the arguments of the kernel's functions: what the
+//! LSM hooks and the functions that call them have in common.
+
+use core::ffi::c_void;
+
+use pp_common::dest::Addr;
+
+use crate::kernel::{offset, read};
+
+const AF_UNSPEC: u16 = 0;
+pub(crate) const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+const SOCKADDR_IN_LEN: usize = 8;
+const SOCKADDR_IN6_LEN: usize = 24;
+
+/// The far end that an address or a socket names.
+pub(crate) enum Dialled {
+    Inet(Addr, u16),
+    /// Without a family, which UDP takes for IPv4.
+    Unspecified(Addr, u16),
+    Other,
+    /// Memory that cannot be read: the attempt is refused.
+    Unreadable,
+}
+
+/// The far end of a message on a socket, and whether it is the one that the socket is connected to.
+#[inline(always)]
+pub(crate) fn sent_to(sk: u64, message: u64) -> (Dialled, bool) {
+    match read::<u64>(message, offset!(msghdr_name)) {
+        Some(0) => (connected(sk), true),
+        // UDP takes an address without a family for IPv4.
+        Some(name) => match dialled(name, SOCKADDR_IN6_LEN) {
+            Dialled::Unspecified(addr, port) if port != 0 => (Dialled::Inet(addr, port), false),
+            Dialled::Unspecified(..) => (Dialled::Other, false),
+            far => (far, false),
+        },
+        None => (Dialled::Unreadable, false),
+    }
+}
+
+/// The far end that a kernel copy of a socket address names.
+#[inline(always)]
+pub(crate) fn dialled(address: u64, length: usize) -> Dialled {
+    let Some(family) = read::<u16>(address, 0) else { return Dialled::Unreadable };
+    match family {
+        AF_INET | AF_UNSPEC => {
+            if length < SOCKADDR_IN_LEN {
+                return Dialled::Other;
+            }
+            let (Some(port), Some(octets)) = (read::<[u8; 2]>(address, 2), read(address, 4)) else {
+                return Dialled::Unreadable;
+            };
+            let (addr, port) = (Addr::v4(octets), u16::from_be_bytes(port));
+            if family == AF_INET { Dialled::Inet(addr, port) } else { Dialled::Unspecified(addr, port) }
+        }
+        AF_INET6 => {
+            if length < SOCKADDR_IN6_LEN {
+                return Dialled::Other;
+            }
+            let (Some(port), Some(octets)) = (read::<[u8; 2]>(address, 2), read(address, 8)) else {
+                return Dialled::Unreadable;
+            };
+            Dialled::Inet(Addr::v6_words(octets), u16::from_be_bytes(port))
+        }
+        _ => Dialled::Other,
+    }
+}
+
+/// The far end that a socket is connected to.
+#[inline(always)]
+fn connected(sk: u64) -> Dialled {
+    let Some(family) = read::<u16>(sk, offset!(sk_family)) else { return Dialled::Unreadable };
+    let Some(port) = read::<[u8; 2]>(sk, offset!(sk_dport_be)).map(u16::from_be_bytes) else {
+        return Dialled::Unreadable;
+    };
+    let addr = match family {
+        AF_INET => read(sk, offset!(sk_daddr)).map(Addr::v4),
+        AF_INET6 => read(sk, offset!(sk_v6_daddr)).map(Addr::v6_words),
+        _ => return Dialled::Other,
+    };
+    match addr {
+        // Not connected: the address, if any, comes with each message.
+        Some(_) if port == 0 => Dialled::Other,
+        Some(addr) => Dialled::Inet(addr, port),
+        None => Dialled::Unreadable,
+    }
+}
+
+/// The `sk` of a `struct socket`, as a pointer the verifier knows; null where there is none.
+#[inline(always)]
+pub(crate) fn sk_of(sock: *const c_void) -> *mut c_void {
+    let at = offset!(socket_sk);
+    // SAFETY: a member of a kernel structure that the verifier knows by its BTF; volatile, so
+    // that the load keeps that type.
+    unsafe { core::ptr::read_volatile(sock.cast::<u8>().add(at).cast::<*mut c_void>()) }
+}
+
+#[inline(always)]
+pub(crate) fn inet(sk: u64) -> bool {
+    matches!(read::<u16>(sk, offset!(sk_family)), Some(AF_INET | AF_INET6))
+}
+
+/// The protocol number of a socket.
+#[inline(always)]
+pub(crate) fn protocol(sk: u64) -> Option<u16> {
+    read(sk, offset!(sk_protocol))
+}

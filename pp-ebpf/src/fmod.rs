@@ -1,0 +1,86 @@
+//! Entry points of the fmod_ret backend that take the place of those in
+//! `lsm.rs` which need the mark of the socket: fmod_ret programs cannot have it.
+//! The others of `lsm.rs` are loaded as they are.
+//!
+//! So these judge by destination alone. They ask no budget, since they cannot
+//! know whether the flow was counted; the cgroup programs, which run after
+//! them, do. And a message is judged as an answer, by zones and gateways: who
+//! opened its flow is known at egress, which judges services. The marks that
+//! egress judges by are written by `entry.rs`, before these run.
+//!
+//! Loaded as LSM programs they would do the same; the loader knows which is for
+//! which backend.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{macros::lsm, programs::LsmContext};
+use pp_common::{
+    abi::TaskMark,
+    decide::{Kind, transport},
+    dest::Addr,
+    record::Hook,
+};
+
+use crate::{
+    far::{Dialled, dialled, protocol, sent_to, sk_of},
+    lsm::{EPERM, lsm_return},
+    mark::{control, current, current_tgid, subject},
+    reach::{attempt, judge_alone, scene},
+};
+
+/// Refuses a connect of any transport.
+#[lsm(hook = "socket_connect")]
+pub(crate) fn pp_fmod_connect(ctx: LsmContext) -> i32 {
+    let earlier: i32 = ctx.arg(3);
+    if earlier != 0 {
+        return earlier;
+    }
+    let Some(task) = current() else { return 0 };
+    let sock: *const c_void = ctx.arg(0);
+    let address: *const c_void = ctx.arg(1);
+    let length: i32 = ctx.arg(2);
+    match dialled(address as u64, length as u32 as usize) {
+        Dialled::Inet(addr, port) => reach(sk_of(sock), task, addr, port, Hook::LsmConnect),
+        Dialled::Unspecified(..) | Dialled::Other => 0,
+        Dialled::Unreadable => -EPERM,
+    }
+}
+
+/// Refuses datagrams with an address, TCP Fast Open, and writes on a socket
+/// that is connected into a zone, whoever connected it.
+#[lsm(hook = "socket_sendmsg")]
+pub(crate) fn pp_fmod_sendmsg(ctx: LsmContext) -> i32 {
+    let earlier: i32 = ctx.arg(3);
+    if earlier != 0 {
+        return earlier;
+    }
+    let Some(task) = current() else { return 0 };
+    let sock: *const c_void = ctx.arg(0);
+    let message: *const c_void = ctx.arg(1);
+    let sk = sk_of(sock);
+    if sk.is_null() {
+        return 0;
+    }
+    match sent_to(sk as u64, message as u64) {
+        (Dialled::Inet(addr, port), _) => reach(sk, task, addr, port, Hook::LsmSendmsg),
+        (Dialled::Unspecified(..) | Dialled::Other, _) => 0,
+        (Dialled::Unreadable, _) => -EPERM,
+    }
+}
+
+#[inline(always)]
+fn reach(sk: *const c_void, task: &TaskMark, addr: Addr, port: u16, hook: Hook) -> i32 {
+    if sk.is_null() {
+        return -EPERM;
+    }
+    let Some(protocol) = protocol(sk as u64) else { return -EPERM };
+    let kind = match hook {
+        Hook::LsmSendmsg => Kind::Answer,
+        _ if protocol == u16::from(transport::UDP) => Kind::UdpConnect,
+        _ => Kind::Open,
+    };
+    let control = control();
+    let subject = subject(task);
+    let scene = scene(hook, &subject, current_tgid(), task.flags, &control);
+    lsm_return(judge_alone(&scene, control, attempt(addr, port, u32::from(protocol), kind)))
+}
