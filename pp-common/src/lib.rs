@@ -8,4 +8,5 @@
 pub mod abi;
 pub mod decide;
 pub mod dest;
+pub mod family;
 pub mod record;

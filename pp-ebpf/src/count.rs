@@ -53,6 +53,17 @@ pub(crate) fn remember(sock: &mut SockMark, attempt: &Attempt, serial: Serial) {
     sock.flows[slot] = Flow { addr: attempt.addr, serial, port: attempt.port, transport: attempt.transport, pad: 0 };
 }
 
+/// Forgets that this flow was counted: its socket connects anew.
+#[inline(always)]
+pub(crate) fn forget(sock: &mut SockMark, attempt: &Attempt) {
+    for i in 0..SOCK_FLOWS {
+        let flow = &mut sock.flows[i];
+        if flow.port == attempt.port && flow.transport == attempt.transport && flow.addr == attempt.addr {
+            flow.serial = 0;
+        }
+    }
+}
+
 /// Whether the datagram socket has received from this far end.
 #[inline(always)]
 pub(crate) fn heard_from(sock: &SockMark, addr: Addr, port: u16) -> bool {

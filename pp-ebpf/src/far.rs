@@ -8,8 +8,10 @@ use pp_common::dest::Addr;
 use crate::kernel::{offset, read};
 
 const AF_UNSPEC: u16 = 0;
-pub(crate) const AF_INET: u16 = 2;
+const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
+const IPPROTO_TCP: u16 = 6;
+const IPPROTO_MPTCP: u16 = 262;
 const SOCKADDR_IN_LEN: usize = 8;
 const SOCKADDR_IN6_LEN: usize = 24;
 
@@ -28,6 +30,8 @@ pub(crate) enum Dialled {
 pub(crate) fn sent_to(sk: u64, message: u64) -> (Dialled, bool) {
     match read::<u64>(message, offset!(msghdr_name)) {
         Some(0) => (connected(sk), true),
+        // TCP ignores the address of a message once it is connected or connecting.
+        Some(_) if stream_to_somewhere(sk) => (connected(sk), true),
         // UDP takes an address without a family for IPv4.
         Some(name) => match dialled(name, SOCKADDR_IN6_LEN) {
             Dialled::Unspecified(addr, port) if port != 0 => (Dialled::Inet(addr, port), false),
@@ -35,6 +39,16 @@ pub(crate) fn sent_to(sk: u64, message: u64) -> (Dialled, bool) {
             far => (far, false),
         },
         None => (Dialled::Unreadable, false),
+    }
+}
+
+/// Whether a TCP socket has a far end, or that cannot be read.
+#[inline(always)]
+fn stream_to_somewhere(sk: u64) -> bool {
+    match (protocol(sk), read::<u16>(sk, offset!(sk_dport_be))) {
+        (Some(IPPROTO_TCP | IPPROTO_MPTCP), Some(port)) => port != 0,
+        (Some(_), Some(_)) => false,
+        (None, _) | (_, None) => true,
     }
 }
 

@@ -9,23 +9,19 @@ use pp_common::{
     abi::{SOCK_OPENED, TaskMark},
     decide::{Kind, Reason, Verdict, transport},
     dest::Addr,
+    family::is_judged,
     record::Hook,
 };
 
 use crate::{
     count::heard_from,
-    far::{AF_INET, Dialled, dialled, protocol, sent_to, sk_of},
+    far::{Dialled, dialled, protocol, sent_to, sk_of},
     mark::{control, current, subject, tag},
     passed::{accepted, received, sender},
     reach::{Counting, attempt, judge, refuse, scene},
 };
 
 pub(crate) const EPERM: i32 = 1;
-const AF_PACKET: i32 = 17;
-const AF_VSOCK: i32 = 40;
-const AF_XDP: i32 = 44;
-/// `SOCK_PACKET` of an `AF_INET` socket is `AF_PACKET` by its old name.
-const SOCK_PACKET: i32 = 10;
 
 /// Refuses a connect of any transport.
 #[lsm(hook = "socket_connect")]
@@ -76,8 +72,7 @@ pub(crate) fn pp_lsm_create(ctx: LsmContext) -> i32 {
     }
     let Some(task) = current() else { return 0 };
     let (family, kind, kern): (i32, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(3));
-    let unjudged = matches!(family, AF_PACKET | AF_VSOCK | AF_XDP) || (family == i32::from(AF_INET as u8) && kind == SOCK_PACKET);
-    if kern != 0 || !unjudged {
+    if kern != 0 || is_judged(family, kind) {
         return 0;
     }
     let control = control();

@@ -92,10 +92,13 @@ fn verified(tgid: u32, mark: *mut TaskMark) -> Option<&'static TaskMark> {
 /// beside the table, else an ancestor's.
 #[inline(always)]
 fn overflowed(tgid: u32) -> Option<&'static TaskMark> {
-    match DOOMED.get_ptr(tgid) {
-        // SAFETY: as in `verified`.
-        Some(mark) => Some(unsafe { &*mark }),
-        None => ancestor(),
+    let Some(mark) = DOOMED.get_ptr(tgid) else { return ancestor() };
+    // SAFETY: as in `verified`.
+    let mark = unsafe { &*mark };
+    match start_ns(current_task()) {
+        // Left by a process that had this pid before.
+        Some(start) if start != mark.start_ns => ancestor(),
+        Some(_) | None => Some(mark),
     }
 }
 

@@ -14,7 +14,7 @@ use pp_common::{
 };
 
 use crate::{
-    count::heard_from,
+    count::{forget, heard_from},
     mark::{control, current, subject, tag},
     reach::{Counting, attempt, cgroup_return, judge, scene},
 };
@@ -97,6 +97,10 @@ fn reach(ctx: *mut bpf_sock_addr, task: &TaskMark, mut attempt: pp_common::decid
     let Some(sock) = (unsafe { tag(sk.cast(), task, flags) }) else {
         return REFUSE;
     };
+    // The kernel asks once for each connection. One socket may make many, after `connect(AF_UNSPEC)`.
+    if hook as u8 == Hook::Connect as u8 && matches!(attempt.kind, Kind::Open) {
+        forget(sock, &attempt);
+    }
     if hook as u8 == Hook::Sendmsg as u8 && heard_from(sock, attempt.addr, attempt.port) {
         attempt.kind = Kind::Answer;
     }

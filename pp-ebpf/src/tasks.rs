@@ -48,14 +48,13 @@ pub(crate) fn pp_fork(ctx: RawTracePointContext) -> i32 {
 pub(crate) fn pp_exit(ctx: RawTracePointContext) -> i32 {
     let tgid = current_tgid();
     let Some(found) = TASKS.get_ptr(tgid) else {
-        // A process that was never in either is the usual case.
-        return match DOOMED.remove(tgid) {
-            Ok(()) | Err(_) => 0,
-        };
+        // A process that is in neither is the usual case.
+        if DOOMED.get_ptr(tgid).is_some() && threads_left(ctx.arg(0)) == Some(0) && DOOMED.remove(tgid).is_err() {
+            count(Counter::ReadErrors);
+        }
+        return 0;
     };
-    let task: u64 = ctx.arg(0);
-    let live: Option<i32> = read::<u64>(task, offset!(task_signal)).and_then(|signal| read(signal, offset!(signal_live)));
-    match live {
+    match threads_left(ctx.arg(0)) {
         Some(0) => {
             // SAFETY: a map value, copied before it is removed.
             let mark = unsafe { *found };
@@ -70,6 +69,12 @@ pub(crate) fn pp_exit(ctx: RawTracePointContext) -> i32 {
         None => count(Counter::ReadErrors),
     }
     0
+}
+
+/// How many threads of an ending task's process go on.
+#[inline(always)]
+fn threads_left(task: u64) -> Option<i32> {
+    read::<u64>(task, offset!(task_signal)).and_then(|signal| read(signal, offset!(signal_live)))
 }
 
 /// Enters a mark; `false` when there is no room, which from then on makes hooks look at ancestors.

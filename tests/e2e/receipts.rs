@@ -22,6 +22,7 @@ tests![
     receipt_before_its_time_opens_nothing,
     receipt_after_its_time_opens_nothing,
     receipt_is_exhausted_after_its_connections,
+    reconnecting_one_socket_is_counted_each_time,
     login_needs_a_credential_scope,
     login_attempts_are_counted,
     revoked_receipt_opens_nothing_and_stays_revoked,
@@ -134,6 +135,38 @@ fn receipt_is_exhausted_after_its_connections(world: &mut World) -> Result<()> {
         reaches(daemon, AGENT, target)?;
     }
     refused(daemon, AGENT, target, "receipt_exhausted").map(drop)
+}
+
+/// Connects one socket again and again, dissolving each connection with an address of no family (connect(2)).
+const RECONNECT: &str = "
+import ctypes, json, socket, sys
+libc = ctypes.CDLL(None, use_errno=True)
+one = socket.socket()
+one.settimeout(10)
+answers = []
+for _ in range(4):
+    answers.append(one.connect_ex((sys.argv[1], int(sys.argv[2]))))
+    libc.connect(one.fileno(), bytes(16), 16)
+print(json.dumps(answers))
+";
+
+fn reconnecting_one_socket_is_counted_each_time(world: &mut World) -> Result<()> {
+    let daemon = world.daemon()?;
+    let target = fresh_target();
+    let python = pp_tests::paths::python()?.display().to_string();
+    let words = [python, "-c".into(), RECONNECT.into(), target.ip().to_string(), target.port().to_string()];
+    let answers = |by: &By| by.run_words(daemon, &words)?.success()?.json();
+    let control = answers(&By::Nobody)?;
+    ensure!(control == json!([0, 0, 0, 0]), "control run: {control}");
+    let _receipt = Registered::new(daemon, &opening(target).parameter("maxConnections", json!(2)))?;
+    let (mark, seen) = (daemon.events().mark(), daemon.lab().servers().from_now());
+    let counted = answers(&By::run(AGENT))?;
+    ensure!(counted == json!([0, 0, libc::EPERM, libc::EPERM]), "two connections were allowed: {counted}");
+    let exhausted = |event: &Value| event["reason"] == "receipt_exhausted";
+    let _event = daemon.events().wait_since(mark, "the event of the third", exhausted)?;
+    let arrived = seen.arrivals_at(target).len();
+    ensure!(arrived <= 2, "{arrived} connections arrived");
+    Ok(())
 }
 
 fn gateway(scope: Value) -> Draft {

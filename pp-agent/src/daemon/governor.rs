@@ -15,7 +15,7 @@ const OPERATORS: &str = "pp-operators";
 
 impl Governor for Daemon {
     fn session_of(&self, pid: u32) -> Result<Option<u64>, ApiError> {
-        let mark = self.gate.mark(pid).map_err(ApiError::internal)?;
+        let mark = self.gate.mark_or_doomed(pid).map_err(ApiError::internal)?;
         Ok(mark.map(|mark| mark.session))
     }
 

@@ -88,6 +88,16 @@ impl Maps {
         self.control.lock().set(0, control, 0).map_err(|error| map_error("CONTROL", &error))
     }
 
+    /// Puts the overflow word up again where it was written over in the same
+    /// instant in which a process found no room.
+    pub(super) fn keep_overflow(&self) -> Result<(), KernelError> {
+        let control = self.control()?;
+        if control.overflow == 0 && !entries("DOOMED", &self.doomed.lock())?.is_empty() {
+            self.set_control(Control { overflow: 1, ..control })?;
+        }
+        Ok(())
+    }
+
     /// The counters, summed over CPUs.
     pub(super) fn counters(&self) -> Result<Vec<u64>, KernelError> {
         let counts = self.counts.lock();

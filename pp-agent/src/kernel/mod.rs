@@ -161,7 +161,8 @@ impl Gate {
             return Ok(());
         }
         let control = self.maps.control()?;
-        self.maps.set_control(Control { overflow: 0, ..control })
+        self.maps.set_control(Control { overflow: 0, ..control })?;
+        self.maps.keep_overflow()
     }
 
     /// The mark of a process.
@@ -170,6 +171,17 @@ impl Gate {
     /// The map cannot be read, which for a caller means: treat it as marked.
     pub fn mark(&self, tgid: u32) -> Result<Option<TaskMark>, KernelError> {
         optional(self.maps.tasks.lock().get(&tgid, 0), "TASKS")
+    }
+
+    /// The mark of a process, also of one for which the table had no room.
+    ///
+    /// # Errors
+    /// As for [`Self::mark`].
+    pub fn mark_or_doomed(&self, tgid: u32) -> Result<Option<TaskMark>, KernelError> {
+        match self.mark(tgid)? {
+            Some(mark) => Ok(Some(mark)),
+            None => optional(self.maps.doomed.lock().get(&tgid, 0), "DOOMED"),
+        }
     }
 
     /// Every marked process.
@@ -275,15 +287,20 @@ impl Gate {
 /// # Errors
 /// The pinned map cannot be read.
 pub fn pinned_mark(bpffs: &Path, tgid: u32) -> Result<Option<TaskMark>, KernelError> {
-    let path = load::map_pin(bpffs, "TASKS");
-    if !path.exists() {
-        return Ok(None);
+    for name in ["TASKS", "DOOMED"] {
+        let path = load::map_pin(bpffs, name);
+        if !path.exists() {
+            continue;
+        }
+        let error = |error: &aya::maps::MapError| map_error(name, error);
+        let data = MapData::from_pin(&path).map_err(|e| error(&e))?;
+        let map = aya::maps::Map::HashMap(data);
+        let map: HashMap<MapData, u32, TaskMark> = map.try_into().map_err(|e| error(&e))?;
+        if let Some(mark) = optional(map.get(&tgid, 0), name)? {
+            return Ok(Some(mark));
+        }
     }
-    let error = |error: &aya::maps::MapError| map_error("TASKS", error);
-    let data = MapData::from_pin(&path).map_err(|e| error(&e))?;
-    let map = aya::maps::Map::HashMap(data);
-    let map: HashMap<MapData, u32, TaskMark> = map.try_into().map_err(|e| error(&e))?;
-    optional(map.get(&tgid, 0), "TASKS")
+    Ok(None)
 }
 
 fn optional<T>(result: Result<T, aya::maps::MapError>, map: &'static str) -> Result<Option<T>, KernelError> {

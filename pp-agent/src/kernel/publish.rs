@@ -35,6 +35,7 @@ pub(super) fn publish(maps: &Maps, tables: &KernelTables) -> Result<u32, KernelE
     let overflow = maps.control()?.overflow;
     let daemon = std::process::id();
     maps.set_control(Control { generation, flags, daemon, overflow })?;
+    maps.keep_overflow()?;
     sys::grace_period();
     sweep(maps, generation)?;
     forget_receipts(maps, tables)?;
