@@ -152,7 +152,7 @@ fn run_inside_a_session_is_refused(world: &mut World) -> Result<()> {
     let inner = By::run(OTHER_AGENT).words(daemon, &attempt.words);
     let output = By::run(AGENT).run_words(daemon, &inner)?;
     ensure!(!output.status.success() && !output.stdout.contains("\"ok\":true"), "{output}");
-    quiet.assert_nothing_at(PLC)
+    quiet.assert_nothing_at(target)
 }
 
 fn check_answers_as_the_kernel_decides(world: &mut World) -> Result<()> {

@@ -1,6 +1,8 @@
 //! Reading what the servers and the tap wrote: append-only files of JSON lines, looked at from a mark onwards.
 
-use std::fs;
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -9,13 +11,20 @@ use serde_json::Value;
 
 use crate::wait;
 
+/// TCP's number among the IP protocols.
+const TCP: u64 = 6;
+
 /// One packet that the tap saw arrive. Only what tests ask about.
 #[derive(Clone, Debug)]
 pub struct Packet {
+    /// Where it came from; port 0 where its protocol has none.
+    pub source: SocketAddr,
     /// Where it was going; port 0 where its protocol has none.
     pub destination: SocketAddr,
     /// IP protocol number.
     pub protocol: u64,
+    /// A TCP packet with SYN: the first of a flow.
+    pub opens: bool,
     /// Its length with its IP header.
     pub bytes: u64,
     /// Milliseconds since the epoch.
@@ -26,7 +35,7 @@ pub struct Packet {
 #[derive(Clone, Debug)]
 pub struct Journal {
     path: PathBuf,
-    from: usize,
+    from: u64,
 }
 
 impl Journal {
@@ -39,19 +48,49 @@ impl Journal {
     /// The same file from what is written after now.
     #[must_use]
     pub fn from_now(&self) -> Self {
-        Self { path: self.path.clone(), from: self.text().len() }
+        Self { path: self.path.clone(), from: std::fs::metadata(&self.path).map_or(0, |file| file.len()) }
     }
 
-    fn text(&self) -> String {
-        fs::read_to_string(&self.path).unwrap_or_default()
+    /// What is written in a part of the file; nothing where there is no such file.
+    fn text(&self, from: u64, length: u64) -> String {
+        let mut bytes = Vec::new();
+        let read = File::open(&self.path).and_then(|mut file| {
+            file.seek(SeekFrom::Start(from))?;
+            file.take(length).read_to_end(&mut bytes)
+        });
+        if read.is_err() {
+            return String::new();
+        }
+        // The last line may be half written.
+        bytes.truncate(bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// The complete lines since the mark.
     #[must_use]
     pub fn lines(&self) -> Vec<Value> {
-        let text = self.text();
-        let end = text.rfind('\n').map_or(0, |end| end + 1);
-        text.get(self.from..end).unwrap_or_default().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        self.text(self.from, u64::MAX).lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// The packets since the mark that were going to this address and are news: the rest of a TCP flow whose first packet came before
+    /// the mark is not. A connection that an earlier command made is torn down whenever the far end gets to it.
+    #[must_use]
+    pub fn new_packets_to(&self, target: SocketAddr) -> Vec<Packet> {
+        let mut packets = self.packets_to(target);
+        let may_be_old = |packet: &Packet| packet.protocol == TCP && !packet.opens;
+        if packets.iter().any(may_be_old) {
+            let earlier = self.begun_before();
+            packets.retain(|packet| !may_be_old(packet) || !earlier.contains(&(packet.source, packet.destination)));
+        }
+        packets
+    }
+
+    /// Source and destination of what had begun before the mark: TCP flows by their first packet, everything else by any.
+    #[must_use]
+    pub fn begun_before(&self) -> HashSet<(SocketAddr, SocketAddr)> {
+        let packets = self.text(0, self.from);
+        let packets = packets.lines().filter_map(|line| serde_json::from_str(line).ok()).filter_map(|line| packet(&line));
+        packets.filter(|packet| packet.protocol != TCP || packet.opens).map(|packet| (packet.source, packet.destination)).collect()
     }
 
     /// The packets since the mark that were going to this address: to the port too, unless it is 0.
@@ -81,12 +120,49 @@ fn same(seen: SocketAddr, wanted: SocketAddr) -> bool {
 }
 
 fn packet(line: &Value) -> Option<Packet> {
-    let address = line["destination"].as_str()?.parse().ok()?;
-    let port = u16::try_from(line["port"].as_u64()?).ok()?;
+    let end = |address: &str, port: &str| -> Option<SocketAddr> {
+        Some(SocketAddr::new(line[address].as_str()?.parse().ok()?, u16::try_from(line[port].as_u64()?).ok()?))
+    };
     Some(Packet {
-        destination: SocketAddr::new(address, port),
+        source: end("source", "source_port")?,
+        destination: end("destination", "port")?,
+        opens: line["syn"].as_bool()?,
         protocol: line["protocol"].as_u64()?,
         bytes: line["bytes"].as_u64()?,
         at_ms: line["at_ms"].as_u64()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn line(source_port: u16, syn: bool) -> String {
+        format!(
+            "{{\"source\":\"10.99.0.2\",\"destination\":\"10.20.4.7\",\"protocol\":6,\"source_port\":{source_port},\"port\":502,\
+             \"syn\":{syn},\"bytes\":52,\"at_ms\":1}}\n"
+        )
+    }
+
+    #[test]
+    fn only_the_rest_of_a_flow_that_began_before_the_mark_is_no_news() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let mut log = file.reopen().expect("the same file");
+        log.write_all((line(4000, true) + &line(4000, false) + &line(4001, false)).as_bytes()).expect("written");
+        let journal = Journal::new(file.path().to_path_buf()).from_now();
+        let target = "10.20.4.7:502".parse().expect("an address");
+        log.write_all(line(4000, false).as_bytes()).expect("written");
+        assert!(journal.new_packets_to(target).is_empty());
+        assert_eq!(journal.packets_to(target).len(), 1);
+        // A new flow from the same port, a flow whose beginning nobody saw, and one that began after the mark.
+        for (port, syn) in [(4000, true), (4001, false), (4002, true), (4002, false)] {
+            log.write_all(line(port, syn).as_bytes()).expect("written");
+        }
+        let news: Vec<(u16, bool)> = journal.new_packets_to(target).iter().map(|packet| (packet.source.port(), packet.opens)).collect();
+        assert_eq!(news, [(4000, true), (4001, false), (4002, true), (4002, false)]);
+        log.write_all(b"{\"source\":\"10.99").expect("written");
+        assert_eq!(journal.new_packets_to(target).len(), 4);
+    }
 }

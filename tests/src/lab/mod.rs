@@ -17,7 +17,7 @@ pub use journal::{Journal, Packet};
 pub(crate) use sweep::PINS;
 pub use sweep::sweep;
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -71,6 +71,9 @@ pub const GIT: SocketAddr = v4(198, 51, 100, 22, 22);
 /// The name server.
 pub const DNS: SocketAddr = v4(198, 51, 100, 53, 53);
 
+/// Where marks for the tap go.
+const MARKS: SocketAddr = v4(10, 98, 0, 2, 9);
+
 /// Addresses in the zone that [`fresh_target`] hands out, each with a server on the port.
 const FRESH_NETWORK: &str = "10.20.64.0/18";
 const FRESH_PORT: u16 = 6502;
@@ -116,6 +119,7 @@ pub struct Lab {
     prefix: String,
     directory: PathBuf,
     servers: Vec<servers::Server>,
+    marker: Option<UdpSocket>,
 }
 
 impl Lab {
@@ -128,10 +132,11 @@ impl Lab {
         let prefix = format!("{}{}-", sweep::PREFIX, process::id());
         let directory = std::env::temp_dir().join(prefix.trim_end_matches('-'));
         fs::create_dir_all(directory.join("bin")).with_context(|| directory.display().to_string())?;
-        let mut lab = Self { prefix, directory, servers: Vec::new() };
+        let mut lab = Self { prefix, directory, servers: Vec::new(), marker: None };
         lab.install_programs()?;
         netns::build(&lab)?;
         lab.servers = servers::start(&lab)?;
+        lab.marker = Some(netns::socket_in(&lab.netns(Place::Engineering))?);
         Ok(lab)
     }
 
@@ -163,6 +168,15 @@ impl Lab {
         let mut command = Command::new(self.program("pp-workload"));
         command.args(["in", "--with-parent", "--netns"]).arg(self.netns(place)).arg("--").args(arguments);
         command
+    }
+
+    /// Sends a mark from the engineering network to the tap: it comes out behind everything that was sent before.
+    ///
+    /// # Errors
+    /// The kernel refused it.
+    pub fn mark(&self, text: &str) -> Result<()> {
+        let _sent = self.marker.as_ref().context("the lab is not built")?.send_to(text.as_bytes(), MARKS).context("a mark for the tap")?;
+        Ok(())
     }
 
     /// Everything that arrived in the plant, packet by packet.

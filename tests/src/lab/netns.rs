@@ -1,10 +1,15 @@
 //! The four network namespaces and the links between them.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::Write as _;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sched::{CloneFlags, setns};
 
 use super::{FRESH_NETWORK, Lab, Place};
 
@@ -64,6 +69,16 @@ fn set(lab: &Lab, place: Place, name: &str, value: &str) -> Result<()> {
     let output = lab.command(place, &["/bin/sh", "-c", &script]).output()?;
     ensure!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
+}
+
+/// A UDP socket in a namespace, made by a thread that goes there and ends: it stays there and can be used from here.
+pub(super) fn socket_in(namespace: &Path) -> Result<UdpSocket> {
+    let there = File::open(namespace).with_context(|| namespace.display().to_string())?;
+    let made = thread::spawn(move || -> Result<UdpSocket> {
+        setns(there, CloneFlags::CLONE_NEWNET)?;
+        Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?)
+    });
+    made.join().map_err(|_| anyhow::anyhow!("the thread panicked"))?.context("a socket in the lab")
 }
 
 /// Removes a namespace if it is there.

@@ -21,7 +21,8 @@ type Log = Arc<Mutex<File>>;
 
 fn write(log: &Log, line: &Value) {
     let mut file = log.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Err(error) = writeln!(file, "{line}") {
+    // In one call: several servers write to this file.
+    if let Err(error) = file.write_all(format!("{line}\n").as_bytes()) {
         eprintln!("pp-workload sink: {error}");
     }
 }

@@ -1,8 +1,8 @@
 //! A packet tap: one JSON line for every IP packet that arrives in this network namespace, whatever protocol it is and whether or not
 //! anybody listens. "Nothing arrived" is asserted against this log, so it holds for raw sockets and half-open connections too.
 //!
-//! Lines: `{"source","destination","protocol","port","source_port","bytes","text","at_ms"}`; `port` is 0 where the protocol has none, `text` is the payload
-//! of datagrams to port 9, which the suite sends as marks in the log.
+//! Lines: `{"source","destination","protocol","port","source_port","syn","bytes","text","at_ms"}`; `port` is 0 where the protocol has none, `syn`
+//! is TCP's flag, `text` is the payload of datagrams to port 9, which the suite sends as marks in the log.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -41,7 +41,8 @@ pub(crate) fn run(log: &Path) -> Result<()> {
         // SAFETY: `recv_from` has initialized the first `length` bytes.
         let packet = unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), length) };
         if let Some(line) = describe(packet) {
-            writeln!(log, "{line}")?;
+            // In one call: a reader never sees half a line.
+            log.write_all(format!("{line}\n").as_bytes())?;
         }
     }
 }
@@ -58,6 +59,7 @@ fn describe(packet: &[u8]) -> Option<Value> {
     if protocol == IpNumber::IPV6_ICMP {
         return None;
     }
+    let syn = matches!(&sliced.transport, Some(TransportSlice::Tcp(tcp)) if tcp.syn());
     let (source_port, port, text) = match &sliced.transport {
         Some(TransportSlice::Tcp(tcp)) => (tcp.source_port(), tcp.destination_port(), None),
         Some(TransportSlice::Udp(udp)) => {
@@ -72,7 +74,7 @@ fn describe(packet: &[u8]) -> Option<Value> {
         _ => (0, 0, None),
     };
     Some(json!({
-        "source": source.to_string(), "destination": destination.to_string(), "protocol": protocol.0, "source_port": source_port, "port": port,
+        "source": source.to_string(), "destination": destination.to_string(), "protocol": protocol.0, "source_port": source_port, "port": port, "syn": syn,
         "bytes": packet.len(), "text": text, "at_ms": u64::try_from(now_ms()).ok()?,
     }))
 }
