@@ -13,8 +13,9 @@ mod show;
 mod source;
 mod value;
 
+pub use crate::trusted::FileCheck;
 pub use error::{ConfigError, Origin, Problem};
-pub use source::{FileCheck, MAX_FILE_BYTES, Paths, Source};
+pub use source::{MAX_FILE_BYTES, Paths, Source};
 
 use crate::identity::{AgentRules, CgroupRule, IdentityTables};
 use crate::services::{self, ServiceRow};

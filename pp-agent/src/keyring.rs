@@ -4,8 +4,6 @@
 //! verify anything are errors here, not surprises at the first receipt.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -15,6 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::escape::escape;
 use crate::receipt::json;
+use crate::trusted::{self, FileCheck, FileProblem};
 
 /// The largest `keys.json` that is read, in bytes.
 pub const MAX_KEY_SET_BYTES: u64 = 1024 * 1024;
@@ -106,19 +105,19 @@ pub enum KeySetError {
 /// Why a key-set file is not usable, with the file's name.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
-    /// The file cannot be opened or read.
-    #[error("{}: {source}", .path.display())]
-    Unreadable {
+    /// There is no such file.
+    #[error("{}: no such file", .path.display())]
+    Missing {
         /// The file.
         path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
     },
-    /// The file is larger than [`MAX_KEY_SET_BYTES`].
-    #[error("{}: larger than {MAX_KEY_SET_BYTES} bytes; this is not a key set", .path.display())]
-    TooLarge {
+    /// The file is not read: the system, its size, or who could have written it stands against it.
+    #[error("{}: {problem}", .path.display())]
+    File {
         /// The file.
         path: PathBuf,
+        /// Why.
+        problem: FileProblem,
     },
     /// The file was read and its content is refused.
     #[error("{}: {source}", .path.display())]
@@ -131,18 +130,14 @@ pub enum KeyFileError {
 }
 
 impl Keyring {
-    /// Reads a key set from a file.
+    /// Reads a key set from a file that this user must have written.
     ///
     /// # Errors
     /// [`KeyFileError`], which names the file.
-    pub fn load(path: &Path) -> Result<Self, KeyFileError> {
-        let unreadable = |source| KeyFileError::Unreadable { path: path.to_owned(), source };
-        let mut bytes = Vec::new();
-        let file = File::open(path).map_err(unreadable)?;
-        file.take(MAX_KEY_SET_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-        if bytes.len() as u64 > MAX_KEY_SET_BYTES {
-            return Err(KeyFileError::TooLarge { path: path.to_owned() });
-        }
+    pub fn load(path: &Path, check: FileCheck) -> Result<Self, KeyFileError> {
+        let read = trusted::read(path, check, MAX_KEY_SET_BYTES);
+        let read = read.map_err(|problem| KeyFileError::File { path: path.to_owned(), problem })?;
+        let bytes = read.ok_or_else(|| KeyFileError::Missing { path: path.to_owned() })?;
         Self::parse_bytes(&bytes).map_err(|source| KeyFileError::Refused { path: path.to_owned(), source })
     }
 
@@ -260,7 +255,10 @@ impl std::fmt::Display for KeyStatus {
 
 #[cfg(test)]
 mod tests {
-    use super::{KeyFileError, KeySetError, KeyStatus, Keyring};
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::{FileCheck, FileProblem, KeyFileError, KeySetError, KeyStatus, Keyring};
 
     const GOOD: &str = "utC/MffkkEO2hXR37Ilq4ut4UpZwdrwmtbGw/eEymo0=";
 
@@ -298,9 +296,41 @@ mod tests {
         let path = directory.path().join("keys.json");
         let twice = entry("a", "ed25519", GOOD, "active");
         std::fs::write(&path, format!(r#"{{"keys":[{twice},{twice}]}}"#)).unwrap();
-        let error = Keyring::load(&path).unwrap_err();
+        let error = Keyring::load(&path, FileCheck::Anybody).unwrap_err();
         assert!(matches!(error, KeyFileError::Refused { .. }));
         assert_eq!(error.to_string(), format!("{}: key a: listed twice; keep one entry for each key id", path.display()));
+    }
+
+    #[test]
+    fn keys_that_somebody_else_could_have_written_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys.json");
+        fs::write(&path, format!(r#"{{"keys":[{}]}}"#, entry("a", "ed25519", GOOD, "active"))).unwrap();
+        let me = nix::unistd::geteuid().as_raw();
+        for mode in [0o660, 0o642, 0o666] {
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            let error = Keyring::load(&path, FileCheck::OwnedBy(me)).unwrap_err();
+            let said = format!("{}: mode {mode:04o} lets others write it; chmod 0640", path.display());
+            assert_eq!(error.to_string(), said);
+            assert_eq!(Keyring::load(&path, FileCheck::Anybody).unwrap().len(), 1);
+        }
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(Keyring::load(&path, FileCheck::OwnedBy(me)).unwrap().len(), 1);
+        let error = Keyring::load(&path, FileCheck::OwnedBy(me + 1)).unwrap_err();
+        assert!(matches!(error, KeyFileError::File { problem: FileProblem::Owner { uid, .. }, .. } if uid == me), "{error}");
+    }
+
+    #[test]
+    fn missing_files_folders_and_huge_files_are_no_key_sets() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys.json");
+        let load = || Keyring::load(&path, FileCheck::Anybody).unwrap_err();
+        assert!(matches!(load(), KeyFileError::Missing { .. }));
+        fs::create_dir(&path).unwrap();
+        assert!(matches!(load(), KeyFileError::File { problem: FileProblem::NotAFile, .. }));
+        fs::remove_dir(&path).unwrap();
+        fs::write(&path, vec![b' '; (1 << 20) + 1]).unwrap();
+        assert!(matches!(load(), KeyFileError::File { problem: FileProblem::TooLarge { .. }, .. }));
     }
 
     #[test]

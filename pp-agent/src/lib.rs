@@ -24,3 +24,4 @@ pub mod receipt;
 pub mod released;
 pub mod services;
 pub mod state;
+pub mod trusted;

@@ -22,6 +22,8 @@ use crate::world::{World, tests};
 tests![
     policies_that_are_not_right_are_refused_and_the_old_one_stays,
     policy_of_another_owner_is_refused,
+    keys_of_another_owner_are_refused,
+    task_table_of_another_size_is_told,
     empty_policy_enforces_the_built_in_services,
     receipts_that_are_no_receipts_are_refused,
     terminal_escapes_never_reach_the_terminal,
@@ -90,6 +92,56 @@ fn policy_of_another_owner_is_refused(world: &mut World) -> Result<()> {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
     let reloaded = daemon.cli(&["policy", "reload"])?;
     ensure!(!reloaded.status.success() && reloaded.both().contains("0666"), "{reloaded}");
+    alive_and_enforcing(&daemon)
+}
+
+fn keys_of_another_owner_are_refused(world: &mut World) -> Result<()> {
+    let mut daemon = world.own(&Policy::standard(world.lab()))?;
+    let path = daemon.path("keys.json");
+    let _registered = daemon.register(&plc().sign(daemon.operator()))?;
+    let reaches = |daemon: &Daemon| By::Program("lab-claude").attempt(daemon, &attack::tcp(daemon.lab(), PLC));
+    let refused = |daemon: &Daemon, said: &str| -> Result<()> {
+        let reloaded = daemon.cli(&["policy", "reload"])?;
+        ensure!(!reloaded.status.success() && reloaded.both().contains(said), "no refusal that says `{said}`: {reloaded}");
+        let answer = reaches(daemon)?;
+        ensure!(answer == Answer::Delivered, "what was in force did not stay: {answer:?}");
+        Ok(())
+    };
+    chown(&path, Some(9), None)?;
+    refused(&daemon, "keys.json: belongs to uid 9")?;
+    chown(&path, Some(0), None)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o620))?;
+    refused(&daemon, "keys.json: mode 0620")?;
+    // At start there is nothing to keep: no key, so no receipt, and it says so.
+    daemon.stop()?;
+    daemon.spawn()?;
+    alive_and_enforcing(&daemon)?;
+    let status = daemon.cli(&["status"])?;
+    ensure!(status.code() != 0 && status.both().contains("keys.json: mode 0620"), "{status}");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640))?;
+    let _reloaded = daemon.cli(&["policy", "reload"])?.success()?;
+    let answer = reaches(&daemon)?;
+    ensure!(answer == Answer::Delivered, "the receipt does not hold again: {answer:?}");
+    let _healthy = daemon.cli(&["status"])?.success()?;
+    Ok(())
+}
+
+/// `max_tasks` is the one value that a reload cannot put in force: whoever changes it hears so until it is.
+fn task_table_of_another_size_is_told(world: &mut World) -> Result<()> {
+    let mut daemon = world.own(&Policy::standard(world.lab()))?;
+    Policy::standard(world.lab()).with_top("max_tasks = 2048").write(&daemon.path("policy.toml"))?;
+    let said = "max_tasks = 2048 is not in force, the task table was made for 65536";
+    let reloaded = daemon.cli(&["policy", "reload"])?.success()?;
+    ensure!(reloaded.stdout.contains(said), "{reloaded}");
+    for _ in 0..2 {
+        let status = daemon.cli(&["status"])?;
+        ensure!(status.code() != 0 && status.both().contains(said), "{status}");
+        daemon.stop()?;
+        daemon.spawn()?;
+    }
+    ensure!(daemon.log().contains(said), "the start does not say so:\n{}", daemon.log());
+    daemon.reload(&Policy::standard(world.lab()))?;
+    let _healthy = daemon.cli(&["status"])?.success()?;
     alive_and_enforcing(&daemon)
 }
 

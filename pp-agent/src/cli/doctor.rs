@@ -10,6 +10,7 @@ use super::{BPFFS, Context, DONE, ERROR, Outcome, wait};
 use crate::kernel::host;
 use crate::keyring::Keyring;
 use crate::receipt::key::OperatorKey;
+use crate::trusted::FileCheck;
 
 /// `doctor`.
 #[derive(Debug, Args)]
@@ -176,7 +177,7 @@ fn gap_words(gap: &str) -> &'static str {
 
 /// Whoever can read the private half of a trusted key signs for its owner.
 fn private_keys(keys: &Path) -> Vec<Finding> {
-    let Ok(keyring) = Keyring::load(keys) else { return Vec::new() };
+    let Ok(keyring) = Keyring::load(keys, FileCheck::Anybody) else { return Vec::new() };
     let mut folders = vec![PathBuf::from("/etc/pp-agent"), PathBuf::from("/root"), PathBuf::from(".")];
     folders.extend(entries(Path::new("/home")));
     let files = folders.iter().flat_map(|folder| entries(folder)).filter(|file| file.extension().is_some_and(|kind| kind == "pem"));

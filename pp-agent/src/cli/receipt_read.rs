@@ -11,6 +11,7 @@ use crate::control::routes::MAX_BODY;
 use crate::keyring::Keyring;
 use crate::receipt::meaning;
 use crate::receipt::verify as verify_artifact;
+use crate::trusted::FileCheck;
 
 /// `receipt verify`: a file that cannot be read (EX_IOERR, sysexits.h).
 const UNREADABLE: u8 = 74;
@@ -37,7 +38,7 @@ pub(crate) fn verify(context: &Context, args: &VerifyArgs) -> Outcome {
         Ok(artifact) => artifact,
         Err(error) => return unreadable(&error),
     };
-    let keys = match Keyring::load(&args.keys) {
+    let keys = match Keyring::load(&args.keys, FileCheck::Anybody) {
         Ok(keys) => keys,
         Err(error) => return unreadable(&error),
     };
@@ -74,7 +75,8 @@ fn unreadable(error: &dyn std::fmt::Display) -> Outcome {
 /// What an artifact says, whether it verifies or not.
 pub(crate) fn inspect(context: &Context, args: &InspectArgs) -> Outcome {
     let artifact = artifact(&args.file)?;
-    let keys = if args.keys.exists() { Keyring::load(&args.keys).map_err(CliError::message)? } else { Keyring::default() };
+    let keys =
+        if args.keys.exists() { Keyring::load(&args.keys, FileCheck::Anybody).map_err(CliError::message)? } else { Keyring::default() };
     let outcome = verify_artifact(&artifact, &keys);
     let text = meaning::inspect(&outcome, Now::read().wall_ms);
     if context.out.json {

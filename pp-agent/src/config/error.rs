@@ -2,9 +2,10 @@
 
 use super::source::MAX_FILE_BYTES;
 use crate::identity::{Danger, IdentityError};
+use crate::trusted::FileProblem;
 use ipnet::IpNet;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A place in a policy file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +84,20 @@ pub enum ConfigError {
     /// The rules of all agents do not fit together.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+}
+
+impl ConfigError {
+    /// Why this file is not read.
+    pub(super) fn of_file(path: &Path) -> impl FnOnce(FileProblem) -> Self {
+        let path = path.to_owned();
+        move |problem| match problem {
+            FileProblem::Unreadable(source) => Self::Read { path, source },
+            FileProblem::NotAFile => Self::NotAFile { path },
+            FileProblem::Owner { uid, wanted } => Self::Owner { path, uid, wanted },
+            FileProblem::Writable { mode } => Self::Writable { path, mode },
+            FileProblem::TooLarge { size, most: _ } => Self::TooLarge { path, size },
+        }
+    }
 }
 
 /// What is wrong at one place.

@@ -2,11 +2,11 @@
 //! trusted because somebody else could have written them.
 
 use super::error::{ConfigError, Origin};
+use crate::trusted::{self, FileCheck};
 use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Most bytes of one policy file.
@@ -34,20 +34,6 @@ impl Default for Paths {
     fn default() -> Self {
         Self::beside(Path::new("/etc/pp-agent/policy.toml"))
     }
-}
-
-/// Who must have written the files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FileCheck {
-    /// This uid owns each, and nobody else can write it.
-    OwnedBy(u32),
-    /// Anybody: a draft that is only looked at.
-    Anybody,
-}
-
-impl FileCheck {
-    /// What the daemon demands.
-    pub const ROOT: Self = Self::OwnedBy(0);
 }
 
 /// One policy file's text.
@@ -86,7 +72,7 @@ fn drop_ins(folder: &Path, check: FileCheck) -> Result<Vec<PathBuf>, ConfigError
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(source) => return Err(error(source)),
     };
-    trust(folder, &fs::metadata(folder).map_err(error)?, check)?;
+    trusted::trust(&fs::metadata(folder).map_err(error)?, check).map_err(ConfigError::of_file(folder))?;
     let mut paths = Vec::new();
     for entry in entries {
         let path = entry.map_err(error)?.path();
@@ -100,48 +86,10 @@ fn drop_ins(folder: &Path, check: FileCheck) -> Result<Vec<PathBuf>, ConfigError
 
 /// The file's text, `None` where there is no such file.
 fn read(path: &Path, check: FileCheck) -> Result<Option<Source>, ConfigError> {
-    let error = |source| ConfigError::Read { path: path.to_owned(), source };
-    // A FIFO would hold up the reader, so the kind is judged before opening
-    // and, because the path may point elsewhere by then, once more after.
-    match fs::metadata(path) {
-        Ok(metadata) if !metadata.is_file() => {
-            return Err(ConfigError::NotAFile { path: path.to_owned() });
-        }
-        Ok(_) => {}
-        Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
-            return if path.is_symlink() { Err(error(missing)) } else { Ok(None) };
-        }
-        Err(source) => return Err(error(source)),
-    }
-    let file = File::open(path).map_err(error)?;
-    let metadata = file.metadata().map_err(error)?;
-    if !metadata.is_file() {
-        return Err(ConfigError::NotAFile { path: path.to_owned() });
-    }
-    trust(path, &metadata, check)?;
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(error)?;
-    let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-    if length > MAX_FILE_BYTES {
-        let size = metadata.len().max(length);
-        return Err(ConfigError::TooLarge { path: path.to_owned(), size });
-    }
+    let Some(bytes) = trusted::read(path, check, MAX_FILE_BYTES).map_err(ConfigError::of_file(path))? else {
+        return Ok(None);
+    };
     let text =
         String::from_utf8(bytes).map_err(|bad| ConfigError::NotText { path: path.to_owned(), offset: bad.utf8_error().valid_up_to() })?;
     Ok(Some(Source { name: path.display().to_string(), text }))
-}
-
-fn trust(path: &Path, metadata: &fs::Metadata, check: FileCheck) -> Result<(), ConfigError> {
-    let FileCheck::OwnedBy(wanted) = check else {
-        return Ok(());
-    };
-    let path = path.to_owned();
-    if metadata.uid() != wanted {
-        return Err(ConfigError::Owner { path, uid: metadata.uid(), wanted });
-    }
-    let mode = metadata.mode() & 0o7777;
-    if mode & 0o022 != 0 {
-        return Err(ConfigError::Writable { path, mode });
-    }
-    Ok(())
 }

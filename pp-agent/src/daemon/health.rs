@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Daemon, PolicyOrigin, Posture};
 use crate::clock::{Now, rfc3339};
-use crate::config::Mode;
+use crate::config::{Config, Mode};
 use crate::control::ApiError;
 use crate::events::Kind;
 use crate::kernel::{Backend, host};
@@ -23,6 +23,7 @@ impl Daemon {
             problems.push(format!("the policy on disk is refused, the last good one is in force: {error}"));
         }
         problems.extend(inner.keyring_problem.clone());
+        problems.extend(self.task_table_differs(&inner.config));
         if behind || inner.withheld {
             problems.push("the clock is behind the highest time seen: no receipt can be registered".to_owned());
         }
@@ -59,6 +60,18 @@ impl Daemon {
             "started": rfc3339(self.started_ms),
             "pid": std::process::id(),
         }))
+    }
+
+    /// What policy asks of the task table and the one in force has not. Programs keep their maps: one of another size would begin
+    /// empty, and who is marked would be forgotten.
+    pub(super) fn task_table_differs(&self, config: &Config) -> Option<String> {
+        let (wanted, found) = (config.max_tasks, self.gate.max_tasks());
+        (wanted != found).then(|| {
+            format!(
+                "max_tasks = {wanted} is not in force, the task table was made for {found}: it changes when the tables are made anew, \
+                 at a reboot or, ending enforcement and every session meanwhile, by pp-agent uninstall-hooks and a restart"
+            )
+        })
     }
 
     /// `GET /metrics`.

@@ -20,7 +20,7 @@ use crate::events::build::Builder;
 use crate::events::hub::Hub;
 use crate::events::store::Store;
 use crate::kernel::{Gate, GateOptions, KernelError, host};
-use crate::keyring::Keyring;
+use crate::keyring::{KeyFileError, Keyring};
 use crate::metrics::ControlCounters;
 use crate::state::State;
 use crate::{adopt, identity};
@@ -62,7 +62,7 @@ pub(super) fn start(args: DaemonArgs) -> Result<Daemon, DaemonError> {
         Inner { config, origin, keyring, keyring_problem, receipts, cgroups, generation: 0, posture: Posture::default(), withheld };
     let tables = inner.tables()?;
     inner.generation = gate.apply(&tables)?;
-    Ok(Daemon {
+    let daemon = Daemon {
         gate,
         state,
         hub: Hub::new(store, &host_name),
@@ -76,7 +76,11 @@ pub(super) fn start(args: DaemonArgs) -> Result<Daemon, DaemonError> {
         cgroup_root,
         boot_id,
         started_ms: now.wall_ms,
-    })
+    };
+    if let Some(problem) = daemon.task_table_differs(&daemon.inner().config) {
+        tracing::error!("policy: {problem}");
+    }
+    Ok(daemon)
 }
 
 /// What follows once records are read: the walk over what runs, the canary,
@@ -144,10 +148,10 @@ impl Daemon {
         };
         let config = Config::load(&Paths::beside(&self.args.policy), FileCheck::ROOT).map_err(|error| refused(error.to_string()))?;
         let mut inner = self.inner();
-        let keyring = match Keyring::load(&self.args.keys) {
+        let keyring = match Keyring::load(&self.args.keys, FileCheck::ROOT) {
             Ok(keyring) => keyring,
             // Keys that were never there are not missed; keys that vanish are.
-            Err(_) if !self.args.keys.exists() && inner.keyring.is_empty() => Keyring::default(),
+            Err(KeyFileError::Missing { .. }) if inner.keyring.is_empty() => Keyring::default(),
             Err(error) => return Err(refused(error.to_string())),
         };
         let cgroups = resolve_cgroups(self.cgroup_root.as_deref(), &config);
@@ -174,7 +178,8 @@ impl Daemon {
             builder.names.names = names_of(&inner.config, &self.state);
             builder.names.rules.clone_from(&inner.config.identity.rules);
         }
-        let notes = inner.config.notes.clone();
+        let mut notes = inner.config.notes.clone();
+        notes.extend(self.task_table_differs(&inner.config));
         drop(inner);
         let mut event = self.event(Kind::Policy);
         event.reason = Some("reloaded".to_owned());
@@ -237,9 +242,9 @@ fn keep(state: &State, config: &Config) {
 
 /// The keys; none where the file is missing or refused.
 fn read_keys(file: &Path) -> (Keyring, Option<String>) {
-    match Keyring::load(file) {
+    match Keyring::load(file, FileCheck::ROOT) {
         Ok(keyring) => (keyring, None),
-        Err(error) if !file.exists() => {
+        Err(error @ KeyFileError::Missing { .. }) => {
             tracing::info!("{error}; no receipt can be registered without keys");
             (Keyring::default(), None)
         }

@@ -27,7 +27,7 @@ use std::{
     },
 };
 
-use aya::maps::{HashMap, MapData, RingBuf};
+use aya::maps::{HashMap, MapData, MapInfo, RingBuf};
 use pp_common::{
     abi::{Control, NameId, RepeatKey, Repeats, Serial, SockMark, Spent, TaskMark},
     decide::{Attempt, Decision, Subject, decide, nearest_receipt},
@@ -49,6 +49,7 @@ pub struct Gate {
     maps: Maps,
     records: Mutex<Option<Records>>,
     fresh: bool,
+    max_tasks: u32,
     choice: backend::Choice,
     /// The last canary was refused what no cgroup program can refuse.
     refuses: AtomicBool,
@@ -69,10 +70,13 @@ impl Gate {
         let ring = loader.ebpf.take_map("EVENTS").ok_or_else(|| KernelError::Load("the object has no map EVENTS".into()))?;
         let ring = RingBuf::try_from(ring).map_err(|error| map_error("EVENTS", &error))?;
         let maps = Maps::open(&mut loader.ebpf)?;
+        // What a start finds pinned has the size it was made with.
+        let tasks = MapInfo::from_pin(load::map_pin(&options.bpffs, "TASKS")).map_err(|error| map_error("TASKS", &error))?;
         let mut gate = Self {
             maps,
             records: Mutex::new(Some(Records::new(ring)?)),
             fresh: loader.fresh,
+            max_tasks: tasks.max_entries(),
             choice: backend::Choice::default(),
             refuses: AtomicBool::new(false),
             publishing: Mutex::new(()),
@@ -88,6 +92,12 @@ impl Gate {
     #[must_use]
     pub const fn fresh(&self) -> bool {
         self.fresh
+    }
+
+    /// Most marked processes that the task table in force has room for.
+    #[must_use]
+    pub const fn max_tasks(&self) -> u32 {
+        self.max_tasks
     }
 
     /// The backend that the last canary found refusing.

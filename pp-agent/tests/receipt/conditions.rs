@@ -260,7 +260,7 @@ fn errors_carry_the_issuers_codes() {
 #[test]
 fn public_vectors_open_nothing_here() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/receipt-spec/test-vectors");
-    let keys = pp_agent::keyring::Keyring::load(&folder.join("keys.json")).unwrap();
+    let keys = pp_agent::keyring::Keyring::load(&folder.join("keys.json"), pp_agent::trusted::FileCheck::Anybody).unwrap();
     for (file, expected) in [
         ("approve-human-execute-lane-refund.json", "other_action"),
         ("approve-human-execute-lane-create-pr.json", "other_action"),

@@ -12,7 +12,7 @@ fn vectors() -> PathBuf {
 }
 
 fn outcome(file: &str) -> Result<Evidence, VerifyError> {
-    let keys = Keyring::load(&vectors().join("keys.json")).unwrap();
+    let keys = Keyring::load(&vectors().join("keys.json"), pp_agent::trusted::FileCheck::Anybody).unwrap();
     verify(&std::fs::read(vectors().join(file)).unwrap(), &keys)
 }
 
