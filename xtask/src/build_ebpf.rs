@@ -16,8 +16,6 @@ pub(crate) enum Variant<'a> {
     Shipped,
     /// With one more cargo feature.
     Feature(&'a str),
-    /// The shipped one under another `ABI_VERSION`: what an upgrade meets.
-    Abi(&'a str),
 }
 
 /// Builds the object and returns its path. Cargo decides what is fresh.
@@ -29,18 +27,12 @@ pub(crate) fn run(paths: &Paths, variant: Variant<'_>) -> Result<PathBuf> {
     let toolchain = toolchain::ensure(paths)?;
     let mut command = toolchain.cargo_build();
     let mut object = paths.ebpf_object();
-    let mut target = paths.cache.join("ebpf/target");
+    let target = paths.cache.join("ebpf/target");
     match variant {
         Variant::Shipped => {}
         Variant::Feature(feature) => {
             command.args(["--features", feature]);
             object.set_file_name(format!("pp-ebpf-{feature}"));
-        }
-        Variant::Abi(version) => {
-            command.env("PP_ABI_VERSION", version);
-            object.set_file_name("pp-ebpf-next");
-            // Its own directory: cargo would rebuild both each time the variable changes.
-            target.set_file_name("target-next");
         }
     }
     command.args(["--quiet", "--package", "pp-ebpf", "--bin", "pp-ebpf", "--target-dir"]).arg(&target);

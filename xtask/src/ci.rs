@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -11,9 +12,11 @@ use anyhow::{Context as _, Result};
 use crate::{
     build_ebpf::{self, Variant},
     e2e,
-    kernels::Matrix,
+    kernels::{Matrix, Row},
     paths::Paths,
     setup, sh,
+    side_by_side::{self, Piece},
+    systemd,
 };
 
 /// One line of the table.
@@ -42,27 +45,52 @@ pub(crate) fn run(paths: &Paths) -> Result<bool> {
     table.push(unit(paths, "unit tests", &["test", "--no-fail-fast"])?);
     table.push(unit(paths, "unit tests of the harness", &["test", "--no-fail-fast", "--package", "pp-tests", "--lib"])?);
     let start = Instant::now();
-    let bin = object.and_then(|_| e2e::build_next(paths)).and_then(|()| e2e::build_user_side(paths, false));
+    let bin = object.and_then(|_| e2e::build_all(paths));
     table.push(verdict("build of agent and suite", &bin, start));
     if let Ok(bin) = bin {
-        for row in matrix.rows.iter().filter(|row| row.ci) {
-            sh::say(format!("e2e {} ...", row.name));
-            // Emulated kernels run the groups that depend on the kernel; `soak` runs everything everywhere.
-            let only: &[String] = if row.kernel.is_some() { &["--kernel-only".to_owned()] } else { &[] };
-            let cell = e2e::run_row(paths, &matrix, row, &bin, only, false);
-            for complaint in &cell.complaints {
-                sh::say(format!("e2e {}: {complaint}", cell.row));
-            }
-            table.push(Line {
-                what: format!("e2e {} ({})", cell.row, cell.kernel),
-                passed: cell.passed,
-                failed: cell.failed,
-                skipped: cell.skipped,
-                took: cell.took,
-            });
-        }
+        let (here, emulated): (Vec<_>, Vec<_>) = matrix.rows.iter().filter(|row| row.ci).partition(|row| row.kernel.is_none());
+        // Alone: its tests of how soon something is told or ended measure this machine.
+        table.extend(here.into_iter().map(|row| e2e_line(paths, &matrix, row, &bin)));
+        table.extend(in_machines(paths, &matrix, &emulated, &bin));
     }
     Ok(print(&table))
+}
+
+/// The kernels' rows and the installed service, side by side: each keeps about one processor busy. The longest come first.
+fn in_machines(paths: &Paths, matrix: &Matrix, rows: &[&Row], bin: &Path) -> Vec<Line> {
+    let agent = bin.join("pp-agent");
+    let agent = &agent;
+    let rows = rows.iter().map(|row| -> Piece<'_, Line> { Box::new(move || e2e_line(paths, matrix, row, bin)) });
+    let tries = systemd::Mode::ALL.map(|mode| -> Piece<'_, Line> { Box::new(move || installed_line(paths, matrix, mode, agent)) });
+    side_by_side::run(rows.chain(tries).collect())
+}
+
+fn e2e_line(paths: &Paths, matrix: &Matrix, row: &Row, bin: &Path) -> Line {
+    sh::say(format!("e2e {} ...", row.name));
+    // Emulated kernels run the groups that depend on the kernel; `soak` runs everything everywhere.
+    let only: &[String] = if row.kernel.is_some() { &["--kernel-only".to_owned()] } else { &[] };
+    let cell = e2e::run_row(paths, matrix, row, bin, only, false);
+    for complaint in &cell.complaints {
+        sh::say(format!("e2e {}: {complaint}", cell.row));
+    }
+    sh::say(format!("e2e {}: done in {:.0} s", cell.row, cell.took.as_secs_f64()));
+    Line {
+        what: format!("e2e {} ({})", cell.row, cell.kernel),
+        passed: cell.passed,
+        failed: cell.failed,
+        skipped: cell.skipped,
+        took: cell.took,
+    }
+}
+
+fn installed_line(paths: &Paths, matrix: &Matrix, mode: systemd::Mode, agent: &Path) -> Line {
+    sh::say(format!("installed service, {} ...", mode.name()));
+    let tried = systemd::try_installed(paths, matrix, systemd::KERNEL, mode, agent);
+    if let Some(complaint) = &tried.complaint {
+        sh::say(format!("{}: {complaint}", tried.what));
+    }
+    sh::say(format!("{}: done in {:.0} s", tried.what, tried.took.as_secs_f64()));
+    Line { what: tried.what, passed: tried.held, failed: tried.complaint.is_some().into(), skipped: 0, took: tried.took }
 }
 
 /// A cargo command that passes or fails as one.

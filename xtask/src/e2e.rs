@@ -69,16 +69,24 @@ pub(crate) fn build(paths: &Paths, release: bool) -> Result<PathBuf> {
     build_user_side(paths, release)
 }
 
+/// The suite's binaries and the agent of the upgrade test. That one is built first: cargo puts both in the same place.
+pub(crate) fn build_all(paths: &Paths) -> Result<PathBuf> {
+    build_ebpf::run(paths, Variant::Shipped)?;
+    build_next(paths)?;
+    build_user_side(paths, false)
+}
+
 /// The agent as a later version would be, with another `ABI_VERSION`, for the test of an upgrade. It is built where the agent
-/// itself is, so that only our own crates are compiled twice, and copied away.
-pub(crate) fn build_next(paths: &Paths) -> Result<()> {
-    let object = build_ebpf::run(paths, Variant::Abi(NEXT_ABI))?;
+/// itself is, so that only our own crates are compiled twice, and copied away. These have a profile of their own, by which cargo
+/// tells the two builds apart: without it each would throw out the other's every time.
+fn build_next(paths: &Paths) -> Result<()> {
     sh::say("build the agent of the upgrade test ...");
     sh::run(
         Command::new("cargo")
-            .args(["build", "--quiet", "--package", "pp-agent", "--bin", "pp-agent"])
+            // The tests' package is named for the features that it asks of common dependencies: these are not built twice either.
+            .args(["build", "--quiet", "--package", "pp-agent", "--package", "pp-tests", "--bin", "pp-agent"])
+            .args(["--config", "profile.dev.package.pp-agent.debug=false", "--config", "profile.dev.package.pp-common.debug=false"])
             .env("PP_ABI_VERSION", NEXT_ABI)
-            .env("PP_EBPF_OBJECT", object)
             .current_dir(&paths.root),
     )?;
     let (built, kept) = (paths.target.join("debug/pp-agent"), next_agent(paths));
@@ -86,12 +94,12 @@ pub(crate) fn build_next(paths: &Paths) -> Result<()> {
     Ok(())
 }
 
-fn next_agent(paths: &Paths) -> PathBuf {
+pub(crate) fn next_agent(paths: &Paths) -> PathBuf {
     paths.cache.join("pp-agent-next")
 }
 
 /// Agent and tests, around the object that is there.
-pub(crate) fn build_user_side(paths: &Paths, release: bool) -> Result<PathBuf> {
+fn build_user_side(paths: &Paths, release: bool) -> Result<PathBuf> {
     let mut command = Command::new("cargo");
     command.args(["build", "--quiet", "--package", "pp-agent", "--package", "pp-tests"]).current_dir(&paths.root);
     if release {
@@ -118,8 +126,7 @@ pub(crate) fn run(paths: &Paths, row: Option<&str>, more: &[String]) -> Result<C
     if row.kernel.is_some() {
         setup::run(paths, Some(setup::Part::Kernels))?;
     }
-    let bin = build(paths, false)?;
-    build_next(paths)?;
+    let bin = build_all(paths)?;
     Ok(run_row(paths, &matrix, row, &bin, more, true))
 }
 

@@ -68,7 +68,8 @@ pub(crate) fn install(paths: &Paths, root: &Path, binary: Option<PathBuf>) -> Re
 pub(crate) fn uninstall(root: &Path, purge: bool) -> Result<()> {
     need_root("uninstall")?;
     let binary = root.join(BINARY);
-    if live(root) && active() {
+    // Also where it is not active: it may be enabled, or between two attempts to start.
+    if live(root) && root.join(FILES[0].1).is_file() {
         sh::run(&mut sh::cmd("systemctl", ["disable", "--now", UNIT]))?;
     }
     if root == Path::new("/") && binary.is_file() {

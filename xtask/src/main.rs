@@ -12,6 +12,7 @@ mod packages;
 mod paths;
 mod setup;
 mod sh;
+mod side_by_side;
 mod systemd;
 mod toolchain;
 mod vm;
@@ -76,7 +77,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         more: Vec<String>,
     },
-    /// Run every check: format, lints, unit tests, the suite here and on every kernel
+    /// Run every check: format, lints, unit tests, the suite here and on every kernel, the installed service
     Ci,
     /// Replay the incident in the lab, stage by stage, then with a signed receipt
     Demo {
@@ -122,7 +123,7 @@ enum Task {
     /// Try the installed service with real systemd in a virtual machine
     InstallTest {
         /// Kernel of tests/kernels.toml
-        #[arg(long, default_value = "6.1")]
+        #[arg(long, default_value = systemd::KERNEL)]
         kernel: String,
     },
 }
@@ -173,6 +174,6 @@ fn start(cli: Cli) -> Result<u8> {
         Task::Soak { rounds, rows } => Ok(u8::from(!wrappers::soak(&paths, rounds, &rows)?)),
         Task::Install { root, binary } => install::install(&paths, &root, binary).map(|()| 0),
         Task::Uninstall { root, purge } => install::uninstall(&root, purge).map(|()| 0),
-        Task::InstallTest { kernel } => systemd::install_test(&paths, &kernel).map(|()| 0),
+        Task::InstallTest { kernel } => Ok(u8::from(!systemd::install_test(&paths, &kernel)?)),
     }
 }

@@ -1,11 +1,21 @@
 //! Test machines with systemd as PID 1, and the test of the installed service on one of them: its ordering, its restart, its
 //! upgrade and its removal.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
-use crate::{e2e, kernels::Matrix, paths::Paths, setup, sh, vm};
+use crate::{
+    e2e,
+    kernels::Matrix,
+    paths::Paths,
+    setup,
+    side_by_side::{self, Piece},
+    vm, wrappers,
+};
 
 /// Second stage: throws out (of the throw-away overlay) what this machine would start, adds one target that runs
 /// `/out/command.sh` once `basic.target` is up, and becomes systemd.
@@ -53,40 +63,128 @@ exec /lib/systemd/systemd --unit=pp-run.target --log-target=journal
 /// The steps inside the machine.
 const INSTALL_TEST: &str = include_str!("install_test.sh");
 
-/// Installs, starts, kills, upgrades, stops and uninstalls the service on a machine with systemd; an error when a step does not
-/// hold.
-pub(crate) fn install_test(paths: &Paths, kernel: &str) -> Result<()> {
-    setup::native(paths)?;
-    setup::vm_tools()?;
-    let matrix = Matrix::load(paths)?;
-    // Not the release build: what is tried is the unit, and it is there already.
-    let agent = e2e::build(paths, false)?.join("pp-agent");
-    let script = paths.cache.join("install-test.sh");
+/// The kernel it is tried on unless another is named.
+pub(crate) const KERNEL: &str = "6.1";
+
+/// Longest time one mode may take; it needs about a sixth of it.
+const DEADLINE: Duration = Duration::from_secs(15 * 60);
+
+/// What is tried: the whole life of the service, and a boot with `pp_agent=off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Install, start, kill, upgrade, stop, uninstall.
+    Lifetime,
+    /// Nothing starts.
+    Off,
+}
+
+impl Mode {
+    /// Both, the longer one first.
+    pub(crate) const ALL: [Self; 2] = [Self::Lifetime, Self::Off];
+
+    /// Its name in the table and for the script.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Lifetime => "lifetime",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// How one mode went.
+#[derive(Debug)]
+pub(crate) struct Tried {
+    /// What was tried, on which kernel.
+    pub(crate) what: String,
+    /// Steps that held.
+    pub(crate) held: usize,
+    /// Why it failed, with the end of its log; `None` when every step held.
+    pub(crate) complaint: Option<String>,
+    /// From start to judgement.
+    pub(crate) took: Duration,
+}
+
+/// Tries one mode with the binaries built before. Whatever goes wrong is the complaint.
+pub(crate) fn try_installed(paths: &Paths, matrix: &Matrix, kernel: &str, mode: Mode, agent: &Path) -> Tried {
+    let start = Instant::now();
+    let outcome = in_vm(paths, matrix, kernel, mode, agent);
+    let mut tried =
+        Tried { what: format!("installed service, {} ({kernel})", mode.name()), held: 0, complaint: None, took: start.elapsed() };
+    match outcome {
+        Ok((outcome, log)) => {
+            tried.what = format!("installed service, {} ({})", mode.name(), outcome.release);
+            (tried.held, tried.complaint) = judge(outcome.exit_code, &log);
+        }
+        Err(err) => tried.complaint = Some(format!("{err:#}")),
+    }
+    tried
+}
+
+fn in_vm(paths: &Paths, matrix: &Matrix, kernel: &str, mode: Mode, agent: &Path) -> Result<(vm::Outcome, String)> {
+    let run = format!("install-{}", mode.name());
+    let script = paths.cache.join(format!("{run}.sh"));
     crate::paths::write_if_changed(&script, INSTALL_TEST)?;
     // The guest runs this program to install, with the binary built here.
     let xtask = std::env::current_exe().context("own executable: not known")?;
     let lsm = matrix.rows.iter().find(|row| row.kernel.as_deref() == Some(kernel)).map_or("", |row| &row.append);
-    for (mode, append) in [("lifetime", lsm), ("off", "pp_agent=off")] {
-        let job = vm::Job {
-            kernel,
-            append,
-            run: &format!("install-{mode}"),
-            command: &["/bin/bash".to_owned(), shown(&script), shown(&xtask), shown(&agent), mode.to_owned()],
-            env: &[],
-            systemd: true,
-            deadline: Duration::from_secs(600),
-            show: false,
-        };
-        let outcome = vm::run(paths, &matrix, &job)?;
-        let (log, seconds) = (outcome.out.join("stdout.log"), outcome.took.as_secs_f64());
-        if outcome.exit_code != 0 {
-            bail!("install test {mode} on {}: exit code {}\n{}", outcome.release, outcome.exit_code, crate::paths::read(&log)?);
-        }
-        sh::say(format!("install test {mode} on {}: every step held, {seconds:.0} s", outcome.release));
+    let next = e2e::next_agent(paths);
+    let job = vm::Job {
+        kernel,
+        append: if mode == Mode::Off { "pp_agent=off" } else { lsm },
+        run: &run,
+        command: &["/bin/bash".to_owned(), shown(&script), shown(&xtask), shown(agent), shown(&next), mode.name().to_owned()],
+        env: &[],
+        systemd: true,
+        deadline: DEADLINE,
+        show: false,
+    };
+    let outcome = vm::run(paths, matrix, &job)?;
+    let log = crate::paths::read(&outcome.out.join("stdout.log"))?;
+    Ok((outcome, log))
+}
+
+/// How many steps held, and why that is not enough. A script that ends before its last line has failed, whatever its exit code.
+fn judge(exit_code: i32, log: &str) -> (usize, Option<String>) {
+    let held = log.lines().filter(|line| line.starts_with("install-test: held: ")).count();
+    let whole = exit_code == 0 && held > 0 && log.lines().any(|line| line == "install-test: all steps held");
+    let tail = || log.lines().rev().take(70).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n");
+    (held, (!whole).then(|| format!("exit code {exit_code} after {held} steps; end of its log:\n{}", tail())))
+}
+
+/// Sets up, builds and tries the installed service in every mode; true when every step held.
+pub(crate) fn install_test(paths: &Paths, kernel: &str) -> Result<bool> {
+    setup::native(paths)?;
+    setup::run(paths, Some(setup::Part::Kernels))?;
+    let matrix = Matrix::load(paths)?;
+    // Not the release build: what is tried is the unit, and it is there already.
+    let agent = e2e::build_all(paths)?.join("pp-agent");
+    let (matrix, agent) = (&matrix, agent.as_path());
+    let tries = Mode::ALL.map(|mode| -> Piece<'_, Tried> { Box::new(move || try_installed(paths, matrix, kernel, mode, agent)) });
+    let mut green = true;
+    for tried in side_by_side::run(tries.into()) {
+        wrappers::show_tried("install-test", &tried);
+        green &= tried.complaint.is_none();
     }
-    Ok(())
+    Ok(green)
 }
 
 fn shown(path: &Path) -> String {
     path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_log_that_came_to_its_end_is_green() {
+        let whole = "install-test: held: a (1 s)\ninstall-test: held: b (2 s)\ninstall-test: all steps held\n";
+        assert_eq!(judge(0, whole), (2, None));
+        assert!(judge(1, whole).1.is_some());
+        assert!(judge(0, "install-test: held: a (1 s)\n").1.is_some());
+        assert!(judge(0, "install-test: all steps held\n").1.is_some());
+        let (held, complaint) = judge(1, "install-test: held: a (1 s)\ninstall-test: FAILED: b: because\n");
+        assert_eq!(held, 1);
+        assert!(complaint.is_some_and(|text| text.contains("because")));
+    }
 }

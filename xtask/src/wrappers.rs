@@ -9,7 +9,7 @@ use crate::{
     e2e,
     kernels::Matrix,
     paths::Paths,
-    setup, sh,
+    setup, sh, systemd,
 };
 
 /// The incident in the lab, stage by stage; its exit code.
@@ -39,7 +39,8 @@ pub(crate) fn bench(paths: &Paths, extra: bool, args: &[String]) -> Result<u8> {
     start(paths, &bin, "pp-bench", args, &env)
 }
 
-/// The suite with `--soak` on every row, `rounds` times; true when every row was green every time.
+/// The suite with `--soak` on every row and the installed service, `rounds` times; true when all of it was green every time. Rows that
+/// are named run alone.
 pub(crate) fn soak(paths: &Paths, rounds: u32, rows: &[String]) -> Result<bool> {
     root_only("soak")?;
     setup::run(paths, None)?;
@@ -47,14 +48,20 @@ pub(crate) fn soak(paths: &Paths, rounds: u32, rows: &[String]) -> Result<bool> 
     for name in rows {
         matrix.row(name)?;
     }
-    let bin = e2e::build(paths, false)?;
-    e2e::build_next(paths)?;
+    let bin = e2e::build_all(paths)?;
     let mut green = true;
     for round in 1..=rounds {
         for row in matrix.rows.iter().filter(|row| rows.is_empty() || rows.contains(&row.name)) {
             let cell = e2e::run_row(paths, &matrix, row, &bin, &["--soak".to_owned()], false);
             green &= cell.complaints.is_empty();
             show(&format!("round {round} of {rounds}, {}", cell.row), &cell);
+        }
+        if rows.is_empty() {
+            for mode in systemd::Mode::ALL {
+                let tried = systemd::try_installed(paths, &matrix, systemd::KERNEL, mode, &bin.join("pp-agent"));
+                green &= tried.complaint.is_none();
+                show_tried(&format!("round {round} of {rounds}"), &tried);
+            }
         }
     }
     Ok(green)
@@ -75,6 +82,16 @@ pub(crate) fn show(what: &str, cell: &e2e::Cell) {
         cell.skipped,
         cell.took.as_secs_f64()
     );
+}
+
+/// The same for the installed service.
+#[expect(clippy::print_stdout, reason = "the outcome is this command's result")]
+pub(crate) fn show_tried(what: &str, tried: &systemd::Tried) {
+    let seconds = tried.took.as_secs_f64();
+    match &tried.complaint {
+        None => println!("{what}, {}: green, {} steps held in {seconds:.0} s", tried.what, tried.held),
+        Some(complaint) => println!("{what}, {}: RED after {seconds:.0} s: {complaint}", tried.what),
+    }
 }
 
 fn start(paths: &Paths, bin: &Path, program: &str, args: &[String], env: &[(String, String)]) -> Result<u8> {
