@@ -56,13 +56,16 @@ pub(crate) fn run(paths: &Paths) -> Result<bool> {
     Ok(print(&table))
 }
 
-/// The kernels' rows and the installed service, side by side: each keeps about one processor busy. The longest come first.
+/// The kernels' rows and the installed service, side by side: each keeps about one processor busy. What is shortest comes last, so that
+/// none of them waits long for the end.
 fn in_machines(paths: &Paths, matrix: &Matrix, rows: &[&Row], bin: &Path) -> Vec<Line> {
     let agent = bin.join("pp-agent");
     let agent = &agent;
-    let rows = rows.iter().map(|row| -> Piece<'_, Line> { Box::new(move || e2e_line(paths, matrix, row, bin)) });
-    let tries = systemd::Mode::ALL.map(|mode| -> Piece<'_, Line> { Box::new(move || installed_line(paths, matrix, mode, agent)) });
-    side_by_side::run(rows.chain(tries).collect())
+    let tried = |mode| -> Piece<'_, Line> { Box::new(move || installed_line(paths, matrix, mode, agent)) };
+    let mut pieces = vec![tried(systemd::Mode::Lifetime)];
+    pieces.extend(rows.iter().map(|row| -> Piece<'_, Line> { Box::new(move || e2e_line(paths, matrix, row, bin)) }));
+    pieces.push(tried(systemd::Mode::Off));
+    side_by_side::run(pieces)
 }
 
 fn e2e_line(paths: &Paths, matrix: &Matrix, row: &Row, bin: &Path) -> Line {
