@@ -28,6 +28,7 @@ tests![
     receipts_revocations_and_event_ids_survive_a_restart,
     bad_policy_at_start_leaves_the_last_good_one_in_force,
     upgrade_to_another_abi_opens_nothing,
+    agents_that_start_during_an_upgrade_are_agents,
     uninstalled_hooks_refuse_nothing,
 ];
 
@@ -231,6 +232,32 @@ fn upgrade_to_another_abi_opens_nothing(world: &mut World) -> Result<()> {
         daemon.spawn()
     })?;
     silently_refused(&daemon)
+}
+
+fn agents_that_start_during_an_upgrade_are_agents(world: &mut World) -> Result<()> {
+    /// Starts the command over and over until the file is there, ten answers at the least.
+    const LOOP: &str = "enough=$1; shift; n=0; until [ -e \"$enough\" ] && [ $n -ge 10 ]; do \"$@\"; n=$((n+1)); done";
+    let Some(next) = std::env::var_os("PP_AGENT_NEXT_BIN").map(PathBuf::from) else {
+        return Err(skip("PP_AGENT_NEXT_BIN names no build with another ABI_VERSION"));
+    };
+    let mut daemon = own(world)?;
+    let installed = daemon.lab().directory().join("bin/pp-agent-next");
+    fs::copy(&next, &installed).with_context(|| next.display().to_string())?;
+    silently_refused(&daemon)?;
+    let enough = daemon.path("enough-starts");
+    let mut words: Vec<String> = ["/bin/bash", "-c", LOOP, "loop"].map(str::to_owned).into();
+    words.push(enough.display().to_string());
+    words.extend(AGENT_ALONE.words(&daemon, &attack::tcp(daemon.lab(), PLC).words));
+    let quiet = Quiet::begin(daemon.lab())?;
+    let running = By::Nobody.start_words(&daemon, &words)?;
+    daemon.stop()?;
+    daemon.set_binary(installed);
+    daemon.spawn()?;
+    fs::write(&enough, "")?;
+    let output = running.finish(run::PATIENCE)?.stdout;
+    let answers: Vec<Value> = output.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    ensure!(answers.len() >= 10 && answers.iter().all(|answer| answer["errno"] == libc::EPERM), "answers: {output}");
+    quiet.assert_nothing_at(PLC)
 }
 
 fn uninstalled_hooks_refuse_nothing(world: &mut World) -> Result<()> {

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use nix::libc;
 use pp_tests::attack::{self, Answer, Attempt};
 use pp_tests::harness::{By, Refusal, is_block, is_verdict};
-use pp_tests::lab::{Journal, PLC, Place, UDP};
+use pp_tests::lab::{Journal, PLC, Place, STRAY_MODBUS, STRAY_OTHER, UDP};
 use pp_tests::policy::{AGENT, Policy};
 use pp_tests::run::{self, Running};
 use pp_tests::{agent::Daemon, harness, wait};
@@ -18,6 +18,7 @@ tests![
     socket_opened_before_the_mark_cannot_connect,
     udp_socket_opened_before_the_mark_cannot_send,
     connected_socket_that_was_inherited_cannot_be_written,
+    connected_socket_that_was_inherited_cannot_be_written_under_another_address,
     connected_socket_that_was_passed_in_cannot_be_written,
     dnat_into_a_zone_is_refused,
     client_of_an_agents_server_is_served_whatever_its_source_port,
@@ -53,12 +54,17 @@ fn udp_socket_opened_before_the_mark_cannot_send(world: &mut World) -> Result<()
     Ok(())
 }
 
-/// True if a packet with data has arrived at the PLC. A handshake has none, and the end of a refused socket never leaves the host.
-fn data_at_plc(daemon: &Daemon, plant: &Journal) -> Result<bool> {
+/// True if a packet with data has arrived there. A handshake has none, and the end of a refused socket never leaves the host.
+fn data_at(target: SocketAddr, daemon: &Daemon, plant: &Journal) -> Result<bool> {
     /// The longest packet of a handshake over IPv4: 20 bytes of IP header, 40 of TCP header with all its options.
     const HANDSHAKE: u64 = 60;
     harness::catch_up(daemon.lab())?;
-    Ok(plant.packets_to(PLC).iter().any(|packet| packet.bytes > HANDSHAKE))
+    Ok(plant.packets_to(target).iter().any(|packet| packet.bytes > HANDSHAKE))
+}
+
+fn passed_is_a_gap(world: &mut World) -> Result<bool> {
+    let gaps = world.daemon()?.client()?.status()?["gaps"].clone();
+    Ok(gaps.as_array().is_some_and(|gaps| gaps.iter().any(|gap| gap == "passed")))
 }
 
 /// With cgroup programs alone nothing sees these writes before the packet is made: the daemon must say so itself.
@@ -66,8 +72,7 @@ fn is_stated_gap(world: &mut World) -> Result<bool> {
     if world.backend()? != "cgroup" {
         return Ok(false);
     }
-    let gaps = world.daemon()?.client()?.status()?["gaps"].to_string();
-    ensure!(gaps.to_lowercase().contains("passed"), "no gap is stated for connected sockets that are passed on: {gaps}");
+    ensure!(passed_is_a_gap(world)?, "no gap is stated for connected sockets that are passed on");
     Ok(true)
 }
 
@@ -79,13 +84,36 @@ fn connected_socket_that_was_inherited_cannot_be_written(world: &mut World) -> R
     let attempt = attack::workload(daemon.lab(), &["write-stdin"], PLC);
     let plant = daemon.lab().plant().from_now();
     ensure!(By::Words(opened(daemon, PLC, "tcp-connected")).attempt(daemon, &attempt)? == Answer::Delivered, "control run");
-    ensure!(data_at_plc(daemon, &plant)?, "control run: no data arrived");
+    ensure!(data_at(PLC, daemon, &plant)?, "control run: no data arrived");
 
     let (plant, mark) = (daemon.lab().plant().from_now(), daemon.events().mark());
     let answer = opened_for_agent(daemon, PLC, "tcp-connected").attempt(daemon, &attempt)?;
     ensure!(answer == Answer::Refused(libc::EPERM), "{answer:?}");
-    ensure!(!data_at_plc(daemon, &plant)?, "data arrived");
+    ensure!(!data_at(PLC, daemon, &plant)?, "data arrived");
     let _event = daemon.events().wait_since(mark, "its event", |event| is_block(event, PLC))?;
+    Ok(())
+}
+
+/// To a service outside every zone, with a harmless address in the message: a connected stream goes where it goes all the same. With
+/// fmod_ret only egress judges services, which lets the write succeed and nothing leave.
+fn connected_socket_that_was_inherited_cannot_be_written_under_another_address(world: &mut World) -> Result<()> {
+    // fmod_ret on 5.10 has nothing that could give the socket its mark.
+    if is_stated_gap(world)? || world.backend()? == "fmod_ret" && passed_is_a_gap(world)? {
+        return Ok(());
+    }
+    let daemon = world.daemon()?;
+    let attempt = attack::workload(daemon.lab(), &["write-stdin", "--to", &STRAY_OTHER.to_string()], STRAY_MODBUS);
+    let write = |by: &By| -> Result<(Answer, bool)> {
+        let plant = daemon.lab().plant().from_now();
+        let answer = by.attempt(daemon, &attempt)?;
+        Ok((answer, data_at(STRAY_MODBUS, daemon, &plant)?))
+    };
+    let (answer, arrived) = write(&By::Words(opened(daemon, STRAY_MODBUS, "tcp-connected")))?;
+    ensure!(answer == Answer::Delivered && arrived, "control run: {answer:?}, data arrived: {arrived}");
+    let mark = daemon.events().mark();
+    let (answer, arrived) = write(&opened_for_agent(daemon, STRAY_MODBUS, "tcp-connected"))?;
+    ensure!(!arrived, "data arrived, the answer was {answer:?}");
+    let _event = daemon.events().wait_since(mark, "its event", |event| is_block(event, STRAY_MODBUS))?;
     Ok(())
 }
 
@@ -103,7 +131,7 @@ fn connected_socket_that_was_passed_in_cannot_be_written(world: &mut World) -> R
         let _ready = giver.line_with("ready")?;
         let answer = by.attempt(daemon, &attack::workload(lab, &["recv-fd", &socket], PLC))?;
         drop(giver);
-        Ok((answer, data_at_plc(daemon, &plant)?))
+        Ok((answer, data_at(PLC, daemon, &plant)?))
     };
     let (answer, arrived) = pass(&By::Nobody, "pass-control")?;
     ensure!(answer == Answer::Delivered && arrived, "control run: {answer:?}, data arrived: {arrived}");
@@ -147,7 +175,9 @@ fn client_of_an_agents_server_is_served_whatever_its_source_port(world: &mut Wor
         ensure!(answer["ok"] == true && answer["answer"] == "served\n", "from source port {port}: {answer}");
     }
     let _served = server.finish(run::PATIENCE)?.success()?;
-    let told: Vec<Value> = daemon.events().since(mark).into_iter().filter(|event| is_verdict(event, "block")).collect();
+    // What a socket of an earlier test still tries to send is none of this one's.
+    let to_client = |event: &Value| is_verdict(event, "block") && event["destination"]["address"] == "10.97.0.2";
+    let told: Vec<Value> = daemon.events().since(mark).into_iter().filter(to_client).collect();
     ensure!(told.is_empty(), "serving made events: {told:?}");
     Ok(())
 }

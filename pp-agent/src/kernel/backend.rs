@@ -40,6 +40,8 @@ pub struct Candidate {
 pub(super) struct Choice {
     /// None: the cgroup programs alone.
     pub(super) backend: Option<Backend>,
+    /// A canary was refused by it.
+    pub(super) proven: bool,
     /// Its programs that this kernel refused.
     pub(super) refused: Vec<Refused>,
     pub(super) candidates: Vec<Candidate>,
@@ -73,6 +75,7 @@ pub(super) fn choose(gate: &Gate, loader: &mut Loader) -> Result<Choice, KernelE
             None => match attempt(gate, loader, backend)? {
                 Outcome::Refuses(refused) => {
                     choice.backend = Some(backend);
+                    choice.proven = true;
                     choice.refused = refused;
                     "in use: a canary was refused".to_owned()
                 }

@@ -125,12 +125,10 @@ impl Loader {
         Ok(loader)
     }
 
-    /// Attaches what marks processes, removes every pin that is not in use any
-    /// more, and gives the link descriptors away: they hold the hooks if
-    /// somebody unmounts the pins.
+    /// Attaches what marks processes, and gives the link descriptors away: they
+    /// hold the hooks if somebody unmounts the pins.
     pub(super) fn close(mut self) -> Result<Vec<OwnedFd>, KernelError> {
         self.put_for_all(&LAST)?;
-        self.sweep()?;
         Ok(self.held.into_iter().map(|(_, link)| link).collect())
     }
 
@@ -173,10 +171,13 @@ impl Loader {
     }
 
     /// Removes the pins of programs that are not in use any more: of earlier
-    /// builds, of other backends. Returns how many there were.
+    /// builds, of other backends. Returns how many there were. The one that is
+    /// attached last has its successor yet to come.
     pub(super) fn sweep(&self) -> Result<usize, KernelError> {
         let entries = fs::read_dir(&self.links).map_err(KernelError::io(self.links.display().to_string()))?;
-        let left = entries.flatten().map(|entry| entry.path()).filter(|path| self.held.iter().all(|(held, _)| held != path));
+        let last = pins_of(&self.links, LAST.name);
+        let left = entries.flatten().map(|entry| entry.path());
+        let left = left.filter(|path| !last.contains(path) && self.held.iter().all(|(held, _)| held != path));
         let left: Vec<PathBuf> = left.collect();
         left.iter().try_for_each(|path| remove(path))?;
         Ok(left.len())

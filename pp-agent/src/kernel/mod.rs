@@ -83,7 +83,7 @@ impl Gate {
             _links: Vec::new(),
         };
         gate.choice = backend::choose(&gate, &mut loader)?;
-        gate.refuses.store(gate.choice.backend.is_some(), Ordering::Relaxed);
+        gate.refuses.store(gate.choice.proven, Ordering::Relaxed);
         gate._links = loader.close()?;
         Ok(gate)
     }

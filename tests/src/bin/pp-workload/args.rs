@@ -76,7 +76,11 @@ pub(crate) enum Command {
     /// Connect the socket that is standard input
     ConnectStdin { target: SocketAddr },
     /// Write to the connected socket that is standard input
-    WriteStdin,
+    WriteStdin {
+        /// Give this address with the message, which a connected stream ignores
+        #[arg(long)]
+        to: Option<SocketAddr>,
+    },
     /// Connect, then pass the socket to whoever connects to PATH
     PassFd { path: PathBuf, target: SocketAddr },
     /// Receive a socket from PATH and write to it

@@ -39,8 +39,13 @@ pub(crate) fn connect_stdin(target: SocketAddr) -> Outcome {
 }
 
 /// Writes to the connected socket that is standard input.
-pub(crate) fn write_stdin() -> Outcome {
-    Outcome(SockRef::from(&io::stdin()).send(PAYLOAD))
+pub(crate) fn write_stdin(to: Option<SocketAddr>) -> Outcome {
+    let stdin = io::stdin();
+    let socket = SockRef::from(&stdin);
+    Outcome(match to {
+        Some(to) => socket.send_to(PAYLOAD, &to.into()),
+        None => socket.send(PAYLOAD),
+    })
 }
 
 /// Connects to the target, says so, waits for one client on the unix socket `path` and gives it the connection.

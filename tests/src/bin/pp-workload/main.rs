@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         Command::Dial { target, source } => flows::dial(target, source),
         Command::OpenThenExec { target, state, command } => fds::open_then_exec(target, state, &command),
         Command::ConnectStdin { target } => fds::connect_stdin(target).print(),
-        Command::WriteStdin => fds::write_stdin().print(),
+        Command::WriteStdin { to } => fds::write_stdin(to).print(),
         Command::PassFd { path, target } => fds::pass_fd(&path, target),
         Command::RecvFd { path } => fds::recv_fd(&path).print(),
         Command::PeerFd { socket, request } => control::peer_fd(&socket, &request),
