@@ -72,6 +72,7 @@ pub(super) fn start(args: DaemonArgs) -> Result<Daemon, DaemonError> {
         highest_ms: AtomicI64::new(highest_ms.max(now.wall_ms)),
         changed: Notify::new(),
         flow_refused: Notify::new(),
+        watch: super::posture::Watch::default(),
         args,
         cgroup_root,
         boot_id,
@@ -92,6 +93,7 @@ pub(super) fn settle(daemon: &Arc<Daemon>) -> Result<(), DaemonError> {
     if let Some(required) = required {
         return Err(DaemonError::Posture { found: posture.name, required, gaps: posture.gaps.join("; ") });
     }
+    daemon.begin_watch();
     let mut event = daemon.event(Kind::Policy);
     event.reason = Some(daemon.inner().origin.name().to_owned());
     daemon.hub.publish(event.detail("daemon started"));
