@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     build_ebpf::{self, Variant},
-    e2e,
+    coverage, e2e,
     kernels::Matrix,
     paths::Paths,
     setup, sh,
@@ -62,6 +62,8 @@ pub(crate) fn run(paths: &Paths) -> Result<bool> {
             });
         }
     }
+    let start = Instant::now();
+    table.push(verdict("committed coverage", &coverage::verdict(paths), start));
     Ok(print(&table))
 }
 
