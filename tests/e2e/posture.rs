@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, ensure};
 use pp_tests::agent::Daemon;
 use pp_tests::attack;
-use pp_tests::harness::{By, Refusal};
+use pp_tests::harness::{self, By, Refusal, is_block};
 use pp_tests::lab::{PLC, Place, fresh_target};
 use pp_tests::policy::{AGENT, Policy};
 use pp_tests::run::{self, Running};
@@ -23,6 +23,8 @@ tests![
     status_has_an_exit_code_for_the_posture_that_is_required,
     metrics_carry_posture_gaps_and_what_the_canary_found,
     canary_sends_no_packet_over_any_interface_of_the_host,
+    without_hooks_the_daemon_is_not_ready_and_its_canary_sends_nothing,
+    every_hook_refuses_what_no_other_does,
 ];
 
 /// A daemon that looks at its hooks every second.
@@ -128,19 +130,15 @@ fn metrics_carry_posture_gaps_and_what_the_canary_found(world: &mut World) -> Re
 }
 
 /// Packets and bytes of every interface, as the kernel counts them in that place.
-fn counters(daemon: &Daemon, place: Option<Place>) -> Result<String> {
-    match place {
-        None => Ok(fs::read_to_string("/proc/1/net/dev")?),
-        Some(place) => Ok(run::run(&mut daemon.lab().command(place, &["/bin/cat", "/proc/net/dev"]))?.success()?.stdout),
-    }
+fn counters(daemon: &Daemon, place: Place) -> Result<String> {
+    Ok(run::run(&mut daemon.lab().command(place, &["/bin/cat", "/proc/net/dev"]))?.success()?.stdout)
 }
 
-/// The interfaces of these tables that changed but for those of the host, which others use too.
 fn canary_sends_no_packet_over_any_interface_of_the_host(world: &mut World) -> Result<()> {
     let daemon = watchful(world)?;
     let runs = || -> Result<u64> { Ok(daemon.client()?.status()?["watch"]["canary"]["runs"].as_u64().unwrap_or(0)) };
     let places = [Place::Engineering, Place::Router, Place::Plant];
-    let read = || places.iter().map(|place| counters(&daemon, Some(*place))).collect::<Result<Vec<_>>>();
+    let read = || places.iter().map(|place| counters(&daemon, *place)).collect::<Result<Vec<_>>>();
     // What the lab's own protocols send now and then is not the canary's: one quiet stretch with three canaries in it is enough.
     for _ in 0..5 {
         let (before, first) = (read()?, runs()?);
@@ -150,4 +148,120 @@ fn canary_sends_no_packet_over_any_interface_of_the_host(world: &mut World) -> R
         }
     }
     anyhow::bail!("packets passed while nothing but the canary ran: {:?}", read()?)
+}
+
+/// The programs that refuse or mark sockets.
+const SOCKET_HOOKS: [&str; 7] = ["pp_sock_create", "pp_egress", "pp_ingress", "pp_connect4", "pp_connect6", "pp_sendmsg4", "pp_sendmsg6"];
+const MORE_HOOKS: [&str; 12] = [
+    "pp_lsm_fork",
+    "pp_lsm_connect",
+    "pp_lsm_sendmsg",
+    "pp_lsm_create",
+    "pp_lsm_receive",
+    "pp_lsm_graft",
+    "pp_entry_connect",
+    "pp_entry_sendmsg",
+    "pp_entry_receive",
+    "pp_entry_graft",
+    "pp_fmod_connect",
+    "pp_fmod_sendmsg",
+];
+
+fn left_out(world: &mut World, hooks: &[&str]) -> Result<Daemon> {
+    let mut daemon = world.prepared(&Policy::standard(world.lab()))?;
+    for hook in hooks {
+        daemon.add_arguments(&["--without-hook", hook]);
+    }
+    Ok(daemon)
+}
+
+fn without_hooks_the_daemon_is_not_ready_and_its_canary_sends_nothing(world: &mut World) -> Result<()> {
+    let mut daemon = left_out(world, &[SOCKET_HOOKS.as_slice(), &MORE_HOOKS].concat())?;
+    let read = |daemon: &Daemon| -> Result<Vec<String>> {
+        [Place::Engineering, Place::Router, Place::Plant].iter().map(|place| counters(daemon, *place)).collect()
+    };
+    let before = read(&daemon)?;
+    let started = daemon.spawn();
+    let after = read(&daemon)?;
+    let Err(error) = started else { anyhow::bail!("READY without a hook that refuses") };
+    let text = format!("{error:#}");
+    ensure!(text.contains("posture is open") && text.contains("tcp-connect"), "it says {text}");
+    ensure!(before == after, "packets passed: {before:?}, {after:?}");
+    Ok(())
+}
+
+/// What is attempted without one hook, and that it then arrives or is refused later: the row that only this hook closes.
+fn every_hook_refuses_what_no_other_does(world: &mut World) -> Result<()> {
+    let cgroup_alone = world.backend()? == "cgroup";
+    let udp = || fresh_target();
+    let mut wrong = Vec::new();
+    // With another backend the calls are refused before these programs see them.
+    let calls = ["pp_connect4", "pp_connect6", "pp_sendmsg4", "pp_sendmsg6"];
+    for hook in SOCKET_HOOKS.iter().filter(|hook| cgroup_alone || !calls.contains(hook)) {
+        let (daemon, found) = match *hook {
+            "pp_connect4" | "pp_connect6" | "pp_sendmsg4" | "pp_sendmsg6" => {
+                // The canary must find it by itself, or egress must be what refuses in its place.
+                let mut daemon = left_out(world, &[hook])?;
+                if let Err(error) = daemon.spawn() {
+                    let text = format!("{error:#}");
+                    ensure!(text.contains("posture is open"), "{hook}: {text}");
+                    (daemon, true)
+                } else {
+                    let technique = if hook.starts_with("pp_connect") { "tcp-connect" } else { "udp-sendto" };
+                    let target = if hook.ends_with('6') { mapped(udp()) } else { udp() };
+                    let event = attempt(&daemon, technique, target)?;
+                    let found = event.as_ref().is_some_and(|event| event["hook"] == "egress");
+                    (daemon, found)
+                }
+            }
+            "pp_sock_create" | "pp_egress" => {
+                let mut daemon = left_out(world, &[hook])?;
+                match daemon.spawn() {
+                    Err(error) => {
+                        let text = format!("{error:#}");
+                        ensure!(text.contains("posture is open"), "{hook}: {text}");
+                        (daemon, true)
+                    }
+                    Ok(()) => {
+                        let arrived = arrives(&daemon, "udplite", fresh_target())? || arrives(&daemon, "raw-hdrincl", fresh_target())?;
+                        (daemon, arrived)
+                    }
+                }
+            }
+            _ => continue,
+        };
+        drop(daemon);
+        if !found {
+            wrong.push(*hook);
+        }
+    }
+    ensure!(wrong.is_empty(), "nothing is missing without {wrong:?}");
+    Ok(())
+}
+
+fn mapped(target: std::net::SocketAddr) -> std::net::SocketAddr {
+    match target.ip() {
+        std::net::IpAddr::V4(v4) => std::net::SocketAddr::new(v4.to_ipv6_mapped().into(), target.port()),
+        std::net::IpAddr::V6(_) => target,
+    }
+}
+
+/// The event of an agent's attempt, if one comes.
+fn attempt(daemon: &Daemon, technique: &str, target: std::net::SocketAddr) -> Result<Option<Value>> {
+    let plain = std::net::SocketAddr::new(target.ip().to_canonical(), target.port());
+    let attempt = attack::workload(daemon.lab(), &["try", technique, &target.to_string()], plain);
+    let mark = daemon.events().mark();
+    let _answer = By::run(AGENT).run_words(daemon, &attempt.words)?;
+    Ok(daemon.events().wait_since(mark, "its event", |event| is_block(event, plain)).ok())
+}
+
+/// Whether an agent's attempt arrives.
+fn arrives(daemon: &Daemon, technique: &str, target: std::net::SocketAddr) -> Result<bool> {
+    harness::catch_up(daemon.lab())?;
+    let plant = daemon.lab().plant().from_now();
+    let attempt = attack::workload(daemon.lab(), &["try", technique, &target.to_string()], target);
+    let _answer = By::run(AGENT).run_words(daemon, &attempt.words)?;
+    harness::catch_up(daemon.lab())?;
+    let portless = std::net::SocketAddr::new(target.ip(), 0);
+    Ok(!plant.packets_to(portless).is_empty())
 }

@@ -101,6 +101,22 @@ pub struct DaemonArgs {
     /// Seconds between two looks at the hooks, for tests.
     #[arg(long, value_name = "SECONDS", hide = true, value_parser = clap::value_parser!(u64).range(1..=120))]
     pub watch_period: Option<u64>,
+    /// Leave this program out, for tests. Builds for use do not have this option.
+    #[cfg(debug_assertions)]
+    #[arg(long, value_name = "PROGRAM", hide = true)]
+    pub without_hook: Vec<String>,
+}
+
+impl DaemonArgs {
+    /// The programs to leave out: none in builds for use, and none where production pins its own.
+    #[must_use]
+    pub fn without(&self) -> Vec<String> {
+        #[cfg(debug_assertions)]
+        if self.bpffs != std::path::Path::new(BPFFS) {
+            return self.without_hook.clone();
+        }
+        Vec::new()
+    }
 }
 
 /// Why a command ended without doing what it was asked.

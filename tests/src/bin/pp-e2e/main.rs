@@ -49,7 +49,7 @@ use pp_tests::report::{self, Entry, Report};
 use world::{Skip, Test, World};
 
 /// Every group, those that share a daemon first: starting one is what costs most on emulated machines.
-const GROUPS: [(&str, &[Test]); 11] = [
+const GROUPS: &[(&str, &[Test])] = &[
     ("lab", lab::TESTS),
     ("refusals", refusals::TESTS),
     ("sockets", sockets::TESTS),
@@ -116,7 +116,7 @@ fn suite() -> Result<bool> {
         World::build(options.soak)?;
     }
     let mut trials = Vec::new();
-    for (group, tests) in GROUPS {
+    for (group, tests) in GROUPS.iter().copied() {
         if options.kernel_only && !KERNEL_GROUPS.contains(&group) {
             continue;
         }
