@@ -51,6 +51,14 @@ impl Text {
         self.metric(name, help, "gauge", value);
     }
 
+    /// A gauge of several values, told apart by one label.
+    pub fn gauges(&mut self, name: &str, help: &str, label: &str, values: &[(String, u64)]) {
+        self.write(format_args!("# HELP {name} {help}\n# TYPE {name} gauge\n"));
+        for (text, value) in values {
+            self.write(format_args!("{name}{{{label}=\"{}\"}} {value}\n", escape_label(text)));
+        }
+    }
+
     /// A gauge of one that carries its facts in labels.
     pub fn info(&mut self, name: &str, help: &str, labels: &[(&str, &str)]) {
         let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{}\"", escape_label(value))).collect();

@@ -426,8 +426,10 @@ pub struct RepeatKey {
     pub verdict: u8,
     /// Reason code.
     pub reason: u8,
+    /// 1 if a packet was refused, 0 for a call: a packet that follows a refused call means that something undid the refusal.
+    pub packet: u8,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 2],
 }
 
 /// Repeats of one refusal.
@@ -555,7 +557,7 @@ const _: () = {
     assert!(size_of::<Spent>() == 2 * 8);
     assert!(size_of::<DfaRow>() == 2 * DFA_CLASSES);
     assert!(size_of::<UserKey>() == 2 * 4);
-    assert!(size_of::<RepeatKey>() == 8 + 16 + 2 + 3 + 3);
+    assert!(size_of::<RepeatKey>() == 8 + 16 + 2 + 4 + 2);
     assert!(size_of::<Repeats>() == 2 * 8);
     assert!(size_of::<Offsets>() == 26 * 4);
 };

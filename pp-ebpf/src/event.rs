@@ -61,7 +61,8 @@ fn write(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision) {
         transport: attempt.transport,
         verdict: decision.verdict as u8,
         reason: decision.reason as u8,
-        pad: [0; 3],
+        packet: u8::from(matches!(scene.hook, Hook::Egress | Hook::Ingress)),
+        pad: [0; 2],
     };
     let mut repeats = 0;
     if let Some(seen) = REPEATS.get_ptr_mut(&key) {

@@ -19,7 +19,13 @@ use crate::{
 const ALLOW: i32 = 1;
 const ETH_P_IP_BE: u32 = 0x0008;
 const ETH_P_IPV6_BE: u32 = 0xdd86;
-/// Extension headers looked through before a packet counts as malformed.
+/// An IPv4 header without options, and the options of RFC 791.
+const IPV4_HEADER: usize = 20;
+const END_OF_OPTIONS: u8 = 0;
+const NO_OPERATION: u8 = 1;
+const LOOSE_ROUTE: u8 = 131;
+const STRICT_ROUTE: u8 = 137;
+/// Extension headers, or options, looked through before a packet counts as malformed.
 const MAX_EXTENSIONS: usize = 4;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -116,8 +122,33 @@ fn far_end_v4(ctx: &SkBuffContext, way: Way) -> Option<Attempt> {
         Way::In => ctx.load(12).ok()?,
     };
     let header_len = usize::from(first[0] & 0x0f) * 4;
+    if header_len > IPV4_HEADER && way == Way::Out && !goes_straight(ctx, header_len) {
+        return None;
+    }
     let later_fragment = first[6] & 0x1f != 0 || first[7] != 0;
     ports(ctx, Addr::v4(octets), header_len, first[9], later_fragment, way)
+}
+
+/// Whether no option asks routers to send the packet on to somewhere else; `false` where the options cannot be read to their end.
+#[inline(always)]
+fn goes_straight(ctx: &SkBuffContext, header_len: usize) -> bool {
+    let mut at = IPV4_HEADER;
+    for _ in 0..MAX_EXTENSIONS {
+        if at >= header_len {
+            return true;
+        }
+        let Ok(option) = ctx.load::<u8>(at) else { return false };
+        match option {
+            END_OF_OPTIONS => return true,
+            LOOSE_ROUTE | STRICT_ROUTE => return false,
+            NO_OPERATION => at += 1,
+            _ => match ctx.load::<u8>(at + 1) {
+                Ok(length) if length >= 2 => at += usize::from(length),
+                Ok(_) | Err(_) => return false,
+            },
+        }
+    }
+    at >= header_len
 }
 
 #[inline(always)]

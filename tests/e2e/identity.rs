@@ -274,13 +274,17 @@ fn static_program_whose_first_instruction_connects_never_does(world: &mut World)
 }
 
 /// A cgroup of the test's own, removed at the end.
-struct Cgroup(PathBuf);
+pub(crate) struct Cgroup(PathBuf);
 
 impl Cgroup {
-    fn new(name: &str) -> Result<Self> {
+    pub(crate) fn new(name: &str) -> Result<Self> {
         let path = paths::cgroup2()?.join(name);
         fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
         Ok(Self(path))
+    }
+
+    pub(crate) fn path(&self) -> &std::path::Path {
+        &self.0
     }
 
     fn by(&self, daemon: &Daemon) -> By {

@@ -1,12 +1,12 @@
-//! What is refused, and what the refusal says: every technique, every kind of protected target, and every real tool.
+//! What is refused, and what the refusal says: every kind of protected target. Every way to reach one is in `coverage.rs`.
 
 use anyhow::{Result, ensure};
-use pp_tests::attack::{self, Answer, Technique};
+use pp_tests::attack::{self, Answer};
 use pp_tests::harness::{By, Refusal, is_verdict};
 use pp_tests::lab::{GATEWAY, GATEWAY_443, GATEWAY_OTHER_PORT, OPCUA, PLC, PLC_NEIGHBOUR, PLC_OTHER_PORT, STRAY_MODBUS, STRAY_OTHER};
 use pp_tests::policy::{AGENT, HOST, Policy};
 
-use crate::world::{World, skip, tests};
+use crate::world::{World, tests};
 
 tests![
     event_says_who_what_where_and_why,
@@ -17,27 +17,6 @@ tests![
     repeats_of_one_pair_are_told_once_at_first,
     observed_places_let_through_and_tell,
 ];
-
-/// One technique against its target in the zone. On kernels where no hook that loads can see it, the daemon must say so itself.
-pub(crate) fn technique(world: &mut World, technique: &Technique) -> Result<()> {
-    let backend = world.backend()?;
-    let daemon = world.daemon()?;
-    let attempt = technique.attempt(daemon.lab());
-    if let Some(need) = technique.needs
-        && By::Nobody.attempt(daemon, &attempt)? == Answer::Refused(need.errno())
-    {
-        return Err(skip("this kernel does not have the protocol"));
-    }
-    if technique.lsm_only && backend == "cgroup" {
-        let gaps = daemon.client()?.status()?["gaps"].to_string();
-        ensure!(gaps.to_lowercase().contains("packet"), "no gap is stated for packet sockets: {gaps}");
-        return Ok(());
-    }
-    let refusal = Refusal::of(attempt, By::run(AGENT)).with_control(By::Nobody);
-    let refusal = if technique.lsm_only { refusal.of_a_socket().for_reason("socket_family") } else { refusal };
-    let _event = refusal.assert(daemon)?;
-    Ok(())
-}
 
 fn event_says_who_what_where_and_why(world: &mut World) -> Result<()> {
     let daemon = world.daemon()?;

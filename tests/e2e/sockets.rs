@@ -40,7 +40,7 @@ fn opened_for_agent(daemon: &Daemon, target: SocketAddr, state: &str) -> By {
 
 fn socket_opened_before_the_mark_cannot_connect(world: &mut World) -> Result<()> {
     let daemon = world.daemon()?;
-    let attempt = attack::workload(daemon.lab(), &["connect-stdin", &PLC.to_string()], PLC);
+    let attempt = attack::workload(daemon.lab(), &["use-stdin", "--connect", &PLC.to_string()], PLC);
     let control = By::Words(opened(daemon, PLC, "tcp"));
     let _event = Refusal::of(attempt, opened_for_agent(daemon, PLC, "tcp")).with_control(control).assert(daemon)?;
     Ok(())
@@ -48,7 +48,7 @@ fn socket_opened_before_the_mark_cannot_connect(world: &mut World) -> Result<()>
 
 fn udp_socket_opened_before_the_mark_cannot_send(world: &mut World) -> Result<()> {
     let daemon = world.daemon()?;
-    let attempt = attack::workload(daemon.lab(), &["connect-stdin", &UDP.to_string()], UDP);
+    let attempt = attack::workload(daemon.lab(), &["use-stdin", "--connect", &UDP.to_string()], UDP);
     let control = By::Words(opened(daemon, UDP, "udp"));
     let _event = Refusal::of(attempt, opened_for_agent(daemon, UDP, "udp")).with_control(control).assert(daemon)?;
     Ok(())
@@ -81,7 +81,7 @@ fn connected_socket_that_was_inherited_cannot_be_written(world: &mut World) -> R
         return Ok(());
     }
     let daemon = world.daemon()?;
-    let attempt = attack::workload(daemon.lab(), &["write-stdin"], PLC);
+    let attempt = attack::workload(daemon.lab(), &["use-stdin"], PLC);
     let plant = daemon.lab().plant().from_now();
     ensure!(By::Words(opened(daemon, PLC, "tcp-connected")).attempt(daemon, &attempt)? == Answer::Delivered, "control run");
     ensure!(data_at(PLC, daemon, &plant)?, "control run: no data arrived");

@@ -41,6 +41,7 @@ pub struct Daemon {
     events: Option<EventLog>,
     programs: BTreeSet<u32>,
     binary: PathBuf,
+    arguments: Vec<String>,
     log: String,
 }
 
@@ -78,6 +79,7 @@ impl Daemon {
             events: None,
             programs: BTreeSet::new(),
             binary: lab.program("pp-agent"),
+            arguments: Vec::new(),
             log: String::new(),
         })
     }
@@ -111,11 +113,16 @@ impl Daemon {
         self.binary = binary;
     }
 
+    /// Adds arguments to its command line, for the next start.
+    pub fn add_arguments(&mut self, arguments: &[&str]) {
+        self.arguments.extend(arguments.iter().map(|word| (*word).to_owned()));
+    }
+
     /// The daemon's command line, for tests of a start that must fail.
     #[must_use]
     pub fn command(&self) -> Command {
         let text = |path: PathBuf| path.display().to_string();
-        let arguments = [
+        let mut arguments = vec![
             text(self.binary.clone()),
             "daemon".into(),
             "--policy".into(),
@@ -129,6 +136,7 @@ impl Daemon {
             "--bpffs".into(),
             text(self.bpffs.clone()),
         ];
+        arguments.extend(self.arguments.iter().cloned());
         self.lab.command(Place::Engineering, &arguments)
     }
 

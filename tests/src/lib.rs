@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod attack;
 pub mod client;
+pub mod coverage;
 pub mod events;
 pub mod forge;
 pub mod harness;

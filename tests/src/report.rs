@@ -17,6 +17,8 @@ pub struct Report {
     pub backend: String,
     /// Every test, in order.
     pub tests: Vec<Entry>,
+    /// The rows of the coverage table.
+    pub coverage: Vec<crate::coverage::Row>,
     /// How many passed.
     pub passed: usize,
     /// How many failed.
@@ -57,6 +59,7 @@ impl Report {
             kernel_release: nix::sys::utsname::uname()?.release().to_string_lossy().into_owned(),
             row: row.to_owned(),
             backend: backend.to_owned(),
+            coverage: crate::coverage::rows(&tests),
             passed: count("passed"),
             failed: count("failed"),
             skipped: count("skipped"),

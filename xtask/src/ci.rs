@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     build_ebpf::{self, Variant},
-    e2e,
+    coverage, e2e,
     kernels::{Matrix, Row},
     paths::Paths,
     setup, sh,
@@ -53,6 +53,8 @@ pub(crate) fn run(paths: &Paths) -> Result<bool> {
         table.extend(here.into_iter().map(|row| e2e_line(paths, &matrix, row, &bin)));
         table.extend(in_machines(paths, &matrix, &emulated, &bin));
     }
+    let start = Instant::now();
+    table.push(verdict("committed coverage", &coverage::verdict(paths), start));
     Ok(print(&table))
 }
 

@@ -3,6 +3,7 @@
 
 mod build_ebpf;
 mod ci;
+mod coverage;
 mod e2e;
 mod fetch;
 mod initramfs;
@@ -76,6 +77,21 @@ enum Task {
         /// Filter and options for the suite
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         more: Vec<String>,
+    },
+    /// Try every known way around the gate, write the results and the page of them
+    Coverage {
+        /// This machine's own kernel
+        #[arg(long, conflicts_with = "rows")]
+        native: bool,
+        /// Rows of tests/kernels.toml; none: all
+        #[arg(long, num_args = 1.., value_name = "ROW")]
+        rows: Vec<String>,
+        /// Print the results as JSON
+        #[arg(long)]
+        json: bool,
+        /// Only check that the committed results are those of this tree
+        #[arg(long, conflicts_with_all = ["native", "rows", "json"])]
+        check: bool,
     },
     /// Run every check: format, lints, unit tests, the suite here and on every kernel, the installed service
     Ci,
@@ -167,6 +183,17 @@ fn start(cli: Cli) -> Result<u8> {
             let cell = e2e::run(&paths, kernel.as_deref(), &more)?;
             wrappers::show(&cell.row, &cell);
             Ok(u8::from(!cell.complaints.is_empty()))
+        }
+        Task::Coverage { check: true, .. } => {
+            let complaints = coverage::check(&paths)?;
+            complaints.iter().for_each(|complaint| sh::say(format!("coverage: {complaint}")));
+            Ok(u8::from(!complaints.is_empty()))
+        }
+        Task::Coverage { native, mut rows, json, check: false } => {
+            if native {
+                rows.push("native".to_owned());
+            }
+            Ok(u8::from(!coverage::run(&paths, &rows, json)?))
         }
         Task::Ci => Ok(u8::from(!ci::run(&paths)?)),
         Task::Demo { more } => wrappers::demo(&paths, &more),

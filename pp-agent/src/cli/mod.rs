@@ -54,7 +54,7 @@ enum Command {
     /// End a session: its processes are no longer governed.
     Release(session::ReleaseArgs),
     /// Show what the gate enforces right now.
-    Status,
+    Status(show::StatusArgs),
     /// Say what this kernel can and cannot enforce, why, and what to change.
     Doctor(doctor::DoctorArgs),
     /// Say whether a connection would be allowed, and by which receipt.
@@ -98,6 +98,25 @@ pub struct DaemonArgs {
     /// The cgroup2 root, if the mounted one is not to be used.
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
+    /// Seconds between two looks at the hooks, for tests.
+    #[arg(long, value_name = "SECONDS", hide = true, value_parser = clap::value_parser!(u64).range(1..=120))]
+    pub watch_period: Option<u64>,
+    /// Leave this program out, for tests. Builds for use do not have this option.
+    #[cfg(debug_assertions)]
+    #[arg(long, value_name = "PROGRAM", hide = true)]
+    pub without_hook: Vec<String>,
+}
+
+impl DaemonArgs {
+    /// The programs to leave out: none in builds for use, and none where production pins its own.
+    #[must_use]
+    pub fn without(&self) -> Vec<String> {
+        #[cfg(debug_assertions)]
+        if self.bpffs != std::path::Path::new(BPFFS) {
+            return self.without_hook.clone();
+        }
+        Vec::new()
+    }
 }
 
 /// Why a command ended without doing what it was asked.
@@ -168,7 +187,7 @@ fn dispatch(cli: Cli, context: Context) -> Outcome {
         Command::Run(args) => session::run(&context, &args),
         Command::Adopt(args) => session::adopt(&context, &args),
         Command::Release(args) => session::release(&context, &args),
-        Command::Status => show::status(&context),
+        Command::Status(args) => show::status(&context, &args),
         Command::Doctor(args) => doctor::doctor(&context, &args),
         Command::Check(args) => check::check(&context, &args),
         Command::Why(args) => show::why(&context, &args),

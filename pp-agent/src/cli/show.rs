@@ -34,6 +34,14 @@ pub(crate) struct EventsArgs {
     limit: Option<usize>,
 }
 
+/// `status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Fail unless at least this much is enforced right now.
+    #[arg(long, value_name = "POSTURE", value_parser = ["enforcing", "partial"])]
+    require: Option<String>,
+}
+
 /// `why`.
 #[derive(Debug, Args)]
 pub(crate) struct WhyArgs {
@@ -43,7 +51,7 @@ pub(crate) struct WhyArgs {
 }
 
 /// Shows the gate's health. Anything but full health is an error code.
-pub(crate) fn status(context: &Context) -> Outcome {
+pub(crate) fn status(context: &Context, args: &StatusArgs) -> Outcome {
     let status = wait(context.client.get("/v1/status"))?;
     context.out.show(&status, |status| {
         let mut lines = Vec::new();
@@ -58,7 +66,17 @@ pub(crate) fn status(context: &Context) -> Outcome {
         lines.extend(say("notes").map(|note| format!("note      {note}")));
         lines
     })?;
-    Ok(if status["healthy"] == true { DONE } else { ERROR })
+    let enough = args.require.as_deref().is_none_or(|required| meets(&status, required));
+    Ok(if status["healthy"] == true && enough { DONE } else { ERROR })
+}
+
+/// Whether what is enforced is what was asked for: a policy that observes does not enforce, whatever the hooks could.
+fn meets(status: &Value, required: &str) -> bool {
+    match status["posture"].as_str() {
+        Some("enforcing") => true,
+        Some("partial") => required == "partial",
+        Some(_) | None => false,
+    }
 }
 
 /// Lists the sessions.
@@ -171,6 +189,16 @@ mod tests {
     #[test]
     fn filter_values_are_percent_encoded() {
         assert_eq!(percent("2026-11-22T08:00:00+01:00&x"), "2026-11-22T08%3A00%3A00%2B01%3A00%26x");
+    }
+
+    #[test]
+    fn a_required_posture_is_met_by_itself_and_by_more() {
+        let status = |posture: &str| serde_json::json!({ "posture": posture });
+        assert!(meets(&status("enforcing"), "enforcing") && meets(&status("enforcing"), "partial"));
+        assert!(meets(&status("partial"), "partial") && !meets(&status("partial"), "enforcing"));
+        for posture in ["observe", "open", "degraded"] {
+            assert!(!meets(&status(posture), "partial"), "{posture}");
+        }
     }
 
     #[test]

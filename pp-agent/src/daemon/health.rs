@@ -49,6 +49,7 @@ impl Daemon {
             "posture": posture,
             "measured": inner.posture.name,
             "gaps": inner.posture.gaps,
+            "watch": self.watch.status(),
             "mode": if observes { "observe" } else { "enforce" },
             "policy": inner.origin.name(),
             "notes": inner.config.notes,
@@ -99,6 +100,12 @@ impl Daemon {
                 ("policy", inner.origin.name()),
             ],
         );
+        let measured = ["enforcing", "partial", "observe", "open"].map(|name| (name.to_owned(), u64::from(inner.posture.name == name)));
+        text.gauges("pp_posture", "1 for what the canary found last", "posture", &measured);
+        let gaps: Vec<(String, u64)> = inner.posture.gaps.iter().map(|gap| (gap.clone(), 1)).collect();
+        text.gauges("pp_gap", "1 for what is open on this host", "gap", &gaps);
+        drop(inner);
+        self.watch.metrics(&mut text);
         Ok(text.finish())
     }
 
@@ -134,6 +141,7 @@ impl Daemon {
             Ok(findings) => findings,
             Err(error) => return posture("open", vec![format!("the canary could not be sent: {error}")]),
         };
+        self.watch.canary(&findings);
         let through: Vec<String> =
             findings.iter().filter(|found| found.technique != "packet" && !found.refused()).map(|found| found.technique.clone()).collect();
         if !through.is_empty() {

@@ -38,7 +38,12 @@ pub(super) fn start(args: DaemonArgs) -> Result<Daemon, DaemonError> {
     let store = Store::open(&args.state.join("events.redb"))?;
     let (config, origin) = first_policy(&args.policy, &state)?;
     let (keyring, keyring_problem) = read_keys(&args.keys);
-    let gate = Gate::start(&GateOptions { bpffs: args.bpffs.clone(), cgroup: args.cgroup.clone(), max_tasks: config.max_tasks })?;
+    let gate = Gate::start(&GateOptions {
+        bpffs: args.bpffs.clone(),
+        cgroup: args.cgroup.clone(),
+        max_tasks: config.max_tasks,
+        without: args.without(),
+    })?;
     let boot_id = boot_id();
     let now = Now::read();
     let highest_ms = state.highest_wall()?;
@@ -72,6 +77,7 @@ pub(super) fn start(args: DaemonArgs) -> Result<Daemon, DaemonError> {
         highest_ms: AtomicI64::new(highest_ms.max(now.wall_ms)),
         changed: Notify::new(),
         flow_refused: Notify::new(),
+        watch: super::posture::Watch::default(),
         args,
         cgroup_root,
         boot_id,
@@ -96,6 +102,7 @@ pub(super) fn settle(daemon: &Arc<Daemon>) -> Result<(), DaemonError> {
     if let Some(required) = required {
         return Err(DaemonError::Posture { found: posture.name, required, gaps: posture.gaps.join("; ") });
     }
+    daemon.begin_watch();
     let mut event = daemon.event(Kind::Policy);
     event.reason = Some(daemon.inner().origin.name().to_owned());
     daemon.hub.publish(event.detail("daemon started"));

@@ -6,6 +6,7 @@ mod check;
 mod governor;
 mod health;
 mod load;
+mod posture;
 mod receipts;
 mod records;
 mod sessions;
@@ -135,6 +136,7 @@ pub(crate) struct Daemon {
     changed: Notify,
     /// A packet of an open TCP flow was refused: its program should hear of it.
     flow_refused: Notify,
+    watch: posture::Watch,
     args: DaemonArgs,
     cgroup_root: Option<PathBuf>,
     boot_id: String,
@@ -197,6 +199,7 @@ async fn serve(args: &DaemonArgs, socket: &Path) -> Result<(), DaemonError> {
     tasks.push(tokio::spawn(ticks::deadlines(Arc::clone(&daemon))));
     tasks.push(tokio::spawn(ticks::refused_flows(Arc::clone(&daemon))));
     load::settle(&daemon)?;
+    tasks.push(tokio::spawn(posture::watch(Arc::clone(&daemon))));
     notify::ready(&daemon.status_line());
     while signals.next().await == Asked::Reload {
         let reloading = Arc::clone(&daemon);

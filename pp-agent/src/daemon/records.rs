@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use pp_common::decide::{Attempt, Kind, Reason, Subject, Verdict, transport};
+use pp_common::decide::{Attempt, Kind as AttemptKind, Reason, Subject, Verdict, transport};
 use pp_common::record::{Hook, VerdictRecord};
 
 use super::Daemon;
 use crate::clock::Now;
+use crate::events::Kind;
 use crate::events::record::Record;
 use crate::kernel::Records;
 
@@ -25,7 +26,7 @@ pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
             }
         }
         let event = daemon.builder().build(&record, Now::read());
-        if let Some(event) = event {
+        if let Some(event) = event.filter(|event| event.kind != Kind::Canary || daemon.watch.tells_canaries()) {
             daemon.hub.publish(event);
         }
     }
@@ -48,7 +49,7 @@ fn name_nearest(daemon: &Daemon, record: &mut VerdictRecord) {
     }
     let header = &record.header;
     let subject = Subject { session: header.session, agent: header.agent, owner: header.owner };
-    let attempt = Attempt { addr: record.addr, port: record.port, transport: record.transport, kind: Kind::Open, counted: 0 };
+    let attempt = Attempt { addr: record.addr, port: record.port, transport: record.transport, kind: AttemptKind::Open, counted: 0 };
     let decision = daemon.gate.decide(&subject, &attempt);
     if decision.reason as u8 == record.reason {
         record.serial = daemon.gate.nearest(&subject, &attempt, &decision).unwrap_or(0);

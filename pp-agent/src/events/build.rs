@@ -133,6 +133,8 @@ impl Builder {
         }
         if reason == Some(Reason::SocketFamily) {
             event.detail = Some(format!("address family {}", record.port));
+        } else if reason == Some(Reason::Malformed) {
+            event.detail = Some("a packet that asks to go on elsewhere, or whose headers cannot be read".to_owned());
         } else {
             event.destination = Some(destination(record));
             event.attack = techniques(record).iter().map(|id| (*id).to_owned()).collect();

@@ -66,6 +66,8 @@ pub struct GateOptions {
     pub cgroup: Option<PathBuf>,
     /// Most marked processes.
     pub max_tasks: u32,
+    /// Programs to leave out: a test of what each is for. Only builds with debug assertions have a way to name any.
+    pub without: Vec<String>,
 }
 
 /// The object with its maps open, and what hangs of it so far.
@@ -73,6 +75,7 @@ pub(super) struct Loader {
     pub(super) ebpf: Ebpf,
     /// The maps were made by this start, not found.
     pub(super) fresh: bool,
+    without: Vec<String>,
     cgroup: fs::File,
     btf: Btf,
     kernel: btf_rs::Btf,
@@ -111,6 +114,7 @@ impl Loader {
         let mut loader = Self {
             ebpf,
             fresh,
+            without: options.without.clone(),
             cgroup: fs::File::open(&cgroup).map_err(KernelError::io(cgroup.display().to_string()))?,
             btf: Btf::from_sys_fs().map_err(|error| KernelError::Btf(error.to_string()))?,
             kernel,
@@ -190,6 +194,10 @@ impl Loader {
 
     /// Loads and attaches one program where another build's, or none, is attached.
     fn put(&mut self, program: &programs::Program, backend: Backend) -> Result<(), String> {
+        if self.without.iter().any(|name| name == program.name) {
+            tracing::warn!("{}: left out, as the command line asks", program.name);
+            return Ok(());
+        }
         let stem = program.stem(backend);
         let pin = self.pin(&stem);
         let link = match (sys::object(&pin), program.hang, backend) {

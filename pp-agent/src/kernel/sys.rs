@@ -40,13 +40,15 @@ struct LinkUpdate {
     old_prog_fd: u32,
 }
 
-fn bpf<T>(command: libc::c_long, attr: &T) -> io::Result<libc::c_long> {
+/// One call of `bpf(2)`.
+pub(super) fn bpf<T>(command: libc::c_long, attr: &T) -> io::Result<libc::c_long> {
     // SAFETY: `attr` is a `union bpf_attr` prefix of the stated size, valid for the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
+/// The descriptor that a call returned.
+pub(super) fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
     let fd = RawFd::try_from(result).map_err(io::Error::other)?;
     // SAFETY: a descriptor that the kernel just made for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })

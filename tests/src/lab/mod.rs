@@ -76,7 +76,15 @@ const MARKS: SocketAddr = v4(10, 98, 0, 2, 9);
 
 /// Addresses in the zone that [`fresh_target`] hands out, each with a server on the port.
 const FRESH_NETWORK: &str = "10.20.64.0/18";
-const FRESH_PORT: u16 = 6502;
+/// Addresses in the zone by IPv6, and addresses outside every zone; each has a server on its port.
+const FRESH_NETWORK_V6: &str = "fd00:20:0:1::/64";
+const STRAY_NETWORK: &str = "10.40.1.0/24";
+/// Port of the servers in the zone by IPv4.
+pub const FRESH_PORT: u16 = 6502;
+/// Port of the servers in the zone by IPv6.
+pub const FRESH_PORT_V6: u16 = 6504;
+/// Port of the servers outside every zone: DNP3, protected wherever it is.
+pub const STRAY_PORT: u16 = 20_000;
 /// A second port on which all of those have a server.
 pub const OTHER_FRESH_PORT: u16 = 6503;
 

@@ -11,7 +11,7 @@ use std::thread;
 use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CloneFlags, setns};
 
-use super::{FRESH_NETWORK, Lab, Place};
+use super::{FRESH_NETWORK, FRESH_NETWORK_V6, Lab, Place, STRAY_NETWORK};
 
 /// Hardware address of the router's end of the engineering link; the packet-socket workload addresses its frames to it.
 const ROUTER_MAC: &str = "02:00:00:00:63:01";
@@ -47,7 +47,9 @@ pub(super) fn build(lab: &Lab) -> Result<()> {
             writeln!(inside, "address add {host} dev lo{}", if host.contains(':') { " nodad" } else { "" })?;
         }
         if place == Place::Plant {
-            writeln!(inside, "route add local {FRESH_NETWORK} dev lo")?;
+            for network in [FRESH_NETWORK, FRESH_NETWORK_V6, STRAY_NETWORK] {
+                writeln!(inside, "route add local {network} dev lo")?;
+            }
         }
         // The router's ends come first: each link is made in the router and its peer moved at once.
         ip(&["-n", &lab.namespace(Place::Router), "-batch", "-"], &links)?;
@@ -59,6 +61,10 @@ pub(super) fn build(lab: &Lab) -> Result<()> {
     ip(&["-n", &lab.namespace(Place::Router), "-batch", "-"], routes)?;
     set(lab, Place::Router, "net/ipv4/ip_forward", "1")?;
     set(lab, Place::Router, "net/ipv6/conf/all/forwarding", "1")?;
+    // A router that heeds source routes, as old ones did.
+    for interface in ["all", "eng", "plant"] {
+        set(lab, Place::Router, &format!("net/ipv4/conf/{interface}/accept_source_route"), "1")?;
+    }
     set(lab, Place::Plant, "net/ipv4/tcp_fastopen", "3")?;
     set(lab, Place::Engineering, "net/ipv4/ping_group_range", "0 2147483647")
 }

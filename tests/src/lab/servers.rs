@@ -58,6 +58,8 @@ pub(super) fn start(lab: &Lab) -> Result<Vec<Server>> {
         format!("tcp:{GATEWAY_OTHER_PORT}"),
         format!("tcp:0.0.0.0:{}", super::FRESH_PORT),
         format!("tcp:0.0.0.0:{}", super::OTHER_FRESH_PORT),
+        format!("tcp:[::]:{}", super::FRESH_PORT_V6),
+        format!("tcp:0.0.0.0:{}", super::STRAY_PORT),
         format!("udp:{UDP}"),
         format!("udp:{UDP_V6}"),
     ];

@@ -1,8 +1,8 @@
 //! Runs the end-to-end suite: builds the lab, runs every test in it one after the other, writes the result file.
 //!
-//! Usage: `pp-e2e --row NAME --result FILE [--soak] [--kernel-only] [FILTER] [libtest options]`; needs root. Exit code 0 if nothing failed.
+//! Usage: `pp-e2e --row NAME --result FILE [--soak] [--kernel-only] [--coverage] [FILTER] [libtest options]`; needs root. Exit code 0 if nothing failed.
 //! `--kernel-only` runs the groups that try every way to send and ordinary work beside it; the whole suite in a test machine takes a
-//! quarter of an hour a kernel and runs in `cargo xtask soak`.
+//! quarter of an hour a kernel and runs in `cargo xtask soak`. `--coverage` runs the tests that the coverage table names, of any group.
 
 mod world;
 
@@ -12,6 +12,12 @@ mod backend;
 mod bad_input;
 #[path = "../../../e2e/control.rs"]
 mod control;
+#[path = "../../../e2e/coverage.rs"]
+mod coverage;
+#[path = "../../../e2e/coverage_sockets.rs"]
+mod coverage_sockets;
+#[path = "../../../e2e/coverage_sweep.rs"]
+mod coverage_sweep;
 #[path = "../../../e2e/flows.rs"]
 mod flows;
 #[path = "../../../e2e/identity.rs"]
@@ -22,6 +28,8 @@ mod lab;
 mod lifetime;
 #[path = "../../../e2e/ordinary.rs"]
 mod ordinary;
+#[path = "../../../e2e/posture.rs"]
+mod posture;
 #[path = "../../../e2e/receipts.rs"]
 mod receipts;
 #[path = "../../../e2e/refusals.rs"]
@@ -35,13 +43,13 @@ use std::time::Instant;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use pp_tests::attack::{TECHNIQUES, Technique};
+use pp_tests::coverage::{GROUP, Line, TABLE};
 use pp_tests::lab::leave_the_network;
 use pp_tests::report::{self, Entry, Report};
 use world::{Skip, Test, World};
 
 /// Every group, those that share a daemon first: starting one is what costs most on emulated machines.
-const GROUPS: [(&str, &[Test]); 11] = [
+const GROUPS: &[(&str, &[Test])] = &[
     ("lab", lab::TESTS),
     ("refusals", refusals::TESTS),
     ("sockets", sockets::TESTS),
@@ -52,6 +60,7 @@ const GROUPS: [(&str, &[Test]); 11] = [
     ("control", control::TESTS),
     ("identity", identity::TESTS),
     ("bad_input", bad_input::TESTS),
+    ("posture", posture::TESTS),
     ("lifetime", lifetime::TESTS),
 ];
 
@@ -64,11 +73,13 @@ struct Options {
     result: Option<PathBuf>,
     soak: bool,
     kernel_only: bool,
+    coverage: bool,
     libtest: Vec<String>,
 }
 
 fn options() -> Options {
-    let mut options = Options { row: "native".to_owned(), result: None, soak: false, kernel_only: false, libtest: Vec::new() };
+    let mut options =
+        Options { row: "native".to_owned(), result: None, soak: false, kernel_only: false, coverage: false, libtest: Vec::new() };
     let mut words = std::env::args();
     options.libtest.extend(words.next());
     while let Some(word) = words.next() {
@@ -76,6 +87,7 @@ fn options() -> Options {
             "--row" => options.row = words.next().unwrap_or_default(),
             "--result" => options.result = words.next().map(PathBuf::from),
             "--soak" => options.soak = true,
+            "--coverage" => options.coverage = true,
             "--kernel-only" => options.kernel_only = true,
             _ => options.libtest.push(word),
         }
@@ -104,15 +116,18 @@ fn suite() -> Result<bool> {
         World::build(options.soak)?;
     }
     let mut trials = Vec::new();
-    for (group, tests) in GROUPS {
+    for (group, tests) in GROUPS.iter().copied() {
         if options.kernel_only && !KERNEL_GROUPS.contains(&group) {
             continue;
         }
         trials.extend(tests.iter().map(|test| trial(group, test.name, test.run)));
         if group == "lab" {
-            let refuse = |technique: &'static Technique| move |world: &mut World| refusals::technique(world, technique);
-            trials.extend(TECHNIQUES.iter().map(|technique| trial("techniques", technique.claim, refuse(technique))));
+            let show = |line: &'static Line| move |world: &mut World| coverage::row(world, line);
+            trials.extend(coverage::own().map(|line| trial(GROUP, &line.claim(), show(line))));
         }
+    }
+    if options.coverage {
+        trials.retain(|trial| TABLE.iter().any(|line| line.test() == trial.name()));
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     let backend = World::take_down();

@@ -45,6 +45,8 @@ pub(crate) struct World {
     lab: Arc<Lab>,
     shared: Option<Daemon>,
     backend: Option<String>,
+    /// What the techniques of the coverage table came to, tried all at once.
+    pub(crate) sweep: Option<std::sync::Arc<crate::coverage_sweep::Sweep>>,
     /// True for runs that take their time.
     pub(crate) soak: bool,
 }
@@ -54,7 +56,7 @@ static WORLD: Mutex<Option<World>> = Mutex::new(None);
 impl World {
     /// Builds the lab.
     pub(crate) fn build(soak: bool) -> Result<()> {
-        let world = Self { lab: Arc::new(Lab::start()?), shared: None, backend: None, soak };
+        let world = Self { lab: Arc::new(Lab::start()?), shared: None, backend: None, sweep: None, soak };
         *WORLD.lock().unwrap_or_else(PoisonError::into_inner) = Some(world);
         Ok(())
     }

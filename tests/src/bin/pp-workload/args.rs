@@ -73,18 +73,75 @@ pub(crate) enum Command {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
-    /// Connect the socket that is standard input
-    ConnectStdin { target: SocketAddr },
-    /// Write to the connected socket that is standard input
+    /// Write to the connected socket that is standard input, giving an address that a connected stream ignores
     WriteStdin {
-        /// Give this address with the message, which a connected stream ignores
         #[arg(long)]
-        to: Option<SocketAddr>,
+        to: SocketAddr,
     },
-    /// Connect, then pass the socket to whoever connects to PATH
-    PassFd { path: PathBuf, target: SocketAddr },
+    /// Write to the socket that is standard input
+    UseStdin(WriteOptions),
+    /// Open a socket, then pass it to whoever connects to PATH
+    PassFd {
+        path: PathBuf,
+        target: SocketAddr,
+        #[arg(long, default_value = "tcp-connected")]
+        state: SocketState,
+    },
     /// Receive a socket from PATH and write to it
-    RecvFd { path: PathBuf },
+    RecvFd {
+        path: PathBuf,
+        #[command(flatten)]
+        write: WriteOptions,
+    },
+    /// Open a socket, say where it is, and hold it
+    HoldFd {
+        target: SocketAddr,
+        #[arg(long)]
+        state: SocketState,
+    },
+    /// Copy a socket out of another process and write to it
+    TakeFd {
+        pid: i32,
+        fd: i32,
+        #[command(flatten)]
+        write: WriteOptions,
+    },
+    /// Connect to the target for whoever asks at PATH
+    Relay { path: PathBuf, target: SocketAddr },
+    /// Ask the server at PATH
+    AskRelay { path: PathBuf },
+    /// Make every attempt of a list, a line each: technique and target
+    Batch {
+        list: PathBuf,
+        /// In this very process, not in children
+        #[arg(long)]
+        here: bool,
+    },
+    /// The same in a thread whose process has lost its first one
+    LeaderGone { list: PathBuf },
+    /// Become the command in another process
+    Become {
+        trick: Trick,
+        #[arg(long)]
+        cgroup: Option<PathBuf>,
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Connect to the target in a network namespace that has it as an address of its own
+    NewNetwork { target: SocketAddr },
+    /// Take a pinned link from its hook, or give it a program that refuses nothing
+    HarmLink { pin: PathBuf, how: Harm },
+    /// Attach a program at a cgroup that undoes refusals of connects, or sends them elsewhere, until killed
+    OverrideConnect {
+        #[arg(long)]
+        cgroup: PathBuf,
+        /// Only connects to this address
+        #[arg(long)]
+        only: std::net::Ipv4Addr,
+        /// Write this address into the connect
+        #[arg(long)]
+        to: Option<std::net::Ipv4Addr>,
+    },
     /// Let a child connect to a unix socket, take its socket after it has exited, and send REQUEST through it
     PeerFd { socket: PathBuf, request: String },
     /// The child of peer-fd
@@ -121,6 +178,52 @@ pub(crate) struct LaunchOptions {
     pub(crate) command: Vec<String>,
 }
 
+/// How a socket that came from elsewhere is written to.
+#[derive(Args)]
+pub(crate) struct WriteOptions {
+    #[arg(long, default_value = "send")]
+    pub(crate) way: WriteBy,
+    /// Connect it first
+    #[arg(long)]
+    pub(crate) connect: Option<SocketAddr>,
+}
+
+/// One way to write.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum WriteBy {
+    Send,
+    Write,
+    Sendfile,
+    Splice,
+    Uring,
+    UringWorker,
+}
+
+/// What root can do to a link.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Harm {
+    Detach,
+    Replace,
+}
+
+/// One way to become another process.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Trick {
+    Fork,
+    Vfork,
+    IntoCgroup,
+    Sibling,
+    DoubleFork,
+    ExecByThread,
+    Memfd,
+    Loader,
+    Script,
+    UserNamespace,
+    PidNamespace,
+    MountAndIpcNamespaces,
+    ThereAndBack,
+}
+
 /// What `open-then-exec` does with the socket before it execs.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum SocketState {
@@ -138,19 +241,45 @@ pub(crate) enum SocketState {
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum TechniqueArg {
     TcpConnect,
-    TcpMapped,
+    TcpScoped,
+    TcpReconnect,
     Mptcp,
+    MptcpFastopen,
     Fastopen,
-    FastopenMapped,
+    FastopenSendmsg,
     FastopenConnect,
     UdpSendto,
-    UdpMapped,
+    UdpScoped,
+    UdpSendmsg,
+    UdpSegmented,
     UdpConnectSend,
+    UdpConnectWrite,
     UdpUnspec,
+    UdpInetOnV6,
     UdpConnectedElsewhere,
+    UdpBroadcast,
     Sendmmsg,
     Udplite,
+    UdpliteSendto,
+    Ping,
+    PingSourceRoute,
     RawIcmp,
+    RawProtocol,
     RawHdrincl,
+    RawSourceRoute,
     Packet,
+    PacketOldName,
+    Vsock,
+    Sctp,
+    SctpMany,
+    SctpConnectx,
+    Dccp,
+    Smc,
+    Rxrpc,
+    UringConnect,
+    UringConnectWorker,
+    UringConnectPoll,
+    UringSendmsg,
+    UringSendmsgWorker,
+    UringSendmsgPoll,
 }

@@ -1,5 +1,6 @@
 //! Sockets that a process did not make itself: opened before it was marked, inherited, or passed to it.
 
+use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -7,18 +8,25 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use anyhow::Result;
-use nix::cmsg_space;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
-use nix::unistd::dup2_stdin;
+use nix::unistd::{dup2_stdin, pipe};
+use nix::{cmsg_space, libc};
 use serde_json::json;
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::args::SocketState;
+use crate::args::{SocketState, WriteBy};
 use crate::outcome::{self, Outcome};
 use crate::techniques::PAYLOAD;
+use crate::uring::{self, Mode};
 
 /// Opens a socket as told, makes it standard input and becomes the command.
 pub(crate) fn open_then_exec(target: SocketAddr, state: SocketState, command: &[String]) -> Result<()> {
+    dup2_stdin(&opened(target, state)?)?;
+    crate::launch::exec(command)
+}
+
+fn opened(target: SocketAddr, state: SocketState) -> io::Result<Socket> {
     let kind = match state {
         SocketState::Tcp | SocketState::TcpConnected => Type::STREAM,
         SocketState::Udp | SocketState::UdpConnected => Type::DGRAM,
@@ -27,31 +35,56 @@ pub(crate) fn open_then_exec(target: SocketAddr, state: SocketState, command: &[
     if matches!(state, SocketState::TcpConnected | SocketState::UdpConnected) {
         socket.connect(&target.into())?;
     }
-    dup2_stdin(&socket)?;
-    crate::launch::exec(command)
+    Ok(socket)
 }
 
-/// Connects the socket that is standard input and writes to it.
-pub(crate) fn connect_stdin(target: SocketAddr) -> Outcome {
-    let stdin = io::stdin();
-    let socket = SockRef::from(&stdin);
-    Outcome(socket.connect(&target.into()).and_then(|()| socket.send(PAYLOAD)))
+/// Writes to a socket that came from elsewhere, connecting it first if it is not connected yet.
+fn write_by(socket: &SockRef<'_>, way: WriteBy, connect: Option<SocketAddr>) -> io::Result<usize> {
+    if let Some(target) = connect {
+        socket.connect(&target.into())?;
+    }
+    match way {
+        WriteBy::Send => socket.send(PAYLOAD),
+        WriteBy::Write => {
+            // SAFETY: a buffer of that length.
+            returned(unsafe { libc::write(socket.as_raw_fd(), PAYLOAD.as_ptr().cast(), PAYLOAD.len()) })
+        }
+        WriteBy::Sendfile => {
+            let mut file = File::from(memfd_create("payload", MFdFlags::empty())?);
+            file.write_all(PAYLOAD)?;
+            let mut from = 0;
+            // SAFETY: valid descriptors and an offset of this function's own.
+            returned(unsafe { libc::sendfile(socket.as_raw_fd(), file.as_raw_fd(), &raw mut from, PAYLOAD.len()) })
+        }
+        WriteBy::Splice => {
+            let (read, write) = pipe()?;
+            File::from(write).write_all(PAYLOAD)?;
+            let null = std::ptr::null_mut();
+            // SAFETY: valid descriptors; no offsets are given.
+            returned(unsafe { libc::splice(read.as_raw_fd(), null, socket.as_raw_fd(), null, PAYLOAD.len(), 0) })
+        }
+        WriteBy::Uring => uring::write(&**socket, Mode::Inline),
+        WriteBy::UringWorker => uring::write(&**socket, Mode::Worker),
+    }
 }
 
-/// Writes to the connected socket that is standard input.
-pub(crate) fn write_stdin(to: Option<SocketAddr>) -> Outcome {
-    let stdin = io::stdin();
-    let socket = SockRef::from(&stdin);
-    Outcome(match to {
-        Some(to) => socket.send_to(PAYLOAD, &to.into()),
-        None => socket.send(PAYLOAD),
-    })
+fn returned(bytes: isize) -> io::Result<usize> {
+    usize::try_from(bytes).map_err(|_| io::Error::last_os_error())
 }
 
-/// Connects to the target, says so, waits for one client on the unix socket `path` and gives it the connection.
-pub(crate) fn pass_fd(path: &Path, target: SocketAddr) -> Result<()> {
-    let socket = Socket::new(Domain::for_address(target), Type::STREAM, None)?;
-    socket.connect(&target.into())?;
+/// Writes to the connected socket that is standard input, with an address that it ignores.
+pub(crate) fn write_stdin(to: SocketAddr) -> Outcome {
+    Outcome(SockRef::from(&io::stdin()).send_to(PAYLOAD, &to.into()))
+}
+
+/// Writes to the socket that is standard input.
+pub(crate) fn use_stdin(way: WriteBy, connect: Option<SocketAddr>) -> Outcome {
+    Outcome(write_by(&SockRef::from(&io::stdin()), way, connect))
+}
+
+/// Opens a socket, says so, waits for one client on the unix socket `path` and gives it the socket.
+pub(crate) fn pass_fd(path: &Path, target: SocketAddr, state: SocketState) -> Result<()> {
+    let socket = opened(target, state)?;
     let listener = UnixListener::bind(path)?;
     outcome::print(&json!({"ready": true}))?;
     let (mut peer, _) = listener.accept()?;
@@ -81,10 +114,54 @@ pub(crate) fn receive(stream: &UnixStream) -> io::Result<OwnedFd> {
     Err(io::Error::other("no socket arrived with the message"))
 }
 
-/// Takes a connected socket from the unix socket `path` and writes to it.
-pub(crate) fn recv_fd(path: &Path) -> Outcome {
-    Outcome(UnixStream::connect(path).and_then(|stream| {
-        let socket = Socket::from(receive(&stream)?);
-        socket.send(PAYLOAD)
-    }))
+/// Takes a socket from the unix socket `path` and writes to it.
+pub(crate) fn recv_fd(path: &Path, way: WriteBy, connect: Option<SocketAddr>) -> Outcome {
+    Outcome(UnixStream::connect(path).and_then(|stream| write_by(&SockRef::from(&receive(&stream)?), way, connect)))
+}
+
+/// Opens a socket, says where it is, and holds it until it is killed.
+pub(crate) fn hold_fd(target: SocketAddr, state: SocketState) -> Result<()> {
+    let socket = opened(target, state)?;
+    outcome::print(&json!({"ready": true, "pid": std::process::id(), "fd": socket.as_raw_fd()}))?;
+    loop {
+        nix::unistd::pause();
+    }
+}
+
+/// Copies a socket out of another process and writes to it.
+pub(crate) fn take_fd(pid: i32, fd: i32, way: WriteBy, connect: Option<SocketAddr>) -> Outcome {
+    Outcome(copied(pid, fd).and_then(|socket| write_by(&SockRef::from(&socket), way, connect)))
+}
+
+fn copied(pid: i32, fd: i32) -> io::Result<OwnedFd> {
+    let descriptor = |result: libc::c_long| {
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let fd = i32::try_from(result).map_err(io::Error::other)?;
+        // SAFETY: the kernel has just installed this descriptor for us, and nothing else in this process knows it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    };
+    // SAFETY: numbers only.
+    let process = descriptor(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: numbers only.
+    descriptor(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0) })
+}
+
+/// Waits for one client on the unix socket `path` and connects to the target for it: a server that acts for whoever asks.
+pub(crate) fn relay(path: &Path, target: SocketAddr) -> Result<()> {
+    let listener = UnixListener::bind(path)?;
+    outcome::print(&json!({"ready": true}))?;
+    let (mut client, _) = listener.accept()?;
+    let outcome = Outcome(crate::techniques::connect(target, None));
+    writeln!(client, "{}", outcome.json())?;
+    Ok(())
+}
+
+/// Asks the server at the unix socket `path` and passes on what it says.
+pub(crate) fn ask_relay(path: &Path) -> Result<()> {
+    match UnixStream::connect(path) {
+        Ok(stream) => outcome::print(&serde_json::from_reader(stream)?),
+        Err(error) => Outcome(Err(error)).print(),
+    }
 }

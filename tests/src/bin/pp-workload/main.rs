@@ -5,7 +5,9 @@
 //! could not be set up.
 
 mod args;
+mod batch;
 mod control;
+mod families;
 mod fds;
 mod flows;
 mod launch;
@@ -14,6 +16,9 @@ mod raw;
 mod sink;
 mod tap;
 mod techniques;
+mod tricks;
+mod undo;
+mod uring;
 
 use std::process::ExitCode;
 
@@ -32,10 +37,21 @@ fn main() -> ExitCode {
         Command::Serve { listen, accept } => flows::serve(listen, accept),
         Command::Dial { target, source } => flows::dial(target, source),
         Command::OpenThenExec { target, state, command } => fds::open_then_exec(target, state, &command),
-        Command::ConnectStdin { target } => fds::connect_stdin(target).print(),
         Command::WriteStdin { to } => fds::write_stdin(to).print(),
-        Command::PassFd { path, target } => fds::pass_fd(&path, target),
-        Command::RecvFd { path } => fds::recv_fd(&path).print(),
+        Command::UseStdin(write) => fds::use_stdin(write.way, write.connect).print(),
+        Command::PassFd { path, target, state } => fds::pass_fd(&path, target, state),
+        Command::RecvFd { path, write } => fds::recv_fd(&path, write.way, write.connect).print(),
+        Command::HoldFd { target, state } => fds::hold_fd(target, state),
+        Command::TakeFd { pid, fd, write } => fds::take_fd(pid, fd, write.way, write.connect).print(),
+        Command::Relay { path, target } => fds::relay(&path, target),
+        Command::AskRelay { path } => fds::ask_relay(&path),
+        Command::Batch { list, here: true } => batch::run_here(&list),
+        Command::Batch { list, here: false } => batch::run(&list),
+        Command::LeaderGone { list } => tricks::leader_gone(list),
+        Command::Become { trick, cgroup, command } => tricks::run(trick, cgroup.as_deref(), &command),
+        Command::NewNetwork { target } => tricks::new_network(target),
+        Command::HarmLink { pin, how } => undo::harm(&pin, how),
+        Command::OverrideConnect { cgroup, only, to } => undo::run(&cgroup, only, to),
         Command::PeerFd { socket, request } => control::peer_fd(&socket, &request),
         Command::PeerFdChild { socket } => control::peer_fd_child(&socket),
         Command::Sink { listen, log } => sink::run(&listen, &log),

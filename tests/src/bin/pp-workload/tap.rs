@@ -23,6 +23,8 @@ use crate::outcome;
 const ETH_P_ALL: u16 = 3;
 /// Datagrams to this port are marks in the log.
 const MARK_PORT: u16 = 9;
+/// Type of an ICMPv6 echo request, RFC 4443.
+const ECHO_REQUEST_V6: u8 = 128;
 
 /// Logs until it is killed.
 pub(crate) fn run(log: &Path) -> Result<()> {
@@ -55,8 +57,8 @@ fn describe(packet: &[u8]) -> Option<Value> {
         NetSlice::Arp(_) => return None,
     };
     let protocol = payload.ip_number;
-    // Neighbour discovery and multicast reports are the network's own.
-    if protocol == IpNumber::IPV6_ICMP {
+    // Neighbour discovery and multicast reports are the network's own; echo requests are somebody's.
+    if protocol == IpNumber::IPV6_ICMP && payload.payload.first() != Some(&ECHO_REQUEST_V6) {
         return None;
     }
     let syn = matches!(&sliced.transport, Some(TransportSlice::Tcp(tcp)) if tcp.syn());

@@ -1,0 +1,148 @@
+//! The posture over time: every [`PERIOD`] the hooks are looked at and put
+//! back, and the canary tries the gate again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::Daemon;
+use crate::clock::{Now, rfc3339};
+use crate::events::Kind;
+use crate::kernel::canary::Finding;
+use crate::kernel::hooks::Hooks;
+use crate::metrics::Text;
+use crate::notify;
+
+/// How long a hook can be gone, replaced or inert before it is noticed.
+pub(crate) const PERIOD: Duration = Duration::from_secs(120);
+
+/// What is known of the hooks and of the last canary.
+#[derive(Default)]
+pub(super) struct Watch {
+    hooks: Mutex<Option<Hooks>>,
+    findings: Mutex<(i64, Vec<Finding>)>,
+    runs: AtomicU64,
+    mended: AtomicU64,
+    beyond_repair: AtomicU64,
+    /// What canaries were refused has been told once; it would drown the rest.
+    told: AtomicBool,
+}
+
+impl Watch {
+    /// The canary came back with this.
+    pub(super) fn canary(&self, findings: &[Finding]) {
+        self.runs.fetch_add(1, Ordering::Relaxed);
+        *self.findings.lock().unwrap_or_else(PoisonError::into_inner) = (Now::read().wall_ms, findings.to_vec());
+    }
+
+    /// The first canary's refusals are events; those of later ones are findings in `status` and `/metrics`.
+    pub(super) fn tells_canaries(&self) -> bool {
+        !self.told.load(Ordering::Relaxed)
+    }
+
+    fn findings(&self) -> (i64, Vec<Finding>) {
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// For `status`.
+    pub(super) fn status(&self) -> Value {
+        let (at_ms, findings) = self.findings();
+        let found: Vec<Value> = findings
+            .iter()
+            .map(|found| json!({ "technique": found.technique, "errno": found.errno, "refused": found.refused() }))
+            .collect();
+        let hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
+        json!({
+            "canary": { "time": rfc3339(at_ms), "runs": self.runs.load(Ordering::Relaxed), "findings": found },
+            "hooks": {
+                "watched": hooks.as_ref().map_or(0, Hooks::len),
+                "mended": self.mended.load(Ordering::Relaxed),
+                "beyond_repair": self.beyond_repair.load(Ordering::Relaxed),
+                "foreign": hooks.as_ref().map_or(0, Hooks::foreign_count),
+            },
+        })
+    }
+
+    /// For `/metrics`.
+    pub(super) fn metrics(&self, text: &mut Text) {
+        let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        text.counter("pp_canary_runs_total", "times that the canary tried the gate", load(&self.runs));
+        let (_, findings) = self.findings();
+        let findings: Vec<(String, u64)> =
+            findings.into_iter().map(|found| (found.technique.clone(), u64::from(found.refused()))).collect();
+        text.gauges("pp_canary_refused", "1 where the last canary was refused", "technique", &findings);
+        text.counter("pp_hooks_mended_total", "hooks that were put back", load(&self.mended));
+        text.counter("pp_hooks_beyond_repair_total", "hooks that could not be put back", load(&self.beyond_repair));
+        let hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
+        let (watched, foreign) = hooks.as_ref().map_or((0, 0), |hooks| (hooks.len(), hooks.foreign_count()));
+        text.gauge("pp_hooks_watched", "hooks that are looked at", watched as u64);
+        text.gauge("pp_foreign_programs", "programs of others that run after ours at the root cgroup", foreign as u64);
+    }
+}
+
+/// Looks every period, until the daemon stops.
+pub(super) async fn watch(daemon: Arc<Daemon>) {
+    let period = daemon.args.watch_period.map_or(PERIOD, Duration::from_secs);
+    loop {
+        tokio::time::sleep(period).await;
+        let working = Arc::clone(&daemon);
+        if let Err(error) = tokio::task::spawn_blocking(move || working.look()).await {
+            tracing::error!("watching the hooks ended by a panic: {error}");
+        }
+    }
+}
+
+impl Daemon {
+    /// Notes the hooks as they are now, in place and seen to refuse.
+    pub(super) fn begin_watch(&self) {
+        match Hooks::note(&self.args.bpffs, self.cgroup_root.as_deref()) {
+            Ok(hooks) => *self.watch.hooks.lock().unwrap_or_else(PoisonError::into_inner) = Some(hooks),
+            Err(error) => tracing::error!("hooks: they cannot be watched: {error}"),
+        }
+        self.watch.told.store(true, Ordering::Relaxed);
+    }
+
+    fn look(&self) {
+        self.mend_hooks();
+        let before = self.inner().posture.clone();
+        let posture = self.measure_posture();
+        if posture != before {
+            tracing::warn!("posture: {} ({}), it was {} ({})", posture.name, posture.gaps.join("; "), before.name, before.gaps.join("; "));
+            notify::status(&self.status_line());
+        }
+    }
+
+    fn mend_hooks(&self) {
+        let mut watched = self.watch.hooks.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(hooks) = watched.as_mut() else { return };
+        let repairs = hooks.mend();
+        let foreign = hooks.foreign().unwrap_or_else(|error| {
+            tracing::error!("programs at the root cgroup: {error}");
+            Vec::new()
+        });
+        drop(watched);
+        for repair in repairs {
+            let (counter, outcome) = match &repair.done {
+                Ok(()) => (&self.watch.mended, "it was put back".to_owned()),
+                Err(error) => (&self.watch.beyond_repair, format!("it could not be put back: {error}")),
+            };
+            counter.fetch_add(1, Ordering::Relaxed);
+            self.tell_hook(repair.damage.name(), repair.hook, outcome);
+        }
+        for program in foreign {
+            let what = format!("program {} \"{}\" was attached behind it and can undo what it refuses", program.id, program.name);
+            self.tell_hook("foreign_program", program.hook, what);
+        }
+    }
+
+    fn tell_hook(&self, reason: &str, hook: String, detail: String) {
+        tracing::warn!("hook {hook}: {reason}: {detail}");
+        let mut event = self.event(Kind::Posture);
+        event.reason = Some(reason.to_owned());
+        event.hook = Some(hook);
+        self.hub.publish(event.detail(detail));
+    }
+}
