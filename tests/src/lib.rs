@@ -11,6 +11,7 @@ pub mod events;
 pub mod forge;
 pub mod harness;
 pub mod lab;
+pub mod packages;
 pub mod paths;
 pub mod policy;
 pub mod report;
