@@ -236,7 +236,8 @@ fn npx_npm_and_plain_scripts_are_nobodys(world: &mut World) -> Result<()> {
     // Events come in order: what had begun before this session would have been told before it.
     let last = By::run("lab-last").run_words(daemon, &["/bin/true".into()])?.success()?;
     let begun = |event: &Value| event["kind"] == "session_start";
-    let _event = daemon.events().wait_since(mark, "a last session", |event| begun(event) && event["agent"] == "lab-last").context(last.both())?;
+    let _event =
+        daemon.events().wait_since(mark, "a last session", |event| begun(event) && event["agent"] == "lab-last").context(last.both())?;
     let marked: Vec<_> = daemon.events().since(mark).into_iter().filter(begun).collect();
     let wrong = marked.iter().find(|event| never.iter().any(|pid| event["pid"] == *pid));
     ensure!(wrong.is_none(), "{wrong:?}");

@@ -79,15 +79,7 @@ pub static PACKAGES: [Package; 9] = [
         program: "claude",
         child: claude,
     },
-    Package {
-        name: "codex",
-        agent: "codex",
-        ways: SCRIPT,
-        project: "npm",
-        package: "@openai/codex",
-        program: "codex",
-        child: codex,
-    },
+    Package { name: "codex", agent: "codex", ways: SCRIPT, project: "npm", package: "@openai/codex", program: "codex", child: codex },
     Package {
         name: "gemini-cli",
         agent: "gemini-cli",
@@ -285,7 +277,8 @@ impl Package {
         let home = Home::new(lab, self.name)?;
         let arguments = (self.child)(&home)?;
         let installed = paths::agents()?.join(self.project);
-        let before = if self.project == "venv" { self.python_words(&home, &installed, way)? } else { self.node_words(&home, &installed, way)? };
+        let before =
+            if self.project == "venv" { self.python_words(&home, &installed, way)? } else { self.node_words(&home, &installed, way)? };
         let all: Vec<String> = before.into_iter().chain(arguments).collect();
         Ok(Started { running: Some(Running::start(&mut command(lab, &home, &all)?)?), home })
     }

@@ -124,8 +124,5 @@ fn by_npm(dir: &Path, pins: &Path, project: &str) -> Result<()> {
 }
 
 fn warn(names: &str, pins: &Path, error: &anyhow::Error) {
-    sh::say(format!(
-        "WARNING: agents: what {} pins could not be had; taking the newest of {names}. Pin those.\n{error:#}",
-        pins.display()
-    ));
+    sh::say(format!("WARNING: agents: what {} pins could not be had; taking the newest of {names}. Pin those.\n{error:#}", pins.display()));
 }

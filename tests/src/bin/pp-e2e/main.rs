@@ -43,7 +43,7 @@ use pp_tests::report::{self, Entry, Report};
 use world::{Skip, Test, World};
 
 /// Every group, those that share a daemon first: starting one is what costs most on emulated machines.
-const GROUPS: [(&str, &[Test]); 11] = [
+const GROUPS: [(&str, &[Test]); 12] = [
     ("lab", lab::TESTS),
     ("refusals", refusals::TESTS),
     ("sockets", sockets::TESTS),
