@@ -12,6 +12,7 @@ pub mod events;
 pub mod forge;
 pub mod harness;
 pub mod lab;
+pub mod packages;
 pub mod paths;
 pub mod policy;
 pub mod report;

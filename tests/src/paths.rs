@@ -49,6 +49,18 @@ pub fn python() -> Result<PathBuf> {
     Ok(python)
 }
 
+/// The directory of the real agents' packages: `PP_AGENTS`, else `target/pp-cache/agents`.
+///
+/// # Errors
+/// They are not installed.
+pub fn agents() -> Result<PathBuf> {
+    let directory = env::var_os("PP_AGENTS").map_or_else(|| repository().join("target/pp-cache/agents"), PathBuf::from);
+    if !directory.join("installed").is_file() {
+        bail!("{}: not installed whole; `cargo xtask setup --only agents` does it, PP_AGENTS names another place", directory.display());
+    }
+    Ok(directory)
+}
+
 /// The root of cgroup2, wherever this host has mounted it.
 ///
 /// # Errors

@@ -88,6 +88,13 @@ impl Policy {
         self
     }
 
+    /// The same with the shipped agents' own rules in place of the lab's.
+    #[must_use]
+    pub fn with_shipped_agents(mut self) -> Self {
+        self.agents.clear();
+        self
+    }
+
     /// The policy as text.
     #[must_use]
     pub fn text(&self) -> String {

@@ -123,9 +123,8 @@ pub(crate) fn run(paths: &Paths, row: Option<&str>, more: &[String]) -> Result<C
     let matrix = Matrix::load(paths)?;
     let row = matrix.row(row.unwrap_or("native"))?;
     setup::native(paths)?;
-    if row.kernel.is_some() {
-        setup::run(paths, Some(setup::Part::Kernels))?;
-    }
+    let part = if row.kernel.is_some() { setup::Part::Kernels } else { setup::Part::Agents };
+    setup::run(paths, Some(part))?;
     let bin = build_all(paths)?;
     Ok(run_row(paths, &matrix, row, &bin, more, true))
 }
@@ -186,6 +185,7 @@ pub(crate) fn environment(paths: &Paths, bin: &Path) -> Vec<(String, String)> {
         ("PP_AGENT_BIN".to_owned(), bin.join("pp-agent").display().to_string()),
         ("PP_AGENT_NEXT_BIN".to_owned(), next_agent(paths).display().to_string()),
         ("PP_VENV".to_owned(), paths.venv().display().to_string()),
+        ("PP_AGENTS".to_owned(), paths.agents().display().to_string()),
         ("RUST_BACKTRACE".to_owned(), "1".to_owned()),
     ]
 }

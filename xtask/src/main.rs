@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything around the code itself, from a fresh machine to a green test run.
 #![forbid(unsafe_code)]
 
+mod agents;
 mod build_ebpf;
 mod ci;
 mod coverage;
@@ -36,7 +37,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Prepare this machine: eBPF toolchain, QEMU and kernels, lab tools; quick when all is there
+    /// Prepare this machine: eBPF toolchain, QEMU and kernels, lab tools, agents; quick when all is there
     Setup {
         /// Only this part
         #[arg(long)]

@@ -45,6 +45,11 @@ impl Paths {
         self.cache.join("venv")
     }
 
+    /// The packages of real agents, and the Node that runs them.
+    pub(crate) fn agents(&self) -> PathBuf {
+        self.cache.join("agents")
+    }
+
     /// Where the unpacked kernel `name` lives.
     pub(crate) fn kernel(&self, name: &str) -> PathBuf {
         self.cache.join("kernels").join(name)

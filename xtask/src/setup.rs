@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, process::Command};
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
-use crate::{fetch, initramfs, kernels::Matrix, packages, paths::Paths, sh, toolchain};
+use crate::{agents, fetch, initramfs, kernels::Matrix, packages, paths::Paths, sh, toolchain};
 
 /// The parts of the set-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -16,6 +16,8 @@ pub(crate) enum Part {
     Kernels,
     /// Servers and attackers of the lab, and its Python environment
     Lab,
+    /// Packages of real agents, pinned
+    Agents,
 }
 
 /// Does the parts named, or all.
@@ -27,6 +29,9 @@ pub(crate) fn run(paths: &Paths, only: Option<Part>) -> Result<()> {
     }
     if wants(Part::Lab) {
         lab(paths)?;
+    }
+    if wants(Part::Agents) {
+        agents::ensure(paths, python)?;
     }
     if wants(Part::Kernels) {
         kernels(paths)?;

@@ -38,6 +38,14 @@ pub(crate) enum Command {
     },
     /// Make one attempt with one technique
     Try { technique: TechniqueArg, target: SocketAddr },
+    /// Be the child of a real agent: connect, put the answer into a file, and stay until another file exists
+    Child {
+        target: SocketAddr,
+        #[arg(long)]
+        answer: PathBuf,
+        #[arg(long)]
+        until: PathBuf,
+    },
     /// Open a flow, send and receive without end, and say when each direction stopped
     Hold {
         target: SocketAddr,

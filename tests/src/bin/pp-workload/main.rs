@@ -6,6 +6,7 @@
 
 mod args;
 mod batch;
+mod child;
 mod control;
 mod families;
 mod fds;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::Daemonize { command } => launch::daemonize(&command),
         Command::Repeat { times, command } => launch::repeat(times, &command),
         Command::Try { technique, target } => techniques::attempt(technique, target).print(),
+        Command::Child { target, answer, until } => child::run(target, &answer, &until),
         Command::Hold { target, for_ms } => flows::hold(target, for_ms),
         Command::Spin { target, for_ms, until } => flows::spin(target, for_ms, until.as_deref()),
         Command::Serve { listen, accept } => flows::serve(listen, accept),
