@@ -28,10 +28,10 @@ mod lab;
 mod lifetime;
 #[path = "../../../e2e/ordinary.rs"]
 mod ordinary;
-#[path = "../../../e2e/posture.rs"]
-mod posture;
 #[path = "../../../e2e/packages.rs"]
 mod packages;
+#[path = "../../../e2e/posture.rs"]
+mod posture;
 #[path = "../../../e2e/receipts.rs"]
 mod receipts;
 #[path = "../../../e2e/refusals.rs"]
