@@ -112,6 +112,13 @@ pub(crate) fn fresh(at: At) -> (SocketAddr, SocketAddr) {
     }
 }
 
+/// One run of the core: its targets, which of them something arrived at, what the program was told.
+struct Tried {
+    targets: Vec<SocketAddr>,
+    arrived: Vec<bool>,
+    heard: Vec<Option<Answer>>,
+}
+
 /// The core of techniques, by a process that these words make: all of it is refused, or the row is not.
 fn process(world: &mut World, words: &[&str], cgroup: Option<&Path>) -> Result<Outcome> {
     let daemon = world.daemon()?;
@@ -124,7 +131,7 @@ fn process(world: &mut World, words: &[&str], cgroup: Option<&Path>) -> Result<O
         command.extend(["--", &workload, "batch", "--here"].map(str::to_owned));
     }
     // Targets of its own for each run: what the first one opened may still be closing.
-    let run = |by: &By| -> Result<(Vec<SocketAddr>, Vec<bool>, Vec<Option<Answer>>)> {
+    let run = |by: &By| -> Result<Tried> {
         let (targets, dialled): (Vec<_>, Vec<_>) = CORE.iter().map(|(_, at)| fresh(*at)).unzip();
         let list = daemon.path(&format!("core-{}", targets[0].ip()));
         let lines: Vec<String> = CORE.iter().zip(dialled).map(|((name, _), dialled)| format!("{name} {dialled}")).collect();
@@ -137,12 +144,12 @@ fn process(world: &mut World, words: &[&str], cgroup: Option<&Path>) -> Result<O
         done.with_context(|| format!("{}{}", running.stdout(), running.stderr()))?;
         harness::catch_up(lab)?;
         let arrived = targets.iter().map(|target| !plant.packets_to(*target).is_empty()).collect();
-        Ok((targets, arrived, answers(&running.stdout(), CORE.len())))
+        Ok(Tried { targets, arrived, heard: answers(&running.stdout(), CORE.len()) })
     };
-    let (_, control, _) = run(&By::Nobody)?;
+    let control = run(&By::Nobody)?.arrived;
     ensure!(control[0], "control run: a plain connection did not arrive");
     let mark = daemon.events().mark();
-    let (targets, arrived, heard) = run(&By::run(AGENT))?;
+    let Tried { targets, arrived, heard } = run(&By::run(AGENT))?;
     let tried = || (0..CORE.len()).filter(|index| control[*index]);
     let told = tried().all(|index| {
         daemon.events().wait_since(mark, CORE[index].0, |event| is_block(event, targets[index]) && event["agent"] == AGENT).is_ok()

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, ensure};
 use pp_tests::agent::Daemon;
 use pp_tests::attack;
+use pp_tests::coverage::At;
 use pp_tests::harness::{self, By, Refusal, is_block};
 use pp_tests::lab::{PLC, Place, fresh_target};
 use pp_tests::policy::{AGENT, Policy};
@@ -13,6 +14,7 @@ use pp_tests::run::{self, Running};
 use pp_tests::wait;
 use serde_json::Value;
 
+use crate::coverage::fresh;
 use crate::world::{World, skip, tests};
 
 tests![
@@ -193,7 +195,6 @@ fn without_hooks_the_daemon_is_not_ready_and_its_canary_sends_nothing(world: &mu
 /// What is attempted without one hook, and that it then arrives or is refused later: the row that only this hook closes.
 fn every_hook_refuses_what_no_other_does(world: &mut World) -> Result<()> {
     let cgroup_alone = world.backend()? == "cgroup";
-    let udp = || fresh_target();
     let mut wrong = Vec::new();
     // With another backend the calls are refused before these programs see them.
     let calls = ["pp_connect4", "pp_connect6", "pp_sendmsg4", "pp_sendmsg6"];
@@ -208,7 +209,7 @@ fn every_hook_refuses_what_no_other_does(world: &mut World) -> Result<()> {
                     (daemon, true)
                 } else {
                     let technique = if hook.starts_with("pp_connect") { "tcp-connect" } else { "udp-sendto" };
-                    let target = if hook.ends_with('6') { mapped(udp()) } else { udp() };
+                    let target = if hook.ends_with('6') { fresh(At::V6).0 } else { fresh_target() };
                     let event = attempt(&daemon, technique, target)?;
                     let found = event.as_ref().is_some_and(|event| event["hook"] == "egress");
                     (daemon, found)
@@ -237,13 +238,6 @@ fn every_hook_refuses_what_no_other_does(world: &mut World) -> Result<()> {
     }
     ensure!(wrong.is_empty(), "nothing is missing without {wrong:?}");
     Ok(())
-}
-
-fn mapped(target: std::net::SocketAddr) -> std::net::SocketAddr {
-    match target.ip() {
-        std::net::IpAddr::V4(v4) => std::net::SocketAddr::new(v4.to_ipv6_mapped().into(), target.port()),
-        std::net::IpAddr::V6(_) => target,
-    }
 }
 
 /// The event of an agent's attempt, if one comes.

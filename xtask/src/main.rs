@@ -186,7 +186,7 @@ fn start(cli: Cli) -> Result<u8> {
             Ok(u8::from(!cell.complaints.is_empty()))
         }
         Task::Coverage { check: true, .. } => {
-            let complaints = coverage::check(&paths)?;
+            let complaints = coverage::check(&paths, false)?;
             complaints.iter().for_each(|complaint| sh::say(format!("coverage: {complaint}")));
             Ok(u8::from(!complaints.is_empty()))
         }

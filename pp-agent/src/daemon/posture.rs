@@ -58,7 +58,7 @@ impl Watch {
         json!({
             "canary": { "time": rfc3339(at_ms), "runs": self.runs.load(Ordering::Relaxed), "findings": found },
             "hooks": {
-                "watched": hooks.as_ref().map_or(0, Hooks::len),
+                "watched": hooks.as_ref().map_or(0, Hooks::count),
                 "mended": self.mended.load(Ordering::Relaxed),
                 "beyond_repair": self.beyond_repair.load(Ordering::Relaxed),
                 "foreign": hooks.as_ref().map_or(0, Hooks::foreign_count),
@@ -77,7 +77,7 @@ impl Watch {
         text.counter("pp_hooks_mended_total", "hooks that were put back", load(&self.mended));
         text.counter("pp_hooks_beyond_repair_total", "hooks that could not be put back", load(&self.beyond_repair));
         let hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
-        let (watched, foreign) = hooks.as_ref().map_or((0, 0), |hooks| (hooks.len(), hooks.foreign_count()));
+        let (watched, foreign) = hooks.as_ref().map_or((0, 0), |hooks| (hooks.count(), hooks.foreign_count()));
         text.gauge("pp_hooks_watched", "hooks that are looked at", watched as u64);
         text.gauge("pp_foreign_programs", "programs of others that run after ours at the root cgroup", foreign as u64);
     }

@@ -99,7 +99,7 @@ impl Hooks {
 
     /// How many there are.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.hooks.len()
     }
 
