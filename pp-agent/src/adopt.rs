@@ -173,6 +173,25 @@ pub fn tag_sockets(gate: &Gate, pid: u32, mark: &TaskMark) {
     }
 }
 
+/// Gives the open sockets of every marked process their marks once more, after
+/// an upgrade to another layout: those they had, or new ones.
+///
+/// # Errors
+/// The kernel's tables cannot be read.
+pub fn mark_sockets_again(gate: &Gate) -> Result<(), KernelError> {
+    for (pid, mark) in gate.marks()? {
+        // A process that is gone has no sockets.
+        for socket in sockets::of_process(pid).unwrap_or_default() {
+            let there = gate.sock_mark(socket.as_fd())?.is_some_and(|found| found.session != 0);
+            if !there && let Err(error) = gate.carry_sock_mark(socket.as_fd()) {
+                tracing::warn!("process {pid}: a socket's mark cannot be carried over: {error}");
+            }
+        }
+        tag_sockets(gate, pid, &mark);
+    }
+    Ok(())
+}
+
 /// What `/proc` says of a process.
 struct Process {
     pid: u32,

@@ -21,6 +21,7 @@ use crate::identity::{AgentRules, CgroupRule, IdentityTables};
 use crate::services::{self, ServiceRow};
 use ipnet::IpNet;
 use pp_common::abi::NameId;
+use pp_common::turns::Limits;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -101,6 +102,8 @@ pub struct Gateway {
     pub ports: Vec<u16>,
     /// Its own mode; the host's where that observes.
     pub mode: Mode,
+    /// How far one flow to it may go.
+    pub limits: Limits,
 }
 
 /// Which services are protected, and where not.

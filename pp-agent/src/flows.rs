@@ -5,8 +5,9 @@ use std::{net::IpAddr, os::fd::AsFd as _};
 
 use pp_common::{
     abi::{SOCK_OPENED, SOCK_REFUSED, SockMark},
-    decide::{Attempt, Decision, Kind, Subject, Verdict, transport},
+    decide::{Attempt, Decision, Kind, Reason, Subject, Verdict, transport},
     dest::Addr,
+    turns::cut_for,
 };
 
 use crate::kernel::{Gate, KernelError, sockets};
@@ -41,7 +42,10 @@ pub fn end(gate: &Gate) -> Result<Vec<EndedFlow>, KernelError> {
             };
             let Some(attempt) = attempt(&socket, &mark) else { continue };
             let subject = Subject { session: mark.session, agent: mark.agent, owner: mark.owner };
-            let decision = gate.decide(&subject, &attempt);
+            let mut decision = gate.decide(&subject, &attempt);
+            if decision.reason == Reason::Receipt && mark.talk.over != 0 {
+                decision = decision.cut(cut_for(mark.talk.over));
+            }
             // Where the far end that was dialled is not the one that is reached,
             // only the kernel saw what it refused.
             let refused = mark.flags & SOCK_REFUSED != 0 && socket.transport == transport::TCP;

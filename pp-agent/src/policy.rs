@@ -21,6 +21,7 @@ use pp_common::abi::{
     PLACE_GATEWAY_OBSERVE, PLACE_ZONE_OBSERVE, Place, SERVICE_OBSERVE, Serial, Service, TERMS_ANY_USER, TERMS_EXHAUSTED, TERMS_REVOKED,
     Terms,
 };
+use pp_common::turns::Limits;
 use std::collections::BTreeMap;
 
 /// Everything the daemon decides that the maps hold, in plain collections.
@@ -44,6 +45,10 @@ pub struct KernelTables {
     pub budgets: Vec<(Serial, u64, u64)>,
     /// The bit of each owner in [`Grant::users`].
     pub user_bits: Vec<(u32, u64)>,
+    /// How far a flow to each gateway may go.
+    pub gateway_limits: Vec<(NameId, Limits)>,
+    /// Most turns on each flow to a gateway, of receipts that say so.
+    pub receipt_turns: Vec<(Serial, u32)>,
 }
 
 /// A registered receipt as the tables need it. An ended one belongs in here
@@ -112,6 +117,8 @@ pub fn compile(config: &Config, receipts: &[ActiveReceipt], cgroups: &[(u64, Nam
         grants: grants(receipts, &bits)?,
         budgets: receipts.iter().map(budget).collect(),
         user_bits: bits,
+        gateway_limits: config.gateways.iter().map(|gateway| (name_id(&gateway.name), gateway.limits)).collect(),
+        receipt_turns: receipts.iter().filter(|r| r.terms.max_turns != 0).map(|r| (r.serial, r.terms.max_turns)).collect(),
     };
     check_capacity(&tables)?;
     Ok(tables)
@@ -129,6 +136,7 @@ fn check_capacity(tables: &KernelTables) -> Result<(), PolicyError> {
         ("cgroups of agents", tables.identity.cgroups.len(), MAX_CGROUPS, policy),
         ("receipt targets", tables.grants.len(), MAX_GRANT_PREFIXES / 2, receipts),
         ("receipts", tables.budgets.len(), MAX_RECEIPTS, receipts),
+        ("limits of gateways", tables.gateway_limits.len(), MAX_PLACES / 2, policy),
     ] {
         let most = usize::try_from(most).unwrap_or(usize::MAX);
         if need > most {

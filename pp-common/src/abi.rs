@@ -6,6 +6,7 @@
 //! `CLOCK_BOOTTIME` nanoseconds, which go on counting while the host sleeps.
 
 use crate::dest::Addr;
+use crate::turns::Talk;
 
 /// Version of everything in this crate that crosses the kernel boundary. The
 /// daemon replaces running programs of another version before it does anything
@@ -144,6 +145,8 @@ pub struct SockMark {
     pub flows: [Flow; SOCK_FLOWS],
     /// Far ends received from.
     pub peers: [Peer; SOCK_PEERS],
+    /// How far the conversation with a gateway has gone.
+    pub talk: Talk,
 }
 
 /// The session opened this flow, it was not accepted: service ports count.
@@ -323,6 +326,8 @@ pub struct Terms {
     pub max_connections: u64,
     /// Most new flows to login ports and gateways; zero: those stay closed.
     pub max_attempts: u64,
+    /// Most turns on each flow to a gateway; zero: what policy says.
+    pub max_turns: u32,
     /// The receipt.
     pub serial: Serial,
     /// `TERMS_*` flags.
@@ -544,7 +549,7 @@ const _: () = {
     assert!(size_of::<TaskMark>() == 4 * 8 + 2 * 4);
     assert!(size_of::<Flow>() == 16 + 4 + 2 + 1 + 1);
     assert!(size_of::<Peer>() == 16 + 2 + 6);
-    assert!(size_of::<SockMark>() == 2 * 8 + 8 * 4 + SOCK_FLOWS * 24 + SOCK_PEERS * 24);
+    assert!(size_of::<SockMark>() == 2 * 8 + 8 * 4 + SOCK_FLOWS * 24 + SOCK_PEERS * 24 + 24);
     assert!(size_of::<Control>() == 4 * 4);
     assert!(size_of::<PrefixKey>() == 2 * 4 + 16);
     assert!(size_of::<Place>() == 2 * 8 + 2 * 4);

@@ -171,6 +171,10 @@ reasons! {
     CredentialScope = 17, "credential_scope";
     /// The receipt's connections or login attempts are used up.
     ReceiptExhausted = 18, "receipt_exhausted";
+    /// This flow to a gateway has had as many turns as it may.
+    TurnsExhausted = 19, "turns_exhausted";
+    /// This flow to a gateway has sent as many bytes as it may.
+    BytesExhausted = 20, "bytes_exhausted";
     /// A kind of socket that escapes judgement by destination.
     SocketFamily = 30, "socket_family";
     /// The packet or address could not be read whole.
@@ -225,6 +229,12 @@ impl Decision {
     #[inline(always)]
     pub const fn exhausted(self) -> Self {
         Self { reason: Reason::ReceiptExhausted, ..self }.blocked()
+    }
+
+    /// What an allowed packet becomes when its flow has gone as far as it may.
+    #[inline(always)]
+    pub const fn cut(self, reason: Reason) -> Self {
+        Self { reason, ..self }.blocked()
     }
 
     #[inline(always)]

@@ -10,3 +10,4 @@ pub mod decide;
 pub mod dest;
 pub mod family;
 pub mod record;
+pub mod turns;

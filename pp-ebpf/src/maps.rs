@@ -14,6 +14,7 @@ use pp_common::abi::{
     MAX_DOOMED, MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_PLACES, MAX_RECEIPTS, MAX_RULES, MAX_SERVICES, MAX_TASKS,
     MAX_USER_BITS, MAX_USERS, NameId, Place, PrefixKey, RepeatKey, Repeats, RuleTarget, Service, ServiceKey, SockMark, TaskMark, UserKey,
 };
+use pp_common::turns::{LimitKey, Limits, MAX_TURN_LIMITS};
 
 /// Marked processes by tgid. Written at fork, exec, exit and by the daemon, read by every hook.
 /// Full: the fork or exec that finds no room is killed, see `tasks.rs`.
@@ -65,6 +66,11 @@ pub(crate) static USER_BITS: HashMap<UserKey, u64, { 4 * MAX_USER_BITS }> = Hash
 /// receipt is refused.
 #[btf_map]
 pub(crate) static BUDGETS: HashMap<u32, Budget, { MAX_RECEIPTS as usize }> = HashMap::new();
+
+/// How far a flow may go, by gateway and by receipt. Written by the daemon, read at egress and
+/// ingress of flows to gateways. Full: the policy or the receipt is refused.
+#[btf_map]
+pub(crate) static TURN_LIMITS: HashMap<LimitKey, Limits, { MAX_TURN_LIMITS as usize }> = HashMap::new();
 
 /// States of the identity automaton, two generations. Written by the daemon, read at exec.
 #[btf_map]

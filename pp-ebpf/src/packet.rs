@@ -8,12 +8,13 @@ use pp_common::{
     decide::{Attempt, Kind, Reason, Verdict, transport},
     dest::Addr,
     record::Hook,
+    turns::{Way, header_len},
 };
 
 use crate::{
     count::{hear, heard_from},
     mark::{control, sock_mark, sock_subject},
-    reach::{Counting, attempt, cgroup_return, judge, refuse, scene},
+    reach::{Counting, Segment, attempt, cgroup_return, judge, refuse, scene},
 };
 
 const ALLOW: i32 = 1;
@@ -27,12 +28,6 @@ const LOOSE_ROUTE: u8 = 131;
 const STRICT_ROUTE: u8 = 137;
 /// Extension headers, or options, looked through before a packet counts as malformed.
 const MAX_EXTENSIONS: usize = 4;
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Out,
-    In,
-}
 
 /// Judges what a marked socket sends.
 #[cgroup_skb(egress)]
@@ -70,7 +65,7 @@ fn judge_packet(ctx: &SkBuffContext, sock: &mut SockMark, way: Way) -> i32 {
     };
     let task_flags = if sock.flags & SOCK_CANARY != 0 { TASK_CANARY } else { 0 };
     let scene = scene(hook, &subject, sock.tgid, task_flags, &control);
-    let Some(mut far) = far_end(ctx, way) else {
+    let Some((mut far, payload)) = far_end(ctx, way) else {
         let nowhere = attempt(Addr([0; 2]), 0, 0, Kind::Portless);
         return cgroup_return(refuse(&scene, control, &nowhere, Reason::Malformed));
     };
@@ -82,7 +77,7 @@ fn judge_packet(ctx: &SkBuffContext, sock: &mut SockMark, way: Way) -> i32 {
     {
         hear(sock, far.addr, far.port);
     }
-    let verdict = judge(&scene, control, sock, far, Counting::Here);
+    let verdict = judge(&scene, control, sock, far, Counting::Packet(Segment { way, payload }));
     if matches!(verdict, Verdict::Block) {
         // Looked at for TCP only: the other sockets' owners hear of it.
         sock.flags |= SOCK_REFUSED;
@@ -103,9 +98,9 @@ fn kind(sock: &SockMark, far: &Attempt, way: Way) -> Kind {
     if !opened && heard_from(sock, far.addr, far.port) { Kind::Answer } else { Kind::Open }
 }
 
-/// The far end of a packet; `None` where its headers cannot be read.
+/// The far end of a packet and the length of its payload; `None` where its headers cannot be read.
 #[inline(always)]
-fn far_end(ctx: &SkBuffContext, way: Way) -> Option<Attempt> {
+fn far_end(ctx: &SkBuffContext, way: Way) -> Option<(Attempt, u32)> {
     // SAFETY: a member of the context.
     match unsafe { (*ctx.skb.skb).protocol } {
         ETH_P_IP_BE => far_end_v4(ctx, way),
@@ -115,7 +110,7 @@ fn far_end(ctx: &SkBuffContext, way: Way) -> Option<Attempt> {
 }
 
 #[inline(always)]
-fn far_end_v4(ctx: &SkBuffContext, way: Way) -> Option<Attempt> {
+fn far_end_v4(ctx: &SkBuffContext, way: Way) -> Option<(Attempt, u32)> {
     let first: [u8; 10] = ctx.load(0).ok()?;
     let octets: [u8; 4] = match way {
         Way::Out => ctx.load(16).ok()?,
@@ -152,7 +147,7 @@ fn goes_straight(ctx: &SkBuffContext, header_len: usize) -> bool {
 }
 
 #[inline(always)]
-fn far_end_v6(ctx: &SkBuffContext, way: Way) -> Option<Attempt> {
+fn far_end_v6(ctx: &SkBuffContext, way: Way) -> Option<(Attempt, u32)> {
     let mut next: u8 = ctx.load(6).ok()?;
     let words: [u32; 4] = match way {
         Way::Out => ctx.load(24).ok()?,
@@ -184,14 +179,19 @@ fn far_end_v6(ctx: &SkBuffContext, way: Way) -> Option<Attempt> {
 }
 
 #[inline(always)]
-fn ports(ctx: &SkBuffContext, addr: Addr, at: usize, protocol: u8, later_fragment: bool, way: Way) -> Option<Attempt> {
+fn ports(ctx: &SkBuffContext, addr: Addr, at: usize, protocol: u8, later_fragment: bool, way: Way) -> Option<(Attempt, u32)> {
+    // From the network header on, also of a batch that is cut into packets later, whose own length
+    // field may be zero.
+    let rest = ctx.len().saturating_sub(at as u32);
     let ported = matches!(protocol, transport::TCP | transport::UDP | transport::UDPLITE | transport::SCTP);
     if later_fragment || !ported {
-        return Some(attempt(addr, 0, u32::from(protocol), Kind::Portless));
+        return Some((attempt(addr, 0, u32::from(protocol), Kind::Portless), rest));
     }
     let port: [u8; 2] = match way {
         Way::Out => ctx.load(at + 2).ok()?,
         Way::In => ctx.load(at).ok()?,
     };
-    Some(attempt(addr, u16::from_be_bytes(port), u32::from(protocol), Kind::Open))
+    let offset: u8 = if protocol == transport::TCP { ctx.load(at + 12).ok()? } else { 0 };
+    let payload = rest.saturating_sub(header_len(protocol, offset));
+    Some((attempt(addr, u16::from_be_bytes(port), u32::from(protocol), Kind::Open), payload))
 }

@@ -11,6 +11,7 @@ use pp_common::{
     decide::{Attempt, Decision, Kind, Reason, Tables, Verdict, decide, transport},
     dest::Addr,
     record::Hook,
+    turns::{DEFAULT_MAX_BYTES_OUT, DEFAULT_MAX_TURNS, LIMIT_OF_GATEWAY, LIMIT_OF_RECEIPT, LimitKey, Limits, Way, count},
 };
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
@@ -18,7 +19,7 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use crate::{
     count::{remember, remembered, spend},
     event::{Scene, now_ns, report},
-    maps::{ASIDE, BUDGETS, EXEMPT, GATEWAY_PORTS, GRANTS, PLACES, SERVICES, USER_BITS},
+    maps::{ASIDE, BUDGETS, EXEMPT, GATEWAY_PORTS, GRANTS, PLACES, SERVICES, TURN_LIMITS, USER_BITS},
 };
 
 /// `IPPROTO_MPTCP`, which sockets carry though the wire says TCP.
@@ -137,6 +138,15 @@ pub(crate) enum Counting {
     Here,
     /// An LSM program: a cgroup program follows and counts.
     Later,
+    /// Egress or ingress: as `Here`, and the packet counts in its flow.
+    Packet(Segment),
+}
+
+/// What a packet carries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Segment {
+    pub(crate) way: Way,
+    pub(crate) payload: u32,
 }
 
 /// Judges an attempt on a marked socket, counts it where it is a new flow, reports it.
@@ -151,16 +161,22 @@ pub(crate) fn judge(scene: &Scene<'_>, control: Control, sock: &mut SockMark, mu
     let mut decision = decide(&tables, scene.subject, &attempt);
     if matches!(decision.reason, Reason::Receipt) {
         let kind = black_box(kind ^ zero as u8);
-        if kind == Kind::UdpConnect as u8 || attempt.counted == decision.serial {
+        let known = kind == Kind::UdpConnect as u8 || attempt.counted == decision.serial;
+        if let Counting::Packet(segment) = counting {
+            match converse(control, sock, &decision, segment) {
+                Some(reason) => decision = decision.cut(reason),
+                None if known => return decision.verdict,
+                None => {}
+            }
+        } else if known || matches!(counting, Counting::Later) {
             return decision.verdict;
         }
-        if counting == Counting::Later {
-            return decision.verdict;
-        }
-        if spend(decision.serial, decision.login) {
-            remember(sock, &attempt, decision.serial);
-        } else {
-            decision = decision.exhausted();
+        if matches!(decision.reason, Reason::Receipt) {
+            if spend(decision.serial, decision.login) {
+                remember(sock, &attempt, decision.serial);
+            } else {
+                decision = decision.exhausted();
+            }
         }
     }
     report(scene, &attempt, &decision);
@@ -181,6 +197,29 @@ pub(crate) fn judge_alone(scene: &Scene<'_>, control: Control, mut attempt: Atte
         report(scene, &attempt, &decision);
     }
     decision.verdict
+}
+
+/// Counts a packet of an allowed flow to a gateway. `None`: it may pass; otherwise why not.
+#[inline(always)]
+fn converse(control: Control, sock: &mut SockMark, decision: &Decision, segment: Segment) -> Option<Reason> {
+    if decision.gateway == 0 {
+        return None;
+    }
+    let generation = control.generation;
+    let of_gateway = LimitKey { of: decision.gateway, generation, kind: LIMIT_OF_GATEWAY };
+    // SAFETY: copied at once; entries of a generation in force are not written.
+    let limits = match unsafe { TURN_LIMITS.get(&of_gateway) } {
+        Some(limits) => *limits,
+        // Of tables that an earlier build published: the daemon is about to publish its own.
+        None => Limits { max_bytes_out: DEFAULT_MAX_BYTES_OUT, max_turns: DEFAULT_MAX_TURNS, pad: 0 },
+    };
+    let of_receipt = LimitKey { of: u64::from(decision.serial), generation, kind: LIMIT_OF_RECEIPT };
+    // SAFETY: as above.
+    let limits = match unsafe { TURN_LIMITS.get(&of_receipt) } {
+        Some(own) => limits.and(*own),
+        None => limits,
+    };
+    count(&mut sock.talk, &limits, segment.way, segment.payload)
 }
 
 /// The canary finds out whether the hooks refuse: nothing is observed for it.

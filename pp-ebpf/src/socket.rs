@@ -7,10 +7,11 @@ use aya_ebpf::{
     programs::{SockAddrContext, SockContext},
 };
 use pp_common::{
-    abi::{SOCK_GRANTED, SOCK_OPENED, TaskMark},
+    abi::{SOCK_GRANTED, SOCK_OPENED, SOCK_REFUSED, SockMark, TaskMark},
     decide::{Kind, Verdict, transport},
     dest::Addr,
     record::Hook,
+    turns::Talk,
 };
 
 use crate::{
@@ -100,6 +101,7 @@ fn reach(ctx: *mut bpf_sock_addr, task: &TaskMark, mut attempt: pp_common::decid
     // The kernel asks once for each connection. One socket may make many, after `connect(AF_UNSPEC)`.
     if hook as u8 == Hook::Connect as u8 && matches!(attempt.kind, Kind::Open) {
         forget(sock, &attempt);
+        begin_anew(sock);
     }
     if hook as u8 == Hook::Sendmsg as u8 && heard_from(sock, attempt.addr, attempt.port) {
         attempt.kind = Kind::Answer;
@@ -112,6 +114,13 @@ fn reach(ctx: *mut bpf_sock_addr, task: &TaskMark, mut attempt: pp_common::decid
         sock.flags |= SOCK_GRANTED;
     }
     cgroup_return(verdict)
+}
+
+/// Of another connection: how far the one before went says nothing of this one.
+#[inline(always)]
+fn begin_anew(sock: &mut SockMark) {
+    sock.talk = Talk { bytes_out: 0, turns: 0, answers: 0, answers_seen: 0, over: 0 };
+    sock.flags &= !SOCK_REFUSED;
 }
 
 /// # Safety

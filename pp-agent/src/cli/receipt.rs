@@ -95,6 +95,9 @@ pub(crate) struct RequestArgs {
     /// Most new connections.
     #[arg(long, value_name = "N")]
     max_connections: Option<u64>,
+    /// Most request/response turns on each connection to a gateway.
+    #[arg(long, value_name = "N")]
+    max_turns: Option<u64>,
     /// What for, in a sentence.
     #[arg(long, value_name = "TEXT")]
     summary: Option<String>,
@@ -189,6 +192,7 @@ fn request(context: &Context, args: RequestArgs) -> Outcome {
         accounts: args.accounts,
         max_attempts: args.max_attempts,
         max_connections: args.max_connections,
+        max_turns: args.max_turns,
         summary: args.summary,
     };
     let request = wait(context.client.post("/v1/requests", &draft))?;

@@ -5,13 +5,14 @@ use super::error::{ConfigError, Origin, Problem};
 use super::raw::{self, unknown};
 use super::source::Source;
 use super::value::{
-    address, approvals, check_name, decider, invalid, max_tasks, max_ttl, mode, name, network, no_duplicate, not_enforced, ports, service,
+    address, approvals, check_name, decider, invalid, max_tasks, max_ttl, mode, name, network, no_duplicate, not_enforced, number, ports, service,
 };
 use super::{Authority, Config, Gateway, Mode, Services, Zone};
 use crate::identity::{AgentRules, CgroupRule};
 use crate::policy::Prefix;
 use crate::services::{self, ServiceRow};
 use ipnet::IpNet;
+use pp_common::turns::{DEFAULT_MAX_BYTES_OUT, DEFAULT_MAX_TURNS, Limits};
 use std::collections::HashMap;
 use toml::Spanned;
 
@@ -163,8 +164,13 @@ impl Merge {
             return Err(invalid(source.at(text.span()), Problem::AddressTwice { name, other }));
         }
         let ports = ports(source, &file.ports)?;
+        let limits = Limits {
+            max_turns: number(source, "max_turns", file.max_turns, "a number of turns from 1 to 4294967295")?.unwrap_or(DEFAULT_MAX_TURNS),
+            max_bytes_out: number(source, "max_bytes_out", file.max_bytes_out, "a number of bytes from 1 on")?.unwrap_or(DEFAULT_MAX_BYTES_OUT),
+            pad: 0,
+        };
         let (mode, mode_at) = mode(source, file.mode);
-        self.gateways.push((Gateway { name, address, ports, mode }, at, mode_at));
+        self.gateways.push((Gateway { name, address, ports, mode, limits }, at, mode_at));
         Ok(())
     }
 

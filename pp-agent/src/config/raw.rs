@@ -46,6 +46,8 @@ pub(super) struct Gateway {
     pub(super) address: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) ports: Vec<Spanned<i64>>,
+    pub(super) max_turns: Option<Spanned<i64>>,
+    pub(super) max_bytes_out: Option<Spanned<i64>>,
     pub(super) mode: Option<Spanned<Mode>>,
     pub(super) approvals: Option<Spanned<i64>>,
 }

@@ -44,6 +44,8 @@ struct Gateway<'a> {
     address: String,
     #[serde(skip_serializing_if = "<[u16]>::is_empty")]
     ports: &'a [u16],
+    max_turns: u32,
+    max_bytes_out: u64,
     mode: Mode,
 }
 
@@ -102,7 +104,14 @@ fn zone(zone: &super::Zone) -> Zone<'_> {
 }
 
 fn gateway(gateway: &super::Gateway) -> Gateway<'_> {
-    Gateway { name: &gateway.name, address: gateway.address.to_string(), ports: &gateway.ports, mode: gateway.mode }
+    Gateway {
+        name: &gateway.name,
+        address: gateway.address.to_string(),
+        ports: &gateway.ports,
+        max_turns: gateway.limits.max_turns,
+        max_bytes_out: gateway.limits.max_bytes_out,
+        mode: gateway.mode,
+    }
 }
 
 fn authority(authority: &super::Authority) -> Authority<'_> {

@@ -70,6 +70,17 @@ fn every_key_of_this_build_is_read() {
 }
 
 #[test]
+fn gateway_says_how_far_one_flow_to_it_may_go() {
+    let gateway = "[[gateway]]\nname = 'g'\naddress = '10.0.0.1'\n";
+    assert_eq!(load(gateway).unwrap().gateways[0].limits, Limits::default());
+    let own = load(&format!("{gateway}max_turns = 7\nmax_bytes_out = 1000\n")).unwrap();
+    assert_eq!(own.gateways[0].limits, Limits { max_turns: 7, max_bytes_out: 1_000, pad: 0 });
+    for bad in ["max_turns = 0", "max_turns = -1", "max_turns = 4294967296", "max_bytes_out = 0"] {
+        assert!(load(&format!("{gateway}{bad}\n")).is_err(), "{bad}");
+    }
+}
+
+#[test]
 fn what_policy_show_prints_is_the_same_policy() {
     let config = load(FULL).unwrap();
     let text = config.to_toml();

@@ -165,6 +165,23 @@ pub(super) fn max_ttl(source: &Source, text: &Spanned<String>) -> Result<Duratio
     })
 }
 
+/// A whole number from 1 on that fits its kernel field.
+pub(super) fn number<T: TryFrom<i64>>(
+    source: &Source,
+    key: &'static str,
+    value: Option<Spanned<i64>>,
+    wanted: &'static str,
+) -> Result<Option<T>, ConfigError> {
+    let Some(value) = value else { return Ok(None) };
+    match T::try_from(*value.get_ref()) {
+        Ok(number) if *value.get_ref() > 0 => Ok(Some(number)),
+        _ => {
+            let found = value.get_ref().to_string();
+            Err(invalid(source.at(value.span()), Problem::BadValue { key, found, wanted }))
+        }
+    }
+}
+
 /// Ports, in order, each once.
 pub(super) fn ports(source: &Source, list: &[Spanned<i64>]) -> Result<Vec<u16>, ConfigError> {
     let mut ports = Vec::new();

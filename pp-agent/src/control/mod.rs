@@ -130,6 +130,9 @@ pub struct Draft {
     /// Most new connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<u64>,
+    /// Most turns on each connection to a gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_turns: Option<u64>,
     /// What for, in the asker's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<String>,

@@ -33,6 +33,8 @@ pub(super) struct Admitted {
     pub(super) max_connections: u64,
     /// Zero: no logins.
     pub(super) max_attempts: u64,
+    /// Zero: as policy says.
+    pub(super) max_turns: u32,
 }
 
 /// What an artifact turned out to be.
@@ -113,6 +115,7 @@ fn admitted(receipt: Receipt) -> Result<Admitted, ApiError> {
         targets: targets.collect(),
         max_connections: terms.max_connections.map_or(0, u64::from),
         max_attempts,
+        max_turns: terms.max_turns.unwrap_or(0),
         receipt,
     })
 }
@@ -180,6 +183,7 @@ pub(super) fn draft(
         hosts: vec![configured("host", config.host.as_deref())?.to_owned()],
         access_seconds: small("access_seconds", draft.access_seconds)?.or(Some(DEFAULT_ACCESS_SECONDS)),
         max_connections: small("max_connections", draft.max_connections)?,
+        max_turns: small("max_turns", draft.max_turns)?,
         not_before: None,
         summary: draft.summary.clone().unwrap_or_default(),
     };

@@ -38,12 +38,13 @@ pub(super) fn start(args: DaemonArgs) -> Result<Daemon, DaemonError> {
     let store = Store::open(&args.state.join("events.redb"))?;
     let (config, origin) = first_policy(&args.policy, &state)?;
     let (keyring, keyring_problem) = read_keys(&args.keys);
-    let gate = Gate::start(&GateOptions {
+    let options = GateOptions {
         bpffs: args.bpffs.clone(),
         cgroup: args.cgroup.clone(),
         max_tasks: config.max_tasks,
         without: args.without(),
-    })?;
+    };
+    let gate = Gate::start(&options, adopt::mark_sockets_again)?;
     let boot_id = boot_id();
     let now = Now::read();
     let highest_ms = state.highest_wall()?;

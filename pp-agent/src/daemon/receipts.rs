@@ -74,6 +74,7 @@ impl LiveReceipt {
             until_ns: self.stored.until_ns,
             max_connections: admitted.max_connections,
             max_attempts: admitted.max_attempts,
+            max_turns: admitted.max_turns,
             serial: self.stored.serial,
             flags,
         };
@@ -314,6 +315,7 @@ impl Daemon {
                 answer["targets"] = json!(targets);
                 answer["max_connections"] = json!(receipt.terms().max_connections);
                 answer["max_attempts"] = json!(admitted.max_attempts);
+                answer["max_turns"] = json!(receipt.terms().max_turns);
             }
             Err(reason) => answer["void_because"] = json!(reason),
         }

@@ -197,7 +197,7 @@ impl Event {
         self.kind == Kind::Verdict
             && matches!(self.verdict.as_deref(), Some("block" | "observe"))
             && self.destination.is_some()
-            && !matches!(self.reason.as_deref(), Some("socket_family" | "malformed" | "gate_error"))
+            && !matches!(self.reason.as_deref(), Some("socket_family" | "malformed" | "gate_error" | "turns_exhausted" | "bytes_exhausted"))
     }
 }
 

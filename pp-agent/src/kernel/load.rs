@@ -16,6 +16,7 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
+    maps::MapData,
     programs::{CgroupAttachMode, Program, links::FdLink},
 };
 use pp_common::abi::{ABI_VERSION, Offsets};
@@ -31,12 +32,16 @@ use super::{
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PP_EBPF_OBJECT"));
 
-/// Version of each map's layout. A build that changes a layout raises its
-/// number and brings the old map's content along.
-const LAYOUT: u32 = 1;
+/// Version of a map's layout, where it is not 1. A build that changes a layout
+/// raises its number and brings the old map's content along.
+const LAYOUTS: [(&str, u32); 1] = [("SOCKS", SOCKS_LAYOUT)];
+
+/// The build for the upgrade test has a layout of its own, so that the test
+/// sees the marks of open sockets carried over.
+const SOCKS_LAYOUT: u32 = if option_env!("PP_ABI_VERSION").is_some() { 3 } else { 2 };
 
 /// Every map, by its name in the object.
-pub(super) const MAPS: [&str; 19] = [
+pub(super) const MAPS: [&str; 20] = [
     "TASKS",
     "DOOMED",
     "SOCKS",
@@ -48,6 +53,7 @@ pub(super) const MAPS: [&str; 19] = [
     "GRANTS",
     "USER_BITS",
     "BUDGETS",
+    "TURN_LIMITS",
     "DFA_ROWS",
     "DFA_BYTES",
     "RULES",
@@ -76,6 +82,8 @@ pub(super) struct Loader {
     /// The maps were made by this start, not found.
     pub(super) fresh: bool,
     without: Vec<String>,
+    /// The marks of sockets that a build with another layout kept.
+    pub(super) earlier_socks: Option<MapData>,
     cgroup: fs::File,
     btf: Btf,
     kernel: btf_rs::Btf,
@@ -88,7 +96,8 @@ pub(super) struct Loader {
 }
 
 impl Loader {
-    /// Opens the maps and attaches what every backend has.
+    /// Opens the maps: from here on earlier programs, if there are any, and
+    /// those of this build share all but the ones whose layout changed.
     pub(super) fn open(options: &GateOptions) -> Result<Self, KernelError> {
         if !nix::unistd::geteuid().is_root() {
             return Err(KernelError::NotRoot);
@@ -111,10 +120,18 @@ impl Loader {
         let fresh = !map_pin(&options.bpffs, "TASKS").exists();
         let ebpf = object(&offsets, options)?;
         let descriptors = fmod::descriptors(&ebpf).map_err(KernelError::Load)?;
-        let mut loader = Self {
+        let earlier_socks = other_layouts(&options.bpffs, "SOCKS").iter().find_map(|pin| match MapData::from_pin(pin) {
+            Ok(map) => Some(map),
+            Err(error) => {
+                tracing::warn!("{}: {error}; open sockets are marked anew", pin.display());
+                None
+            }
+        });
+        Ok(Self {
             ebpf,
             fresh,
             without: options.without.clone(),
+            earlier_socks,
             cgroup: fs::File::open(&cgroup).map_err(KernelError::io(cgroup.display().to_string()))?,
             btf: Btf::from_sys_fs().map_err(|error| KernelError::Btf(error.to_string()))?,
             kernel,
@@ -122,11 +139,12 @@ impl Loader {
             maps: descriptors,
             twins: None,
             held: Vec::new(),
-        };
-        for program in &FIRST {
-            loader.put_for_all(program)?;
-        }
-        Ok(loader)
+        })
+    }
+
+    /// Attaches what every backend has.
+    pub(super) fn attach_first(&mut self) -> Result<(), KernelError> {
+        FIRST.iter().try_for_each(|program| self.put_for_all(program))
     }
 
     /// Attaches what marks processes, and gives the link descriptors away: they
@@ -267,10 +285,24 @@ fn object(offsets: &Offsets, options: &GateOptions) -> Result<Ebpf, KernelError>
 }
 
 pub(super) fn map_pin(bpffs: &Path, name: &str) -> PathBuf {
-    bpffs.join("maps").join(format!("{name}@{LAYOUT}"))
+    let layout = LAYOUTS.iter().find(|(map, _)| *map == name).map_or(1, |(_, layout)| *layout);
+    bpffs.join("maps").join(format!("{name}@{layout}"))
 }
 
-/// Pins of a program, by whatever build.
+/// Lets go of maps in layouts that no attached program knows any more.
+pub(super) fn drop_other_layouts(bpffs: &Path) -> Result<(), KernelError> {
+    LAYOUTS.iter().flat_map(|(name, _)| other_layouts(bpffs, name)).try_for_each(|pin| remove(&pin))
+}
+
+/// Pins of the map in other layouts than this build's.
+fn other_layouts(bpffs: &Path, name: &str) -> Vec<PathBuf> {
+    let own = map_pin(bpffs, name);
+    let mut pins = pins_of(&bpffs.join("maps"), name);
+    pins.retain(|pin| *pin != own);
+    pins
+}
+
+/// Pins of a program or map, by whatever build.
 fn pins_of(links: &Path, stem: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(links) else { return Vec::new() };
     entries

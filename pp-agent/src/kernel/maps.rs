@@ -10,6 +10,7 @@ use pp_common::abi::{
     BudgetValue, Control, DfaClasses, DfaRow, GatewayPortKey, GrantList, NameId, Place, PrefixKey, RepeatKey, Repeats, RuleTarget, Service,
     ServiceKey, SockMark, TaskMark, UserKey,
 };
+use pp_common::turns::{LimitKey, Limits};
 
 use super::KernelError;
 
@@ -34,6 +35,7 @@ pub(super) struct Maps {
     pub(super) exempt: Locked<LpmTrie<MapData, PrefixKey, u32>>,
     pub(super) grants: Locked<LpmTrie<MapData, PrefixKey, GrantList>>,
     pub(super) user_bits: Locked<HashMap<MapData, UserKey, u64>>,
+    pub(super) turn_limits: Locked<HashMap<MapData, LimitKey, Limits>>,
     pub(super) budgets: Locked<HashMap<MapData, u32, BudgetValue>>,
     pub(super) dfa_rows: Locked<Array<MapData, DfaRow>>,
     pub(super) dfa_bytes: Locked<Array<MapData, DfaClasses>>,
@@ -69,6 +71,7 @@ impl Maps {
             exempt: take(ebpf, "EXEMPT")?,
             grants: take(ebpf, "GRANTS")?,
             user_bits: take(ebpf, "USER_BITS")?,
+            turn_limits: take(ebpf, "TURN_LIMITS")?,
             budgets: take(ebpf, "BUDGETS")?,
             dfa_rows: take(ebpf, "DFA_ROWS")?,
             dfa_bytes: take(ebpf, "DFA_BYTES")?,

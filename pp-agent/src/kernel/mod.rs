@@ -4,6 +4,7 @@
 
 mod backend;
 pub mod canary;
+mod earlier;
 mod error;
 mod fmod;
 pub mod hooks;
@@ -42,6 +43,7 @@ pub use records::Records;
 pub use sys::{pidfd, pidfd_getfd};
 
 use crate::policy::KernelTables;
+use earlier::EarlierSocks;
 use live::Live;
 use maps::{Maps, entries, map_error};
 
@@ -57,25 +59,33 @@ pub struct Gate {
     refuses: AtomicBool,
     /// One publication at a time.
     publishing: Mutex<()>,
+    /// Only while this build takes over from one with another layout.
+    earlier_socks: Option<EarlierSocks>,
     _links: Vec<OwnedFd>,
 }
 
 impl Gate {
     /// Puts this build's programs in place of none or of another build's,
-    /// without a moment in between, and opens the maps that are there.
+    /// without a moment in between, and opens the maps that are there. Where
+    /// another build kept the marks of sockets in another layout, `mark_again`
+    /// is called before the programs change over, and once more for what was
+    /// opened meanwhile.
     ///
     /// # Errors
-    /// This kernel, user or file system cannot carry it; the message says what
-    /// to change.
-    pub fn start(options: &GateOptions) -> Result<Self, KernelError> {
+    /// This kernel, user or file system cannot carry it, or `mark_again`
+    /// failed; the message says what to change.
+    pub fn start(options: &GateOptions, mark_again: impl Fn(&Self) -> Result<(), KernelError>) -> Result<Self, KernelError> {
         let mut loader = load::Loader::open(options)?;
         let ring = loader.ebpf.take_map("EVENTS").ok_or_else(|| KernelError::Load("the object has no map EVENTS".into()))?;
         let ring = RingBuf::try_from(ring).map_err(|error| map_error("EVENTS", &error))?;
         let maps = Maps::open(&mut loader.ebpf)?;
         // What a start finds pinned has the size it was made with.
         let tasks = MapInfo::from_pin(load::map_pin(&options.bpffs, "TASKS")).map_err(|error| map_error("TASKS", &error))?;
+        let earlier_socks = loader.earlier_socks.take().map(EarlierSocks::open).transpose()?;
+        let other_layout = earlier_socks.is_some();
         let mut gate = Self {
             maps,
+            earlier_socks,
             records: Mutex::new(Some(Records::new(ring)?)),
             fresh: loader.fresh,
             max_tasks: tasks.max_entries(),
@@ -84,10 +94,32 @@ impl Gate {
             publishing: Mutex::new(()),
             _links: Vec::new(),
         };
+        if other_layout {
+            mark_again(&gate)?;
+        }
+        loader.attach_first()?;
         gate.choice = backend::choose(&gate, &mut loader)?;
         gate.refuses.store(gate.choice.proven, Ordering::Relaxed);
         gate._links = loader.close()?;
+        if other_layout {
+            mark_again(&gate)?;
+            gate.earlier_socks = None;
+            load::drop_other_layouts(&options.bpffs)?;
+        }
         Ok(gate)
+    }
+
+    /// Brings a socket's mark over from the layout of an earlier build.
+    /// `false`: it had none there, or that layout is not known.
+    ///
+    /// # Errors
+    /// A map cannot be read or written.
+    pub fn carry_sock_mark(&self, socket: BorrowedFd<'_>) -> Result<bool, KernelError> {
+        let found = self.earlier_socks.as_ref().map(|earlier| earlier.get(socket)).transpose()?.flatten();
+        match found {
+            Some(mark) if mark.session != 0 => self.set_sock_mark(socket, mark).map(|()| true),
+            Some(_) | None => Ok(false),
+        }
     }
 
     /// The maps were made by this start: what was counted before is gone.

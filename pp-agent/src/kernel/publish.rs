@@ -9,6 +9,7 @@ use pp_common::abi::{
     PrefixKey, RuleTarget, ServiceKey, UserKey,
 };
 use pp_common::dest::Addr;
+use pp_common::turns::{LIMIT_OF_GATEWAY, LIMIT_OF_RECEIPT, LimitKey, Limits, MAX_TURN_LIMITS};
 
 use super::{
     KernelError,
@@ -53,6 +54,7 @@ fn fits(tables: &KernelTables) -> Result<(), KernelError> {
         ("GRANTS", halves(MAX_GRANT_PREFIXES), tables.grants.len()),
         ("BUDGETS", MAX_RECEIPTS as usize, tables.budgets.len()),
         ("USER_BITS", MAX_USER_BITS, tables.user_bits.len()),
+        ("TURN_LIMITS", halves(MAX_TURN_LIMITS), tables.gateway_limits.len() + tables.receipt_turns.len()),
         ("DFA_ROWS", DFA_STATES, identity.rows.len()),
         ("RULES", MAX_RULES, identity.targets.len()),
         ("USERS", halves(MAX_USERS), identity.uids.len()),
@@ -94,7 +96,19 @@ fn write(maps: &Maps, tables: &KernelTables, generation: u32) -> Result<(), Kern
         let list = grant_list(grants);
         maps.grants.lock().insert(&key, list, ANY).map_err(error("GRANTS"))?;
     }
+    write_limits(maps, tables, generation)?;
     write_identity(maps, tables, generation)
+}
+
+fn write_limits(maps: &Maps, tables: &KernelTables, generation: u32) -> Result<(), KernelError> {
+    let of_gateways = tables.gateway_limits.iter().map(|(gateway, limits)| (*gateway, LIMIT_OF_GATEWAY, *limits));
+    let own = |max_turns: u32| Limits { max_turns, ..Limits::NONE };
+    let of_receipts = tables.receipt_turns.iter().map(|(serial, turns)| (u64::from(*serial), LIMIT_OF_RECEIPT, own(*turns)));
+    for (of, kind, limits) in of_gateways.chain(of_receipts) {
+        let key = LimitKey { of, generation, kind };
+        maps.turn_limits.lock().insert(key, limits, ANY).map_err(|error| map_error("TURN_LIMITS", &error))?;
+    }
+    Ok(())
 }
 
 /// Budgets and users before grants: nothing names a receipt that is not there.
@@ -187,7 +201,7 @@ fn sweep(maps: &Maps, keep: u32) -> Result<(), KernelError> {
         )* };
     }
     sweep_prefixes!(places "PLACES", exempt "EXEMPT", grants "GRANTS");
-    sweep_hashes!(gateway_ports "GATEWAY_PORTS", services "SERVICES", users "USERS", user_bits "USER_BITS");
+    sweep_hashes!(gateway_ports "GATEWAY_PORTS", services "SERVICES", users "USERS", user_bits "USER_BITS", turn_limits "TURN_LIMITS");
     Ok(())
 }
 

@@ -50,6 +50,17 @@ address = '10.30.0.1'
 ";
 
 #[test]
+fn each_gateway_has_its_limits_and_a_receipt_its_own() {
+    let policy = format!("{NESTED}max_turns = 40\nmax_bytes_out = 9000\n");
+    let mut strict = receipt(3, &["10.30.0.1/32"], (443, 443));
+    strict.terms.max_turns = 5;
+    let tables = compile(&config(&policy), &[receipt(2, &["10.30.0.1/32"], (443, 443)), strict], &[]).unwrap();
+    let own = Limits { max_turns: 40, max_bytes_out: 9_000, pad: 0 };
+    assert_eq!(tables.gateway_limits, [(name_id("gate"), Limits::default()), (name_id("open-gate"), own)]);
+    assert_eq!(tables.receipt_turns, [(3, 5)]);
+}
+
+#[test]
 fn an_address_belongs_to_its_most_specific_zone() {
     let tables = tables(NESTED, &[]);
     let zone = |text| tables.place(&addr(text)).map_or(0, |place| place.zone);
@@ -272,7 +283,13 @@ proptest! {
         config.gateways = gates
             .iter()
             .map(|low| std::net::Ipv4Addr::from(0x0a14_0400 | low))
-            .map(|ip| crate::config::Gateway { name: ip.to_string(), address: ip.into(), ports: vec![443], mode: Mode::Enforce })
+            .map(|ip| crate::config::Gateway {
+                name: ip.to_string(),
+                address: ip.into(),
+                ports: vec![443],
+                mode: Mode::Enforce,
+                limits: Limits::default(),
+            })
             .collect();
         let tables = HostTables::new(&compile(&config, &[], &[]).unwrap(), 0, HashMap::new());
         for host in hosts {

@@ -30,6 +30,9 @@ pub fn plain_meaning(terms: &Terms, decider: &str, expires_at_ms: i64) -> String
     line("hosts:", &list(&terms.hosts));
     line("how long:", &how_long(terms, expires_at_ms));
     line("how many:", &how_many(terms));
+    if let Some(turns) = terms.max_turns {
+        line("turns:", &format!("at most {turns} on each connection to a gateway, fewer where the host's policy says so"));
+    }
     line("tenant:", &escape(&terms.tenant));
     line("decided by:", &escape(decider));
     if !terms.asker_text.is_empty() {
@@ -48,8 +51,9 @@ pub fn summary_line(terms: &Terms) -> String {
         CredentialScope::Accounts { max_attempts, .. } => format!("at most {max_attempts} logins"),
     };
     let long = terms.access_seconds.map_or_else(|| "until expiry".to_owned(), |seconds| format!("for {}", duration(seconds)));
+    let turns = terms.max_turns.map_or_else(String::new, |turns| format!(", at most {turns} turns on each connection to a gateway"));
     format!(
-        "{} of {} on {} may reach {} {long}, {}, {logins}",
+        "{} of {} on {} may reach {} {long}, {}{turns}, {logins}",
         agent(terms),
         users(terms),
         list(&terms.hosts),

@@ -33,6 +33,9 @@ pub struct Request {
     /// Most new connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<u32>,
+    /// Most request/response turns on each connection to a gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_turns: Option<u32>,
     /// Opens nothing before this, as `YYYY-MM-DDTHH:mm:ss.sssZ`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<String>,
@@ -103,6 +106,7 @@ impl Request {
         for (name, value) in [
             ("accessSeconds", self.access_seconds.map(Value::from)),
             ("maxConnections", self.max_connections.map(Value::from)),
+            ("maxTurns", self.max_turns.map(Value::from)),
             ("notBefore", self.not_before.clone().map(Value::from)),
         ] {
             if let Some(value) = value {

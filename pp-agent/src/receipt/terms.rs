@@ -39,6 +39,8 @@ pub struct Terms {
     pub access_seconds: Option<u32>,
     /// Most new flows, per host.
     pub max_connections: Option<u32>,
+    /// Most request/response turns on each connection to a gateway.
+    pub max_turns: Option<u32>,
     /// Opens nothing before this (wall clock, ms since 1970).
     pub not_before_ms: Option<i64>,
     /// `intent.summary`: what the asker wrote. Not checked by anybody; escape before showing.
@@ -136,6 +138,7 @@ impl Terms {
             hosts: Vec::new(),
             access_seconds: None,
             max_connections: None,
+            max_turns: None,
             not_before_ms: None,
             asker_text: free_text(intent)?,
         }
@@ -144,7 +147,7 @@ impl Terms {
 
     fn with_parameters(mut self, parameters: &Map<String, Value>) -> Result<Self, Refusal> {
         const AT: &str = "action.parameters.";
-        known(AT, parameters, &["targets", "credentialScope", "users", "hosts", "notBefore", "accessSeconds", "maxConnections"])?;
+        known(AT, parameters, &["targets", "credentialScope", "users", "hosts", "notBefore", "accessSeconds", "maxConnections", "maxTurns"])?;
         let missing = |what, member| Refusal::MissingTerm { what, member };
         let targets = parameters.get("targets").ok_or_else(|| missing("target surface", "action.parameters.targets"))?;
         let targets = array("action.parameters.targets", targets, 64)?;
@@ -161,6 +164,7 @@ impl Terms {
         self.hosts = names("action.parameters.hosts", hosts, 256)?;
         self.access_seconds = count(AT, parameters, "accessSeconds", 604_800)?;
         self.max_connections = count(AT, parameters, "maxConnections", u32::MAX)?;
+        self.max_turns = count(AT, parameters, "maxTurns", u32::MAX)?;
         self.not_before_ms = parameters
             .get("notBefore")
             .map(|value| {

@@ -85,13 +85,27 @@ fn receipt_bound_to_a_session_keeps_it() {
 }
 
 #[test]
+fn limit_of_turns_is_signed_and_shown_to_the_operator() {
+    let mut draft = draft();
+    draft["maxTurns"] = json!(12);
+    let request = parse(&draft).unwrap();
+    let shown = preview(&request, &key(), NOW_MS, DEFAULT_VALID_FOR).unwrap();
+    assert!(shown.contains("at most 12 on each connection to a gateway"), "{shown}");
+    let signed = sign(&request, &key(), NOW_MS, DEFAULT_VALID_FOR).unwrap();
+    let receipt = with_context(|context| check(signed.artifact.as_bytes(), &keys_of(&key()), &context)).unwrap();
+    assert_eq!(receipt.terms().max_turns, Some(12));
+    assert!(receipt.summary().is_some_and(|text| text.contains("at most 12 turns on each connection to a gateway")));
+}
+
+#[test]
 fn drafts_that_make_no_receipt_are_refused_before_signing() {
     let with = |name: &str, value: Value| {
         let mut draft = draft();
         draft[name] = value;
         parse(&draft)
     };
-    assert!(matches!(with("maxTurns", json!(1)), Err(RequestError::Form(_))));
+    assert!(matches!(with("maxTurns", json!(0)), Err(RequestError::Refused(_))));
+    assert!(matches!(with("maxBytes", json!(1)), Err(RequestError::Form(_))));
     assert!(matches!(with("decider", json!("user:me")), Err(RequestError::Form(_))));
     assert!(matches!(Request::parse(b"{"), Err(RequestError::Form(_))));
     assert!(matches!(Request::parse(b"{\"tenant\":\"a\",\"tenant\":\"b\"}"), Err(RequestError::Form(_))));

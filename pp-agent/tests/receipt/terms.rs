@@ -56,6 +56,12 @@ fn whole_grammar_is_read() {
 }
 
 #[test]
+fn turns_are_a_term_of_their_own() {
+    assert_eq!(parse(|_| {}).unwrap().max_turns, None);
+    assert_eq!(with_parameter("maxTurns", json!(3)).unwrap().max_turns, Some(3));
+}
+
+#[test]
 fn anything_unknown_is_named_and_not_enforced() {
     for (path, outcome) in [
         ("constraints", parse(|request| request["constraints"] = json!({}))),
@@ -65,7 +71,6 @@ fn anything_unknown_is_named_and_not_enforced() {
         ("action.approver", parse(|request| request["action"]["approver"] = json!("x"))),
         ("context.metadata", parse(|request| request["context"]["metadata"] = json!({}))),
         ("context.environment", parse(|request| request["context"]["environment"] = json!("staging"))),
-        ("action.parameters.maxTurns", with_parameter("maxTurns", json!(3))),
         ("action.parameters.maxBytes", with_parameter("maxBytes", json!(3))),
         ("action.parameters.credentialScope.kind", with_parameter("credentialScope", json!({"kind": "vault"}))),
         ("action.parameters.credentialScope.until", with_parameter("credentialScope", json!({"kind": "none", "until": 1}))),
@@ -90,6 +95,9 @@ fn terms_without_a_meaning_are_named_and_invalid() {
         ("maxConnections", json!(0)),
         ("maxConnections", json!(-1)),
         ("maxConnections", json!(1u64 << 32)),
+        ("maxTurns", json!(0)),
+        ("maxTurns", json!("3")),
+        ("maxTurns", json!(1u64 << 32)),
         ("notBefore", json!("2026-11-22")),
         ("notBefore", json!("2026-02-29T00:00:00.000Z")),
         ("users", json!([])),
