@@ -7,6 +7,7 @@
 mod agents;
 mod check;
 mod error;
+mod exec;
 mod names;
 mod raw;
 mod show;
@@ -19,6 +20,7 @@ pub use source::{MAX_FILE_BYTES, Paths, Source};
 
 use crate::identity::{AgentRules, CgroupRule, IdentityTables};
 use crate::services::{self, ServiceRow};
+use crate::tools::ToolTables;
 use ipnet::IpNet;
 use pp_common::abi::NameId;
 use pp_common::turns::Limits;
@@ -66,12 +68,16 @@ pub struct Config {
     pub gateways: Vec<Gateway>,
     /// Services and where they do not count.
     pub services: Services,
+    /// What sessions may run of known tools.
+    pub exec: Exec,
     /// Agents: the operator's, then the shipped ones that those do not replace.
     pub agents: Vec<AgentRules>,
     /// Whose receipts open what.
     pub authorities: Vec<Authority>,
     /// The agents' rules, compiled, without cgroups.
     pub identity: IdentityTables,
+    /// The rules about tools, compiled.
+    pub tools: ToolTables,
     /// Cgroup and unit rules; see [`crate::identity::resolve_cgroups`].
     pub cgroup_rules: Vec<CgroupRule>,
     /// The files it was read from, in order, for [`Config::from_sources`].
@@ -115,6 +121,15 @@ pub struct Services {
     pub exempt: Vec<IpNet>,
     /// Their mode; the host's where that observes.
     pub mode: Mode,
+}
+
+/// What sessions may run of the tools that rules are about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exec {
+    /// Their mode; the host's where that observes.
+    pub mode: Mode,
+    /// Command lines that are neither refused nor reported.
+    pub allow: Vec<String>,
 }
 
 /// What receipts of one key may open.

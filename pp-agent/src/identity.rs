@@ -6,10 +6,10 @@
 //! are never marked. Users and cgroups are looked up only where no rule of the
 //! automaton matched; a cgroup rule holds for the cgroups below it too.
 
-mod automaton;
+pub(crate) mod automaton;
 mod cgroups;
-mod glob;
-mod interpreter;
+pub(crate) mod glob;
+pub(crate) mod interpreter;
 mod machine;
 mod never;
 
@@ -271,13 +271,12 @@ impl IdentityTables {
 }
 
 /// What the kernel reads: the path, NUL, each argument with its NUL, and one
-/// NUL more; both parts cut where the kernel cuts them.
+/// NUL more where there is room; both parts cut where the kernel cuts them.
 fn kernel_input(path: &[u8], argv: &[&[u8]]) -> Vec<u8> {
     let mut input: Vec<u8> = path.iter().copied().take(EXEC_PATH_LEN - 1).collect();
     input.push(0);
     let args = argv.iter().flat_map(|arg| arg.iter().copied().chain([0]));
-    input.extend(args.take(EXEC_ARGV_LEN));
-    input.push(0);
+    input.extend(args.chain([0]).take(EXEC_ARGV_LEN));
     input
 }
 

@@ -81,6 +81,8 @@ macro_rules! event_fields {
             service = event.service.as_deref(),
             zone = event.zone.as_deref(),
             gateway = event.gateway.as_deref(),
+            tool = event.tool.as_deref(),
+            shape = event.shape.as_deref(),
             hook = event.hook.as_deref(),
             repeats = event.repeats,
             lost = event.count,
@@ -125,6 +127,8 @@ pub fn sentence(event: &Event) -> String {
     add(" session ", event.session.as_deref());
     add(" pid ", event.pid.map(|pid| pid.to_string()).as_deref());
     add(" ", event.executable.as_deref());
+    add(" tool ", event.tool.as_deref());
+    add(" with ", event.shape.as_deref());
     add(" rule ", event.rule.as_deref());
     add(" repeats ", (event.repeats > 0).then(|| event.repeats.to_string()).as_deref());
     add(" count ", event.count.map(|count| count.to_string()).as_deref());

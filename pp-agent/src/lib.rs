@@ -24,4 +24,5 @@ pub mod receipt;
 pub mod released;
 pub mod services;
 pub mod state;
+pub mod tools;
 pub mod trusted;

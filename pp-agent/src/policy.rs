@@ -14,6 +14,7 @@ use crate::config::{Config, Mode};
 use crate::identity::IdentityTables;
 use crate::kernel::canary;
 use crate::name::name_id;
+use crate::tools::ToolTables;
 use ipnet::IpNet;
 use pp_common::abi::{
     GRANT_EXHAUSTED, GRANT_LOGIN, GRANT_REVOKED, Grant, MAX_CGROUPS, MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES,
@@ -45,6 +46,8 @@ pub struct KernelTables {
     pub budgets: Vec<(Serial, u64, u64)>,
     /// The bit of each owner in [`Grant::users`].
     pub user_bits: Vec<(u32, u64)>,
+    /// What is known of tools that sessions run.
+    pub tools: ToolTables,
     /// How far a flow to each gateway may go.
     pub gateway_limits: Vec<(NameId, Limits)>,
     /// Most turns on each flow to a gateway, of receipts that say so.
@@ -114,6 +117,7 @@ pub fn compile(config: &Config, receipts: &[ActiveReceipt], cgroups: &[(u64, Nam
         services: services(config),
         exempt: distinct(config.services.exempt.iter().map(|net| Prefix::from(*net))),
         identity,
+        tools: config.tools.clone(),
         grants: grants(receipts, &bits)?,
         budgets: receipts.iter().map(budget).collect(),
         user_bits: bits,

@@ -10,4 +10,5 @@ pub mod decide;
 pub mod dest;
 pub mod family;
 pub mod record;
+pub mod tools;
 pub mod turns;

@@ -20,6 +20,9 @@ pub mod kind {
     pub const EXIT: u32 = 5;
     /// A [`super::TaskRecord`]: a mark did not fit; what was done is in `flags`.
     pub const TABLE_FULL: u32 = 6;
+    /// A [`super::ExecRecord`]: a marked process runs a program that a rule is
+    /// about; `rule` is its code, see [`crate::tools`].
+    pub const TOOL: u32 = 16;
 }
 
 /// Which hook wrote a verdict.
@@ -135,7 +138,8 @@ pub struct ExecRecord {
     /// Length of the argument vector, each argument with its NUL, which may be
     /// more than `argv` holds.
     pub argv_len: u32,
-    /// Index of the rule that matched plus one, at the start of a session.
+    /// Index of the rule that matched plus one, at the start of a session; the
+    /// code of a rule about tools.
     pub rule: u32,
     /// The path given to `execve`.
     pub path: [u8; EXEC_RECORD_PATH],

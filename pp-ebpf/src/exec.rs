@@ -10,8 +10,9 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 use pp_common::{
-    abi::{Counter, EXEC_ARGV_LEN, EXEC_PATH_LEN, TASK_ROOT, TaskMark},
+    abi::{Counter, EXEC_PATH_LEN, TASK_ROOT, TaskMark},
     record::{EXEC_RECORD_ARGV, EXEC_RECORD_PATH, ExecRecord, RecordHeader, kind},
+    tools::{TOOL_ARGV_LEN, TOOL_REFUSE},
 };
 
 use crate::{
@@ -21,6 +22,7 @@ use crate::{
     maps::{EVENTS, EXEC_INPUT, ExecInput, TASKS},
     mark::{current, current_tgid},
     tasks::{FIRST_MARK, insert, kill_current, task_record},
+    tools::tool_rule,
 };
 
 /// Runs once an exec can no longer fail, before the program's first instruction.
@@ -30,23 +32,39 @@ pub(crate) fn pp_exec(ctx: RawTracePointContext) -> i32 {
     let Some(input) = EXEC_INPUT.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's own element; a tracepoint program does not nest in itself.
     let input = unsafe { &mut *input };
-    match current() {
-        Some(mark) => {
-            let (path_len, argv_len) = gather(bprm, input);
-            exec_record(kind::EXEC, mark, input, path_len, argv_len, 0);
-        }
-        None => {
-            let (path_len, argv_len) = gather(bprm, input);
-            if let Some(found) = identify(input, argv_len) {
-                begin(&found, input, path_len, argv_len);
-            }
-        }
+    gather(bprm, input);
+    let marked = match current() {
+        Some(mark) => Some(mark),
+        None => match identify(input, input.argv_len as usize) {
+            Some(found) => begin(&found, input),
+            None => None,
+        },
+    };
+    if let Some(mark) = marked {
+        judge(mark, input);
     }
     0
 }
 
+/// Tells what a session runs, and ends what its rules refuse before the first instruction.
 #[inline(always)]
-fn begin(found: &Match, input: &ExecInput, path_len: usize, argv_len: usize) {
+fn judge(mark: &TaskMark, input: &ExecInput) {
+    // VERIFIER: lengths and flags lie in the map, so that nothing is known of them here, and the
+    // walk is followed once for both ways to get here.
+    let code = tool_rule(input, input.argv_len as usize, input.cut != 0);
+    if code != 0 {
+        exec_record(kind::TOOL, mark, input, u32::from(code));
+        if code & TOOL_REFUSE != 0 {
+            kill_current();
+        }
+    } else if input.begun == 0 {
+        exec_record(kind::EXEC, mark, input, 0);
+    }
+}
+
+/// Begins a session with the running process; `None`: there is no room, and it ends.
+#[inline(always)]
+fn begin(found: &Match, input: &mut ExecInput) -> Option<&'static TaskMark> {
     let tgid = current_tgid();
     // SAFETY: no arguments.
     let (high, low) = unsafe { (bpf_get_prandom_u32(), bpf_get_prandom_u32()) };
@@ -62,17 +80,20 @@ fn begin(found: &Match, input: &ExecInput, path_len: usize, argv_len: usize) {
         flags: TASK_ROOT,
     };
     if TASKS.insert(tgid, &mark, FIRST_MARK).is_ok() || insert(tgid, &mark) {
-        exec_record(kind::SESSION_START, &mark, input, path_len, argv_len, found.rule);
+        input.begun = 1;
+        exec_record(kind::SESSION_START, &mark, input, found.rule);
+        // SAFETY: a map value, readable while this program runs.
+        TASKS.get_ptr(tgid).map(|mark| unsafe { &*mark })
     } else {
         task_record(kind::TABLE_FULL, &mark, tgid, 0);
         kill_current();
+        None
     }
 }
 
-/// Reads the path given to `execve`, and the arguments. Returns how many bytes of each there
-/// are, without the path's NUL.
+/// Reads the path given to `execve`, and the arguments.
 #[inline(always)]
-fn gather(bprm: u64, input: &mut ExecInput) -> (usize, usize) {
+fn gather(bprm: u64, input: &mut ExecInput) {
     let path_len = match read::<u64>(bprm, offset!(bprm_filename)) {
         // SAFETY: a buffer of that size; the helper checks the kernel address.
         Some(filename) => unsafe { bpf_probe_read_kernel_str(input.path.as_mut_ptr().cast(), EXEC_PATH_LEN as u32, filename as *const _) },
@@ -82,13 +103,19 @@ fn gather(bprm: u64, input: &mut ExecInput) -> (usize, usize) {
         count(Counter::ReadErrors);
         input.path[0] = 0;
     }
+    input.begun = 0;
+    // What cannot be read is arguments that were not seen.
+    input.cut = 1;
     let argv_len = match argv(current_task()) {
-        Some((start, len)) => {
+        Some((start, whole)) => {
+            let most = TOOL_ARGV_LEN as u64 - 1;
+            let len = if whole > most { most } else { whole };
             // VERIFIER: the bound must be seen on the register that is passed.
-            let len = (len as u32) & (EXEC_ARGV_LEN as u32 - 1);
+            let len = (len as u32) & (TOOL_ARGV_LEN as u32 - 1);
             // SAFETY: at most the buffer's size; the helper checks the user address.
             let read = unsafe { bpf_probe_read_user(input.argv.as_mut_ptr().cast(), len, start as *const _) };
             if read == 0 {
+                input.cut = u32::from(whole > most);
                 len as usize
             } else {
                 count(Counter::ReadErrors);
@@ -98,24 +125,23 @@ fn gather(bprm: u64, input: &mut ExecInput) -> (usize, usize) {
         None => 0,
     };
     // The byte after the last argument, which ends the automaton's input.
-    input.argv[argv_len & (EXEC_ARGV_LEN - 1)] = 0;
-    let path_len = if path_len > 0 { path_len as usize - 1 } else { 0 };
-    (path_len & (EXEC_PATH_LEN - 1), argv_len)
+    input.argv[argv_len & (TOOL_ARGV_LEN - 1)] = 0;
+    input.argv_len = argv_len as u64;
+    let path_len = if path_len > 0 { path_len as u64 - 1 } else { 0 };
+    input.path_len = path_len & (EXEC_PATH_LEN as u64 - 1);
 }
 
-/// Where the argument vector is, and its length, at most one less than the buffer.
+/// Where the argument vector is, and its length.
 #[inline(always)]
 fn argv(task: u64) -> Option<(u64, u64)> {
     let mm: u64 = read(task, offset!(task_mm))?;
     let start: u64 = read(mm, offset!(mm_arg_start))?;
     let end: u64 = read(mm, offset!(mm_arg_end))?;
-    let len = end.wrapping_sub(start);
-    let most = EXEC_ARGV_LEN as u64 - 1;
-    Some((start, if len > most { most } else { len }))
+    Some((start, end.wrapping_sub(start)))
 }
 
 #[inline(always)]
-fn exec_record(kind: u32, mark: &TaskMark, input: &ExecInput, path_len: usize, argv_len: usize, rule: u32) {
+fn exec_record(kind: u32, mark: &TaskMark, input: &ExecInput, rule: u32) {
     let Some(mut entry) = EVENTS.reserve_untyped::<ExecRecord>(0) else {
         count(Counter::LostRecords);
         return;
@@ -136,8 +162,8 @@ fn exec_record(kind: u32, mark: &TaskMark, input: &ExecInput, path_len: usize, a
         (*record).parent_tgid = parent.unwrap_or_default();
         // VERIFIER: not cut to what the record holds: a comparison here would make the two loops
         // over the input multiply.
-        (*record).path_len = path_len as u32;
-        (*record).argv_len = argv_len as u32;
+        (*record).path_len = input.path_len as u32;
+        (*record).argv_len = input.argv_len as u32;
         (*record).rule = rule;
         let path = (&raw mut (*record).path).cast::<u64>();
         let from = input.path.as_ptr().cast::<u64>();

@@ -5,7 +5,7 @@ use core::hint::black_box;
 
 use aya_ebpf::helpers::bpf_get_current_uid_gid;
 use pp_common::abi::{
-    Control, DFA_ACCEPT, DFA_CLASSES, DFA_DEAD, DFA_START, DFA_STATES, DfaClasses, MAX_CGROUP_DEPTH, MAX_RULES, NameId, UserKey,
+    Control, DFA_ACCEPT, DFA_CLASSES, DFA_DEAD, DFA_START, DFA_STATES, DfaClasses, EXEC_ARGV_LEN, MAX_CGROUP_DEPTH, MAX_RULES, NameId, UserKey,
 };
 
 use crate::{
@@ -76,7 +76,7 @@ fn program_rule(control: &Control, input: &ExecInput, argv_len: usize) -> Option
     }
     // VERIFIER: opaque, or the compiler drops the end of the buffer as a bound of the loop.
     let argv_len = black_box(argv_len);
-    for (i, byte) in input.argv.iter().enumerate() {
+    for (i, byte) in input.argv[..EXEC_ARGV_LEN].iter().enumerate() {
         state = step(base, classes, state, *byte)?;
         if state & DFA_ACCEPT != 0 {
             return Some(rule(state));

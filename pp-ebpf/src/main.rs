@@ -45,6 +45,8 @@ mod reach;
 mod socket;
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod tasks;
+#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
+mod tools;
 
 /// On the host the crate is empty, so that plain cargo commands cover it.
 #[cfg(not(target_arch = "bpf"))]

@@ -10,10 +10,11 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use pp_common::abi::{
-    BudgetValue, COUNTERS, Control, DFA_STATES, DfaClasses, DfaRow, EXEC_ARGV_LEN, EXEC_PATH_LEN, GatewayPortKey, GrantList, MAX_CGROUPS,
+    BudgetValue, COUNTERS, Control, DFA_STATES, DfaClasses, DfaRow, EXEC_PATH_LEN, GatewayPortKey, GrantList, MAX_CGROUPS,
     MAX_DOOMED, MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_PLACES, MAX_RECEIPTS, MAX_RULES, MAX_SERVICES, MAX_TASKS,
     MAX_USER_BITS, MAX_USERS, NameId, Place, PrefixKey, RepeatKey, Repeats, RuleTarget, Service, ServiceKey, SockMark, TaskMark, UserKey,
 };
+use pp_common::tools::{TOOL_ARGV_LEN, TOOL_STATES, ToolEnd};
 use pp_common::turns::{LimitKey, Limits, MAX_TURN_LIMITS};
 
 /// Marked processes by tgid. Written at fork, exec, exit and by the daemon, read by every hook.
@@ -84,6 +85,19 @@ pub(crate) static DFA_BYTES: Array<DfaClasses, 2> = Array::new();
 #[btf_map]
 pub(crate) static RULES: Array<RuleTarget, { 2 * MAX_RULES }> = Array::new();
 
+/// States of the automaton about tools, two generations. Written by the daemon, read at exec.
+#[btf_map]
+pub(crate) static TOOL_ROWS: Array<DfaRow, { 2 * TOOL_STATES }> = Array::new();
+
+/// Byte classes of the same, two generations. Written by the daemon, read at exec.
+#[btf_map]
+pub(crate) static TOOL_BYTES: Array<DfaClasses, 2> = Array::new();
+
+/// What its states mean at the end of the input, two generations. Written by the daemon, read at
+/// exec.
+#[btf_map]
+pub(crate) static TOOL_ENDS: Array<ToolEnd, { 2 * TOOL_STATES }> = Array::new();
+
 /// User rules. Written by the daemon, read at exec. Full: the policy is refused.
 #[btf_map]
 pub(crate) static USERS: HashMap<UserKey, NameId, { MAX_USERS as usize }> = HashMap::new();
@@ -128,7 +142,15 @@ pub(crate) struct Aside {
 #[repr(C)]
 pub(crate) struct ExecInput {
     pub(crate) path: [u8; EXEC_PATH_LEN],
-    pub(crate) argv: [u8; EXEC_ARGV_LEN],
+    pub(crate) argv: [u8; TOOL_ARGV_LEN],
+    /// Length of the path.
+    pub(crate) path_len: u64,
+    /// Length of the arguments that are in `argv`.
+    pub(crate) argv_len: u64,
+    /// Not all arguments are in `argv`.
+    pub(crate) cut: u32,
+    /// This exec began a session.
+    pub(crate) begun: u32,
 }
 
 /// `pp_common::abi::BudgetValue` with the lock as the kernel knows it. Only the cgroup programs

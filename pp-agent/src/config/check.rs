@@ -2,6 +2,7 @@
 
 use super::agents::{SHIPPED, Trust, agent_rules, compile_agents};
 use super::error::{ConfigError, Origin, Problem};
+use super::exec;
 use super::raw::{self, unknown};
 use super::source::Source;
 use super::value::{
@@ -40,6 +41,7 @@ struct Merge {
     zones: Vec<(Zone, Origin, Option<Origin>)>,
     networks: HashMap<Prefix, (String, Origin)>,
     gateways: Vec<(Gateway, Origin, Option<Origin>)>,
+    exec: exec::Merged,
     agents: Vec<(AgentRules, Origin)>,
     own_agents: bool,
     authorities: Vec<(Authority, Origin)>,
@@ -73,6 +75,10 @@ impl Merge {
         set(&mut self.require, file.require, "require", source)?;
         set(&mut self.any_user, file.any_user, "any_user", source)?;
         set(&mut self.max_tasks, file.max_tasks, "max_tasks", source)?;
+        if let Some(exec) = file.exec {
+            self.exec.allow(source, &exec)?;
+            set(&mut self.exec.mode, exec.mode, "exec.mode", source)?;
+        }
         if let Some(behaviour) = file.behaviour {
             let instead = "remove the table";
             return Err(not_enforced(source, &behaviour, "behaviour", "a behaviour rule", instead));
@@ -254,13 +260,16 @@ impl Merge {
         let services_at = self.services_mode.as_ref().map(|(_, at)| at.clone());
         let services_mode = value(self.services_mode).unwrap_or(mode);
         let services = ("services".to_owned(), services_mode, &services_at);
-        for (what, own, at) in inner.chain(gates).chain([services]) {
+        let exec_at = self.exec.mode.as_ref().map(|(_, at)| at.clone());
+        let exec = ("exec".to_owned(), self.exec.mode.as_ref().map_or(mode, |(own, _)| *own), &exec_at);
+        for (what, own, at) in inner.chain(gates).chain([services, exec]) {
             if let (Mode::Observe, Mode::Enforce, Some(at)) = (mode, own, at) {
                 return Err(invalid(at.clone(), Problem::ModeWithoutEffect { what }));
             }
         }
         let agents: Vec<AgentRules> = self.agents.into_iter().map(|(agent, _)| agent).collect();
         let identity = compile_agents(&agents, self.own_agents)?;
+        let (exec, tools) = self.exec.finish(mode)?;
         let default = Services::default();
         let mut config = Config {
             host: value(self.host),
@@ -276,6 +285,8 @@ impl Merge {
                 exempt: self.exempt.unwrap_or(default.exempt),
                 mode: services_mode,
             },
+            exec,
+            tools,
             identity,
             cgroup_rules: CgroupRule::all(&agents)?,
             agents,

@@ -3,6 +3,7 @@
 use super::source::MAX_FILE_BYTES;
 use crate::identity::{Danger, IdentityError};
 use crate::trusted::FileProblem;
+use crate::tools::ToolError;
 use ipnet::IpNet;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -84,6 +85,9 @@ pub enum ConfigError {
     /// The rules of all agents do not fit together.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The rules about tools do not fit.
+    #[error(transparent)]
+    Tools(#[from] ToolError),
 }
 
 impl ConfigError {
@@ -207,6 +211,9 @@ pub enum Problem {
     /// A rule that cannot be compiled.
     #[error(transparent)]
     Rule(#[from] IdentityError),
+    /// A line of `[exec] allow` is not one.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
     /// A rule that would mark what must never be marked.
     #[error("agent {agent}: {kind} {pattern:?}: {danger}")]
     Danger {

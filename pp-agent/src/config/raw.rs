@@ -27,6 +27,7 @@ pub(super) struct Policy {
     pub(super) agent: Vec<Spanned<Agent>>,
     #[serde(default)]
     pub(super) authority: Vec<Spanned<Authority>>,
+    pub(super) exec: Option<Exec>,
     pub(super) behaviour: Option<Spanned<toml::Table>>,
 }
 
@@ -58,6 +59,14 @@ pub(super) struct Services {
     pub(super) enable: Option<Vec<Spanned<String>>>,
     pub(super) exempt: Option<Vec<Spanned<String>>>,
     pub(super) mode: Option<Spanned<Mode>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Exec {
+    pub(super) mode: Option<Spanned<Mode>>,
+    #[serde(default)]
+    pub(super) allow: Vec<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

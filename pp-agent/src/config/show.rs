@@ -15,6 +15,7 @@ struct Shown<'a> {
     any_user: bool,
     max_tasks: u32,
     services: Services<'a>,
+    exec: Exec<'a>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     zone: Vec<Zone<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -29,6 +30,13 @@ struct Services<'a> {
     enable: Vec<&'a str>,
     exempt: Vec<String>,
     mode: Mode,
+}
+
+#[derive(Serialize)]
+struct Exec<'a> {
+    mode: Mode,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    allow: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -89,6 +97,7 @@ pub(super) fn to_toml(config: &Config) -> String {
             exempt: config.services.exempt.iter().map(ToString::to_string).collect(),
             mode: config.services.mode,
         },
+        exec: Exec { mode: config.exec.mode, allow: &config.exec.allow },
         zone: config.zones.iter().map(zone).collect(),
         gateway: config.gateways.iter().map(gateway).collect(),
         authority: config.authorities.iter().map(authority).collect(),

@@ -59,6 +59,7 @@ pub(super) fn start(args: DaemonArgs) -> Result<Daemon, DaemonError> {
     let mut builder = Builder::new(&host_name, gate.backend().name());
     builder.names.names = names_of(&config, &state);
     builder.names.rules.clone_from(&config.identity.rules);
+    builder.names.tools.clone_from(&config.tools.rules);
     builder.names.receipts = receipts.iter().map(|receipt| (receipt.stored.serial, receipt.stored.id.clone())).collect();
     for (pid, mark) in gate.marks()? {
         builder.processes.adopt(pid, mark.session);
@@ -185,6 +186,7 @@ impl Daemon {
             builder.host = host_name(&inner.config);
             builder.names.names = names_of(&inner.config, &self.state);
             builder.names.rules.clone_from(&inner.config.identity.rules);
+            builder.names.tools.clone_from(&inner.config.tools.rules);
         }
         let mut notes = inner.config.notes.clone();
         notes.extend(self.task_table_differs(&inner.config));

@@ -6,10 +6,11 @@ use super::admission::Admitted;
 use super::{Daemon, Inner, LiveReceipt, admission};
 use crate::clock::{Now, rfc3339};
 use crate::control::ApiError;
-use crate::events::Kind;
+use crate::events::{Kind, Usage};
 use crate::events::build::session_text;
 use crate::policy::{self, ActiveReceipt, KernelTables, PolicyError};
 use crate::receipt::revocation::Revocation;
+use crate::receipt::terms::CredentialScope;
 use crate::receipt::{Refusal, verify};
 use crate::state::{EndReason, RegisterError, Registered, StoredReceipt, Tombstone};
 use pp_common::abi::{Serial, TERMS_ANY_USER, TERMS_EXHAUSTED, TERMS_REVOKED, Terms};
@@ -288,6 +289,29 @@ impl Daemon {
         Ok(answer)
     }
 
+    /// What is used of the receipt of this serial, as an event tells it.
+    pub(super) fn usage(&self, serial: Serial) -> Option<Usage> {
+        if serial == 0 {
+            return None;
+        }
+        let spent = self.gate.spent(serial)?;
+        let inner = self.inner();
+        let receipt = inner.receipts.iter().find(|receipt| receipt.stored.serial == serial)?;
+        let admitted = receipt.admitted.as_ref().ok()?;
+        let accounts = match &admitted.receipt.terms().credential_scope {
+            CredentialScope::None => Vec::new(),
+            CredentialScope::Accounts { accounts, .. } => accounts.clone(),
+        };
+        let limit = |most: u64| (most != 0).then_some(most);
+        Some(Usage {
+            connections: spent.connections,
+            max_connections: limit(admitted.max_connections),
+            attempts: spent.attempts,
+            max_attempts: limit(admitted.max_attempts),
+            accounts,
+        })
+    }
+
     fn describe(&self, inner: &Inner, id: &str, now: Now) -> Result<Value, ApiError> {
         let receipt = inner
             .find(id)
@@ -315,6 +339,9 @@ impl Daemon {
                 answer["targets"] = json!(targets);
                 answer["max_connections"] = json!(receipt.terms().max_connections);
                 answer["max_attempts"] = json!(admitted.max_attempts);
+                if let CredentialScope::Accounts { accounts, .. } = &receipt.terms().credential_scope {
+                    answer["accounts"] = json!(accounts);
+                }
                 answer["max_turns"] = json!(receipt.terms().max_turns);
             }
             Err(reason) => answer["void_because"] = json!(reason),

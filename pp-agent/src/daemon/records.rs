@@ -26,7 +26,10 @@ pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
             }
         }
         let event = daemon.builder().build(&record, Now::read());
-        if let Some(event) = event.filter(|event| event.kind != Kind::Canary || daemon.watch.tells_canaries()) {
+        if let Some(mut event) = event.filter(|event| event.kind != Kind::Canary || daemon.watch.tells_canaries()) {
+            if let Record::Verdict(verdict) = &record {
+                event.budget = daemon.usage(verdict.serial);
+            }
             daemon.hub.publish(event);
         }
     }

@@ -9,12 +9,14 @@ use pp_common::abi::{NameId, Serial, TASK_CANARY};
 use pp_common::decide::{LOGIN_PORTS, Reason, Subject, Verdict, transport};
 use pp_common::dest::Addr;
 use pp_common::record::{Hook, RecordHeader, VerdictRecord};
+use pp_common::tools::{TOOL_OBSERVE, TOOL_REFUSE, rule_of};
 
 use super::procs::{Change, Process, Processes};
 use super::record::{Exec, Record};
 use super::{Destination, Event, Kind, Owner, mask};
 use crate::clock::Now;
 use crate::kernel::Backend;
+use crate::tools::ToolRule;
 
 /// Sessions whose agent and owner are remembered.
 const MAX_SESSIONS: usize = 8_192;
@@ -28,6 +30,8 @@ pub struct Names {
     pub receipts: HashMap<Serial, String>,
     /// Identity rules in the order of their indices, as policy writes them.
     pub rules: Vec<String>,
+    /// Rules about tools in the order of their indices.
+    pub tools: Vec<ToolRule>,
 }
 
 /// Builds events, and remembers for them what records told.
@@ -77,6 +81,7 @@ impl Builder {
                 event.count = Some(1);
                 Some(event.detail("the task table is full: a child could not be marked; raise max_tasks in the policy"))
             }
+            Record::Tool(exec) => Some(self.tool(exec, now)),
             Record::Exec(_) | Record::Fork(_) => None,
         }
     }
@@ -115,6 +120,25 @@ impl Builder {
         let mut event = self.subject(&exec.header, kind_of(&exec.header, Kind::SessionStart), now);
         let index = exec.rule.checked_sub(1).and_then(|index| usize::try_from(index).ok());
         event.rule = index.and_then(|index| self.names.rules.get(index).cloned());
+        event
+    }
+
+    fn tool(&mut self, exec: &Exec, now: Now) -> Event {
+        let mut event = self.subject(&exec.header, kind_of(&exec.header, Kind::Exec), now);
+        let code = u16::try_from(exec.rule).unwrap_or_default();
+        let verdict = match (code & TOOL_REFUSE != 0, code & TOOL_OBSERVE != 0) {
+            (true, _) => "block",
+            (false, true) => "observe",
+            (false, false) => "report",
+        };
+        event.verdict = Some(verdict.to_owned());
+        event.reason = Some("tool".to_owned());
+        event.hook = Some("exec".to_owned());
+        if let Some(rule) = rule_of(code).and_then(|rule| self.names.tools.get(rule)) {
+            event.tool = Some(rule.tool.clone());
+            event.shape.clone_from(&rule.shape);
+            event.attack.clone_from(&rule.attack);
+        }
         event
     }
 

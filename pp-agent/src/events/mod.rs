@@ -36,6 +36,8 @@ pub enum Kind {
     Canary,
     /// An open flow was ended because its receipt was.
     FlowEnded,
+    /// A session ran, or would have run, a tool that a rule is about.
+    Exec,
 }
 
 impl Kind {
@@ -53,6 +55,7 @@ impl Kind {
             Self::Policy => "policy",
             Self::Canary => "canary",
             Self::FlowEnded => "flow_ended",
+            Self::Exec => "exec",
         }
     }
 }
@@ -88,6 +91,25 @@ pub struct Destination {
     pub transport: String,
 }
 
+/// What is used of a receipt, and what it allows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// New connections so far.
+    pub connections: u64,
+    /// Most of them; absent: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u64>,
+    /// New connections to login ports and gateways so far.
+    pub attempts: u64,
+    /// Most of them; absent: those stay closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_attempts: Option<u64>,
+    /// The accounts that were signed, for the record: the kernel cannot see
+    /// which is used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accounts: Vec<String>,
+}
+
 /// One event. Absent members do not apply to its kind or are not known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "docs/events.md describes each member; their names are the JSON names")]
@@ -105,6 +127,8 @@ pub struct Event {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receipt: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Usage>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
@@ -118,6 +142,10 @@ pub struct Event {
     pub executable: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub argv: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -162,6 +190,7 @@ impl Event {
             reason: None,
             rule: None,
             receipt: None,
+            budget: None,
             session: None,
             agent: None,
             owner: None,
@@ -169,6 +198,8 @@ impl Event {
             parents: Vec::new(),
             executable: None,
             argv: Vec::new(),
+            tool: None,
+            shape: None,
             cgroup: None,
             destination: None,
             service: None,

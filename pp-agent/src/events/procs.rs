@@ -51,7 +51,7 @@ impl Processes {
     pub fn learn(&mut self, record: &Record) -> Change {
         let header = record.header();
         match record {
-            Record::Exec(exec) | Record::SessionStart(exec) => self.exec(exec),
+            Record::Exec(exec) | Record::SessionStart(exec) | Record::Tool(exec) => self.exec(exec),
             Record::Fork(task) => {
                 let mut child = self.known.get(&task.parent_tgid).cloned().unwrap_or_default();
                 child.parent = task.parent_tgid;

@@ -16,6 +16,9 @@ pub enum Record {
     Exec(Exec),
     /// A session begins with this program.
     SessionStart(Exec),
+    /// A marked process runs a program that a rule about tools matches, or was
+    /// ended for it; `rule` is the code.
+    Tool(Exec),
     /// A marked process forked.
     Fork(TaskRecord),
     /// A marked process ended.
@@ -31,7 +34,7 @@ pub struct Exec {
     pub header: RecordHeader,
     /// The parent.
     pub parent_tgid: u32,
-    /// Index of the matched rule plus one; zero: none.
+    /// Index of the matched rule plus one; zero: none. Of a tool, the code.
     pub rule: u32,
     /// The path given to `execve`, not necessarily UTF-8 in the kernel.
     pub path: String,
@@ -47,9 +50,13 @@ impl Record {
         let header = reader.header()?;
         match header.kind {
             kind::VERDICT if bytes.len() >= size_of::<VerdictRecord>() => reader.verdict(header).map(Self::Verdict),
-            kind::EXEC | kind::SESSION_START if bytes.len() >= size_of::<ExecRecord>() => {
+            kind::EXEC | kind::SESSION_START | kind::TOOL if bytes.len() >= size_of::<ExecRecord>() => {
                 let exec = reader.exec(header)?;
-                Some(if header.kind == kind::EXEC { Self::Exec(exec) } else { Self::SessionStart(exec) })
+                Some(match header.kind {
+                    kind::EXEC => Self::Exec(exec),
+                    kind::TOOL => Self::Tool(exec),
+                    _ => Self::SessionStart(exec),
+                })
             }
             kind::FORK => reader.task(header).map(Self::Fork),
             kind::EXIT => reader.task(header).map(Self::Exit),
@@ -63,7 +70,7 @@ impl Record {
     pub fn header(&self) -> &RecordHeader {
         match self {
             Self::Verdict(record) => &record.header,
-            Self::Exec(record) | Self::SessionStart(record) => &record.header,
+            Self::Exec(record) | Self::SessionStart(record) | Self::Tool(record) => &record.header,
             Self::Fork(record) | Self::Exit(record) | Self::TableFull(record) => &record.header,
         }
     }

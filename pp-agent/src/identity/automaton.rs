@@ -18,7 +18,7 @@ pub(super) struct Automaton {
 
 /// A transition while the table is built. The order of the variants is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Target {
+pub(crate) enum Target {
     Dead,
     Go(usize),
     Accept(usize),
@@ -47,7 +47,7 @@ pub(super) fn explore(machine: &mut Machine) -> Result<Automaton, IdentityError>
             return Err(too_complex("states before reduction", states.len(), MOST_EXPLORED));
         }
     }
-    let (blocks, count) = minimize(&table);
+    let (blocks, count) = minimize(&table, vec![0; table.len()], 1);
     Ok(Automaton { classes, rows: rows(&table, &blocks, count)? })
 }
 
@@ -69,11 +69,9 @@ fn classes(machine: &Machine) -> Result<([u8; 256], Vec<u8>), IdentityError> {
     Ok((classes, bytes))
 }
 
-/// Moore's partition refinement: the block of each state, the start's being
-/// block 0, and how many blocks there are.
-fn minimize(table: &[Vec<Target>]) -> (Vec<usize>, usize) {
-    let mut blocks = vec![0; table.len()];
-    let mut count = 1;
+/// Moore's partition refinement, from blocks that are told apart already: the
+/// block of each state, the start's being block 0, and how many blocks there are.
+pub(crate) fn minimize(table: &[Vec<Target>], mut blocks: Vec<usize>, mut count: usize) -> (Vec<usize>, usize) {
     loop {
         let mut signatures: HashMap<(usize, Vec<Target>), usize> = HashMap::new();
         let next: Vec<usize> = table

@@ -48,7 +48,7 @@ pub(super) fn over_word(glob: &str) -> String {
 }
 
 /// A glob over a whole text, without a NUL.
-pub(super) fn over_text(glob: &str) -> String {
+pub(crate) fn over_text(glob: &str) -> String {
     part(glob, r"[^\x00]*")
 }
 

@@ -7,7 +7,7 @@
 /// What a word on an interpreter's command line is. The first pattern of its
 /// family that matches the whole word decides; no pattern: it is the script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Word {
+pub(crate) enum Word {
     /// An option whose value is the next word.
     Value,
     /// An option after which comes the name of a module.
@@ -21,17 +21,17 @@ pub(super) enum Word {
 }
 
 /// A family of interpreters with one command line.
-pub(super) struct Family {
+pub(crate) struct Family {
     /// Regular expression for their file names.
-    pub(super) names: &'static str,
+    pub(crate) names: &'static str,
     /// Words, as regular expressions, most particular first.
-    pub(super) words: &'static [(&'static str, Word)],
+    pub(crate) words: &'static [(&'static str, Word)],
 }
 
 use Word::{End, Module, Skip, Stop, Value};
 
 /// Every known interpreter.
-pub(super) const FAMILIES: &[Family] = &[
+pub(crate) const FAMILIES: &[Family] = &[
     Family {
         names: r"(?:node|nodejs|node-?[0-9]+|tsx|ts-node)",
         words: &[

@@ -41,7 +41,7 @@ const LAYOUTS: [(&str, u32); 1] = [("SOCKS", SOCKS_LAYOUT)];
 const SOCKS_LAYOUT: u32 = if option_env!("PP_ABI_VERSION").is_some() { 3 } else { 2 };
 
 /// Every map, by its name in the object.
-pub(super) const MAPS: [&str; 20] = [
+pub(super) const MAPS: [&str; 23] = [
     "TASKS",
     "DOOMED",
     "SOCKS",
@@ -57,6 +57,9 @@ pub(super) const MAPS: [&str; 20] = [
     "DFA_ROWS",
     "DFA_BYTES",
     "RULES",
+    "TOOL_ROWS",
+    "TOOL_BYTES",
+    "TOOL_ENDS",
     "USERS",
     "CGROUPS",
     "REPEATS",

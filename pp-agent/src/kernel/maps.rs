@@ -10,6 +10,7 @@ use pp_common::abi::{
     BudgetValue, Control, DfaClasses, DfaRow, GatewayPortKey, GrantList, NameId, Place, PrefixKey, RepeatKey, Repeats, RuleTarget, Service,
     ServiceKey, SockMark, TaskMark, UserKey,
 };
+use pp_common::tools::ToolEnd;
 use pp_common::turns::{LimitKey, Limits};
 
 use super::KernelError;
@@ -40,6 +41,9 @@ pub(super) struct Maps {
     pub(super) dfa_rows: Locked<Array<MapData, DfaRow>>,
     pub(super) dfa_bytes: Locked<Array<MapData, DfaClasses>>,
     pub(super) rules: Locked<Array<MapData, RuleTarget>>,
+    pub(super) tool_rows: Locked<Array<MapData, DfaRow>>,
+    pub(super) tool_bytes: Locked<Array<MapData, DfaClasses>>,
+    pub(super) tool_ends: Locked<Array<MapData, ToolEnd>>,
     pub(super) users: Locked<HashMap<MapData, UserKey, NameId>>,
     pub(super) cgroups: Locked<HashMap<MapData, u64, NameId>>,
     pub(super) repeats: Locked<HashMap<MapData, RepeatKey, Repeats>>,
@@ -76,6 +80,9 @@ impl Maps {
             dfa_rows: take(ebpf, "DFA_ROWS")?,
             dfa_bytes: take(ebpf, "DFA_BYTES")?,
             rules: take(ebpf, "RULES")?,
+            tool_rows: take(ebpf, "TOOL_ROWS")?,
+            tool_bytes: take(ebpf, "TOOL_BYTES")?,
+            tool_ends: take(ebpf, "TOOL_ENDS")?,
             users: take(ebpf, "USERS")?,
             cgroups: take(ebpf, "CGROUPS")?,
             repeats: take(ebpf, "REPEATS")?,

@@ -9,6 +9,7 @@ use pp_common::abi::{
     PrefixKey, RuleTarget, ServiceKey, UserKey,
 };
 use pp_common::dest::Addr;
+use pp_common::tools::TOOL_STATES;
 use pp_common::turns::{LIMIT_OF_GATEWAY, LIMIT_OF_RECEIPT, LimitKey, Limits, MAX_TURN_LIMITS};
 
 use super::{
@@ -17,6 +18,7 @@ use super::{
     sys,
 };
 use crate::policy::{KernelTables, Prefix, grant_list};
+use crate::tools::ToolTables;
 
 const ANY: u64 = 0;
 const NO_EXIST: u64 = 1;
@@ -56,6 +58,7 @@ fn fits(tables: &KernelTables) -> Result<(), KernelError> {
         ("USER_BITS", MAX_USER_BITS, tables.user_bits.len()),
         ("TURN_LIMITS", halves(MAX_TURN_LIMITS), tables.gateway_limits.len() + tables.receipt_turns.len()),
         ("DFA_ROWS", DFA_STATES, identity.rows.len()),
+        ("TOOL_ROWS", TOOL_STATES, tables.tools.rows.len()),
         ("RULES", MAX_RULES, identity.targets.len()),
         ("USERS", halves(MAX_USERS), identity.uids.len()),
         ("CGROUPS", MAX_CGROUPS as usize, identity.cgroups.len()),
@@ -97,6 +100,7 @@ fn write(maps: &Maps, tables: &KernelTables, generation: u32) -> Result<(), Kern
         maps.grants.lock().insert(&key, list, ANY).map_err(error("GRANTS"))?;
     }
     write_limits(maps, tables, generation)?;
+    write_tools(maps, &tables.tools, generation)?;
     write_identity(maps, tables, generation)
 }
 
@@ -127,6 +131,18 @@ fn write_receipts(maps: &Maps, tables: &KernelTables, generation: u32) -> Result
         maps.user_bits.lock().insert(key, bit, ANY).map_err(error("USER_BITS"))?;
     }
     Ok(())
+}
+
+fn write_tools(maps: &Maps, tools: &ToolTables, generation: u32) -> Result<(), KernelError> {
+    let error = |map| move |error: MapError| map_error(map, &error);
+    let half = generation & 1;
+    let first = half * to_u32(TOOL_STATES);
+    for (index, (next, end)) in (first..).zip(tools.rows.iter().zip(&tools.ends)) {
+        maps.tool_rows.lock().set(index, DfaRow { next: *next }, ANY).map_err(error("TOOL_ROWS"))?;
+        maps.tool_ends.lock().set(index, end, ANY).map_err(error("TOOL_ENDS"))?;
+    }
+    let classes = DfaClasses { class: tools.classes };
+    maps.tool_bytes.lock().set(half, classes, ANY).map_err(error("TOOL_BYTES"))
 }
 
 fn write_identity(maps: &Maps, tables: &KernelTables, generation: u32) -> Result<(), KernelError> {

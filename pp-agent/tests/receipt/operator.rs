@@ -89,10 +89,11 @@ fn limit_of_turns_is_signed_and_shown_to_the_operator() {
     let mut draft = draft();
     draft["maxTurns"] = json!(12);
     let request = parse(&draft).unwrap();
-    let shown = preview(&request, &key(), NOW_MS, DEFAULT_VALID_FOR).unwrap();
+    let key = key();
+    let shown = preview(&request, &key, NOW_MS, DEFAULT_VALID_FOR).unwrap();
     assert!(shown.contains("at most 12 on each connection to a gateway"), "{shown}");
-    let signed = sign(&request, &key(), NOW_MS, DEFAULT_VALID_FOR).unwrap();
-    let receipt = with_context(|context| check(signed.artifact.as_bytes(), &keys_of(&key()), &context)).unwrap();
+    let signed = sign(&request, &key, NOW_MS, DEFAULT_VALID_FOR).unwrap();
+    let receipt = with_context(|context| check(signed.artifact.as_bytes(), &keys_of(&key), &context)).unwrap();
     assert_eq!(receipt.terms().max_turns, Some(12));
     assert!(receipt.summary().is_some_and(|text| text.contains("at most 12 turns on each connection to a gateway")));
 }

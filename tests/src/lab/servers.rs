@@ -25,13 +25,14 @@ pub(super) struct Server {
 const START: Duration = Duration::from_secs(240);
 
 /// The Python servers and clients, by file name.
-const SCRIPTS: [(&str, &str); 7] = [
+const SCRIPTS: [(&str, &str); 8] = [
     ("journal.py", include_str!("../../lab/journal.py")),
     ("modbus.py", include_str!("../../lab/modbus.py")),
     ("opcua.py", include_str!("../../lab/opcua.py")),
     ("web.py", include_str!("../../lab/web.py")),
     ("dns.py", include_str!("../../lab/dns.py")),
     ("read_modbus.py", include_str!("../../lab/read_modbus.py")),
+    ("spray.py", include_str!("../../lab/spray.py")),
     ("read_opcua.py", include_str!("../../lab/read_opcua.py")),
 ];
 

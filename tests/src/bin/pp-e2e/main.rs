@@ -38,6 +38,10 @@ mod receipts;
 mod refusals;
 #[path = "../../../e2e/sockets.rs"]
 mod sockets;
+#[path = "../../../e2e/tools.rs"]
+mod tools;
+#[path = "../../../e2e/turns.rs"]
+mod turns;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -59,6 +63,8 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("ordinary", ordinary::TESTS),
     ("receipts", receipts::TESTS),
     ("flows", flows::TESTS),
+    ("turns", turns::TESTS),
+    ("tools", tools::TESTS),
     ("control", control::TESTS),
     ("packages", packages::TESTS),
     ("identity", identity::TESTS),

@@ -1,0 +1,189 @@
+//! Rules about what a session runs: tools that guess passwords and scan
+//! networks, by their names and by what on their command lines gives that away.
+//!
+//! `dist/tools.toml` is the table. It is compiled, with what policy allows, into
+//! one automaton over the path given to `execve` and the argument vector, which
+//! the kernel walks at every exec of a session. A hint and no guarantee: a
+//! renamed program passes it. The rules about behaviour are what holds.
+
+mod automaton;
+mod machine;
+mod shape;
+
+use serde::Deserialize;
+
+use machine::{Machine, Walked};
+use pp_common::abi::{DFA_ACCEPT, DFA_CLASSES, DFA_DEAD, DFA_START, EXEC_PATH_LEN};
+use pp_common::tools::{MAX_TOOL_RULES, TOOL_ARGV_LEN, TOOL_OBSERVE, TOOL_REFUSE, ToolEnd, rule_of};
+
+/// The tools that ship with the program.
+const SHIPPED: &str = include_str!("../../dist/tools.toml");
+
+/// What the kernel's tool maps hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolTables {
+    /// Class of each byte.
+    pub classes: [u8; 256],
+    /// Where each state goes by byte class.
+    pub rows: Vec<[u16; DFA_CLASSES]>,
+    /// What each state means at the end of the input.
+    pub ends: Vec<ToolEnd>,
+    /// What the codes mean, by `pp_common::tools::rule_of`.
+    pub rules: Vec<ToolRule>,
+}
+
+/// One rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolRule {
+    /// The tool.
+    pub tool: String,
+    /// The telling shape; `None`: the name alone.
+    pub shape: Option<String>,
+    /// ATT&CK techniques.
+    pub attack: Vec<String>,
+}
+
+impl Default for ToolTables {
+    /// Tables that match nothing.
+    fn default() -> Self {
+        let dead = [DFA_DEAD; DFA_CLASSES];
+        Self { classes: [0; 256], rows: vec![dead, dead], ends: vec![ToolEnd::default(); 2], rules: Vec::new() }
+    }
+}
+
+/// Why rules cannot be compiled.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ToolError {
+    /// The table, or a pattern in it, cannot be read.
+    #[error("table of tools: {0}")]
+    Table(String),
+    /// A line of `allow` names no tool of the table.
+    #[error("allow {line:?}: there is no rule about {tool}; {}", nearest(.tool, .known))]
+    UnknownTool {
+        /// The line.
+        line: String,
+        /// What it names.
+        tool: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// A line of `allow` that is no line of words.
+    #[error("allow {line:?}: {why}")]
+    Allow {
+        /// The line.
+        line: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// More than the kernel's tables hold.
+    #[error("exec rules: {need} {what} needed, the kernel tables hold {most}; shorten [exec] allow")]
+    TooComplex {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much is needed.
+        need: usize,
+        /// How much there is.
+        most: usize,
+    },
+}
+
+fn nearest(tool: &str, known: &[String]) -> String {
+    let near = known.iter().min_by_key(|name| strsim::damerau_levenshtein(name, tool));
+    near.map_or_else(String::new, |name| format!("did you mean {name}?"))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    tool: Vec<Tool>,
+}
+
+/// A tool as the table has it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tool {
+    name: String,
+    files: Vec<String>,
+    /// Those of `files` that are reported by themselves; absent: all.
+    named: Option<Vec<String>>,
+    attack: Vec<String>,
+    #[serde(default)]
+    shape: Vec<Shape>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Shape {
+    name: String,
+    words: Vec<String>,
+}
+
+/// Judges one line of `allow` by itself.
+///
+/// # Errors
+/// It names no tool of the table, or is no line of words.
+pub fn check_allow(line: &str) -> Result<(), ToolError> {
+    let table: Table = toml::from_str(SHIPPED).map_err(|error| ToolError::Table(error.to_string()))?;
+    shape::allowed(line, &table.tool).map(drop)
+}
+
+/// Compiles the shipped table with what policy allows (see `docs/policy.md`).
+///
+/// # Errors
+/// A bad line of `allow`, or more than the tables hold.
+pub fn compile(allow: &[String], observe: bool) -> Result<ToolTables, ToolError> {
+    let table: Table = toml::from_str(SHIPPED).map_err(|error| ToolError::Table(error.to_string()))?;
+    let mut rules = Vec::new();
+    let mut walked = Vec::new();
+    for tool in &table.tool {
+        let mut rule = |shape: Option<&str>| {
+            rules.push(ToolRule { tool: tool.name.clone(), shape: shape.map(str::to_owned), attack: tool.attack.clone() });
+            rules.len()
+        };
+        let shapes: Vec<_> =
+            tool.shape.iter().map(|shape| (shape::telling(shape), rule(Some(&shape.name)))).collect();
+        // Where a tool has no telling shape, no length of its arguments hides one.
+        let unseen = (!shapes.is_empty()).then(|| rule(Some("more arguments than can be read")));
+        walked.push(Walked { shapes, allowed: Vec::new(), unseen, alone: Some(rule(None)) });
+    }
+    for line in allow {
+        let (tool, regex) = shape::allowed(line, &table.tool)?;
+        walked[tool].allowed.push(regex);
+    }
+    if rules.len() > MAX_TOOL_RULES {
+        return Err(ToolError::TooComplex { what: "rules", need: rules.len(), most: MAX_TOOL_RULES });
+    }
+    let mut machine = Machine::new(&table.tool, walked)?;
+    let automaton = automaton::build(&mut machine, if observe { TOOL_OBSERVE } else { TOOL_REFUSE })?;
+    Ok(ToolTables { classes: automaton.classes, rows: automaton.rows, ends: automaton.ends, rules })
+}
+
+impl ToolTables {
+    /// The code that these tables give a program started with this path and
+    /// argument vector: the very walk that the kernel makes.
+    #[must_use]
+    pub fn code(&self, path: &[u8], argv: &[&[u8]]) -> u16 {
+        let args: Vec<u8> = argv.iter().flat_map(|arg| arg.iter().copied().chain([0])).collect();
+        let cut = args.len() > TOOL_ARGV_LEN - 1;
+        let path = path.iter().copied().take(EXEC_PATH_LEN - 1).chain([0]);
+        let mut state = DFA_START;
+        for byte in path.chain(args.into_iter().take(TOOL_ARGV_LEN - 1)).chain([0]) {
+            let class = usize::from(self.classes[usize::from(byte)]);
+            state = self.rows.get(usize::from(state)).map_or(DFA_DEAD, |row| row[class]) & !DFA_ACCEPT;
+            if state == DFA_DEAD {
+                return 0;
+            }
+        }
+        let end = self.ends.get(usize::from(state)).copied().unwrap_or_default();
+        if cut { end.cut } else { end.whole }
+    }
+
+    /// The rule behind a code.
+    #[must_use]
+    pub fn rule(&self, code: u16) -> Option<&ToolRule> {
+        self.rules.get(rule_of(code)?)
+    }
+}
+
+#[cfg(test)]
+mod tests;
