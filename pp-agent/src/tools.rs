@@ -140,8 +140,7 @@ pub fn compile(allow: &[String], observe: bool) -> Result<ToolTables, ToolError>
             rules.push(ToolRule { tool: tool.name.clone(), shape: shape.map(str::to_owned), attack: tool.attack.clone() });
             rules.len()
         };
-        let shapes: Vec<_> =
-            tool.shape.iter().map(|shape| (shape::telling(shape), rule(Some(&shape.name)))).collect();
+        let shapes: Vec<_> = tool.shape.iter().map(|shape| (shape::telling(shape), rule(Some(&shape.name)))).collect();
         // Where a tool has no telling shape, no length of its arguments hides one.
         let unseen = (!shapes.is_empty()).then(|| rule(Some("more arguments than can be read")));
         walked.push(Walked { shapes, allowed: Vec::new(), unseen, alone: Some(rule(None)) });

@@ -5,7 +5,8 @@ use core::hint::black_box;
 
 use aya_ebpf::helpers::bpf_get_current_uid_gid;
 use pp_common::abi::{
-    Control, DFA_ACCEPT, DFA_CLASSES, DFA_DEAD, DFA_START, DFA_STATES, DfaClasses, EXEC_ARGV_LEN, MAX_CGROUP_DEPTH, MAX_RULES, NameId, UserKey,
+    Control, DFA_ACCEPT, DFA_CLASSES, DFA_DEAD, DFA_START, DFA_STATES, DfaClasses, EXEC_ARGV_LEN, MAX_CGROUP_DEPTH, MAX_RULES, NameId,
+    UserKey,
 };
 
 use crate::{

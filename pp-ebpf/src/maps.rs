@@ -10,9 +10,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use pp_common::abi::{
-    BudgetValue, COUNTERS, Control, DFA_STATES, DfaClasses, DfaRow, EXEC_PATH_LEN, GatewayPortKey, GrantList, MAX_CGROUPS,
-    MAX_DOOMED, MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_PLACES, MAX_RECEIPTS, MAX_RULES, MAX_SERVICES, MAX_TASKS,
-    MAX_USER_BITS, MAX_USERS, NameId, Place, PrefixKey, RepeatKey, Repeats, RuleTarget, Service, ServiceKey, SockMark, TaskMark, UserKey,
+    BudgetValue, COUNTERS, Control, DFA_STATES, DfaClasses, DfaRow, EXEC_PATH_LEN, GatewayPortKey, GrantList, MAX_CGROUPS, MAX_DOOMED,
+    MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_PLACES, MAX_RECEIPTS, MAX_RULES, MAX_SERVICES, MAX_TASKS, MAX_USER_BITS,
+    MAX_USERS, NameId, Place, PrefixKey, RepeatKey, Repeats, RuleTarget, Service, ServiceKey, SockMark, TaskMark, UserKey,
 };
 use pp_common::tools::{TOOL_ARGV_LEN, TOOL_STATES, ToolEnd};
 use pp_common::turns::{LimitKey, Limits, MAX_TURN_LIMITS};

@@ -115,7 +115,13 @@ fn other_ways_to_start_the_tool_are_the_same(world: &mut World) -> Result<()> {
     let renamed = hydra.path.with_file_name("innocent");
     fs::copy(&hydra.path, &renamed)?;
     let calls_itself = |path: &Path| {
-        vec!["/bin/bash".to_owned(), "-c".to_owned(), "p=$1; shift; exec -a hydra \"$p\" \"$@\"".to_owned(), "x".to_owned(), path.display().to_string()]
+        vec![
+            "/bin/bash".to_owned(),
+            "-c".to_owned(),
+            "p=$1; shift; exec -a hydra \"$p\" \"$@\"".to_owned(),
+            "x".to_owned(),
+            path.display().to_string(),
+        ]
     };
     let _event = refused(daemon, &hydra, &calls_itself(&renamed), &SPRAY, "hydra")?;
     // By the dynamic loader.

@@ -6,7 +6,8 @@ use super::exec;
 use super::raw::{self, unknown};
 use super::source::Source;
 use super::value::{
-    address, approvals, check_name, decider, invalid, max_tasks, max_ttl, mode, name, network, no_duplicate, not_enforced, number, ports, service,
+    address, approvals, check_name, decider, invalid, max_tasks, max_ttl, mode, name, network, no_duplicate, not_enforced, number, ports,
+    service,
 };
 use super::{Authority, Config, Gateway, Mode, Services, Zone};
 use crate::identity::{AgentRules, CgroupRule};
@@ -172,7 +173,8 @@ impl Merge {
         let ports = ports(source, &file.ports)?;
         let limits = Limits {
             max_turns: number(source, "max_turns", file.max_turns, "a number of turns from 1 to 4294967295")?.unwrap_or(DEFAULT_MAX_TURNS),
-            max_bytes_out: number(source, "max_bytes_out", file.max_bytes_out, "a number of bytes from 1 on")?.unwrap_or(DEFAULT_MAX_BYTES_OUT),
+            max_bytes_out: number(source, "max_bytes_out", file.max_bytes_out, "a number of bytes from 1 on")?
+                .unwrap_or(DEFAULT_MAX_BYTES_OUT),
             pad: 0,
         };
         let (mode, mode_at) = mode(source, file.mode);

@@ -2,8 +2,8 @@
 
 use super::source::MAX_FILE_BYTES;
 use crate::identity::{Danger, IdentityError};
-use crate::trusted::FileProblem;
 use crate::tools::ToolError;
+use crate::trusted::FileProblem;
 use ipnet::IpNet;
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -147,7 +147,11 @@ impl Terms {
 
     fn with_parameters(mut self, parameters: &Map<String, Value>) -> Result<Self, Refusal> {
         const AT: &str = "action.parameters.";
-        known(AT, parameters, &["targets", "credentialScope", "users", "hosts", "notBefore", "accessSeconds", "maxConnections", "maxTurns"])?;
+        known(
+            AT,
+            parameters,
+            &["targets", "credentialScope", "users", "hosts", "notBefore", "accessSeconds", "maxConnections", "maxTurns"],
+        )?;
         let missing = |what, member| Refusal::MissingTerm { what, member };
         let targets = parameters.get("targets").ok_or_else(|| missing("target surface", "action.parameters.targets"))?;
         let targets = array("action.parameters.targets", targets, 64)?;

@@ -40,19 +40,38 @@ type Called = (usize, bool);
 /// Where the walk stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum State {
-    Path { files: LazyStateID, families: LazyStateID },
+    Path {
+        files: LazyStateID,
+        families: LazyStateID,
+    },
     /// In `argv[0]` of a tool.
-    OwnArgv0 { called: Called },
+    OwnArgv0 {
+        called: Called,
+    },
     /// In `argv[0]` of something that is no interpreter.
-    Argv0 { files: LazyStateID },
+    Argv0 {
+        files: LazyStateID,
+    },
     /// In a word that may be an option, or the script.
-    Word { family: usize, word: LazyStateID, files: LazyStateID },
+    Word {
+        family: usize,
+        word: LazyStateID,
+        files: LazyStateID,
+    },
     /// In the value of an option, or in `argv[0]` of an interpreter.
-    Value { family: usize },
+    Value {
+        family: usize,
+    },
     /// In the script or the name of a module.
-    Script { files: LazyStateID },
+    Script {
+        files: LazyStateID,
+    },
     /// In the arguments of a tool; `Err`: its shape was telling, by this rule.
-    Arguments { called: Called, shape: Result<LazyStateID, usize>, allowed: Option<LazyStateID> },
+    Arguments {
+        called: Called,
+        shape: Result<LazyStateID, usize>,
+        allowed: Option<LazyStateID>,
+    },
 }
 
 /// The automata of one table.

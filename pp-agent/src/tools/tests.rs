@@ -139,7 +139,12 @@ fn names_alone_are_reported() {
 
 #[test]
 fn ot_clients_are_nobodys_business_here() {
-    for line in ["mbpoll -m tcp -a 1 -r 1 -c 10 10.20.4.7", "python3 -m pymodbus.repl", "modbus read 10.20.4.7 400001 4", "uals -u opc.tcp://h:4840"] {
+    for line in [
+        "mbpoll -m tcp -a 1 -r 1 -c 10 10.20.4.7",
+        "python3 -m pymodbus.repl",
+        "modbus read 10.20.4.7 400001 4",
+        "uals -u opc.tcp://h:4840",
+    ] {
         assert_eq!(told(line), None, "{line}");
     }
 }
@@ -163,7 +168,8 @@ fn line_of_policy_allows_a_command_line_and_nothing_wider() {
     for line in ["nmap localhost", "nmap -p 502 localhost", "nmap -sV --script http-brute 127.0.0.1"] {
         assert_eq!(code_in(&tables, line), 0, "{line}");
     }
-    for line in ["nmap -p 502 10.20.4.7", "nmap --script http-brute localhost.evil", "nmap 127.0.0.1 10.20.0.0/16", "hydra -L u localhost"] {
+    for line in ["nmap -p 502 10.20.4.7", "nmap --script http-brute localhost.evil", "nmap 127.0.0.1 10.20.0.0/16", "hydra -L u localhost"]
+    {
         assert!(code_in(&tables, line) & TOOL_REFUSE != 0, "{line}");
     }
     let whole = compile(&["masscan".into()], false).unwrap();
