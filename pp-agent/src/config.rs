@@ -6,6 +6,7 @@
 
 mod agents;
 mod check;
+mod delegates;
 mod error;
 mod exec;
 mod names;
@@ -18,6 +19,7 @@ pub use crate::trusted::FileCheck;
 pub use error::{ConfigError, Origin, Problem};
 pub use source::{MAX_FILE_BYTES, Paths, Source};
 
+use crate::delegates::Delegate;
 use crate::identity::{AgentRules, CgroupRule, IdentityTables};
 use crate::services::{self, ServiceRow};
 use crate::tools::ToolTables;
@@ -74,6 +76,8 @@ pub struct Config {
     pub agents: Vec<AgentRules>,
     /// Whose receipts open what.
     pub authorities: Vec<Authority>,
+    /// Servers that act for their callers: the operator's, then the shipped ones that those do not replace.
+    pub delegates: Vec<Delegate>,
     /// The agents' rules, compiled, without cgroups.
     pub identity: IdentityTables,
     /// The rules about tools, compiled.

@@ -43,7 +43,7 @@ pub fn start() {
 
 /// Logs one event. A refusal is a warning, everything else is information.
 pub fn tell(event: &Event) {
-    let refused = event.kind == Kind::Verdict && event.verdict.as_deref() == Some("block");
+    let refused = matches!(event.kind, Kind::Verdict | Kind::Tamper) && event.verdict.as_deref() == Some("block");
     if refused || event.kind == Kind::Lost {
         tell_at::<true>(event);
     } else {
@@ -83,6 +83,7 @@ macro_rules! event_fields {
             gateway = event.gateway.as_deref(),
             tool = event.tool.as_deref(),
             shape = event.shape.as_deref(),
+            object = event.object.as_deref(),
             hook = event.hook.as_deref(),
             repeats = event.repeats,
             lost = event.count,
@@ -118,6 +119,7 @@ pub fn sentence(event: &Event) -> String {
         None => format!("{}/{}", to.address, to.transport),
     });
     add(" ", destination.as_deref());
+    add(" ", event.object.as_deref());
     add(" zone ", event.zone.as_deref());
     add(" gateway ", event.gateway.as_deref());
     add(" service ", event.service.as_deref());

@@ -26,6 +26,8 @@ const HIGHEST_WALL: &str = "highest_wall_ms";
 const LAST_POLICY: &str = "last_policy";
 const NAMES: &str = "names";
 const LOST_TOLD: &str = "lost_told";
+/// The file, in the daemon's state directory.
+pub const STATE_FILE: &str = "state.redb";
 const RELEASED: &str = "released";
 
 /// Why state could not be read or written.

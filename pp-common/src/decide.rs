@@ -181,6 +181,10 @@ reasons! {
     Malformed = 31, "malformed";
     /// A table or counter of the gate failed; the attempt is refused for it.
     GateError = 32, "gate_error";
+    /// The session reached for its own gate.
+    Tamper = 60, "tamper";
+    /// A server on this host that acts for whoever asks it.
+    Delegate = 61, "delegate";
 }
 
 /// A decision with its grounds. It must be acted upon.

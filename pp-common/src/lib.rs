@@ -7,8 +7,10 @@
 
 pub mod abi;
 pub mod decide;
+pub mod delegate;
 pub mod dest;
 pub mod family;
+pub mod protect;
 pub mod record;
 pub mod tools;
 pub mod turns;

@@ -23,6 +23,10 @@ pub mod kind {
     /// A [`super::ExecRecord`]: a marked process runs a program that a rule is
     /// about; `rule` is its code, see [`crate::tools`].
     pub const TOOL: u32 = 16;
+    /// A [`crate::protect::GuardRecord`]: a session reached for its own gate.
+    pub const TAMPER: u32 = 40;
+    /// A [`crate::protect::GuardRecord`]: a session called a delegate.
+    pub const DELEGATE: u32 = 41;
 }
 
 /// Which hook wrote a verdict.

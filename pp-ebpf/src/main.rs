@@ -13,6 +13,8 @@
 
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod count;
+#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
+mod delegate;
 #[cfg(all(target_arch = "bpf", feature = "bench-empty"))]
 mod empty;
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
@@ -25,6 +27,8 @@ mod exec;
 mod far;
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod fmod;
+#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
+mod guard;
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod identity;
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
@@ -39,6 +43,8 @@ mod mark;
 mod packet;
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod passed;
+#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
+mod protect;
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod reach;
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]

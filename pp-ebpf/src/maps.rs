@@ -16,6 +16,10 @@ use pp_common::abi::{
 };
 use pp_common::tools::{TOOL_ARGV_LEN, TOOL_STATES, ToolEnd};
 use pp_common::turns::{LimitKey, Limits, MAX_TURN_LIMITS};
+use pp_common::{
+    delegate::{DelegateKey, MAX_DELEGATES},
+    protect::{Guard, InodeKey, MAX_GUARDED, MAX_GUARDED_NAMES, NameKey, Watch},
+};
 
 /// Marked processes by tgid. Written at fork, exec, exit and by the daemon, read by every hook.
 /// Full: the fork or exec that finds no room is killed, see `tasks.rs`.
@@ -72,6 +76,23 @@ pub(crate) static BUDGETS: HashMap<u32, Budget, { MAX_RECEIPTS as usize }> = Has
 /// ingress of flows to gateways. Full: the policy or the receipt is refused.
 #[btf_map]
 pub(crate) static TURN_LIMITS: HashMap<LimitKey, Limits, { MAX_TURN_LIMITS as usize }> = HashMap::new();
+/// Files that sessions may not change. Kept current by the daemon, read by `protect.rs`. Full: the
+/// daemon reports it and its posture says so.
+#[btf_map]
+pub(crate) static GUARDED: HashMap<InodeKey, Guard, { MAX_GUARDED as usize }> = HashMap::new();
+
+/// Names that sessions may not make or change in a folder. As `GUARDED`.
+#[btf_map]
+pub(crate) static NAMES: HashMap<NameKey, u32, { MAX_GUARDED_NAMES as usize }> = HashMap::new();
+
+/// What the programs know of the daemon's place. Written by the daemon, read by `protect.rs`.
+#[btf_map]
+pub(crate) static WATCH: Array<Watch, 1> = Array::new();
+
+/// Servers that act for their callers. Kept current by the daemon, read by `delegate.rs`. Full:
+/// the policy is refused.
+#[btf_map]
+pub(crate) static DELEGATES: HashMap<DelegateKey, u32, { MAX_DELEGATES as usize }> = HashMap::new();
 
 /// States of the identity automaton, two generations. Written by the daemon, read at exec.
 #[btf_map]

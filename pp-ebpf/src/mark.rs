@@ -119,6 +119,20 @@ fn ancestor() -> Option<&'static TaskMark> {
     None
 }
 
+/// The mark of another process, given its `task_struct`. `None`: it has none, or cannot be read.
+#[inline(always)]
+pub(crate) fn mark_of(task: u64) -> Option<&'static TaskMark> {
+    let tgid: u32 = read(task, offset!(task_tgid))?;
+    let mark = TASKS.get_ptr(tgid)?;
+    // SAFETY: as in `verified`.
+    let mark = unsafe { &*mark };
+    match start_ns(task) {
+        // Zero until its first hook: nobody else can have the number yet.
+        Some(start) if start == mark.start_ns || mark.start_ns == 0 => Some(mark),
+        Some(_) | None => None,
+    }
+}
+
 /// The subject of a task's mark.
 #[inline(always)]
 pub(crate) fn subject(mark: &TaskMark) -> Subject {

@@ -77,7 +77,10 @@ enum Command {
     Completions(maintain::CompletionArgs),
     /// The child that the daemon's canary runs in.
     #[command(name = canary::COMMAND, hide = true)]
-    CanaryChild,
+    CanaryChild {
+        /// What it reaches for.
+        aim: Vec<PathBuf>,
+    },
 }
 
 /// How the daemon runs.
@@ -197,7 +200,7 @@ fn dispatch(cli: Cli, context: Context) -> Outcome {
         Command::Policy(command) => policy::run(&context, &command),
         Command::UninstallHooks(args) => maintain::uninstall(&context, &args),
         Command::Completions(args) => maintain::completions(&context, &args),
-        Command::CanaryChild => canary::child().map(|()| DONE).map_err(CliError::message),
+        Command::CanaryChild { aim } => canary::child(&aim).map(|()| DONE).map_err(CliError::message),
     }
 }
 

@@ -2,14 +2,19 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde_json::json;
 
+use super::maintain::refuse_in_session;
 use super::output::{talk, text};
-use super::{CliError, Context, DONE, Outcome, wait};
+use super::{BPFFS, CliError, Context, DONE, Outcome, wait};
+use crate::clock::boot_id;
 use crate::control::StartSession;
 use crate::events::build::parse_session;
+use crate::released::Released;
+use crate::state::{STATE_FILE, State};
 
 /// `run`.
 #[derive(Debug, Args)]
@@ -37,6 +42,12 @@ pub(crate) struct AdoptArgs {
 pub(crate) struct ReleaseArgs {
     /// The session, as `pp-agent sessions` lists it.
     session: String,
+    /// Where programs and maps are pinned, for when no daemon answers.
+    #[arg(long, value_name = "DIR", default_value = BPFFS)]
+    bpffs: PathBuf,
+    /// Where receipts and events are kept, for the same.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/pp-agent")]
+    state: PathBuf,
 }
 
 /// Marks this very process, makes sure of it, and becomes the command.
@@ -70,14 +81,33 @@ pub(crate) fn adopt(context: &Context, args: &AdoptArgs) -> Outcome {
 
 /// Unmarks a session.
 pub(crate) fn release(context: &Context, args: &ReleaseArgs) -> Outcome {
-    if parse_session(&args.session).is_none() {
+    let Some(session) = parse_session(&args.session) else {
         return Err(CliError::message("session: an id has 16 hex digits; see pp-agent sessions"));
-    }
-    let released = wait(context.client.delete(&format!("/v1/sessions/{}", args.session)))?;
+    };
+    let released = match wait(context.client.delete(&format!("/v1/sessions/{}", args.session))) {
+        Err(CliError::Client(error)) if error.is_absent() => {
+            refuse_in_session(context, &args.bpffs, "release")?;
+            let processes = crate::kernel::release_pinned(&args.bpffs, session).map_err(CliError::message)?;
+            let count = processes.len();
+            if let Err(error) = keep_released(&args.state, processes) {
+                talk(&format!("pp-agent: {error}; a daemon that starts takes those that a rule names for agents again"));
+            }
+            json!({ "processes": count })
+        }
+        answer => answer?,
+    };
     context.out.show(&released, |released| {
         vec![format!("session {} released: {} processes are no longer governed", args.session, text(released, "processes"))]
     })?;
     Ok(DONE)
+}
+
+/// Notes in the daemon's state, which no daemon holds open now, that these are no agents any more.
+fn keep_released(state: &Path, processes: impl IntoIterator<Item = u32>) -> Result<(), crate::state::StateError> {
+    let state = State::open(&state.join(STATE_FILE))?;
+    let mut released = Released::of_boot(state.released()?, &boot_id());
+    released.add(processes);
+    state.keep_released(&released)
 }
 
 fn file_name(path: &Path) -> String {

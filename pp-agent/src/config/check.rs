@@ -1,6 +1,7 @@
 //! From the keys of every file to a valid [`Config`], or the first error.
 
 use super::agents::{SHIPPED, Trust, agent_rules, compile_agents};
+use super::delegates;
 use super::error::{ConfigError, Origin, Problem};
 use super::exec;
 use super::raw::{self, unknown};
@@ -10,6 +11,7 @@ use super::value::{
     service,
 };
 use super::{Authority, Config, Gateway, Mode, Services, Zone};
+use crate::delegates::Delegate;
 use crate::identity::{AgentRules, CgroupRule};
 use crate::policy::Prefix;
 use crate::services::{self, ServiceRow};
@@ -46,6 +48,7 @@ struct Merge {
     agents: Vec<(AgentRules, Origin)>,
     own_agents: bool,
     authorities: Vec<(Authority, Origin)>,
+    delegates: Vec<(Delegate, Origin)>,
     /// Zones, gateways that authorities name: judged when all files are read.
     named: Vec<(&'static str, String, Origin)>,
 }
@@ -89,6 +92,12 @@ impl Merge {
         }
         file.zone.into_iter().try_for_each(|zone| self.zone(source, zone))?;
         file.gateway.into_iter().try_for_each(|gateway| self.gateway(source, gateway))?;
+        for delegate in file.delegate {
+            let at = source.at(delegate.span());
+            let delegate = delegates::delegate(source, &at, delegate.into_inner())?;
+            no_duplicate("delegate", &delegate.name, &at, self.delegates.iter().map(|(d, at)| (d.name.as_str(), at)))?;
+            self.delegates.push((delegate, at));
+        }
         file.agent.into_iter().try_for_each(|agent| self.agent(source, agent))?;
         file.authority.into_iter().try_for_each(|authority| self.authority(source, authority))
     }
@@ -293,6 +302,7 @@ impl Merge {
             cgroup_rules: CgroupRule::all(&agents)?,
             agents,
             authorities: self.authorities.into_iter().map(|(authority, _)| authority).collect(),
+            delegates: delegates::with_shipped(self.delegates.into_iter().map(|(delegate, _)| delegate).collect()),
             notes: Vec::new(),
             sources,
         };

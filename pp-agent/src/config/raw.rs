@@ -28,6 +28,8 @@ pub(super) struct Policy {
     #[serde(default)]
     pub(super) authority: Vec<Spanned<Authority>>,
     pub(super) exec: Option<Exec>,
+    #[serde(default)]
+    pub(super) delegate: Vec<Spanned<Delegate>>,
     pub(super) behaviour: Option<Spanned<toml::Table>>,
 }
 
@@ -103,6 +105,17 @@ pub(super) struct Authority {
     pub(super) issuer: Option<Spanned<bool>>,
     pub(super) deciders: Option<Spanned<Vec<String>>>,
     pub(super) methods: Option<Spanned<Vec<String>>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Delegate {
+    pub(super) name: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) path: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) listener: Vec<Spanned<String>>,
+    pub(super) action: Option<Spanned<String>>,
 }
 
 /// Parses one file.

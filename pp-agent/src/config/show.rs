@@ -23,6 +23,17 @@ struct Shown<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     authority: Vec<Authority<'a>>,
     agent: Vec<Agent<'a>>,
+    delegate: Vec<ShownDelegate<'a>>,
+}
+
+#[derive(Serialize)]
+struct ShownDelegate<'a> {
+    name: &'a str,
+    action: &'static str,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    path: &'a [String],
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    listener: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -102,6 +113,7 @@ pub(super) fn to_toml(config: &Config) -> String {
         gateway: config.gateways.iter().map(gateway).collect(),
         authority: config.authorities.iter().map(authority).collect(),
         agent: config.agents.iter().map(agent).collect(),
+        delegate: config.delegates.iter().map(delegate).collect(),
     };
     // Strings, numbers and lists of these always have a TOML form.
     toml::to_string(&shown).unwrap_or_else(|error| format!("# {error}\n"))
@@ -132,6 +144,10 @@ fn authority(authority: &super::Authority) -> Authority<'_> {
         services: &authority.services,
         max_ttl: format!("{}s", authority.max_ttl.as_secs()),
     }
+}
+
+fn delegate(delegate: &crate::delegates::Delegate) -> ShownDelegate<'_> {
+    ShownDelegate { name: &delegate.name, action: delegate.action_name(), path: &delegate.paths, listener: &delegate.listeners }
 }
 
 fn agent(agent: &crate::identity::AgentRules) -> Agent<'_> {

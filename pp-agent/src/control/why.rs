@@ -21,7 +21,8 @@ pub fn answer(governor: &dyn Governor, caller: &Caller, session: Option<&str>) -
         governor.hub().query(&filter, |event| is_refusal(event) && super::stream::sees(standing, event)).map_err(ApiError::internal)?;
     let mut told: Vec<&Event> = Vec::new();
     for event in events.iter().rev() {
-        let is_told = told.iter().any(|other| other.destination == event.destination && other.reason == event.reason);
+        let is_told =
+            told.iter().any(|other| other.destination == event.destination && other.object == event.object && other.reason == event.reason);
         if !is_told && told.len() < MAX_REFUSALS {
             told.push(event);
         }
@@ -41,6 +42,7 @@ fn refusal(governor: &dyn Governor, caller: &Caller, event: &Event) -> Value {
         "verdict": event.verdict,
         "reason": event.reason,
         "destination": event.destination,
+        "object": event.object,
         "words": words(event),
     });
     if event.is_requestable() {
@@ -61,6 +63,10 @@ fn refusal(governor: &dyn Governor, caller: &Caller, event: &Event) -> Value {
 /// What a refusal means and what to do about it.
 #[must_use]
 pub fn words(event: &Event) -> String {
+    if event.reason.as_deref() == Some("delegate") {
+        let server = event.object.as_deref().unwrap_or("that server");
+        return format!("{server} would act for you in a process that is not yours: do it yourself, or ask your human to run it");
+    }
     let to = event.destination.as_ref().map_or_else(
         || "this kind of socket".to_owned(),
         |to| match to.port {

@@ -7,7 +7,7 @@ use crate::clock::{Now, rfc3339};
 use crate::config::{Config, Mode};
 use crate::control::ApiError;
 use crate::events::Kind;
-use crate::kernel::{Backend, host};
+use crate::kernel::{Backend, GUARD_PROGRAMS, canary, host};
 use crate::metrics::Text;
 
 impl Daemon {
@@ -24,6 +24,7 @@ impl Daemon {
         }
         problems.extend(inner.keyring_problem.clone());
         problems.extend(self.task_table_differs(&inner.config));
+        problems.extend(inner.guard_problems.iter().cloned());
         if behind || inner.withheld {
             problems.push("the clock is behind the highest time seen: no receipt can be registered".to_owned());
         }
@@ -137,17 +138,21 @@ impl Daemon {
     /// is observed for the canary: that is policy's doing, not the hooks'.
     fn found_posture(&self) -> Posture {
         let posture = |name: &str, gaps| Posture { name: name.to_owned(), gaps };
-        let findings = match self.gate.send_canary() {
+        let aim = canary::Aim {
+            bpffs: self.args.bpffs.clone(),
+            file: self.args.state.join(crate::state::STATE_FILE),
+            socket: self.args.state.join(super::guard::CANARY_SOCKET),
+        };
+        let findings = match self.gate.send_canary(&aim) {
             Ok(findings) => findings,
             Err(error) => return posture("open", vec![format!("the canary could not be sent: {error}")]),
         };
         self.watch.canary(&findings);
-        let through: Vec<String> =
-            findings.iter().filter(|found| found.technique != "packet" && !found.refused()).map(|found| found.technique.clone()).collect();
+        let gaps = known_gaps(self.gate.backend(), self.gate.sees_passed(), |program| self.gate.has(program));
+        let through = went_through(&findings, &gaps);
         if !through.is_empty() {
             return posture("open", through);
         }
-        let gaps = known_gaps(self.gate.backend(), self.gate.sees_passed());
         posture(if gaps.is_empty() { "enforcing" } else { "partial" }, gaps)
     }
 
@@ -160,12 +165,58 @@ impl Daemon {
     }
 }
 
-/// What a backend of this build does not refuse; `docs/kernels.md` explains each.
-fn known_gaps(backend: Backend, sees_passed: bool) -> Vec<String> {
-    let gaps: &[&str] = match backend {
-        Backend::Lsm | Backend::FmodRet if sees_passed => &["unix", "ptrace", "tamper"],
-        Backend::Lsm | Backend::FmodRet => &["unix", "ptrace", "passed", "tamper"],
-        Backend::Cgroup => &["packet", "vsock", "unix", "ptrace", "passed", "tamper"],
+/// What went through that must not: neither a stated gap of this kernel, nor what tells the backends apart.
+fn went_through(findings: &[canary::Finding], gaps: &[String]) -> Vec<String> {
+    let excused = |technique: &str| {
+        let beyond = canary::BEYOND.iter().find(|(_, beyond)| *beyond == technique);
+        technique == "packet" || beyond.is_some_and(|(gap, _)| gaps.iter().any(|known| known == gap))
     };
-    gaps.iter().map(|gap| (*gap).to_owned()).collect()
+    findings.iter().filter(|found| !found.refused() && !excused(&found.technique)).map(|found| found.technique.clone()).collect()
+}
+
+/// What this backend does not refuse on this kernel; `docs/kernels.md` explains each. A gap is
+/// closed by all programs together that are named with it.
+fn known_gaps(backend: Backend, sees_passed: bool, has: impl Fn(&str) -> bool) -> Vec<String> {
+    let unix = ["pp_lsm_unix_connect", "pp_lsm_unix_send"];
+    let tamper: Vec<&str> = GUARD_PROGRAMS.into_iter().filter(|name| !unix.contains(name) && *name != "pp_lsm_ptrace").collect();
+    let all = |programs: &[&str]| programs.iter().all(|name| has(name));
+    let closed = [
+        ("packet", true),
+        ("vsock", true),
+        ("unix", all(&unix)),
+        ("ptrace", all(&["pp_lsm_ptrace"])),
+        ("passed", sees_passed),
+        ("tamper", all(&tamper)),
+    ];
+    let open = closed.into_iter().filter(|(_, closed)| backend == Backend::Cgroup || !closed);
+    open.map(|(gap, _)| gap.to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(technique: &str, errno: i32) -> canary::Finding {
+        canary::Finding { technique: technique.into(), errno }
+    }
+
+    #[test]
+    fn a_gap_is_closed_by_all_of_its_programs_and_nothing_less() {
+        assert_eq!(known_gaps(Backend::Lsm, true, |_| true), Vec::<String>::new());
+        assert_eq!(known_gaps(Backend::FmodRet, false, |_| true), ["passed"]);
+        for program in GUARD_PROGRAMS {
+            assert_eq!(known_gaps(Backend::Lsm, true, |name| name != program).len(), 1, "{program}");
+        }
+        assert_eq!(known_gaps(Backend::Cgroup, false, |_| true), ["packet", "vsock", "unix", "ptrace", "passed", "tamper"]);
+    }
+
+    #[test]
+    fn what_goes_through_is_open_unless_it_is_a_stated_gap() {
+        let findings = [finding("tcp-connect", 1), finding("packet", 0), finding("signal", 0), finding("delegate", 1)];
+        assert_eq!(went_through(&findings, &["tamper".to_owned()]), Vec::<String>::new());
+        assert_eq!(went_through(&findings, &["unix".to_owned()]), ["signal"]);
+        assert_eq!(went_through(&[finding("tcp-connect", 0)], &["tamper".to_owned()]), ["tcp-connect"]);
+        // Another error than the gate's is not a refusal of the gate's.
+        assert_eq!(went_through(&[finding("remove-pins", 39)], &[]), ["remove-pins"]);
+    }
 }

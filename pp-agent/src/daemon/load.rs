@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use super::{Daemon, DaemonError, Inner, LiveReceipt, PolicyOrigin, Posture, admission, is_behind, names_of};
+use super::{Daemon, DaemonError, Inner, LiveReceipt, PolicyOrigin, Posture, admission, guard, is_behind, names_of};
 use crate::cli::DaemonArgs;
 use crate::clock::{Now, boot_id};
 use crate::config::{Config, FileCheck, Paths, Require, Source};
@@ -22,28 +22,24 @@ use crate::events::store::Store;
 use crate::kernel::{Gate, GateOptions, KernelError, host};
 use crate::keyring::{KeyFileError, Keyring};
 use crate::metrics::ControlCounters;
-use crate::state::State;
+use crate::state::{STATE_FILE, State};
 use crate::{adopt, identity};
 
 /// For how long a predecessor's lock on the state is waited for.
 const TAKEOVER: Duration = Duration::from_secs(10);
 
 /// Puts everything in place: when this returns, the kernel enforces.
-pub(super) fn start(args: DaemonArgs) -> Result<Daemon, DaemonError> {
+pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(KernelError::NotRoot.into());
     }
     make_state_dir(&args.state)?;
-    let state = open_state(&args.state.join("state.redb"))?;
+    let state = open_state(&args.state.join(STATE_FILE))?;
     let store = Store::open(&args.state.join("events.redb"))?;
     let (config, origin) = first_policy(&args.policy, &state)?;
     let (keyring, keyring_problem) = read_keys(&args.keys);
-    let options = GateOptions {
-        bpffs: args.bpffs.clone(),
-        cgroup: args.cgroup.clone(),
-        max_tasks: config.max_tasks,
-        without: args.without(),
-    };
+    let options =
+        GateOptions { bpffs: args.bpffs.clone(), cgroup: args.cgroup.clone(), max_tasks: config.max_tasks, without: args.without() };
     let gate = Gate::start(&options, adopt::mark_sockets_again)?;
     let boot_id = boot_id();
     let now = Now::read();
@@ -65,8 +61,18 @@ pub(super) fn start(args: DaemonArgs) -> Result<Daemon, DaemonError> {
         builder.processes.adopt(pid, mark.session);
     }
     config.notes.iter().for_each(|note| tracing::info!("policy: {note}"));
-    let mut inner =
-        Inner { config, origin, keyring, keyring_problem, receipts, cgroups, generation: 0, posture: Posture::default(), withheld };
+    let mut inner = Inner {
+        config,
+        origin,
+        keyring,
+        keyring_problem,
+        receipts,
+        cgroups,
+        generation: 0,
+        posture: Posture::default(),
+        guard_problems: Vec::new(),
+        withheld,
+    };
     let tables = inner.tables()?;
     inner.generation = gate.apply(&tables)?;
     let daemon = Daemon {
@@ -80,7 +86,9 @@ pub(super) fn start(args: DaemonArgs) -> Result<Daemon, DaemonError> {
         changed: Notify::new(),
         flow_refused: Notify::new(),
         watch: super::posture::Watch::default(),
+        canary_socket: guard::canary_socket(&args.state)?,
         args,
+        socket: socket.to_path_buf(),
         cgroup_root,
         boot_id,
         started_ms: now.wall_ms,
@@ -95,6 +103,7 @@ pub(super) fn start(args: DaemonArgs) -> Result<Daemon, DaemonError> {
 /// and whether that is enough.
 pub(super) fn settle(daemon: &Arc<Daemon>) -> Result<(), DaemonError> {
     daemon.walk();
+    daemon.refresh_guard();
     let posture = daemon.measure_posture();
     let required = match daemon.inner().config.require {
         Some(Require::Enforcing) if posture.name != "enforcing" => Some("enforcing"),
@@ -175,6 +184,7 @@ impl Daemon {
             cgroups,
             generation: inner.generation,
             posture: inner.posture.clone(),
+            guard_problems: Vec::new(),
             withheld: inner.withheld && self.clock_behind(),
         };
         let tables = fresh.tables().map_err(|error| refused(error.to_string()))?;
@@ -191,6 +201,7 @@ impl Daemon {
         let mut notes = inner.config.notes.clone();
         notes.extend(self.task_table_differs(&inner.config));
         drop(inner);
+        self.refresh_guard();
         let mut event = self.event(Kind::Policy);
         event.reason = Some("reloaded".to_owned());
         self.hub.publish(event);

@@ -4,6 +4,7 @@
 mod admission;
 mod check;
 mod governor;
+mod guard;
 mod health;
 mod load;
 mod posture;
@@ -13,6 +14,7 @@ mod sessions;
 mod ticks;
 
 use std::collections::HashMap;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -118,6 +120,8 @@ struct Inner {
     cgroups: Vec<(u64, NameId)>,
     generation: u32,
     posture: Posture,
+    /// What of the guarded files and delegates is not as it should be in the kernel.
+    guard_problems: Vec<String>,
     /// The clock was behind the highest time seen when receipts were loaded.
     withheld: bool,
 }
@@ -138,6 +142,10 @@ pub(crate) struct Daemon {
     flow_refused: Notify,
     watch: posture::Watch,
     args: DaemonArgs,
+    socket: PathBuf,
+    /// Nobody is served here: the canary must not get this far.
+    #[expect(dead_code, reason = "held so that there is something to connect to")]
+    canary_socket: UnixListener,
     cgroup_root: Option<PathBuf>,
     boot_id: String,
     started_ms: i64,
@@ -186,7 +194,8 @@ async fn stay_off() -> Result<(), DaemonError> {
 
 async fn serve(args: &DaemonArgs, socket: &Path) -> Result<(), DaemonError> {
     let mut signals = Signals::new()?;
-    let daemon = Arc::new(load::start(args.clone())?);
+    crate::kernel::ignore_stray_signals();
+    let daemon = Arc::new(load::start(args.clone(), socket)?);
     let listener = server::listen(socket)?;
     let (stop, stopping) = watch::channel(false);
     let mut tasks = Vec::new();

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use pp_common::abi::{Counter, REPEAT_WINDOW_NS, RepeatKey};
 use pp_common::decide::{Attempt, Kind as AttemptKind, Reason, Subject, Verdict};
+use pp_common::protect::Tamper;
 
 use super::{Daemon, load};
 use crate::clock::{NS_PER_MS, Now};
 use crate::events::build::{address, session_text, transport_text};
+use crate::events::guard::hook_name;
 use crate::events::{Destination, Kind};
 use crate::flows;
 use crate::kernel::canary;
@@ -20,6 +22,8 @@ use crate::name::name_id;
 const STEP_MS: i64 = 500;
 /// Shortest time between two looks for flows of which a packet was refused.
 const FLOWS_PAUSE: Duration = Duration::from_millis(500);
+/// How often guarded files and delegates are looked for anew, in seconds.
+const GUARD_EVERY: u64 = 5;
 /// How often the highest wall time goes to disk, in seconds.
 const NOTE_WALL_EVERY: u64 = 60;
 
@@ -39,6 +43,9 @@ pub(super) async fn seconds(daemon: Arc<Daemon>) {
             working.refresh_cgroups();
             working.flush_repeats();
             working.end_overflow();
+            if second % GUARD_EVERY == 0 {
+                working.refresh_guard();
+            }
             if second % NOTE_WALL_EVERY == 0 {
                 working.note_wall();
             }
@@ -225,6 +232,10 @@ impl Daemon {
     }
 
     fn tell_repeats(&self, key: &RepeatKey, count: u64) {
+        if matches!(Reason::from_code(key.reason), Some(Reason::Tamper | Reason::Delegate)) {
+            self.tell_guard_repeats(key, count);
+            return;
+        }
         let mut event = self.event(Kind::Verdict);
         let subject = self.builder().subject_of(key.session);
         event.session = Some(session_text(key.session));
@@ -247,6 +258,27 @@ impl Daemon {
             event.service = builder.name(decision.service);
         }
         self.hub.publish(event.detail("attempts that were counted since the last event of this pair"));
+    }
+
+    /// The same of refusals that name no address; see `pp-ebpf/src/guard.rs` for the key.
+    fn tell_guard_repeats(&self, key: &RepeatKey, count: u64) {
+        let tamper = key.reason == Reason::Tamper as u8;
+        let subject = self.builder().subject_of(key.session);
+        let canary = subject.is_some_and(|subject| subject.agent == name_id(canary::AGENT));
+        let kind = if tamper { Kind::Tamper } else { Kind::Verdict };
+        let mut event = self.event(if canary { Kind::Canary } else { kind });
+        let what = u8::try_from(key.port).ok().and_then(Tamper::from_code);
+        event.session = Some(session_text(key.session));
+        event.verdict = Verdict::from_code(key.verdict).map(|verdict| verdict.name().to_owned());
+        event.reason = what.map(|what| what.name().to_owned());
+        event.hook = Some(hook_name(key.transport, self.gate.backend().name()));
+        event.repeats = count;
+        if let Some(subject) = subject {
+            let mut builder = self.builder();
+            event.agent = builder.name(subject.agent);
+            event.owner = Some(builder.owner(subject.owner));
+        }
+        self.hub.publish(event.detail("attempts that were counted since the last event of this kind"));
     }
 
     /// The next instant at which a receipt runs out, boot nanoseconds.

@@ -8,12 +8,13 @@ use nix::unistd::{Uid, User};
 use pp_common::abi::{NameId, Serial, TASK_CANARY};
 use pp_common::decide::{LOGIN_PORTS, Reason, Subject, Verdict, transport};
 use pp_common::dest::Addr;
+use pp_common::protect::GuardRecord;
 use pp_common::record::{Hook, RecordHeader, VerdictRecord};
 use pp_common::tools::{TOOL_OBSERVE, TOOL_REFUSE, rule_of};
 
 use super::procs::{Change, Process, Processes};
 use super::record::{Exec, Record};
-use super::{Destination, Event, Kind, Owner, mask};
+use super::{Destination, Event, Kind, Owner, guard, mask};
 use crate::clock::Now;
 use crate::kernel::Backend;
 use crate::tools::ToolRule;
@@ -82,6 +83,8 @@ impl Builder {
                 Some(event.detail("the task table is full: a child could not be marked; raise max_tasks in the policy"))
             }
             Record::Tool(exec) => Some(self.tool(exec, now)),
+            Record::Tamper(record) => Some(self.guarded(record, Kind::Tamper, now)),
+            Record::Delegate(record) => Some(self.guarded(record, Kind::Verdict, now)),
             Record::Exec(_) | Record::Fork(_) => None,
         }
     }
@@ -163,6 +166,12 @@ impl Builder {
             event.destination = Some(destination(record));
             event.attack = techniques(record).iter().map(|id| (*id).to_owned()).collect();
         }
+        event
+    }
+
+    fn guarded(&mut self, record: &GuardRecord, kind: Kind, now: Now) -> Event {
+        let mut event = self.subject(&record.header, kind_of(&record.header, kind), now);
+        guard::describe(&mut event, record, &self.backend);
         event
     }
 

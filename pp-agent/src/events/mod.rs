@@ -2,6 +2,7 @@
 //! journal and the CLI share.
 
 pub mod build;
+pub mod guard;
 pub mod hub;
 pub mod mask;
 pub mod procs;
@@ -38,6 +39,8 @@ pub enum Kind {
     FlowEnded,
     /// A session ran, or would have run, a tool that a rule is about.
     Exec,
+    /// A session reached for its own gate, and was refused.
+    Tamper,
 }
 
 impl Kind {
@@ -56,6 +59,7 @@ impl Kind {
             Self::Canary => "canary",
             Self::FlowEnded => "flow_ended",
             Self::Exec => "exec",
+            Self::Tamper => "tamper",
         }
     }
 }
@@ -151,6 +155,8 @@ pub struct Event {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination: Option<Destination>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
@@ -202,6 +208,7 @@ impl Event {
             shape: None,
             cgroup: None,
             destination: None,
+            object: None,
             service: None,
             zone: None,
             gateway: None,

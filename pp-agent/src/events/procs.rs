@@ -59,7 +59,7 @@ impl Processes {
                 self.insert(header.tgid, child);
             }
             Record::Exit(_) => return self.exit(header.tgid, header.session),
-            Record::Verdict(_) | Record::TableFull(_) => {}
+            Record::Verdict(_) | Record::TableFull(_) | Record::Tamper(_) | Record::Delegate(_) => {}
         }
         Change::None
     }

@@ -5,6 +5,7 @@
 
 use pp_common::abi::NameId;
 use pp_common::dest::Addr;
+use pp_common::protect::GuardRecord;
 use pp_common::record::{EXEC_RECORD_ARGV, EXEC_RECORD_PATH, ExecRecord, RecordHeader, TaskRecord, VerdictRecord, kind};
 
 /// One record, by kind.
@@ -25,6 +26,10 @@ pub enum Record {
     Exit(TaskRecord),
     /// A mark found no room.
     TableFull(TaskRecord),
+    /// A session reached for its own gate.
+    Tamper(GuardRecord),
+    /// A session called a delegate.
+    Delegate(GuardRecord),
 }
 
 /// What an exec record says, with its texts cut to their lengths.
@@ -61,6 +66,8 @@ impl Record {
             kind::FORK => reader.task(header).map(Self::Fork),
             kind::EXIT => reader.task(header).map(Self::Exit),
             kind::TABLE_FULL => reader.task(header).map(Self::TableFull),
+            kind::TAMPER => reader.guard(header).map(Self::Tamper),
+            kind::DELEGATE => reader.guard(header).map(Self::Delegate),
             _ => None,
         }
     }
@@ -72,6 +79,7 @@ impl Record {
             Self::Verdict(record) => &record.header,
             Self::Exec(record) | Self::SessionStart(record) | Self::Tool(record) => &record.header,
             Self::Fork(record) | Self::Exit(record) | Self::TableFull(record) => &record.header,
+            Self::Tamper(record) | Self::Delegate(record) => &record.header,
         }
     }
 }
@@ -155,6 +163,22 @@ impl<'a> Reader<'a> {
         })
     }
 
+    fn guard(&mut self, header: RecordHeader) -> Option<GuardRecord> {
+        Some(GuardRecord {
+            header,
+            ino: self.u64()?,
+            repeats: self.u64()?,
+            dev: self.u32()?,
+            target_tgid: self.u32()?,
+            number: self.u32()?,
+            what: self.take::<1>()?[0],
+            hook: self.take::<1>()?[0],
+            verdict: self.take::<1>()?[0],
+            pad: self.take::<1>()?[0],
+            text: self.take()?,
+        })
+    }
+
     fn task(&mut self, header: RecordHeader) -> Option<TaskRecord> {
         Some(TaskRecord { header, parent_tgid: self.u32()?, pad: self.u32()? })
     }
@@ -230,6 +254,33 @@ pub(crate) mod tests {
         let Some(Record::Exec(exec)) = Record::from_bytes(&bytes) else { panic!("no exec") };
         assert_eq!(exec.path.len(), EXEC_RECORD_PATH);
         assert_eq!(exec.argv.len(), 1);
+    }
+
+    /// A refused signal to the daemon, pid 77, as the kernel writes it.
+    pub(crate) fn tamper_bytes(record_kind: u32, what: u8, text: &[u8]) -> Vec<u8> {
+        let mut bytes = header_bytes(record_kind);
+        bytes.extend(9_000u64.to_ne_bytes());
+        bytes.extend(2u64.to_ne_bytes());
+        for word in [5u32, 77, 15] {
+            bytes.extend(word.to_ne_bytes());
+        }
+        bytes.extend([what, 1, 1, 0]);
+        let mut field = [0; pp_common::protect::TEXT_LEN];
+        field[..text.len()].copy_from_slice(text);
+        bytes.extend(field);
+        bytes
+    }
+
+    #[test]
+    fn tamper_record_is_read_field_by_field() {
+        let bytes = tamper_bytes(kind::TAMPER, 1, b"keys.json");
+        assert_eq!(bytes.len(), size_of::<GuardRecord>());
+        let Some(Record::Tamper(record)) = Record::from_bytes(&bytes) else { panic!("no tamper record") };
+        assert_eq!((record.ino, record.repeats, record.dev, record.target_tgid, record.number), (9_000, 2, 5, 77, 15));
+        assert_eq!((record.what, record.hook, record.verdict), (1, 1, 1));
+        for length in 0..bytes.len() {
+            assert_eq!(Record::from_bytes(&bytes[..length]), None, "{length}");
+        }
     }
 
     #[test]

@@ -118,6 +118,7 @@ fn attempt(gate: &Gate, loader: &mut Loader, backend: Backend) -> Result<Outcome
         }
     };
     for (program, words) in &refused {
+        tracing::debug!("{program}: {words}");
         tracing::info!("{program} is not to be had here: {}", words.lines().next().unwrap_or_default());
     }
     // Once more when programs of other builds or backends were there, which may have been what refused.

@@ -10,7 +10,11 @@ use std::{
     io::{self, BufRead as _, BufReader, Write as _},
     mem::{size_of, zeroed},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    path::PathBuf,
     process::{Command, Stdio},
 };
 
@@ -48,25 +52,47 @@ impl Finding {
     }
 }
 
+/// What of the daemon's own the canary reaches for: nothing that it could do would do harm.
+#[derive(Clone, Debug)]
+pub struct Aim {
+    /// The directory of the pins: it tries to remove a folder that is not empty.
+    pub bpffs: PathBuf,
+    /// A file of the daemon's: it tries to open it for writing.
+    pub file: PathBuf,
+    /// A socket of the daemon's that the table of delegates names: it tries to connect.
+    pub socket: PathBuf,
+}
+
+/// What no cgroup program refuses beside [`PACKET`], by the gap that each closes.
+pub const BEYOND: [(&str, &str); 6] = [
+    ("unix", "delegate"),
+    ("ptrace", "take-descriptor"),
+    ("tamper", "signal"),
+    ("tamper", "bpf"),
+    ("tamper", "remove-pins"),
+    ("tamper", "write-state"),
+];
+
 /// Sends the canary. Blocking, well under a second.
 ///
 /// # Errors
 /// The child could not be started, marked or heard.
-pub fn send(gate: &Gate) -> io::Result<Vec<Finding>> {
-    send_for(gate, EVERYTHING)
+pub fn send(gate: &Gate, aim: &Aim) -> io::Result<Vec<Finding>> {
+    send_for(gate, EVERYTHING, &[&aim.bpffs, &aim.file, &aim.socket])
 }
 
 /// Tries only what no cgroup program can refuse, which needs no tables to be
 /// in force. Returns the error it ended in; zero: it went through.
 pub(super) fn probe(gate: &Gate) -> io::Result<i32> {
-    let findings = send_for(gate, PACKET)?;
+    let findings = send_for(gate, PACKET, &[])?;
     let found = findings.iter().find(|found| found.technique == PACKET);
     found.map(|found| found.errno).ok_or_else(|| io::Error::other("the canary said nothing"))
 }
 
-fn send_for(gate: &Gate, what: &str) -> io::Result<Vec<Finding>> {
+fn send_for(gate: &Gate, what: &str, aim: &[&PathBuf]) -> io::Result<Vec<Finding>> {
     let mut child = Command::new("/proc/self/exe")
         .arg(COMMAND)
+        .args(aim)
         .env_clear()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -115,7 +141,9 @@ fn converse(gate: &Gate, child: &mut std::process::Child, what: &str) -> io::Res
 ///
 /// # Errors
 /// The namespace cannot be made, or the parent is gone.
-pub fn child() -> io::Result<()> {
+pub fn child(aim: &[PathBuf]) -> io::Result<()> {
+    let [bpffs, file, server] = [0, 1, 2].map(|index| aim.get(index).cloned().unwrap_or_default());
+    let daemon = nix::unistd::getppid();
     let mut out = io::stdout().lock();
     if let Err(error) = prepare() {
         return writeln!(out, "the canary's network namespace: {error}");
@@ -128,7 +156,7 @@ pub fn child() -> io::Result<()> {
     let wanted = wanted.trim();
     let v4 = SocketAddr::V4(SocketAddrV4::new(ADDRESS, PORT));
     let mapped = SocketAddr::V6(SocketAddrV6::new(ADDRESS.to_ipv6_mapped(), PORT, 0, 0));
-    let techniques: [(&str, &dyn Fn() -> io::Result<()>); 7] = [
+    let techniques: [(&str, &dyn Fn() -> io::Result<()>); 13] = [
         ("tcp-connect", &|| connect(libc::AF_INET, v4)),
         ("tcp-connect-mapped", &|| connect(libc::AF_INET6, mapped)),
         ("udp-sendto", &|| send_to(libc::AF_INET, libc::SOCK_DGRAM, 0, v4, 0)),
@@ -137,6 +165,13 @@ pub fn child() -> io::Result<()> {
         ("raw-icmp", &|| send_to(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP, v4, 0)),
         // Where nobody can make one, a refusal would be no gate's doing.
         (PACKET, &|| if unmarked { packet_socket() } else { Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)) }),
+        ("delegate", &|| UnixStream::connect(&server).map(drop)),
+        ("take-descriptor", &|| take_descriptor(daemon)),
+        // To a process that runs it says nothing.
+        ("signal", &|| nix::sys::signal::kill(daemon, nix::sys::signal::Signal::SIGCONT).map_err(Into::into)),
+        ("bpf", &super::sys::next_program),
+        ("remove-pins", &|| std::fs::remove_dir(bpffs.join("links"))),
+        ("write-state", &|| std::fs::OpenOptions::new().write(true).open(&file).map(drop)),
     ];
     for (technique, attempt) in techniques.iter().filter(|(technique, _)| wanted == EVERYTHING || wanted == *technique) {
         let errno = attempt().map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0);
@@ -147,6 +182,12 @@ pub fn child() -> io::Result<()> {
 
 fn packet_socket() -> io::Result<()> {
     socket(libc::AF_PACKET, libc::SOCK_RAW, 0).map(drop)
+}
+
+/// A copy of the daemon's standard input, which is nothing.
+fn take_descriptor(daemon: nix::unistd::Pid) -> io::Result<()> {
+    let pidfd = super::sys::pidfd(daemon.as_raw().cast_unsigned())?;
+    super::sys::pidfd_getfd(pidfd.as_fd(), 0).map(drop)
 }
 
 /// A namespace whose loopback interface is up and has the canary's address.

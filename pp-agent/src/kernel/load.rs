@@ -19,13 +19,16 @@ use aya::{
     maps::MapData,
     programs::{CgroupAttachMode, Program, links::FdLink},
 };
-use pp_common::abi::{ABI_VERSION, Offsets};
+use pp_common::{
+    abi::{ABI_VERSION, Offsets},
+    protect::GuardOffsets,
+};
 use sha2::{Digest as _, Sha256};
 
 use super::{
     Backend, KernelError,
     fmod::{self, Twins},
-    host, offsets,
+    guard, host, offsets,
     programs::{self, FIRST, Hang, LAST, REFUSING},
     sys,
 };
@@ -41,7 +44,7 @@ const LAYOUTS: [(&str, u32); 1] = [("SOCKS", SOCKS_LAYOUT)];
 const SOCKS_LAYOUT: u32 = if option_env!("PP_ABI_VERSION").is_some() { 3 } else { 2 };
 
 /// Every map, by its name in the object.
-pub(super) const MAPS: [&str; 23] = [
+pub(super) const MAPS: [&str; 27] = [
     "TASKS",
     "DOOMED",
     "SOCKS",
@@ -54,6 +57,10 @@ pub(super) const MAPS: [&str; 23] = [
     "USER_BITS",
     "BUDGETS",
     "TURN_LIMITS",
+    "GUARDED",
+    "NAMES",
+    "WATCH",
+    "DELEGATES",
     "DFA_ROWS",
     "DFA_BYTES",
     "RULES",
@@ -94,6 +101,8 @@ pub(super) struct Loader {
     /// The maps' descriptors, until the object is read again for fmod_ret.
     maps: Vec<(String, OwnedFd)>,
     twins: Option<Twins>,
+    /// Why this kernel cannot have the programs that guard.
+    unguarded: Option<String>,
     /// The links in place, by their pins.
     held: Vec<(PathBuf, OwnedFd)>,
 }
@@ -121,7 +130,9 @@ impl Loader {
             fs::create_dir_all(dir).map_err(KernelError::io(dir.display().to_string()))?;
         }
         let fresh = !map_pin(&options.bpffs, "TASKS").exists();
-        let ebpf = object(&offsets, options)?;
+        // A kernel that keeps these elsewhere still gets everything else.
+        let guard_offsets = offsets::find_guard_in(&kernel);
+        let ebpf = object(&offsets, guard_offsets.as_ref().copied().unwrap_or_default(), options)?;
         let descriptors = fmod::descriptors(&ebpf).map_err(KernelError::Load)?;
         let earlier_socks = other_layouts(&options.bpffs, "SOCKS").iter().find_map(|pin| match MapData::from_pin(pin) {
             Ok(map) => Some(map),
@@ -141,6 +152,7 @@ impl Loader {
             links,
             maps: descriptors,
             twins: None,
+            unguarded: guard_offsets.err().map(|error| error.to_string()),
             held: Vec::new(),
         })
     }
@@ -219,6 +231,9 @@ impl Loader {
             tracing::warn!("{}: left out, as the command line asks", program.name);
             return Ok(());
         }
+        if let (Some(why), true) = (&self.unguarded, guard::PROGRAMS.contains(&program.name)) {
+            return Err(why.clone());
+        }
         let stem = program.stem(backend);
         let pin = self.pin(&stem);
         let link = match (sys::object(&pin), program.hang, backend) {
@@ -277,9 +292,10 @@ fn remove(pin: &Path) -> Result<(), KernelError> {
     }
 }
 
-fn object(offsets: &Offsets, options: &GateOptions) -> Result<Ebpf, KernelError> {
+fn object(offsets: &Offsets, guard_offsets: GuardOffsets, options: &GateOptions) -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
     loader.override_global("OFFSETS", offsets, true);
+    loader.override_global("GUARD_OFFSETS", &guard_offsets, true);
     loader.map_max_entries("TASKS", options.max_tasks);
     for name in MAPS {
         loader.map_pin_path(name, map_pin(&options.bpffs, name));

@@ -13,6 +13,11 @@ use pp_common::abi::{
 use pp_common::tools::ToolEnd;
 use pp_common::turns::{LimitKey, Limits};
 
+use pp_common::{
+    delegate::DelegateKey,
+    protect::{Guard, InodeKey, NameKey, Watch},
+};
+
 use super::KernelError;
 
 /// A map behind a lock that a panic elsewhere does not poison: its content is
@@ -38,6 +43,10 @@ pub(super) struct Maps {
     pub(super) user_bits: Locked<HashMap<MapData, UserKey, u64>>,
     pub(super) turn_limits: Locked<HashMap<MapData, LimitKey, Limits>>,
     pub(super) budgets: Locked<HashMap<MapData, u32, BudgetValue>>,
+    pub(super) guarded: Locked<HashMap<MapData, InodeKey, Guard>>,
+    pub(super) guarded_names: Locked<HashMap<MapData, NameKey, u32>>,
+    pub(super) watch: Locked<Array<MapData, Watch>>,
+    pub(super) delegates: Locked<HashMap<MapData, DelegateKey, u32>>,
     pub(super) dfa_rows: Locked<Array<MapData, DfaRow>>,
     pub(super) dfa_bytes: Locked<Array<MapData, DfaClasses>>,
     pub(super) rules: Locked<Array<MapData, RuleTarget>>,
@@ -77,6 +86,10 @@ impl Maps {
             user_bits: take(ebpf, "USER_BITS")?,
             turn_limits: take(ebpf, "TURN_LIMITS")?,
             budgets: take(ebpf, "BUDGETS")?,
+            guarded: take(ebpf, "GUARDED")?,
+            guarded_names: take(ebpf, "NAMES")?,
+            watch: take(ebpf, "WATCH")?,
+            delegates: take(ebpf, "DELEGATES")?,
             dfa_rows: take(ebpf, "DFA_ROWS")?,
             dfa_bytes: take(ebpf, "DFA_BYTES")?,
             rules: take(ebpf, "RULES")?,

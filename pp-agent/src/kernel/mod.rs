@@ -7,6 +7,7 @@ pub mod canary;
 mod earlier;
 mod error;
 mod fmod;
+mod guard;
 pub mod hooks;
 pub mod host;
 mod links;
@@ -15,6 +16,7 @@ mod load;
 mod maps;
 pub mod offsets;
 pub mod peer;
+mod pinned;
 mod programs;
 mod publish;
 mod records;
@@ -38,11 +40,13 @@ use pp_common::{
 
 pub use backend::{Backend, Candidate};
 pub use error::KernelError;
+pub use guard::PROGRAMS as GUARD_PROGRAMS;
 pub use load::{GateOptions, uninstall};
+pub use pinned::release as release_pinned;
 pub use records::Records;
-pub use sys::{pidfd, pidfd_getfd};
+pub use sys::{ignore_stray_signals, pidfd, pidfd_getfd};
 
-use crate::policy::KernelTables;
+use crate::{delegates::Delegate, guarded::Target, policy::KernelTables};
 use earlier::EarlierSocks;
 use live::Live;
 use maps::{Maps, entries, map_error};
@@ -57,6 +61,8 @@ pub struct Gate {
     choice: backend::Choice,
     /// The last canary was refused what no cgroup program can refuse.
     refuses: AtomicBool,
+    /// What the guard maps hold.
+    guarded: Mutex<guard::Table>,
     /// One publication at a time.
     publishing: Mutex<()>,
     /// Only while this build takes over from one with another layout.
@@ -91,6 +97,7 @@ impl Gate {
             max_tasks: tasks.max_entries(),
             choice: backend::Choice::default(),
             refuses: AtomicBool::new(false),
+            guarded: Mutex::new(guard::Table::default()),
             publishing: Mutex::new(()),
             _links: Vec::new(),
         };
@@ -150,11 +157,17 @@ impl Gate {
     ///
     /// # Errors
     /// It could not be sent.
-    pub fn send_canary(&self) -> std::io::Result<Vec<canary::Finding>> {
-        let findings = canary::send(self)?;
+    pub fn send_canary(&self, aim: &canary::Aim) -> std::io::Result<Vec<canary::Finding>> {
+        let findings = canary::send(self, aim)?;
         let refuses = findings.iter().any(|found| found.technique == canary::PACKET && found.refused());
         self.refuses.store(refuses, Ordering::Relaxed);
         Ok(findings)
+    }
+
+    /// This kernel refused no program of this name.
+    #[must_use]
+    pub fn has(&self, program: &str) -> bool {
+        self.choice.refused.iter().all(|(name, _)| *name != program)
     }
 
     /// Sockets that are handed over or inherited get their mark before they can be written.
@@ -184,6 +197,28 @@ impl Gate {
     pub fn set_cgroups(&self, wanted: &[(u64, NameId)]) -> Result<(), KernelError> {
         let _one = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         publish::write_cgroups(&self.maps, wanted)
+    }
+
+    /// Brings the guarded files up to date with what lies at these paths now.
+    ///
+    /// # Errors
+    /// The kernel refused an entry, or there are too many.
+    pub fn guard(&self, targets: &[Target]) -> Result<(), KernelError> {
+        let mut held = self.guarded.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = guard::find(targets)?;
+        if *held != wanted {
+            guard::write(&self.maps, &wanted)?;
+            *held = wanted;
+        }
+        Ok(())
+    }
+
+    /// Brings the delegates up to date with the sockets that are there now.
+    ///
+    /// # Errors
+    /// The kernel refused an entry, or there are too many.
+    pub fn set_delegates(&self, delegates: &[Delegate]) -> Result<(), KernelError> {
+        guard::write_delegates(&self.maps, delegates)
     }
 
     /// The generation, flags and overflow that are in force.
@@ -335,6 +370,13 @@ pub fn pinned_mark(bpffs: &Path, tgid: u32) -> Result<Option<TaskMark>, KernelEr
         let path = load::map_pin(bpffs, name);
         if !path.exists() {
             continue;
+        }
+        if nix::unistd::geteuid().is_root()
+            && let Err(error) = sys::object(&path)
+            && error.raw_os_error() == Some(libc::EPERM)
+        {
+            // Root is refused `bpf(2)` by the gate alone, and only in a session.
+            return Ok(Some(TaskMark::default()));
         }
         let error = |error: &aya::maps::MapError| map_error(name, error);
         let data = MapData::from_pin(&path).map_err(|e| error(&e))?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use btf_rs::{Btf, Type};
-use pp_common::abi::Offsets;
+use pp_common::{abi::Offsets, protect::GuardOffsets};
 
 use super::KernelError;
 
@@ -58,6 +58,51 @@ pub(super) fn find_in(btf: &Btf) -> Result<Offsets, KernelError> {
     })
 }
 
+/// Finds the offsets that the tamper and delegate programs need.
+///
+/// # Errors
+/// The kernel has no BTF, or lacks one of the members: it does without these programs.
+pub(super) fn find_guard_in(btf: &Btf) -> Result<GuardOffsets, KernelError> {
+    let at = |member| offset(btf, member).ok_or(KernelError::NoMember { member });
+    let path_dentry = at("path.dentry")?;
+    Ok(GuardOffsets {
+        file_f_mode: at("file.f_mode")?,
+        file_f_inode: at("file.f_inode")?,
+        file_dentry: at("file.f_path")? + path_dentry,
+        path_mnt: at("path.mnt")?,
+        path_dentry,
+        dentry_d_inode: at("dentry.d_inode")?,
+        dentry_d_parent: at("dentry.d_parent")?,
+        dentry_name: at("dentry.d_name")? + at("qstr.name")?,
+        inode_i_mode: at("inode.i_mode")?,
+        inode_i_rdev: at("inode.i_rdev")?,
+        inode_i_ino: at("inode.i_ino")?,
+        inode_i_generation: at("inode.i_generation")?,
+        inode_i_sb: at("inode.i_sb")?,
+        super_s_dev: at("super_block.s_dev")?,
+        super_s_magic: at("super_block.s_magic")?,
+        vfsmount_mnt_root: at("vfsmount.mnt_root")?,
+        mount_mnt: at("mount.mnt")?,
+        mount_mnt_parent: at("mount.mnt_parent")?,
+        mount_mnt_group_id: at("mount.mnt_group_id")?,
+        task_nsproxy: at("task_struct.nsproxy")?,
+        nsproxy_mnt_ns: at("nsproxy.mnt_ns")?,
+        mnt_namespace_inum: at("mnt_namespace.ns")? + at("ns_common.inum")?,
+        task_cred: at("task_struct.cred")?,
+        cred_euid: at("cred.euid")?,
+        task_comm: at("task_struct.comm")?,
+        task_pid_links: at("task_struct.pid_links")?,
+        pid_tasks: at("pid.tasks")?,
+        inode_to_proc_pid: at("proc_inode.pid")?.wrapping_sub(at("proc_inode.vfs_inode")?),
+        sk_peer_pid: at("sock.sk_peer_pid")?,
+        unix_sock_addr: at("unix_sock.addr")?,
+        unix_sock_dentry: at("unix_sock.path")? + path_dentry,
+        unix_address_len: at("unix_address.len")?,
+        unix_address_name: at("unix_address.name")?,
+        pad: 0,
+    })
+}
+
 /// Offset in bytes of `structure.member`, through anonymous structures and unions.
 fn offset(btf: &Btf, path: &str) -> Option<u32> {
     let (name, member) = path.split_once('.')?;
@@ -87,6 +132,8 @@ mod tests {
             let offsets = super::find().unwrap();
             assert!(offsets.task_start_boottime > offsets.task_tgid.min(8));
             assert!(offsets.sk_daddr < offsets.sk_protocol);
+            let guard = super::find_guard_in(&super::kernel().unwrap()).unwrap();
+            assert!(guard.file_dentry != 0 && guard.dentry_name > guard.dentry_d_parent);
         }
     }
 }

@@ -92,7 +92,7 @@ pub(super) const FIRST: [Program; 9] = [
 ];
 
 /// What refuses before the kernel acts; which of them are attached is up to the backend.
-pub(super) const REFUSING: [Program; 12] = [
+pub(super) const REFUSING: [Program; 37] = [
     both("pp_lsm_fork", "task_alloc").where_it_loads(),
     lsm("pp_lsm_connect", "socket_connect"),
     lsm("pp_lsm_sendmsg", "socket_sendmsg"),
@@ -105,6 +105,32 @@ pub(super) const REFUSING: [Program; 12] = [
     entry("pp_entry_graft", "security_sock_graft"),
     fmod("pp_fmod_connect", "socket_connect"),
     fmod("pp_fmod_sendmsg", "socket_sendmsg"),
+    both("pp_lsm_kill", "task_kill").where_it_loads(),
+    both("pp_lsm_fcntl", "file_fcntl").where_it_loads(),
+    both("pp_lsm_ptrace", "ptrace_access_check").where_it_loads(),
+    both("pp_lsm_bpf", "bpf").where_it_loads(),
+    both("pp_lsm_umount", "sb_umount").where_it_loads(),
+    both("pp_lsm_mount", "sb_mount").where_it_loads(),
+    both("pp_lsm_move_mount", "move_mount").where_it_loads(),
+    both("pp_lsm_pivot", "sb_pivotroot").where_it_loads(),
+    both("pp_lsm_open", "file_open").where_it_loads(),
+    both("pp_lsm_inode_create", "inode_create").where_it_loads(),
+    both("pp_lsm_mkdir", "inode_mkdir").where_it_loads(),
+    both("pp_lsm_mknod", "inode_mknod").where_it_loads(),
+    both("pp_lsm_symlink", "inode_symlink").where_it_loads(),
+    both("pp_lsm_link", "inode_link").where_it_loads(),
+    both("pp_lsm_unlink", "inode_unlink").where_it_loads(),
+    both("pp_lsm_rmdir", "inode_rmdir").where_it_loads(),
+    both("pp_lsm_truncate", "path_truncate").where_it_loads(),
+    both("pp_lsm_chmod", "path_chmod").where_it_loads(),
+    both("pp_lsm_chown", "path_chown").where_it_loads(),
+    both("pp_lsm_read_file", "kernel_read_file").where_it_loads(),
+    both("pp_lsm_load_data", "kernel_load_data").where_it_loads(),
+    both("pp_lsm_unix_connect", "unix_stream_connect").where_it_loads(),
+    both("pp_lsm_unix_send", "unix_may_send").where_it_loads(),
+    lsm("pp_lsm_rename", "inode_rename").where_it_loads(),
+    // The function takes one more argument than the hook.
+    fmod("pp_fmod_rename", "inode_rename").where_it_loads(),
 ];
 
 /// Attached when everything else is: from here on processes are marked.

@@ -61,6 +61,12 @@ pub(super) fn object(path: &Path) -> io::Result<OwnedFd> {
     owned(bpf(BPF_OBJ_GET, &attr)?)
 }
 
+/// Asks for the number of the first program: the least that `bpf(2)` can be asked.
+pub(super) fn next_program() -> io::Result<()> {
+    const BPF_PROG_GET_NEXT_ID: libc::c_long = 11;
+    bpf(BPF_PROG_GET_NEXT_ID, &[0u32; 4]).map(drop)
+}
+
 /// Puts another program behind a link, in one step.
 pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let attr =
@@ -89,6 +95,17 @@ pub fn pidfd(pid: u32) -> io::Result<OwnedFd> {
 pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: numbers only.
     owned_result(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })
+}
+
+/// Ignores signals that the kernel may be made to send on behalf of a file's owner, which no hook
+/// judges by their receiver: SIGIO and the real-time ones. Nothing here uses them.
+pub fn ignore_stray_signals() {
+    for number in std::iter::once(libc::SIGIO).chain(libc::SIGRTMIN()..=libc::SIGRTMAX()) {
+        // SAFETY: no handler is set, and an unknown number is refused.
+        if unsafe { libc::signal(number, libc::SIG_IGN) } == libc::SIG_ERR {
+            tracing::warn!("signal {number}: cannot be ignored: {}", io::Error::last_os_error());
+        }
+    }
 }
 
 /// Disables this process's memory lock limit, which counts maps before 5.11.

@@ -18,6 +18,8 @@ mod coverage;
 mod coverage_sockets;
 #[path = "../../../e2e/coverage_sweep.rs"]
 mod coverage_sweep;
+#[path = "../../../e2e/delegates.rs"]
+mod delegates;
 #[path = "../../../e2e/flows.rs"]
 mod flows;
 #[path = "../../../e2e/identity.rs"]
@@ -38,6 +40,8 @@ mod receipts;
 mod refusals;
 #[path = "../../../e2e/sockets.rs"]
 mod sockets;
+#[path = "../../../e2e/tamper.rs"]
+mod tamper;
 #[path = "../../../e2e/tools.rs"]
 mod tools;
 #[path = "../../../e2e/turns.rs"]
@@ -61,6 +65,8 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("sockets", sockets::TESTS),
     ("backend", backend::TESTS),
     ("ordinary", ordinary::TESTS),
+    ("tamper", tamper::TESTS),
+    ("delegates", delegates::TESTS),
     ("receipts", receipts::TESTS),
     ("flows", flows::TESTS),
     ("turns", turns::TESTS),
@@ -74,7 +80,7 @@ const GROUPS: &[(&str, &[Test])] = &[
 ];
 
 /// The groups that `--kernel-only` runs: every way to send, what the gate says of it, and which backend refuses.
-const KERNEL_GROUPS: [&str; 4] = ["lab", "refusals", "backend", "ordinary"];
+const KERNEL_GROUPS: [&str; 6] = ["lab", "refusals", "backend", "ordinary", "tamper", "delegates"];
 
 /// What the runner is told besides the options of every test runner.
 struct Options {

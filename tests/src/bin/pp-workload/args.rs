@@ -160,6 +160,9 @@ pub(crate) enum Command {
         log: PathBuf,
         listen: Vec<String>,
     },
+    /// Reach for something on this host that is not a network
+    #[command(subcommand)]
+    Tamper(TamperArg),
     /// Log every IP packet that arrives in this network namespace
     Tap {
         #[arg(long)]
@@ -243,6 +246,73 @@ pub(crate) enum SocketState {
     TcpConnected,
     /// A UDP socket, connected
     UdpConnected,
+}
+
+/// One thing to reach for.
+#[derive(Subcommand)]
+pub(crate) enum TamperArg {
+    /// Send a signal
+    Signal { pid: i32, signal: i32 },
+    /// Have the kernel send a signal for a file: become able to choose which
+    FileSignal { signal: i32 },
+    /// Stop a process as a debugger
+    Seize { pid: i32 },
+    /// Copy a descriptor out of a process
+    TakeDescriptor { pid: i32 },
+    /// Write into a process's memory
+    WriteMemory { pid: i32 },
+    /// Open `/proc/PID/mem` for writing
+    OpenMemory { pid: i32 },
+    /// Call `bpf(2)` with a command and attributes of zeros
+    Bpf { command: i64 },
+    /// Open a pinned object
+    BpfGet { path: PathBuf },
+    /// Open for writing
+    Write { path: PathBuf },
+    /// Open for reading
+    Read { path: PathBuf },
+    /// Truncate by name
+    Truncate { path: PathBuf },
+    /// Make a file that is not there
+    Create { path: PathBuf },
+    /// Make a folder
+    Mkdir { path: PathBuf },
+    /// Remove a file
+    Unlink { path: PathBuf },
+    /// Remove a folder
+    Rmdir { path: PathBuf },
+    /// Rename
+    Rename { from: PathBuf, to: PathBuf },
+    /// Exchange two names
+    Exchange { from: PathBuf, to: PathBuf },
+    /// Give another name
+    Link { from: PathBuf, to: PathBuf },
+    /// Make a symbolic link
+    Symlink { to: PathBuf, path: PathBuf },
+    /// Change rights to 0777
+    Chmod { path: PathBuf },
+    /// Give to nobody
+    Chown { path: PathBuf },
+    /// Mount a tmpfs
+    Mount { path: PathBuf },
+    /// Mount a folder on another
+    Bind { from: PathBuf, to: PathBuf },
+    /// Move a mount
+    Move { from: PathBuf, to: PathBuf },
+    /// Unmount lazily
+    Unmount { path: PathBuf },
+    /// Do the same in a mount namespace of its own that nobody else sees
+    UnmountAlone { path: PathBuf },
+    /// Load a module of zeros from memory
+    LoadModule,
+    /// Load a module from a file
+    LoadModuleFile { path: PathBuf },
+    /// Take the next kernel away: `kexec_load` without segments
+    Kexec,
+    /// Connect to a unix socket and send a byte
+    Unix { path: PathBuf },
+    /// Send a datagram to a unix socket
+    UnixDatagram { path: PathBuf },
 }
 
 /// One way to reach an address.

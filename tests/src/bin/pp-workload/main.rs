@@ -15,6 +15,7 @@ mod launch;
 mod outcome;
 mod raw;
 mod sink;
+mod tamper;
 mod tap;
 mod techniques;
 mod tricks;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         Command::PeerFd { socket, request } => control::peer_fd(&socket, &request),
         Command::PeerFdChild { socket } => control::peer_fd_child(&socket),
         Command::Sink { listen, log } => sink::run(&listen, &log),
+        Command::Tamper(attempt) => tamper::attempt(&attempt).print(),
         Command::Tap { log } => tap::run(&log),
     };
     match done {

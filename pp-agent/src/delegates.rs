@@ -1,0 +1,121 @@
+//! Delegates: the servers of this host that act for whoever asks them, as the
+//! build ships them and as policy changes them.
+
+use std::path::{Path, PathBuf};
+
+pub use pp_common::delegate::Action;
+
+/// One server, or several of one kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delegate {
+    /// Its name.
+    pub name: String,
+    /// What happens to a session that calls it.
+    pub action: Action,
+    /// Paths its sockets are bound to, `*` for any one part or piece of one; with a leading `@`, abstract names.
+    pub paths: Vec<String>,
+    /// Command names of the processes that listen, as `ps -o comm` shows them.
+    pub listeners: Vec<String>,
+}
+
+/// The words for actions in policy.
+pub const ACTIONS: [(&str, Action); 3] = [("refuse", Action::Refuse), ("refuse-root", Action::RefuseRoot), ("allow", Action::Allow)];
+
+impl Delegate {
+    /// The word for its action.
+    #[must_use]
+    pub fn action_name(&self) -> &'static str {
+        ACTIONS.iter().find(|(_, action)| *action == self.action).map_or("refuse", |(name, _)| name)
+    }
+}
+
+/// A row of the shipped list.
+struct Shipped {
+    name: &'static str,
+    action: Action,
+    paths: &'static [&'static str],
+    listeners: &'static [&'static str],
+}
+
+/// The shipped list. A server that was started by a session itself is never a delegate to it.
+const SHIPPED: [Shipped; 14] = [
+    row("docker", Action::Refuse, &["/run/docker.sock", "/var/run/docker.sock", "/run/user/*/docker.sock"], &["dockerd"]),
+    row("containerd", Action::Refuse, &["/run/containerd/containerd.sock"], &["containerd"]),
+    row("podman", Action::Refuse, &["/run/podman/podman.sock", "/run/user/*/podman/podman.sock"], &["podman"]),
+    row("crio", Action::Refuse, &["/run/crio/crio.sock"], &["crio"]),
+    row("buildkit", Action::Refuse, &["/run/buildkit/buildkitd.sock"], &["buildkitd"]),
+    row(
+        "libvirt",
+        Action::Refuse,
+        &["/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock", "/run/libvirt/virtlxcd-sock"],
+        &["libvirtd", "virtqemud", "virtlxcd"],
+    ),
+    row("incus", Action::Refuse, &["/var/lib/incus/unix.socket", "/run/incus/unix.socket"], &["incusd"]),
+    row("lxd", Action::Refuse, &["/var/lib/lxd/unix.socket", "/var/snap/lxd/common/lxd/unix.socket"], &["lxd"]),
+    row("ssh-master", Action::Refuse, &[], &["ssh"]),
+    row("tmux", Action::Refuse, &["/tmp/tmux-*/default"], &["tmux: server"]),
+    row("screen", Action::Refuse, &[], &["screen", "SCREEN"]),
+    row("user-manager", Action::Refuse, &["/run/user/*/systemd/private", "/run/user/*/bus"], &[]),
+    row("system-bus", Action::RefuseRoot, &["/run/dbus/system_bus_socket", "/var/run/dbus/system_bus_socket"], &[]),
+    row("system-manager", Action::RefuseRoot, &["/run/systemd/private"], &[]),
+];
+
+const fn row(name: &'static str, action: Action, paths: &'static [&'static str], listeners: &'static [&'static str]) -> Shipped {
+    Shipped { name, action, paths, listeners }
+}
+
+/// The shipped list.
+#[must_use]
+pub fn shipped() -> Vec<Delegate> {
+    let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+    SHIPPED
+        .iter()
+        .map(|row| Delegate { name: row.name.to_owned(), action: row.action, paths: texts(row.paths), listeners: texts(row.listeners) })
+        .collect()
+}
+
+/// The paths that are there now: `*` is any one part of a path, or a piece of one.
+#[must_use]
+pub fn expand(pattern: &str) -> Vec<PathBuf> {
+    let mut found = vec![PathBuf::from("/")];
+    for part in pattern.split('/').filter(|part| !part.is_empty()) {
+        found = match part.split_once('*') {
+            None => found.into_iter().map(|folder| folder.join(part)).collect(),
+            Some((before, after)) => found.iter().flat_map(|folder| matching(folder, before, after)).collect(),
+        };
+    }
+    found.retain(|path| path.symlink_metadata().is_ok());
+    found
+}
+
+fn matching(folder: &Path, before: &str, after: &str) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let fits = |name: &str| name.len() >= before.len() + after.len() && name.starts_with(before) && name.ends_with(after);
+    entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(fits)).map(|entry| entry.path()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stars_stand_for_one_part_of_a_path() {
+        let folder = tempfile::tempdir().unwrap();
+        for user in ["1000", "1001"] {
+            std::fs::create_dir(folder.path().join(user)).unwrap();
+            std::fs::write(folder.path().join(user).join("bus"), "").unwrap();
+        }
+        std::fs::create_dir(folder.path().join("1002")).unwrap();
+        let pattern = format!("{}/*/bus", folder.path().display());
+        assert_eq!(expand(&pattern).len(), 2);
+        assert_eq!(expand("/no/such/*/path"), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn what_desktops_and_names_need_is_not_on_the_list() {
+        let never = ["/run/systemd/journal/socket", "/run/systemd/notify", "/run/nscd/socket", "/tmp/.X11-unix/X0", "/run/systemd/userdb"];
+        for path in shipped().into_iter().flat_map(|delegate| delegate.paths) {
+            assert!(!never.iter().any(|kept| path.starts_with(kept)), "{path}");
+        }
+    }
+}

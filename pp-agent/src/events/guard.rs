@@ -1,0 +1,123 @@
+//! Events of tampering and of delegates: what was tried, on what, in words.
+
+use pp_common::decide::{Reason, Verdict};
+use pp_common::protect::{GuardHook, GuardRecord, Tamper};
+
+use super::Event;
+use crate::kernel::Backend;
+
+/// Puts what a record says into an event that already names the session.
+pub(super) fn describe(event: &mut Event, record: &GuardRecord, backend: &str) {
+    let what = Tamper::from_code(record.what);
+    event.verdict = Some(Verdict::from_code(record.verdict).map_or("unknown", Verdict::name).to_owned());
+    event.reason = Some(reason(what).to_owned());
+    event.hook = Some(hook_name(record.hook, backend));
+    event.repeats = record.repeats;
+    event.object = object(what, record);
+    event.detail = Some(words(what, record));
+}
+
+/// A hook's name. As `lsm` these programs stand at LSM hooks, as `fmod_ret` at the functions that call them.
+#[must_use]
+pub fn hook_name(code: u8, backend: &str) -> String {
+    let name = GuardHook::from_code(code).map_or("unknown", GuardHook::name);
+    match name.strip_prefix("lsm_") {
+        Some(function) if backend == Backend::FmodRet.name() => format!("{backend}_{function}"),
+        _ => name.to_owned(),
+    }
+}
+
+/// The reason of an event: what was tried, or that it was a delegate.
+fn reason(what: Option<Tamper>) -> &'static str {
+    match what {
+        Some(Tamper::Delegate) => Reason::Delegate.name(),
+        Some(what) => what.name(),
+        None => "unknown",
+    }
+}
+
+/// What it was tried on, in one word for a machine.
+fn object(what: Option<Tamper>, record: &GuardRecord) -> Option<String> {
+    let text = text(record);
+    match what? {
+        Tamper::Signal | Tamper::Trace => (record.target_tgid != 0).then(|| format!("pid {}", record.target_tgid)),
+        Tamper::Bpf => Some(format!("command {}", record.number)),
+        _ if text.is_empty() && record.target_tgid != 0 => Some(format!("pid {}", record.target_tgid)),
+        _ => (!text.is_empty()).then_some(text),
+    }
+}
+
+fn words(what: Option<Tamper>, record: &GuardRecord) -> String {
+    let pid = record.target_tgid;
+    let text = text(record);
+    match what {
+        Some(Tamper::Signal) => format!("signal {} to the daemon", record.number),
+        Some(Tamper::Trace) => format!("reaching into process {pid}, which is not of this session"),
+        Some(Tamper::Bpf) => format!("bpf(2), command {}", record.number),
+        Some(Tamper::Unmount) => "unmounting what holds the gate's files or pins".to_owned(),
+        Some(Tamper::Mount) => "mounting over the gate's files or pins, or moving them away".to_owned(),
+        Some(Tamper::OwnFile) => format!("changing the gate's own {text}"),
+        Some(Tamper::LaterFile) => format!("changing {text}, by which others act later"),
+        Some(Tamper::KernelCode) => "loading code into the kernel".to_owned(),
+        Some(Tamper::KernelMemory) => format!("opening the host's memory or ports: {text}"),
+        Some(Tamper::RawDisk) => format!("writing to a disk past its file system: {text}"),
+        Some(Tamper::Tun) => "opening a tun device".to_owned(),
+        Some(Tamper::KernelSetting) => format!("writing the kernel's {text}"),
+        Some(Tamper::DaemonFile) => format!("writing {text} of the daemon's process or cgroup"),
+        Some(Tamper::Delegate) if pid != 0 => format!("asking another process to act for the session: pid {pid} listens"),
+        Some(Tamper::Delegate) => "asking another process to act for the session".to_owned(),
+        Some(Tamper::Unreadable) => "the kernel's own structures could not be read".to_owned(),
+        None => "a record of another build".to_owned(),
+    }
+}
+
+/// The text of a record: a file name, a bound path, or an abstract name with `@` for its NUL.
+fn text(record: &GuardRecord) -> String {
+    let bytes = &record.text;
+    let (sign, rest) = match bytes {
+        [0, rest @ ..] => ("@", &rest[..]),
+        _ => ("", &bytes[..]),
+    };
+    let length = rest.iter().position(|byte| *byte == 0).unwrap_or(rest.len());
+    if length == 0 { String::new() } else { format!("{sign}{}", String::from_utf8_lossy(&rest[..length])) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::build::Builder;
+    use super::super::record::Record;
+    use super::super::record::tests::tamper_bytes;
+    use super::super::{Event, Kind};
+    use crate::clock::Now;
+    use pp_common::record::kind;
+
+    fn built(record_kind: u32, what: u8, text: &[u8]) -> Event {
+        let record = Record::from_bytes(&tamper_bytes(record_kind, what, text)).unwrap();
+        Builder::new("h", "lsm").build(&record, Now { boot_ns: 6_000_000, wall_ms: 1_000 }).unwrap()
+    }
+
+    #[test]
+    fn tampering_says_what_was_tried_on_what() {
+        let event = built(kind::TAMPER, 1, b"");
+        assert_eq!(event.kind, Kind::Tamper);
+        assert_eq!((event.verdict.as_deref(), event.reason.as_deref()), (Some("block"), Some("signal")));
+        assert_eq!(event.object.as_deref(), Some("pid 77"));
+        assert_eq!(event.detail.as_deref(), Some("signal 15 to the daemon"));
+        let event = built(kind::TAMPER, 6, b"keys.json");
+        assert_eq!((event.reason.as_deref(), event.object.as_deref()), (Some("own_file"), Some("keys.json")));
+    }
+
+    #[test]
+    fn a_delegate_is_a_verdict_that_names_the_socket_and_no_destination() {
+        let event = built(kind::DELEGATE, 20, b"/run/docker.sock");
+        assert_eq!((event.kind, event.reason.as_deref()), (Kind::Verdict, Some("delegate")));
+        assert_eq!(event.object.as_deref(), Some("/run/docker.sock"));
+        assert!(event.destination.is_none() && !event.is_requestable());
+        assert_eq!(built(kind::DELEGATE, 20, b"\0abstract").object.as_deref(), Some("@abstract"));
+    }
+
+    #[test]
+    fn unknown_codes_are_told_as_unknown() {
+        assert_eq!(built(kind::TAMPER, 99, b"").reason.as_deref(), Some("unknown"));
+    }
+}

@@ -1,0 +1,185 @@
+//! What sessions may not change: the gate's own files, and those by which
+//! others would act for a session later. Pure; `kernel/guard.rs` finds what
+//! lies at these paths.
+
+use std::path::{Path, PathBuf};
+
+/// How much is guarded at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// The file, its name, its rights.
+    File,
+    /// Everything in and below the folder.
+    Tree,
+    /// Writing to files right in the folder: a cgroup.
+    Files,
+}
+
+/// One guarded path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Where.
+    pub path: PathBuf,
+    /// How much.
+    pub extent: Extent,
+    /// Not the gate's own, but something that acts later.
+    pub later: bool,
+}
+
+/// Where the gate keeps its own.
+#[derive(Clone, Debug)]
+pub struct Own<'a> {
+    /// The policy.
+    pub policy: &'a Path,
+    /// The public keys.
+    pub keys: &'a Path,
+    /// Receipts and events.
+    pub state: &'a Path,
+    /// Pins.
+    pub bpffs: &'a Path,
+    /// The control socket.
+    pub socket: &'a Path,
+    /// The program that runs.
+    pub program: Option<PathBuf>,
+    /// The cgroup directory it is in, below this root.
+    pub cgroup: Option<(PathBuf, PathBuf)>,
+}
+
+/// Folders whose content is run, or obeyed, by others.
+const LATER_TREES: [&str; 34] = [
+    "/etc/cron.d",
+    "/etc/cron.hourly",
+    "/etc/cron.daily",
+    "/etc/cron.weekly",
+    "/etc/cron.monthly",
+    "/var/spool/cron",
+    "/var/spool/at",
+    "/var/spool/anacron",
+    "/etc/systemd/system",
+    "/etc/systemd/user",
+    "/etc/systemd/system-generators",
+    "/etc/systemd/user-generators",
+    "/usr/local/lib/systemd",
+    "/usr/lib/systemd/system",
+    "/usr/lib/systemd/user",
+    "/usr/lib/systemd/system-generators",
+    "/usr/lib/systemd/user-generators",
+    "/run/systemd/system",
+    "/run/systemd/transient",
+    "/run/systemd/user",
+    "/run/systemd/generator",
+    "/run/systemd/system-generators",
+    "/etc/init.d",
+    "/etc/udev/rules.d",
+    "/usr/lib/udev/rules.d",
+    "/run/udev/rules.d",
+    "/etc/pam.d",
+    "/usr/lib/pam.d",
+    "/etc/sudoers.d",
+    "/etc/modprobe.d",
+    "/etc/modules-load.d",
+    "/etc/ld.so.conf.d",
+    "/etc/tmpfiles.d",
+    "/etc/binfmt.d",
+];
+
+/// Files of the same kind.
+const LATER_FILES: [&str; 7] =
+    ["/etc/crontab", "/etc/anacrontab", "/etc/ld.so.preload", "/etc/ld.so.conf", "/etc/pam.conf", "/etc/sudoers", "/etc/rc.local"];
+
+/// Where a home keeps what its user's service manager runs.
+const LATER_IN_HOMES: [&str; 2] = [".config/systemd", ".local/share/systemd"];
+
+/// Every guarded path of this host.
+#[must_use]
+pub fn targets(own: &Own<'_>, homes: &[PathBuf]) -> Vec<Target> {
+    let target = |path: &Path, extent, later| Target { path: path.to_path_buf(), extent, later };
+    let mut targets = vec![
+        target(own.policy, Extent::File, false),
+        target(&own.policy.with_extension("d"), Extent::Tree, false),
+        target(own.keys, Extent::File, false),
+        target(own.state, Extent::Tree, false),
+        target(own.bpffs, Extent::Tree, false),
+        target(own.socket, Extent::File, false),
+    ];
+    targets.extend(own.program.as_deref().map(|path| target(path, Extent::File, false)));
+    for folder in ["/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system"] {
+        for unit in ["pp-agent.service", "pp-agents.slice"] {
+            targets.push(target(&Path::new(folder).join(unit), Extent::File, false));
+        }
+    }
+    if let Some((root, cgroup)) = &own.cgroup {
+        let folders = cgroup.ancestors().take_while(|folder| folder.starts_with(root));
+        targets.extend(folders.map(|folder| target(folder, Extent::Files, false)));
+    }
+    targets.extend(LATER_TREES.iter().map(|path| target(Path::new(path), Extent::Tree, true)));
+    targets.extend(LATER_FILES.iter().map(|path| target(Path::new(path), Extent::File, true)));
+    for home in homes {
+        targets.extend(LATER_IN_HOMES.iter().map(|path| target(&home.join(path), Extent::Tree, true)));
+    }
+    targets
+}
+
+/// The homes of people, and root's, from the text of `/etc/passwd`.
+#[must_use]
+pub fn homes(passwd: &str) -> Vec<PathBuf> {
+    /// The first number that distributions give to people; below it are services.
+    const PEOPLE: u32 = 1_000;
+    let mut homes: Vec<PathBuf> = passwd
+        .lines()
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split(':').collect();
+            let uid: u32 = fields.get(2)?.parse().ok()?;
+            let home = fields.get(5)?;
+            ((uid == 0 || uid >= PEOPLE) && home.len() > 1 && home.starts_with('/') && *home != "/nonexistent").then(|| PathBuf::from(home))
+        })
+        .collect();
+    homes.sort();
+    homes.dedup();
+    homes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own() -> Own<'static> {
+        Own {
+            policy: Path::new("/etc/pp-agent/policy.toml"),
+            keys: Path::new("/etc/pp-agent/keys.json"),
+            state: Path::new("/var/lib/pp-agent"),
+            bpffs: Path::new("/sys/fs/bpf/pp-agent"),
+            socket: Path::new("/run/pp-agent/control.sock"),
+            program: Some("/usr/bin/pp-agent".into()),
+            cgroup: Some(("/sys/fs/cgroup".into(), "/sys/fs/cgroup/system.slice/pp-agent.service".into())),
+        }
+    }
+
+    fn has(targets: &[Target], path: &str, extent: Extent) -> bool {
+        targets.iter().any(|target| target.path == Path::new(path) && target.extent == extent)
+    }
+
+    #[test]
+    fn everything_of_the_gates_own_is_guarded() {
+        let targets = targets(&own(), &[]);
+        for file in ["/etc/pp-agent/policy.toml", "/etc/pp-agent/keys.json", "/usr/bin/pp-agent", "/run/pp-agent/control.sock"] {
+            assert!(has(&targets, file, Extent::File), "{file}");
+        }
+        for tree in ["/etc/pp-agent/policy.d", "/var/lib/pp-agent", "/sys/fs/bpf/pp-agent"] {
+            assert!(has(&targets, tree, Extent::Tree), "{tree}");
+        }
+        for cgroup in ["/sys/fs/cgroup", "/sys/fs/cgroup/system.slice", "/sys/fs/cgroup/system.slice/pp-agent.service"] {
+            assert!(has(&targets, cgroup, Extent::Files), "{cgroup}");
+        }
+        assert!(!has(&targets, "/sys/fs", Extent::Files));
+    }
+
+    #[test]
+    fn homes_are_those_of_people_and_root() {
+        let passwd = "root:x:0:0::/root:/bin/sh\nbin:x:2:2::/bin:/sbin/nologin\nann:x:1000:1000::/home/ann:/bin/sh\n\
+                      nobody:x:65534:65534::/nonexistent:/x\nbroken\n";
+        assert_eq!(homes(passwd), [PathBuf::from("/home/ann"), PathBuf::from("/root")]);
+        let targets = targets(&own(), &homes(passwd));
+        assert!(has(&targets, "/home/ann/.config/systemd", Extent::Tree));
+    }
+}

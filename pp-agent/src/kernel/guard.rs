@@ -1,0 +1,325 @@
+//! The guarded files, as the kernel names them: from paths to devices, inodes
+//! and names, and into the maps.
+
+use std::{
+    collections::BTreeMap,
+    ffi::CString,
+    fs, io,
+    mem::zeroed,
+    os::{
+        fd::AsRawFd,
+        unix::{
+            ffi::OsStrExt,
+            fs::{MetadataExt, OpenOptionsExt},
+        },
+    },
+    path::Path,
+};
+
+use aya::{
+    Pod,
+    maps::{HashMap, MapData, MapError},
+};
+use pp_common::{
+    delegate::{DelegateKey, MAX_DELEGATES, by},
+    protect::{
+        GUARD_FILES, GUARD_LATER, GUARD_MOUNT, GUARD_NAMES, GUARD_PATH, GUARD_SELF, GUARD_TREE, Guard, InodeKey, MAX_GUARDED,
+        MAX_GUARDED_NAMES, NameKey, Watch, hash_bound, hash_name,
+    },
+};
+
+use super::{
+    KernelError,
+    maps::{Maps, entries, map_error},
+    publish::absent_is_fine,
+};
+use crate::{
+    delegates::Delegate,
+    guarded::{Extent, Target},
+};
+
+/// The programs that guard, which need more of the kernel's types than the others.
+pub const PROGRAMS: [&str; 25] = [
+    "pp_lsm_kill",
+    "pp_lsm_fcntl",
+    "pp_lsm_ptrace",
+    "pp_lsm_bpf",
+    "pp_lsm_umount",
+    "pp_lsm_mount",
+    "pp_lsm_move_mount",
+    "pp_lsm_pivot",
+    "pp_lsm_open",
+    "pp_lsm_inode_create",
+    "pp_lsm_mkdir",
+    "pp_lsm_mknod",
+    "pp_lsm_symlink",
+    "pp_lsm_link",
+    "pp_lsm_unlink",
+    "pp_lsm_rmdir",
+    "pp_lsm_rename",
+    "pp_fmod_rename",
+    "pp_lsm_truncate",
+    "pp_lsm_chmod",
+    "pp_lsm_chown",
+    "pp_lsm_read_file",
+    "pp_lsm_load_data",
+    "pp_lsm_unix_connect",
+    "pp_lsm_unix_send",
+];
+
+/// What the maps hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Table {
+    guarded: BTreeMap<InodeKey, (u32, u32)>,
+    names: BTreeMap<NameKey, u32>,
+    mount_namespace: u32,
+}
+
+/// One inode, with the mount it was found on.
+struct Found {
+    key: InodeKey,
+    generation: u32,
+    mount: u64,
+}
+
+/// What lies at these paths now.
+pub(super) fn find(targets: &[Target]) -> Result<Table, KernelError> {
+    let devices = devices().map_err(KernelError::io("/proc/self/mountinfo"))?;
+    let mut table = Table { mount_namespace: mount_namespace(), ..Table::default() };
+    for target in targets {
+        table.add(&devices, target, &target.path);
+        // What a link leads to counts as well as the link.
+        if let Ok(real) = fs::canonicalize(&target.path)
+            && real != target.path
+        {
+            table.add(&devices, target, &real);
+        }
+    }
+    for (map, room, needed) in [("GUARDED", MAX_GUARDED, table.guarded.len()), ("NAMES", MAX_GUARDED_NAMES, table.names.len())] {
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        if needed > room {
+            return Err(KernelError::Full { map, room, needed });
+        }
+    }
+    Ok(table)
+}
+
+impl Table {
+    fn add(&mut self, devices: &Devices, target: &Target, path: &Path) {
+        let later = if target.later { GUARD_LATER } else { 0 };
+        if let Some(found) = inode(devices, path) {
+            self.guard(&found, later | flags(target.extent));
+        }
+        // The name too: what replaces the file, or is made where there is none, is guarded at once.
+        let mut child = path;
+        while let Some(folder) = child.parent() {
+            if let (Some(found), Some(name)) = (inode(devices, folder), child.file_name()) {
+                if target.extent != Extent::Files {
+                    self.guard(&found, GUARD_NAMES);
+                    *self.names.entry(NameKey { dir: found.key, hash: hash_name(name.as_bytes()) }).or_default() |= GUARD_SELF | later;
+                }
+                break;
+            }
+            child = folder;
+        }
+        self.above(devices, child);
+    }
+
+    /// The folders above, and the mounts they are on.
+    fn above(&mut self, devices: &Devices, path: &Path) {
+        for folder in path.ancestors().skip(1) {
+            let Some(found) = inode(devices, folder) else { continue };
+            self.guard(&found, GUARD_PATH);
+            let below = folder.parent().and_then(|up| inode(devices, up));
+            if below.is_none_or(|below| below.mount != found.mount) {
+                self.guard(&found, GUARD_MOUNT);
+            }
+        }
+    }
+
+    fn guard(&mut self, found: &Found, flags: u32) {
+        let entry = self.guarded.entry(found.key).or_insert((0, found.generation));
+        entry.0 |= flags;
+        entry.1 = found.generation;
+    }
+}
+
+const fn flags(extent: Extent) -> u32 {
+    match extent {
+        Extent::File => GUARD_SELF,
+        Extent::Tree => GUARD_TREE,
+        Extent::Files => GUARD_FILES,
+    }
+}
+
+/// Brings the maps up to date: what is new first, then what is over.
+pub(super) fn write(maps: &Maps, table: &Table) -> Result<(), KernelError> {
+    let watch = Watch { mount_namespace: table.mount_namespace, pad: 0 };
+    maps.watch.lock().set(0, watch, 0).map_err(|error| map_error("WATCH", &error))?;
+    let guarded: BTreeMap<_, _> =
+        table.guarded.iter().map(|(key, (flags, generation))| (*key, Guard { flags: *flags, generation: *generation })).collect();
+    replace("GUARDED", &mut maps.guarded.lock(), &guarded)?;
+    replace("NAMES", &mut maps.guarded_names.lock(), &table.names)
+}
+
+/// Brings the table of delegates up to date; paths are looked for anew.
+pub(super) fn write_delegates(maps: &Maps, delegates: &[Delegate]) -> Result<(), KernelError> {
+    let devices = devices().map_err(KernelError::io("/proc/self/mountinfo"))?;
+    let mut wanted = BTreeMap::new();
+    for delegate in delegates {
+        for key in keys(&devices, delegate) {
+            // The first that names a socket decides: policy before what is shipped.
+            wanted.entry(key).or_insert(delegate.action as u32);
+        }
+    }
+    let room = usize::try_from(MAX_DELEGATES).unwrap_or(usize::MAX);
+    if wanted.len() > room {
+        return Err(KernelError::Full { map: "DELEGATES", room, needed: wanted.len() });
+    }
+    replace("DELEGATES", &mut maps.delegates.lock(), &wanted)
+}
+
+fn keys(devices: &Devices, delegate: &Delegate) -> Vec<DelegateKey> {
+    let name = |number| DelegateKey { number, dev: 0, by: by::NAME };
+    let mut keys: Vec<_> =
+        delegate.listeners.iter().map(|comm| DelegateKey { number: hash_name(comm.as_bytes()), dev: 0, by: by::LISTENER }).collect();
+    for pattern in &delegate.paths {
+        if let Some(bound) = pattern.strip_prefix('@') {
+            let bound: Vec<u8> = std::iter::once(0).chain(bound.bytes()).collect();
+            keys.push(name(hash_bound(&bound)));
+            continue;
+        }
+        keys.push(name(hash_bound(pattern.as_bytes())));
+        for path in crate::delegates::expand(pattern) {
+            keys.push(name(hash_bound(path.as_os_str().as_bytes())));
+            let real = fs::canonicalize(&path).unwrap_or(path);
+            if let Some(found) = inode(devices, &real) {
+                keys.push(DelegateKey { number: found.key.ino, dev: found.key.dev, by: by::INODE });
+            }
+        }
+    }
+    keys
+}
+
+fn replace<K: Pod + Ord, V: Pod>(name: &'static str, map: &mut HashMap<MapData, K, V>, wanted: &BTreeMap<K, V>) -> Result<(), KernelError> {
+    let error = |error: MapError| map_error(name, &error);
+    for (key, value) in wanted {
+        map.insert(key, value, 0).map_err(error)?;
+    }
+    for (key, _) in entries(name, map)? {
+        if !wanted.contains_key(&key) {
+            absent_is_fine(map.remove(&key)).map_err(error)?;
+        }
+    }
+    Ok(())
+}
+
+/// Device numbers of mounts by their id, as the kernel holds them: some file systems tell `stat`
+/// another one.
+type Devices = BTreeMap<u64, u32>;
+
+fn devices() -> io::Result<Devices> {
+    let text = fs::read_to_string("/proc/self/mountinfo")?;
+    Ok(text.lines().filter_map(device).collect())
+}
+
+fn device(line: &str) -> Option<(u64, u32)> {
+    let mut fields = line.split(' ');
+    let id = fields.next()?.parse().ok()?;
+    let (major, minor) = fields.nth(1)?.split_once(':')?;
+    Some((id, pp_common::protect::device_number(major.parse().ok()?, minor.parse().ok()?)))
+}
+
+/// What is at a path now, the link itself where it is one.
+fn inode(devices: &Devices, path: &Path) -> Option<Found> {
+    let name = CString::new(path.as_os_str().as_bytes()).ok()?;
+    // SAFETY: plain numbers, all zero is a value.
+    let mut found: libc::statx = unsafe { zeroed() };
+    let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
+    let mask = libc::STATX_INO | libc::STATX_MNT_ID;
+    // SAFETY: a path that ends in NUL, and a structure to write to.
+    let result = unsafe { libc::statx(libc::AT_FDCWD, name.as_ptr(), flags, mask, &raw mut found) };
+    if result != 0 || found.stx_mask & libc::STATX_MNT_ID == 0 {
+        return None;
+    }
+    let dev = *devices.get(&found.stx_mnt_id)?;
+    Some(Found { key: InodeKey { ino: found.stx_ino, dev, pad: 0 }, generation: generation(path), mount: found.stx_mnt_id })
+}
+
+/// The inode's generation where its file system is known to tell it; else zero, which fits any.
+fn generation(path: &Path) -> u32 {
+    const FS_IOC_GETVERSION: libc::c_ulong = 0x8008_7601;
+    const TELLING: [libc::c_long; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010];
+    let Ok(kind) = fs::symlink_metadata(path) else { return 0 };
+    if !kind.is_file() && !kind.is_dir() {
+        return 0;
+    }
+    let options = libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    let Ok(file) = fs::OpenOptions::new().read(true).custom_flags(options).open(path) else { return 0 };
+    // SAFETY: plain numbers, all zero is a value.
+    let mut system: libc::statfs = unsafe { zeroed() };
+    // SAFETY: a descriptor of ours and a structure to write to.
+    if unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut system) } != 0 || !TELLING.contains(&system.f_type) {
+        return 0;
+    }
+    let mut version: [u32; 2] = [0; 2];
+    // SAFETY: the request writes at most a `long`.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_GETVERSION, version.as_mut_ptr()) };
+    if result == 0 { version[0] } else { 0 }
+}
+
+/// The mount namespace in which mounts count: that of PID 1. The daemon itself may run in one of
+/// its own, as its unit asks for.
+fn mount_namespace() -> u32 {
+    fs::metadata("/proc/1/ns/mnt").ok().and_then(|meta| u32::try_from(meta.ino()).ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(path: &Path, extent: Extent) -> Target {
+        Target { path: path.to_path_buf(), extent, later: false }
+    }
+
+    #[test]
+    fn a_file_its_name_and_the_folders_above_it_are_guarded() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("keys.json");
+        fs::write(&file, "{}").unwrap();
+        let table = find(&[target(&file, Extent::File)]).unwrap();
+        let devices = devices().unwrap();
+        let flags = |path: &Path| table.guarded[&inode(&devices, path).unwrap().key].0;
+        assert_eq!(flags(&file), GUARD_SELF);
+        assert_eq!(flags(folder.path()) & (GUARD_NAMES | GUARD_PATH), GUARD_NAMES | GUARD_PATH);
+        assert_eq!(flags(Path::new("/")) & (GUARD_PATH | GUARD_MOUNT), GUARD_PATH | GUARD_MOUNT);
+        let dir = inode(&devices, folder.path()).unwrap().key;
+        assert_eq!(table.names[&NameKey { dir, hash: hash_name(b"keys.json") }], GUARD_SELF);
+    }
+
+    #[test]
+    fn the_first_missing_part_of_a_path_is_guarded_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let table = find(&[target(&folder.path().join("a/b/c"), Extent::Tree)]).unwrap();
+        let dir = inode(&devices().unwrap(), folder.path()).unwrap().key;
+        assert_eq!(table.names.keys().copied().collect::<Vec<_>>(), [NameKey { dir, hash: hash_name(b"a") }]);
+    }
+
+    #[test]
+    fn a_link_and_what_it_leads_to_are_both_guarded() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("real"), folder.path().join("link"));
+        fs::write(&file, "").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let table = find(&[target(&link, Extent::File)]).unwrap();
+        let devices = devices().unwrap();
+        for path in [&file, &link] {
+            assert_eq!(table.guarded[&inode(&devices, path).unwrap().key].0, GUARD_SELF, "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn device_numbers_are_the_kernels_own() {
+        assert_eq!(device("36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw"), Some((36, 98 << 20)));
+    }
+}

@@ -1,0 +1,543 @@
+//! Tampering: what a session may not do to its own gate, and to what acts in
+//! its stead later. Layouts, and the decisions, which are pure: a hook gathers
+//! what they ask for and carries out what they say.
+//!
+//! Layouts as in [`crate::abi`]: integers and byte arrays only, named padding.
+
+use crate::record::RecordHeader;
+
+/// Most inodes that are guarded.
+pub const MAX_GUARDED: u32 = 4_096;
+/// Most names that are guarded in some folder.
+pub const MAX_GUARDED_NAMES: u32 = 4_096;
+/// Folders above a file that are looked at.
+pub const GUARD_DEPTH: usize = 6;
+/// Bytes of a name that are compared, the NUL included.
+pub const NAME_LEN: usize = 64;
+/// Bytes of a text in a [`GuardRecord`].
+pub const TEXT_LEN: usize = 128;
+
+/// A file, as the kernel itself names it: what `stat` says of the device is
+/// not that on every file system.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InodeKey {
+    /// Inode number.
+    pub ino: u64,
+    /// `super_block.s_dev`.
+    pub dev: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// What is guarded about an inode.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Guard {
+    /// `GUARD_*` flags.
+    pub flags: u32,
+    /// The inode's generation, which tells a recycled number apart; zero: not known.
+    pub generation: u32,
+}
+
+/// It may not be written, truncated, renamed, removed, linked or covered.
+pub const GUARD_SELF: u32 = 1;
+/// The same holds for everything below it, and nothing may be made there.
+pub const GUARD_TREE: u32 = 2;
+/// It lies above something guarded: it may not be renamed, removed or covered.
+pub const GUARD_PATH: u32 = 4;
+/// The root of a mount that holds something guarded: it may not be unmounted or moved.
+pub const GUARD_MOUNT: u32 = 8;
+/// Names in this folder are guarded.
+pub const GUARD_NAMES: u32 = 16;
+/// Not the gate's own, but something that acts later, for whoever wrote it.
+pub const GUARD_LATER: u32 = 32;
+/// Files directly in this folder may not be written: a cgroup the daemon is in.
+pub const GUARD_FILES: u32 = 64;
+
+/// Key of the table of guarded names.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NameKey {
+    /// The folder.
+    pub dir: InodeKey,
+    /// [`hash`] of the name.
+    pub hash: u64,
+}
+
+/// What the programs know of the daemon beside [`crate::abi::Control`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watch {
+    /// Inode number of the daemon's mount namespace; zero: not known.
+    pub mount_namespace: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Offsets of the members that these programs read, as [`crate::abi::Offsets`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is named after its structure and member")]
+pub struct GuardOffsets {
+    pub file_f_mode: u32,
+    pub file_f_inode: u32,
+    /// `file.f_path.dentry`
+    pub file_dentry: u32,
+    pub path_mnt: u32,
+    pub path_dentry: u32,
+    pub dentry_d_inode: u32,
+    pub dentry_d_parent: u32,
+    /// `dentry.d_name.name`
+    pub dentry_name: u32,
+    pub inode_i_mode: u32,
+    pub inode_i_rdev: u32,
+    pub inode_i_ino: u32,
+    pub inode_i_generation: u32,
+    pub inode_i_sb: u32,
+    pub super_s_dev: u32,
+    pub super_s_magic: u32,
+    pub vfsmount_mnt_root: u32,
+    /// `mount.mnt`
+    pub mount_mnt: u32,
+    pub mount_mnt_parent: u32,
+    pub mount_mnt_group_id: u32,
+    pub task_nsproxy: u32,
+    pub nsproxy_mnt_ns: u32,
+    /// `mnt_namespace.ns.inum`
+    pub mnt_namespace_inum: u32,
+    pub task_cred: u32,
+    pub cred_euid: u32,
+    pub task_comm: u32,
+    pub task_pid_links: u32,
+    pub pid_tasks: u32,
+    /// `proc_inode.pid` less `proc_inode.vfs_inode`, modulo 2^32.
+    pub inode_to_proc_pid: u32,
+    pub sk_peer_pid: u32,
+    pub unix_sock_addr: u32,
+    /// `unix_sock.path.dentry`
+    pub unix_sock_dentry: u32,
+    pub unix_address_len: u32,
+    pub unix_address_name: u32,
+    pub pad: u32,
+}
+
+/// A refusal that is not about an address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuardRecord {
+    /// The header.
+    pub header: RecordHeader,
+    /// The file, if it was one.
+    pub ino: u64,
+    /// Repeats since its last record.
+    pub repeats: u64,
+    /// The file's device.
+    pub dev: u32,
+    /// The process that was meant, if it was one.
+    pub target_tgid: u32,
+    /// Signal, command, kind of access or device, by what was tried.
+    pub number: u32,
+    /// [`Tamper`] code.
+    pub what: u8,
+    /// [`GuardHook`] code.
+    pub hook: u8,
+    /// Verdict code.
+    pub verdict: u8,
+    /// Zero.
+    pub pad: u8,
+    /// The file's own name, or the name a socket is bound to; ends in NULs.
+    pub text: [u8; TEXT_LEN],
+}
+
+macro_rules! codes {
+    ($(#[$outer:meta])* $type:ident { $($(#[$doc:meta])* $variant:ident = $code:literal, $name:literal;)* }) => {
+        $(#[$outer])*
+        #[repr(u8)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $type { $($(#[$doc])* $variant = $code,)* }
+        impl $type {
+            /// Every one.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+            /// From its code in a record.
+            #[must_use]
+            pub const fn from_code(code: u8) -> Option<Self> {
+                match code { $($code => Some(Self::$variant),)* _ => None }
+            }
+            /// Its name in events.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// What was tried.
+    Tamper {
+        /// A signal to the daemon.
+        Signal = 1, "signal";
+        /// Taking over a process of another session or of none.
+        Trace = 2, "ptrace";
+        /// `bpf(2)`.
+        Bpf = 3, "bpf";
+        /// Unmounting what holds pins, policy or state.
+        Unmount = 4, "unmount";
+        /// Mounting over such a place, or moving it away.
+        Mount = 5, "mount";
+        /// Changing pins, policy, keys, state, socket, program or unit.
+        OwnFile = 6, "own_file";
+        /// Changing a file by which others act later.
+        LaterFile = 7, "later_file";
+        /// Loading a module or another kernel.
+        KernelCode = 8, "kernel_code";
+        /// The host's memory or ports as a device.
+        KernelMemory = 9, "kernel_memory";
+        /// A disk as a device.
+        RawDisk = 10, "raw_disk";
+        /// A tun device.
+        Tun = 11, "tun";
+        /// A setting of the kernel that starts programs or turns hooks off.
+        KernelSetting = 12, "kernel_setting";
+        /// The daemon's files in `/proc`, its cgroups.
+        DaemonFile = 13, "daemon_file";
+        /// A server that acts for whoever asks it.
+        Delegate = 20, "delegate";
+        /// The kernel's own structures could not be read.
+        Unreadable = 30, "unreadable";
+    }
+}
+
+codes! {
+    /// The hook that refused.
+    GuardHook {
+        /// `task_kill`
+        Kill = 1, "lsm_task_kill";
+        /// `ptrace_access_check`
+        Trace = 2, "lsm_ptrace_access_check";
+        /// `bpf`
+        Bpf = 3, "lsm_bpf";
+        /// `sb_umount`
+        Unmount = 4, "lsm_sb_umount";
+        /// `sb_mount`
+        Mount = 5, "lsm_sb_mount";
+        /// `move_mount`
+        MoveMount = 6, "lsm_move_mount";
+        /// `sb_pivotroot`
+        Pivot = 7, "lsm_sb_pivotroot";
+        /// `file_open`
+        Open = 8, "lsm_file_open";
+        /// `inode_create`
+        Create = 9, "lsm_inode_create";
+        /// `inode_unlink`
+        Unlink = 10, "lsm_inode_unlink";
+        /// `inode_rmdir`
+        Rmdir = 11, "lsm_inode_rmdir";
+        /// `inode_mkdir`
+        Mkdir = 12, "lsm_inode_mkdir";
+        /// `inode_mknod`
+        Mknod = 13, "lsm_inode_mknod";
+        /// `inode_link`
+        Link = 14, "lsm_inode_link";
+        /// `inode_symlink`
+        Symlink = 15, "lsm_inode_symlink";
+        /// `inode_rename`
+        Rename = 16, "lsm_inode_rename";
+        /// `path_truncate`
+        Truncate = 17, "lsm_path_truncate";
+        /// `path_chmod`
+        Chmod = 18, "lsm_path_chmod";
+        /// `path_chown`
+        Chown = 19, "lsm_path_chown";
+        /// `kernel_read_file`
+        ReadFile = 20, "lsm_kernel_read_file";
+        /// `kernel_load_data`
+        LoadData = 21, "lsm_kernel_load_data";
+        /// `file_fcntl`
+        Fcntl = 22, "lsm_file_fcntl";
+        /// `unix_stream_connect`
+        UnixConnect = 30, "lsm_unix_stream_connect";
+        /// `unix_may_send`
+        UnixSend = 31, "lsm_unix_may_send";
+    }
+}
+
+/// What is done to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touch {
+    /// Opened for writing, or truncated.
+    Write,
+    /// Given other rights or another owner.
+    Attributes,
+    /// Removed, renamed away, or replaced by a rename.
+    Remove,
+    /// Made.
+    Create,
+    /// Given another name.
+    Link,
+    /// Mounted over.
+    Cover,
+}
+
+/// What was found about a file: the flags of its own inode, of the folder it
+/// lies in, and of all folders above it that were looked at, the nearest
+/// included; and of its name in that folder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Of the inode; zero where there is none yet.
+    pub own: u32,
+    /// Of the folder.
+    pub parent: u32,
+    /// Of every folder above.
+    pub above: u32,
+    /// Of the name.
+    pub named: u32,
+}
+
+/// Whether a session may touch a file so.
+#[must_use]
+#[inline(always)]
+pub const fn touch(touch: Touch, place: &Place) -> Option<Tamper> {
+    let own = match touch {
+        Touch::Write | Touch::Link => GUARD_SELF,
+        Touch::Attributes => GUARD_SELF | GUARD_TREE,
+        Touch::Remove | Touch::Cover => GUARD_SELF | GUARD_TREE | GUARD_PATH | GUARD_FILES,
+        Touch::Create => 0,
+    };
+    let later = GUARD_LATER;
+    if place.own & own != 0 {
+        // What is above something of our own may be above other things too.
+        return Some(if place.own & later != 0 { Tamper::LaterFile } else { Tamper::OwnFile });
+    }
+    if place.named & GUARD_SELF != 0 {
+        return Some(if place.named & later != 0 { Tamper::LaterFile } else { Tamper::OwnFile });
+    }
+    if place.above & GUARD_TREE != 0 {
+        return Some(if place.above & later != 0 { Tamper::LaterFile } else { Tamper::OwnFile });
+    }
+    if matches!(touch, Touch::Write) && place.parent & GUARD_FILES != 0 {
+        return Some(Tamper::DaemonFile);
+    }
+    None
+}
+
+/// Whether a session may send this signal. Signal 0 sends nothing.
+#[must_use]
+#[inline(always)]
+pub const fn signal(signal: u32, to_daemon: bool, to_marked: bool) -> Option<Tamper> {
+    // The daemon's number may long be another's, even a process of the session.
+    if signal != 0 && to_daemon && !to_marked { Some(Tamper::Signal) } else { None }
+}
+
+/// `PTRACE_MODE_ATTACH`: to write its memory, take its descriptors, stop it.
+pub const TRACE_ATTACH: u32 = 2;
+
+/// Whether a session may reach into a process: only into its own, except to look.
+#[must_use]
+#[inline(always)]
+pub const fn trace(mode: u32, own_session: bool) -> Option<Tamper> {
+    if mode & TRACE_ATTACH != 0 && !own_session { Some(Tamper::Trace) } else { None }
+}
+
+/// `kernel_read_file_id` and `kernel_load_data_id` of firmware, which device
+/// drivers ask for in the name of whoever uses the device.
+const FIRMWARE: u32 = 1;
+
+/// Whether the kernel may take code or rules from a session: firmware alone.
+/// The numbers of the others differ between kernels.
+#[must_use]
+#[inline(always)]
+pub const fn kernel_code(id: u32) -> Option<Tamper> {
+    if id == FIRMWARE { None } else { Some(Tamper::KernelCode) }
+}
+
+const S_IFMT: u16 = 0o170_000;
+const S_IFCHR: u16 = 0o020_000;
+const S_IFBLK: u16 = 0o060_000;
+/// A regular file in an inode's mode.
+pub const S_IFREG: u16 = 0o100_000;
+
+/// The kind of file in an inode's mode.
+#[must_use]
+#[inline(always)]
+pub const fn file_type(mode: u16) -> u16 {
+    mode & S_IFMT
+}
+
+/// A device number as the kernel holds it.
+#[must_use]
+pub const fn device_number(major: u32, minor: u32) -> u32 {
+    (major << 20) | minor
+}
+
+/// Whether a session may open this device.
+#[must_use]
+#[inline(always)]
+pub const fn device(mode: u16, number: u32, write: bool) -> Option<Tamper> {
+    let major = number >> 20;
+    match file_type(mode) {
+        S_IFCHR => match number {
+            // /dev/mem, /dev/kmem, /dev/port
+            0x0010_0001 | 0x0010_0002 | 0x0010_0004 => Some(Tamper::KernelMemory),
+            // /dev/net/tun
+            0x00a0_00c8 => Some(Tamper::Tun),
+            // SCSI by its generic device.
+            _ if major == 21 && write => Some(Tamper::RawDisk),
+            _ => None,
+        },
+        // Not ram, loop and network disks, which hold files of somebody's making.
+        S_IFBLK if write && !matches!(major, 1 | 7 | 43) => Some(Tamper::RawDisk),
+        _ => None,
+    }
+}
+
+/// `super_block.s_magic` of file systems whose files are the kernel's own.
+pub mod magic {
+    /// procfs
+    pub const PROC: u64 = 0x9fa0;
+    /// sysfs
+    pub const SYSFS: u64 = 0x6265_6572;
+    /// `binfmt_misc`
+    pub const BINFMT: u64 = 0x4249_4e4d;
+    /// cgroup version 1
+    pub const CGROUP: u64 = 0x0027_e0eb;
+}
+
+/// Whether a session may write this file of the kernel's own: not where that
+/// starts a program as root, or turns hooks or the host off.
+#[must_use]
+#[inline(always)]
+pub const fn setting(file_system: u64, name: u64, folder: u64) -> Option<Tamper> {
+    const KERNEL: u64 = hash_text("kernel");
+    const IN_KERNEL: [u64; 6] = [
+        hash_text("core_pattern"),
+        hash_text("modprobe"),
+        hash_text("hotplug"),
+        hash_text("poweroff_cmd"),
+        // Without it no program on a trampoline runs any more.
+        hash_text("ftrace_enabled"),
+        hash_text("sysrq"),
+    ];
+    let refused = match file_system {
+        magic::PROC => {
+            let in_kernel = name == IN_KERNEL[0]
+                || name == IN_KERNEL[1]
+                || name == IN_KERNEL[2]
+                || name == IN_KERNEL[3]
+                || name == IN_KERNEL[4]
+                || name == IN_KERNEL[5];
+            in_kernel && folder == KERNEL || name == const { hash_text("sysrq-trigger") } || folder == const { hash_text("usermodehelper") }
+        }
+        magic::SYSFS => name == const { hash_text("uevent_helper") },
+        magic::CGROUP => name == const { hash_text("release_agent") },
+        magic::BINFMT => true,
+        _ => false,
+    };
+    if refused { Some(Tamper::KernelSetting) } else { None }
+}
+
+/// Whether this file lets people in by key: a name that counts in any home.
+#[must_use]
+#[inline(always)]
+pub const fn is_login_file(name: u64, folder: u64) -> bool {
+    (name == const { hash_text("authorized_keys") } || name == const { hash_text("authorized_keys2") })
+        && folder == const { hash_text(".ssh") }
+}
+
+/// `mount(2)` flags that only say how mounts propagate.
+const PROPAGATION: u64 = 0x001e_0000;
+const MS_MOVE: u64 = 0x2000;
+
+/// Whether a session may mount over this place. `felt`: other processes of the
+/// daemon's mount namespace would see it.
+#[must_use]
+#[inline(always)]
+pub const fn mount(flags: u64, place: &Place, felt: bool) -> Option<Tamper> {
+    if flags & PROPAGATION != 0 || !felt {
+        return None;
+    }
+    // What is moved is named by a path that this hook cannot follow.
+    if flags & MS_MOVE != 0 || touch(Touch::Cover, place).is_some() { Some(Tamper::Mount) } else { None }
+}
+
+/// Whether a session may take away the mount whose root has these flags.
+#[must_use]
+#[inline(always)]
+pub const fn unmount(root: u32, felt: bool) -> Option<Tamper> {
+    if root & GUARD_MOUNT != 0 && felt { Some(Tamper::Unmount) } else { None }
+}
+
+/// The hash of a text that is filled up with NULs, eight bytes at a time.
+#[must_use]
+#[inline(always)]
+pub const fn hash<const WORDS: usize>(words: &[u64; WORDS]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325;
+    let mut i = 0;
+    while i < WORDS {
+        hash = step(hash, words[i]);
+        i += 1;
+    }
+    hash
+}
+
+const fn step(hash: u64, word: u64) -> u64 {
+    let mixed = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ (mixed >> 29)
+}
+
+/// Words of a file name.
+pub const NAME_WORDS: usize = NAME_LEN / 8;
+/// Words of the text of a record.
+pub const TEXT_WORDS: usize = TEXT_LEN / 8;
+
+/// The hash of a file name; what is longer than the kernel looks at counts no more.
+#[must_use]
+pub const fn hash_name(name: &[u8]) -> u64 {
+    hash::<NAME_WORDS>(&words(name, NAME_LEN - 1))
+}
+
+/// The hash of the name a socket is bound to: a path, or an abstract name with its leading NUL.
+#[must_use]
+pub const fn hash_bound(name: &[u8]) -> u64 {
+    hash::<TEXT_WORDS>(&words(name, TEXT_LEN - 1))
+}
+
+const fn hash_text(text: &str) -> u64 {
+    hash_name(text.as_bytes())
+}
+
+const fn words<const WORDS: usize>(bytes: &[u8], most: usize) -> [u64; WORDS] {
+    let mut words = [0; WORDS];
+    let mut i = 0;
+    while i < bytes.len() && i < most {
+        words[i / 8] |= (bytes[i] as u64) << (8 * (i % 8));
+        i += 1;
+    }
+    words
+}
+
+const _: () = {
+    assert!(size_of::<InodeKey>() == 8 + 2 * 4);
+    assert!(size_of::<Guard>() == 2 * 4);
+    assert!(size_of::<NameKey>() == 16 + 8);
+    assert!(size_of::<Watch>() == 2 * 4);
+    assert!(size_of::<GuardOffsets>() == 34 * 4);
+    assert!(size_of::<GuardRecord>() == 40 + 2 * 8 + 3 * 4 + 4 + TEXT_LEN);
+};
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{Guard, GuardOffsets, InodeKey, NameKey, Watch};
+    macro_rules! pod {
+        ($($t:ty),*) => { $(
+            // SAFETY: as in `abi`: repr(C) of integers with named padding.
+            unsafe impl aya::Pod for $t {}
+        )* };
+    }
+    pod!(InodeKey, Guard, NameKey, Watch, GuardOffsets);
+}
+
+#[cfg(test)]
+#[path = "protect_tests.rs"]
+mod tests;

@@ -1,0 +1,148 @@
+//! Delegates: servers on this host that act for whoever asks them over a unix
+//! socket. A server is known by the name its socket is bound to, by the inode
+//! of its path, and by the process that listens; never by what the caller wrote.
+
+use core::{ffi::c_void, mem::MaybeUninit};
+
+use aya_ebpf::{helpers::generated::bpf_probe_read_kernel, macros::lsm, programs::LsmContext};
+use pp_common::{
+    abi::{CONTROL_OBSERVE, TASK_CANARY, TaskMark},
+    decide::Verdict,
+    delegate::{Action, DelegateKey, by, refuses},
+    protect::{GuardHook, NAME_WORDS, TEXT_LEN, TEXT_WORDS, Tamper, hash},
+    record::kind,
+};
+
+use crate::{
+    guard::{BY_TGID, EPERM, Name, Object, Text, at, inode, is_root, report, task_of},
+    kernel::{offset, read},
+    maps::DELEGATES,
+    mark::{control, current, mark_of},
+};
+
+/// Refuses to connect to a delegate.
+#[lsm(hook = "unix_stream_connect")]
+pub(crate) fn pp_lsm_unix_connect(ctx: LsmContext) -> i32 {
+    let earlier: i32 = ctx.arg(3);
+    if earlier != 0 {
+        return earlier;
+    }
+    match current() {
+        Some(task) => call(task, GuardHook::UnixConnect, ctx.arg(1)),
+        None => 0,
+    }
+}
+
+/// Refuses datagrams to a delegate.
+#[lsm(hook = "unix_may_send")]
+pub(crate) fn pp_lsm_unix_send(ctx: LsmContext) -> i32 {
+    let earlier: i32 = ctx.arg(2);
+    if earlier != 0 {
+        return earlier;
+    }
+    let Some(task) = current() else { return 0 };
+    let other: *const c_void = ctx.arg(1);
+    match read::<u64>(other as u64, offset!(socket_sk)) {
+        // Closed on that side.
+        Some(0) => 0,
+        Some(sk) => call(task, GuardHook::UnixSend, sk),
+        None => refused(task, GuardHook::UnixSend, Tamper::Unreadable, 0, &no_text()),
+    }
+}
+
+#[inline(always)]
+fn call(task: &TaskMark, hook: GuardHook, sk: u64) -> i32 {
+    let mut text = no_text();
+    let Some(pid) = read::<u64>(sk, at!(sk_peer_pid)) else {
+        return refused(task, hook, Tamper::Unreadable, 0, &text);
+    };
+    let listener = task_of(pid, BY_TGID);
+    let tgid = match listener {
+        Some(listener) => read::<u32>(listener, offset!(task_tgid)).unwrap_or_default(),
+        None => 0,
+    };
+    // A server of the session's own acts as the session.
+    if listener.and_then(mark_of).is_some_and(|mark| mark.session == task.session) {
+        return 0;
+    }
+    let (Some(name), Some(path)) = (by_name(sk, &mut text), by_inode(sk)) else {
+        return refused(task, hook, Tamper::Unreadable, tgid, &text);
+    };
+    // The daemon itself is asked for receipts, also by sessions.
+    let comm = if tgid == control().daemon { None } else { listener.and_then(by_comm) };
+    if refuses(name, path, comm, is_root()) { refused(task, hook, Tamper::Delegate, tgid, &text) } else { 0 }
+}
+
+/// An empty text. VERIFIER: word by word; `memset`, which the compiler would call for so many bytes,
+/// does arithmetic on the pointer that is "prohibited".
+#[inline(always)]
+fn no_text() -> Text {
+    let mut text = MaybeUninit::<Text>::uninit();
+    let first = text.as_mut_ptr().cast::<u64>();
+    for i in 0..TEXT_WORDS {
+        // SAFETY: within the array.
+        unsafe { first.add(i).write_volatile(0) };
+    }
+    // SAFETY: each word was written.
+    unsafe { text.assume_init() }
+}
+
+#[inline(always)]
+fn known(number: u64, dev: u32, by: u32) -> Option<Action> {
+    let action = DELEGATES.get_ptr(&DelegateKey { number, dev, by })?;
+    // SAFETY: a map value; it stays readable while this program runs.
+    Some(Action::from_code(unsafe { *action }))
+}
+
+/// What is said of the name the server's socket is bound to. The outer `None`: it cannot be read.
+#[inline(always)]
+fn by_name(sk: u64, text: &mut Text) -> Option<Option<Action>> {
+    let address: u64 = read(sk, at!(unix_sock_addr))?;
+    if address == 0 {
+        return Some(None);
+    }
+    let length: i32 = read(address, at!(unix_address_len))?;
+    // Without the family; VERIFIER: the bound must be seen on the register that is passed.
+    let length = (length as u32).wrapping_sub(2) & (TEXT_LEN as u32 - 1);
+    let from = address as usize + at!(unix_address_name) + 2;
+    // SAFETY: at most the buffer's size; the helper checks the address itself.
+    let result = unsafe { bpf_probe_read_kernel(text.as_mut_ptr().cast(), length, from as *const _) };
+    if result != 0 {
+        return None;
+    }
+    Some(known(hash(text), 0, by::NAME))
+}
+
+/// What is said of the inode of the server's path. The outer `None`: it cannot be read.
+#[inline(always)]
+fn by_inode(sk: u64) -> Option<Option<Action>> {
+    let dentry: u64 = read(sk, at!(unix_sock_dentry))?;
+    if dentry == 0 {
+        return Some(None);
+    }
+    let node: u64 = read(dentry, at!(dentry_d_inode))?;
+    if node == 0 {
+        // Removed, and still open: its name said what there is to say.
+        return Some(None);
+    }
+    let (key, _) = inode(node)?;
+    Some(known(key.ino, key.dev, by::INODE))
+}
+
+/// What is said of the program that listens.
+#[inline(always)]
+fn by_comm(listener: u64) -> Option<Action> {
+    let mut name: Name = [0; NAME_WORDS];
+    let [low, high]: [u64; 2] = read(listener, at!(task_comm))?;
+    name[0] = low;
+    name[1] = high;
+    known(hash(&name), 0, by::LISTENER)
+}
+
+#[inline(always)]
+fn refused(task: &TaskMark, hook: GuardHook, what: Tamper, tgid: u32, text: &Text) -> i32 {
+    let observes = control().flags & CONTROL_OBSERVE != 0 && task.flags & TASK_CANARY == 0;
+    let verdict = if observes { Verdict::Observe } else { Verdict::Block };
+    report(task, kind::DELEGATE, hook, what, verdict, Object { target_tgid: tgid, ..Object::NONE }, text);
+    if observes { 0 } else { -EPERM }
+}
