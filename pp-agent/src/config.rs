@@ -5,6 +5,7 @@
 //! error with file and line, and the caller keeps what was in force before.
 
 mod agents;
+mod behaviour;
 mod check;
 mod error;
 mod names;
@@ -14,6 +15,7 @@ mod source;
 mod value;
 
 pub use crate::trusted::FileCheck;
+pub use behaviour::{Behaviour, Exemption};
 pub use error::{ConfigError, Origin, Problem};
 pub use source::{MAX_FILE_BYTES, Paths, Source};
 
@@ -65,6 +67,8 @@ pub struct Config {
     pub gateways: Vec<Gateway>,
     /// Services and where they do not count.
     pub services: Services,
+    /// What agents may reach for without a receipt, and how much of it.
+    pub behaviour: Behaviour,
     /// Agents: the operator's, then the shipped ones that those do not replace.
     pub agents: Vec<AgentRules>,
     /// Whose receipts open what.

@@ -1,6 +1,7 @@
 //! From the keys of every file to a valid [`Config`], or the first error.
 
 use super::agents::{SHIPPED, Trust, agent_rules, compile_agents};
+use super::behaviour::Written;
 use super::error::{ConfigError, Origin, Problem};
 use super::raw::{self, unknown};
 use super::source::Source;
@@ -36,6 +37,7 @@ struct Merge {
     services_mode: Option<(Mode, Origin)>,
     enable: Option<Vec<&'static ServiceRow>>,
     exempt: Option<Vec<IpNet>>,
+    behaviour: Written,
     zones: Vec<(Zone, Origin, Option<Origin>)>,
     networks: HashMap<Prefix, (String, Origin)>,
     gateways: Vec<(Gateway, Origin, Option<Origin>)>,
@@ -47,7 +49,7 @@ struct Merge {
 }
 
 /// Takes a value that only one file may set.
-fn set<T>(slot: &mut Option<(T, Origin)>, value: Option<Spanned<T>>, key: &'static str, source: &Source) -> Result<(), ConfigError> {
+pub(super) fn set<T>(slot: &mut Option<(T, Origin)>, value: Option<Spanned<T>>, key: &'static str, source: &Source) -> Result<(), ConfigError> {
     let Some(value) = value else {
         return Ok(());
     };
@@ -73,8 +75,7 @@ impl Merge {
         set(&mut self.any_user, file.any_user, "any_user", source)?;
         set(&mut self.max_tasks, file.max_tasks, "max_tasks", source)?;
         if let Some(behaviour) = file.behaviour {
-            let instead = "remove the table";
-            return Err(not_enforced(source, &behaviour, "behaviour", "a behaviour rule", instead));
+            self.behaviour.file(source, behaviour)?;
         }
         if let Some(services) = file.services {
             self.services(source, services)?;
@@ -248,7 +249,10 @@ impl Merge {
         let services_at = self.services_mode.as_ref().map(|(_, at)| at.clone());
         let services_mode = value(self.services_mode).unwrap_or(mode);
         let services = ("services".to_owned(), services_mode, &services_at);
-        for (what, own, at) in inner.chain(gates).chain([services]) {
+        let behaviour_at = self.behaviour.mode_at();
+        let behaviour = self.behaviour.finish(mode)?;
+        let rules = ("behaviour".to_owned(), behaviour.mode, &behaviour_at);
+        for (what, own, at) in inner.chain(gates).chain([services, rules]) {
             if let (Mode::Observe, Mode::Enforce, Some(at)) = (mode, own, at) {
                 return Err(invalid(at.clone(), Problem::ModeWithoutEffect { what }));
             }
@@ -270,6 +274,7 @@ impl Merge {
                 exempt: self.exempt.unwrap_or(default.exempt),
                 mode: services_mode,
             },
+            behaviour,
             identity,
             cgroup_rules: CgroupRule::all(&agents)?,
             agents,

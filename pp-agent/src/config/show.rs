@@ -15,6 +15,7 @@ struct Shown<'a> {
     any_user: bool,
     max_tasks: u32,
     services: Services<'a>,
+    behaviour: Behaviour,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     zone: Vec<Zone<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -29,6 +30,24 @@ struct Services<'a> {
     enable: Vec<&'a str>,
     exempt: Vec<String>,
     mode: Mode,
+}
+
+#[derive(Serialize)]
+struct Behaviour {
+    mode: Mode,
+    internal: Vec<String>,
+    exempt: Vec<String>,
+    count_own: bool,
+    cool_down: String,
+    target_per_minute: u32,
+    target_per_half_hour: u32,
+    ssh_per_minute: u32,
+    ssh_per_half_hour: u32,
+    login_hosts: u32,
+    login_targets: u32,
+    ports_per_host: u32,
+    hosts_per_port: u32,
+    pairs: u32,
 }
 
 #[derive(Serialize)]
@@ -87,6 +106,7 @@ pub(super) fn to_toml(config: &Config) -> String {
             exempt: config.services.exempt.iter().map(ToString::to_string).collect(),
             mode: config.services.mode,
         },
+        behaviour: behaviour(&config.behaviour),
         zone: config.zones.iter().map(zone).collect(),
         gateway: config.gateways.iter().map(gateway).collect(),
         authority: config.authorities.iter().map(authority).collect(),
@@ -94,6 +114,26 @@ pub(super) fn to_toml(config: &Config) -> String {
     };
     // Strings, numbers and lists of these always have a TOML form.
     toml::to_string(&shown).unwrap_or_else(|error| format!("# {error}\n"))
+}
+
+fn behaviour(rules: &super::Behaviour) -> Behaviour {
+    let limits = &rules.limits;
+    Behaviour {
+        mode: rules.mode,
+        internal: rules.internal.iter().map(ToString::to_string).collect(),
+        exempt: rules.exempt.iter().map(ToString::to_string).collect(),
+        count_own: rules.count_own,
+        cool_down: format!("{}s", limits.cool_down_ns / 1_000_000_000),
+        target_per_minute: limits.target_short,
+        target_per_half_hour: limits.target_long,
+        ssh_per_minute: limits.ssh_short,
+        ssh_per_half_hour: limits.ssh_long,
+        login_hosts: limits.login_hosts,
+        login_targets: limits.login_targets,
+        ports_per_host: limits.host_ports,
+        hosts_per_port: limits.port_hosts,
+        pairs: limits.pairs,
+    }
 }
 
 fn zone(zone: &super::Zone) -> Zone<'_> {

@@ -66,6 +66,7 @@ pub(super) fn start(args: DaemonArgs) -> Result<Daemon, DaemonError> {
     let mut inner =
         Inner { config, origin, keyring, keyring_problem, receipts, cgroups, generation: 0, posture: Posture::default(), withheld };
     let tables = inner.tables()?;
+    gate.refresh_own()?;
     inner.generation = gate.apply(&tables)?;
     let daemon = Daemon {
         gate,

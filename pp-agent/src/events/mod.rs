@@ -1,6 +1,7 @@
 //! Events: what happened, to whom and why, in the form that the socket, the
 //! journal and the CLI share.
 
+pub mod behaviour;
 pub mod build;
 pub mod hub;
 pub mod mask;
@@ -141,6 +142,16 @@ pub struct Event {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_s: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cool_down_s: Option<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exempt: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
 
@@ -180,6 +191,11 @@ impl Event {
             attack: Vec::new(),
             request: None,
             count: None,
+            limit: None,
+            window_s: None,
+            cool_down_s: None,
+            targets: Vec::new(),
+            exempt: None,
             detail: None,
         }
     }
@@ -197,7 +213,10 @@ impl Event {
         self.kind == Kind::Verdict
             && matches!(self.verdict.as_deref(), Some("block" | "observe"))
             && self.destination.is_some()
-            && !matches!(self.reason.as_deref(), Some("socket_family" | "malformed" | "gate_error"))
+            && !matches!(
+                self.reason.as_deref(),
+                Some("socket_family" | "malformed" | "gate_error" | "spray_target" | "spray_hosts" | "scan_hosts" | "scan_ports" | "scan_pairs")
+            )
     }
 }
 

@@ -36,7 +36,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PP_EBPF_OBJECT"));
 const LAYOUT: u32 = 1;
 
 /// Every map, by its name in the object.
-pub(super) const MAPS: [&str; 19] = [
+pub(super) const MAPS: [&str; 25] = [
     "TASKS",
     "DOOMED",
     "SOCKS",
@@ -53,6 +53,12 @@ pub(super) const MAPS: [&str; 19] = [
     "RULES",
     "USERS",
     "CGROUPS",
+    "HISTORIES",
+    "LOGINS",
+    "LIMITS",
+    "GROUNDS",
+    "OWN",
+    "BLANK",
     "REPEATS",
     "EVENTS",
     "COUNTS",

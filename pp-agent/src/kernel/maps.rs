@@ -6,6 +6,8 @@ use aya::{
     Ebpf, Pod,
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, SkStorage},
 };
+use pp_common::behaviour::{Attempts, Ground, History, Kept, Limits, LoginKey};
+use pp_common::dest::Addr;
 use pp_common::abi::{
     BudgetValue, Control, DfaClasses, DfaRow, GatewayPortKey, GrantList, NameId, Place, PrefixKey, RepeatKey, Repeats, RuleTarget, Service,
     ServiceKey, SockMark, TaskMark, UserKey,
@@ -40,6 +42,11 @@ pub(super) struct Maps {
     pub(super) rules: Locked<Array<MapData, RuleTarget>>,
     pub(super) users: Locked<HashMap<MapData, UserKey, NameId>>,
     pub(super) cgroups: Locked<HashMap<MapData, u64, NameId>>,
+    pub(super) histories: Locked<HashMap<MapData, u64, Kept<History>>>,
+    pub(super) logins: Locked<HashMap<MapData, LoginKey, Kept<Attempts>>>,
+    pub(super) limits: Locked<Array<MapData, Limits>>,
+    pub(super) grounds: Locked<LpmTrie<MapData, PrefixKey, Ground>>,
+    pub(super) own: Locked<HashMap<MapData, Addr, u32>>,
     pub(super) repeats: Locked<HashMap<MapData, RepeatKey, Repeats>>,
     counts: Locked<PerCpuArray<MapData, u64>>,
 }
@@ -75,6 +82,11 @@ impl Maps {
             rules: take(ebpf, "RULES")?,
             users: take(ebpf, "USERS")?,
             cgroups: take(ebpf, "CGROUPS")?,
+            histories: take(ebpf, "HISTORIES")?,
+            logins: take(ebpf, "LOGINS")?,
+            limits: take(ebpf, "LIMITS")?,
+            grounds: take(ebpf, "GROUNDS")?,
+            own: take(ebpf, "OWN")?,
             repeats: take(ebpf, "REPEATS")?,
             counts: take(ebpf, "COUNTS")?,
         })

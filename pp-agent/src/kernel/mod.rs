@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "bpf(2), pidfd and socket calls that no library offers safely; each has its SAFETY line")]
 
 mod backend;
+mod behaviour;
 pub mod canary;
 mod error;
 mod fmod;
@@ -33,6 +34,7 @@ use aya::maps::{HashMap, MapData, MapInfo, RingBuf};
 use pp_common::{
     abi::{Control, NameId, RepeatKey, Repeats, Serial, SockMark, Spent, TaskMark},
     decide::{Attempt, Decision, Subject, decide, nearest_receipt},
+    dest::Addr,
 };
 
 pub use backend::{Backend, Candidate};
@@ -57,6 +59,8 @@ pub struct Gate {
     refuses: AtomicBool,
     /// One publication at a time.
     publishing: Mutex<()>,
+    /// The host's own addresses, as the map has them.
+    own: Mutex<Option<Vec<Addr>>>,
     _links: Vec<OwnedFd>,
 }
 
@@ -82,6 +86,7 @@ impl Gate {
             choice: backend::Choice::default(),
             refuses: AtomicBool::new(false),
             publishing: Mutex::new(()),
+            own: Mutex::new(None),
             _links: Vec::new(),
         };
         gate.choice = backend::choose(&gate, &mut loader)?;

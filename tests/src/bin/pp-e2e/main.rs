@@ -10,6 +10,8 @@ mod world;
 mod backend;
 #[path = "../../../e2e/bad_input.rs"]
 mod bad_input;
+#[path = "../../../e2e/behaviour.rs"]
+mod behaviour;
 #[path = "../../../e2e/control.rs"]
 mod control;
 #[path = "../../../e2e/coverage.rs"]
@@ -57,6 +59,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("sockets", sockets::TESTS),
     ("backend", backend::TESTS),
     ("ordinary", ordinary::TESTS),
+    ("behaviour", behaviour::TESTS),
     ("receipts", receipts::TESTS),
     ("flows", flows::TESTS),
     ("control", control::TESTS),
