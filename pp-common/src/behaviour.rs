@@ -12,10 +12,7 @@
 //! VERIFIER: the loops do without branches of their own, so that each is
 //! followed once and not once for every combination of what it may find.
 
-#![expect(
-    clippy::cast_possible_truncation,
-    reason = "counts below 129 and halves of one word; the kernel has no TryFrom to spare"
-)]
+#![expect(clippy::cast_possible_truncation, reason = "counts below 129 and halves of one word; the kernel has no TryFrom to spare")]
 
 use core::hint::black_box;
 
@@ -425,8 +422,7 @@ pub struct Attempts {
 
 impl Attempts {
     /// None yet.
-    pub const EMPTY: Self =
-        Self { addr: Addr([0; 2]), seen_ns: 0, what: 0, next: 0, first: 0, pad: 0, at_ns: [0; MAX_ATTEMPTS] };
+    pub const EMPTY: Self = Self { addr: Addr([0; 2]), seen_ns: 0, what: 0, next: 0, first: 0, pad: 0, at_ns: [0; MAX_ATTEMPTS] };
 }
 
 /// What a step says of an attempt. It must be acted upon.

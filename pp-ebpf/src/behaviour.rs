@@ -38,8 +38,12 @@ pub(crate) struct Told {
 
 impl Told {
     /// The rules had no say.
-    pub(crate) const NOTHING: Self =
-        Self { answer: Answer { rule: 0, count: 0, limit: 0, window_s: 0, login: 0 }, cool_down_s: 0, host_mask: u64::MAX, port_mask: u16::MAX };
+    pub(crate) const NOTHING: Self = Self {
+        answer: Answer { rule: 0, count: 0, limit: 0, window_s: 0, login: 0 },
+        cool_down_s: 0,
+        host_mask: u64::MAX,
+        port_mask: u16::MAX,
+    };
 }
 
 /// Judges an attempt to what nothing protects, counts it, and reports it where it is refused.

@@ -9,13 +9,13 @@ use aya_ebpf::{
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
-use pp_common::behaviour::{Attempts, Ground, History, Kept, Limits, LoginKey, MAX_GROUNDS, MAX_LOGIN_TARGETS, MAX_OWN, MAX_SESSIONS};
-use pp_common::dest::Addr;
 use pp_common::abi::{
     BudgetValue, COUNTERS, Control, DFA_STATES, DfaClasses, DfaRow, EXEC_ARGV_LEN, EXEC_PATH_LEN, GatewayPortKey, GrantList, MAX_CGROUPS,
     MAX_DOOMED, MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_PLACES, MAX_RECEIPTS, MAX_RULES, MAX_SERVICES, MAX_TASKS,
     MAX_USER_BITS, MAX_USERS, NameId, Place, PrefixKey, RepeatKey, Repeats, RuleTarget, Service, ServiceKey, SockMark, TaskMark, UserKey,
 };
+use pp_common::behaviour::{Attempts, Ground, History, Kept, Limits, LoginKey, MAX_GROUNDS, MAX_LOGIN_TARGETS, MAX_OWN, MAX_SESSIONS};
+use pp_common::dest::Addr;
 
 /// Marked processes by tgid. Written at fork, exec, exit and by the daemon, read by every hook.
 /// Full: the fork or exec that finds no room is killed, see `tasks.rs`.

@@ -4,8 +4,8 @@
 
 use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_sk_fullsock, macros::cgroup_skb, programs::SkBuffContext};
 use pp_common::{
-    behaviour::counts_at_egress,
     abi::{SOCK_CANARY, SOCK_GRANTED, SOCK_OPENED, SOCK_REFUSED, SockMark, TASK_CANARY},
+    behaviour::counts_at_egress,
     decide::{Attempt, Kind, Reason, Verdict, transport},
     dest::Addr,
     record::Hook,

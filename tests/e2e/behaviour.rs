@@ -55,10 +55,12 @@ fn arrivals(journal: &Journal) -> (BTreeSet<(String, u64, u64)>, usize) {
     let office = |line: &&Value| line["destination"].as_str().is_some_and(|host| host.starts_with(OFFICE));
     let number = |line: &Value, name: &str| line[name].as_u64().unwrap_or(0);
     let lines = journal.lines();
-    let pairs = lines.iter().filter(office).map(|line| {
-        (line["destination"].as_str().unwrap_or_default().to_owned(), number(line, "protocol"), number(line, "port"))
-    });
-    let flows: BTreeSet<_> = lines.iter().filter(office).map(|l| (l["destination"].to_string(), number(l, "port"), number(l, "source_port"))).collect();
+    let pairs = lines
+        .iter()
+        .filter(office)
+        .map(|line| (line["destination"].as_str().unwrap_or_default().to_owned(), number(line, "protocol"), number(line, "port")));
+    let flows: BTreeSet<_> =
+        lines.iter().filter(office).map(|l| (l["destination"].to_string(), number(l, "port"), number(l, "source_port"))).collect();
     (pairs.collect(), flows.len())
 }
 
@@ -119,7 +121,8 @@ fn nmap_connect_scan_stops_at_the_number_of_ports(world: &mut World) -> Result<(
 fn nmap_syn_scan_is_refused_or_stops_at_the_number_of_ports(world: &mut World) -> Result<()> {
     let backend = world.backend()?;
     let daemon = world.daemon()?;
-    let words = ["nmap", "-sS", "-Pn", "-n", "--max-retries", "0", "--host-timeout", "20s", "-p", "6000-6099", "10.50.0.10"].map(str::to_owned);
+    let words =
+        ["nmap", "-sS", "-Pn", "-n", "--max-retries", "0", "--host-timeout", "20s", "-p", "6000-6099", "10.50.0.10"].map(str::to_owned);
     if backend == "cgroup" {
         let event = stopped_at(daemon, &words, "scan_ports", 15, 100)?;
         ensure!(event["hook"] == "egress", "{event}");
@@ -281,7 +284,9 @@ fn observed_rules_tell_and_block_nothing(world: &mut World) -> Result<()> {
 
 fn check_says_what_is_judged(world: &mut World) -> Result<()> {
     let daemon = world.daemon()?;
-    for (target, wanted) in [("10.50.0.9:80", "judged"), ("198.51.100.10:443", "not judged"), ("127.0.0.1:80", "not judged"), ("10.99.0.2:80", "not judged")] {
+    for (target, wanted) in
+        [("10.50.0.9:80", "judged"), ("198.51.100.10:443", "not judged"), ("127.0.0.1:80", "not judged"), ("10.99.0.2:80", "not judged")]
+    {
         let answer = daemon.cli(&["check", target, "--agent", AGENT, "--json"])?.success()?.json()?;
         ensure!(answer["behaviour"] == wanted, "{target}: {answer}");
     }

@@ -188,7 +188,9 @@ fn exemption(source: &Source, text: &Spanned<String>) -> Result<Exemption, Confi
     };
     let ports = match ports {
         None => None,
-        Some(ports) => Some(range(ports).ok_or_else(|| bad(source, text, "names no ports; write 10.1.2.0/24:443 or 10.1.2.0/24:8000-8100"))?),
+        Some(ports) => {
+            Some(range(ports).ok_or_else(|| bad(source, text, "names no ports; write 10.1.2.0/24:443 or 10.1.2.0/24:8000-8100"))?)
+        }
     };
     Ok(Exemption { network: network(source, &Spanned::new(text.span(), net.to_owned()))?, ports })
 }

@@ -49,7 +49,12 @@ struct Merge {
 }
 
 /// Takes a value that only one file may set.
-pub(super) fn set<T>(slot: &mut Option<(T, Origin)>, value: Option<Spanned<T>>, key: &'static str, source: &Source) -> Result<(), ConfigError> {
+pub(super) fn set<T>(
+    slot: &mut Option<(T, Origin)>,
+    value: Option<Spanned<T>>,
+    key: &'static str,
+    source: &Source,
+) -> Result<(), ConfigError> {
     let Some(value) = value else {
         return Ok(());
     };

@@ -59,7 +59,8 @@ fn refusal(governor: &dyn Governor, caller: &Caller, event: &Event) -> Value {
 }
 
 /// What to do about the refusal of a behaviour rule.
-const RULES: &str = "this looks like a scan and is blocked for a while; stop, and if the work needs it ask your human for an exemption in the policy";
+const RULES: &str =
+    "this looks like a scan and is blocked for a while; stop, and if the work needs it ask your human for an exemption in the policy";
 
 /// What a refusal means and what to do about it.
 #[must_use]

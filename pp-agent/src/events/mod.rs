@@ -215,7 +215,16 @@ impl Event {
             && self.destination.is_some()
             && !matches!(
                 self.reason.as_deref(),
-                Some("socket_family" | "malformed" | "gate_error" | "spray_target" | "spray_hosts" | "scan_hosts" | "scan_ports" | "scan_pairs")
+                Some(
+                    "socket_family"
+                        | "malformed"
+                        | "gate_error"
+                        | "spray_target"
+                        | "spray_hosts"
+                        | "scan_hosts"
+                        | "scan_ports"
+                        | "scan_pairs"
+                )
             )
     }
 }

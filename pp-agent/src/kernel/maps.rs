@@ -6,12 +6,12 @@ use aya::{
     Ebpf, Pod,
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, SkStorage},
 };
-use pp_common::behaviour::{Attempts, Ground, History, Kept, Limits, LoginKey};
-use pp_common::dest::Addr;
 use pp_common::abi::{
     BudgetValue, Control, DfaClasses, DfaRow, GatewayPortKey, GrantList, NameId, Place, PrefixKey, RepeatKey, Repeats, RuleTarget, Service,
     ServiceKey, SockMark, TaskMark, UserKey,
 };
+use pp_common::behaviour::{Attempts, Ground, History, Kept, Limits, LoginKey};
+use pp_common::dest::Addr;
 
 use super::KernelError;
 

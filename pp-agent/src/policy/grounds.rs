@@ -71,7 +71,8 @@ mod tests {
     #[test]
     fn internal_networks_are_judged_and_others_only_for_logins() {
         let (all, logins, nothing) = (Scope::Internal, Scope::Logins, Scope::Nothing);
-        let questions: Vec<_> = ["10.1.2.3", "172.31.0.1", "192.168.1.1", "100.64.0.1", "fd00::1", "fe80::1"].map(|a| (a, 80, false, all)).into();
+        let questions: Vec<_> =
+            ["10.1.2.3", "172.31.0.1", "192.168.1.1", "100.64.0.1", "fd00::1", "fe80::1"].map(|a| (a, 80, false, all)).into();
         judged("", &questions);
         judged("", &[("172.32.0.1", 80, false, nothing), ("198.51.100.1", 443, false, nothing), ("198.51.100.1", 22, true, logins)]);
         judged("", &[("127.0.0.1", 22, true, nothing), ("::1", 80, false, nothing), ("224.0.0.251", 5353, false, nothing)]);
