@@ -5,6 +5,7 @@
 //! error with file and line, and the caller keeps what was in force before.
 
 mod agents;
+mod behaviour;
 mod check;
 mod delegates;
 mod error;
@@ -16,6 +17,7 @@ mod source;
 mod value;
 
 pub use crate::trusted::FileCheck;
+pub use behaviour::{Behaviour, Exemption};
 pub use error::{ConfigError, Origin, Problem};
 pub use source::{MAX_FILE_BYTES, Paths, Source};
 
@@ -72,6 +74,8 @@ pub struct Config {
     pub services: Services,
     /// What sessions may run of known tools.
     pub exec: Exec,
+    /// What agents may reach for without a receipt, and how much of it.
+    pub behaviour: Behaviour,
     /// Agents: the operator's, then the shipped ones that those do not replace.
     pub agents: Vec<AgentRules>,
     /// Whose receipts open what.

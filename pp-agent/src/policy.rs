@@ -2,6 +2,7 @@
 //! same input always gives the same tables, so that publishing them twice
 //! changes nothing.
 
+mod grounds;
 mod host;
 mod prefix;
 mod surface;
@@ -22,6 +23,7 @@ use pp_common::abi::{
     PLACE_GATEWAY_OBSERVE, PLACE_ZONE_OBSERVE, Place, SERVICE_OBSERVE, Serial, Service, TERMS_ANY_USER, TERMS_EXHAUSTED, TERMS_REVOKED,
     Terms,
 };
+use pp_common::behaviour::{self, GROUND_PORTS, Ground, MAX_GROUNDS};
 use pp_common::turns::Limits;
 use std::collections::BTreeMap;
 
@@ -38,6 +40,10 @@ pub struct KernelTables {
     pub services: Vec<((u8, u16), Service)>,
     /// Networks where services do not count.
     pub exempt: Vec<Prefix>,
+    /// What the behaviour rules make of networks, flattened.
+    pub grounds: Vec<(Prefix, Ground)>,
+    /// What the behaviour rules allow.
+    pub limits: behaviour::Limits,
     /// Who is an agent.
     pub identity: IdentityTables,
     /// Grants, flattened: each entry holds those of every prefix around it.
@@ -86,6 +92,14 @@ pub enum PolicyError {
         /// What to do.
         remedy: &'static str,
     },
+    /// Too many port ranges are exempt at one place.
+    #[error("{prefix}: {need} port ranges are exempt there, {most} fit; join ranges, or exempt the network", most = GROUND_PORTS)]
+    ExemptPortsFull {
+        /// The place.
+        prefix: Prefix,
+        /// How many there are.
+        need: usize,
+    },
     /// Too many receipts overlap at one place.
     #[error("{prefix}: {need} grants hold there, {most} fit; revoke receipts that are no longer needed", most = MAX_GRANTS_PER_PREFIX)]
     GrantsFull {
@@ -116,6 +130,8 @@ pub fn compile(config: &Config, receipts: &[ActiveReceipt], cgroups: &[(u64, Nam
         gateway_ports: gateway_ports(config),
         services: services(config),
         exempt: distinct(config.services.exempt.iter().map(|net| Prefix::from(*net))),
+        grounds: grounds::grounds(config)?,
+        limits: config.behaviour.limits,
         identity,
         tools: config.tools.clone(),
         grants: grants(receipts, &bits)?,
@@ -136,6 +152,7 @@ fn check_capacity(tables: &KernelTables) -> Result<(), PolicyError> {
         ("gateway ports", tables.gateway_ports.len(), MAX_GATEWAY_PORTS / 2, policy),
         ("service ports", tables.services.len(), MAX_SERVICES / 2, policy),
         ("exempt networks", tables.exempt.len(), MAX_EXEMPT / 2, policy),
+        ("networks of behaviour rules and gateways", tables.grounds.len(), MAX_GROUNDS / 2, policy),
         ("users of agents", tables.identity.uids.len(), MAX_USERS / 2, policy),
         ("cgroups of agents", tables.identity.cgroups.len(), MAX_CGROUPS, policy),
         ("receipt targets", tables.grants.len(), MAX_GRANT_PREFIXES / 2, receipts),

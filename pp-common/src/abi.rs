@@ -529,6 +529,8 @@ pub enum Counter {
     StaleMarks = 6,
     /// Budgets that could not be counted.
     BudgetErrors = 7,
+    /// Histories and login targets for which there was no room.
+    HistoryFull = 8,
 }
 /// How many counters there are.
 pub const COUNTERS: u32 = 16;

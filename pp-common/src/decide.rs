@@ -175,6 +175,16 @@ reasons! {
     TurnsExhausted = 19, "turns_exhausted";
     /// This flow to a gateway has sent as many bytes as it may.
     BytesExhausted = 20, "bytes_exhausted";
+    /// More connections to one login target than the behaviour rules allow.
+    SprayTarget = 50, "spray_target";
+    /// More hosts on one login port than the behaviour rules allow.
+    SprayHosts = 51, "spray_hosts";
+    /// More hosts on one port than the behaviour rules allow.
+    ScanHosts = 52, "scan_hosts";
+    /// More ports on one host than the behaviour rules allow.
+    ScanPorts = 53, "scan_ports";
+    /// More pairs of host and port than the behaviour rules allow.
+    ScanPairs = 54, "scan_pairs";
     /// A kind of socket that escapes judgement by destination.
     SocketFamily = 30, "socket_family";
     /// The packet or address could not be read whole.
@@ -239,6 +249,12 @@ impl Decision {
     #[inline(always)]
     pub const fn cut(self, reason: Reason) -> Self {
         Self { reason, ..self }.blocked()
+    }
+
+    /// What an attempt that would go out becomes when a behaviour rule refuses it.
+    #[inline(always)]
+    pub const fn by_rule(self, reason: Reason, observe: bool) -> Self {
+        Self { reason, observe: self.observe | observe, ..self }.blocked()
     }
 
     #[inline(always)]
@@ -434,7 +450,14 @@ fn in_place(tables: &impl Tables, attempt: &Attempt, addr: &Addr, decision: &mut
 
 #[inline(always)]
 fn login_port(attempt: &Attempt) -> bool {
-    attempt.transport == transport::TCP && matches!(attempt.port, 21 | 22 | 23 | 389 | 445 | 636 | 3389 | 5900 | 5985 | 5986)
+    is_login_port(attempt.transport, attempt.port)
+}
+
+/// Whether a connection to this port is made to log in.
+#[must_use]
+#[inline(always)]
+pub const fn is_login_port(transport: u8, port: u16) -> bool {
+    transport == transport::TCP && matches!(port, 21 | 22 | 23 | 389 | 445 | 636 | 3389 | 5900 | 5985 | 5986)
 }
 
 /// Looks for a live grant. Where there is none, the nearest reason is put

@@ -13,6 +13,10 @@ pub struct Addr(pub [u64; 2]);
 /// The high half of `64:ff9b::/96`, RFC 6052.
 const NAT64_HIGH: u64 = 0x0064_ff9b_0000_0000;
 
+#[cfg(feature = "user")]
+// SAFETY: repr(C) of integers without padding.
+unsafe impl aya::Pod for Addr {}
+
 impl Addr {
     /// `::1`
     pub const LOCALHOST_V6: Self = Self::halves(0, 1);

@@ -6,6 +6,7 @@
 #![no_std]
 
 pub mod abi;
+pub mod behaviour;
 pub mod decide;
 pub mod delegate;
 pub mod dest;

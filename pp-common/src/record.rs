@@ -127,6 +127,15 @@ pub struct VerdictRecord {
     pub hook: u8,
     /// Zero.
     pub pad: [u8; 2],
+    /// Where a behaviour rule tripped just now: how many there would have been;
+    /// else zero.
+    pub count: u32,
+    /// How many the rule allows ...
+    pub limit: u32,
+    /// ... within this time.
+    pub window_s: u32,
+    /// For how long the pattern is blocked.
+    pub cool_down_s: u32,
 }
 
 /// A marked process ran a program, or a session began with one.
@@ -170,7 +179,7 @@ pub struct TaskRecord {
 
 const _: () = {
     assert!(size_of::<RecordHeader>() == 2 * 4 + 3 * 8 + 2 * 4);
-    assert!(size_of::<VerdictRecord>() == 40 + 16 + 4 * 8 + 2 * 4 + 2 + 6);
+    assert!(size_of::<VerdictRecord>() == 40 + 16 + 4 * 8 + 2 * 4 + 2 + 6 + 4 * 4);
     assert!(size_of::<ExecRecord>() == 40 + 4 * 4 + EXEC_RECORD_PATH + EXEC_RECORD_ARGV);
     assert!(size_of::<TaskRecord>() == 40 + 2 * 4);
 };

@@ -7,10 +7,14 @@ use aya_ebpf::{
 use pp_common::{
     abi::{Counter, REPEAT_WINDOW_NS, RepeatKey, Repeats},
     decide::{Attempt, Decision, Reason, Subject, Verdict},
+    dest::Addr,
     record::{Hook, VerdictRecord, kind},
 };
 
-use crate::maps::{COUNTS, EVENTS, REPEATS};
+use crate::{
+    behaviour::Told,
+    maps::{COUNTS, EVENTS, REPEATS},
+};
 
 /// Adds one to a counter.
 #[inline(always)]
@@ -40,7 +44,7 @@ pub(crate) struct Scene<'a> {
 /// Writes a record of a decision that says something; the first of a pair at once, its repeats
 /// within the window as a number.
 #[inline(always)]
-pub(crate) fn report(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision) {
+pub(crate) fn report(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision, told: &Told) {
     count(Counter::Judged);
     if matches!(decision.reason, Reason::NotProtected) {
         return;
@@ -48,17 +52,18 @@ pub(crate) fn report(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision) 
     if matches!(decision.verdict, Verdict::Block) {
         count(Counter::Blocked);
     }
-    write(scene, attempt, decision);
+    write(scene, attempt, decision, told);
 }
 
 #[inline(always)]
-fn write(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision) {
+fn write(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision, told: &Told) {
     let now = now_ns();
     let key = RepeatKey {
         session: scene.subject.session,
-        addr: attempt.addr,
-        port: attempt.port,
-        transport: attempt.transport,
+        // What a tripped rule refuses is told pattern by pattern, not pair by pair.
+        addr: Addr([attempt.addr.0[0] & told.host_mask, attempt.addr.0[1] & told.host_mask]),
+        port: attempt.port & told.port_mask,
+        transport: attempt.transport & told.port_mask as u8,
         verdict: decision.verdict as u8,
         reason: decision.reason as u8,
         packet: u8::from(matches!(scene.hook, Hook::Egress | Hook::Ingress)),
@@ -68,7 +73,7 @@ fn write(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision) {
     if let Some(seen) = REPEATS.get_ptr_mut(&key) {
         // SAFETY: a map value; a lost update of the count is a repeat not counted.
         let seen = unsafe { &mut *seen };
-        if now.wrapping_sub(seen.written_ns) < REPEAT_WINDOW_NS {
+        if told.answer.count == 0 && now.wrapping_sub(seen.written_ns) < REPEAT_WINDOW_NS {
             seen.count += 1;
             return;
         }
@@ -110,6 +115,10 @@ fn write(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision) {
         (*record).reason = decision.reason as u8;
         (*record).hook = scene.hook as u8;
         (*record).pad = [0; 2];
+        (*record).count = told.answer.count;
+        (*record).limit = told.answer.limit;
+        (*record).window_s = told.answer.window_s;
+        (*record).cool_down_s = told.cool_down_s;
     }
     entry.submit(0);
 }

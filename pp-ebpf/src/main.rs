@@ -12,6 +12,8 @@
 )]
 
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
+mod behaviour;
+#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod count;
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod delegate;

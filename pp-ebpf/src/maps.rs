@@ -14,6 +14,8 @@ use pp_common::abi::{
     MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_PLACES, MAX_RECEIPTS, MAX_RULES, MAX_SERVICES, MAX_TASKS, MAX_USER_BITS,
     MAX_USERS, NameId, Place, PrefixKey, RepeatKey, Repeats, RuleTarget, Service, ServiceKey, SockMark, TaskMark, UserKey,
 };
+use pp_common::behaviour::{self, Attempts, Ground, History, Kept, LoginKey, MAX_GROUNDS, MAX_LOGIN_TARGETS, MAX_OWN, MAX_SESSIONS};
+use pp_common::dest::Addr;
 use pp_common::tools::{TOOL_ARGV_LEN, TOOL_STATES, ToolEnd};
 use pp_common::turns::{LimitKey, Limits, MAX_TURN_LIMITS};
 use pp_common::{
@@ -128,6 +130,36 @@ pub(crate) static USERS: HashMap<UserKey, NameId, { MAX_USERS as usize }> = Hash
 #[btf_map]
 pub(crate) static CGROUPS: HashMap<u64, NameId, { MAX_CGROUPS as usize }> = HashMap::new();
 
+/// What each session reached for lately. Written by the cgroup programs, cleared by the daemon
+/// once a session has ended and all of it is over. Full: what a further session does is refused
+/// where it would have to be counted. Only what is used takes memory, at most 16,384 times 6 KB.
+#[btf_map]
+pub(crate) static HISTORIES: HashMap<u64, Tracked, { MAX_SESSIONS as usize }, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// Connections to login targets, at most `MAX_LOGINS` a session. Written and cleared as
+/// `HISTORIES`. Full: a connection to a further login target is refused. At most 32,768 times
+/// 700 bytes.
+#[btf_map]
+pub(crate) static LOGINS: HashMap<LoginKey, Counted, { MAX_LOGIN_TARGETS as usize }, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// What the behaviour rules allow, two generations. Written by the daemon, read by the cgroup programs.
+#[btf_map]
+pub(crate) static LIMITS: Array<behaviour::Limits, 2> = Array::new();
+
+/// Networks that the behaviour rules judge, and exemptions. Written by the daemon, read by the
+/// cgroup programs. Full: the policy is refused.
+#[btf_map]
+pub(crate) static GROUNDS: LpmTrie<PrefixKey, Ground, { MAX_GROUNDS as usize }> = LpmTrie::new();
+
+/// The host's own addresses. Kept current by the daemon, read by the cgroup programs. Full: the
+/// daemon logs it, and attempts to the others are counted.
+#[btf_map]
+pub(crate) static OWN: HashMap<Addr, u32, { MAX_OWN as usize }> = HashMap::new();
+
+/// Zeros, of which new histories are made. Never written.
+#[btf_map]
+pub(crate) static BLANK: Array<[u64; size_of::<Tracked>() / 8], 1> = Array::new();
+
 /// Repeats of one refusal. Written by every hook that reports, read by the daemon. Full: the
 /// oldest pair is forgotten and its next attempt is written as a record, which is harmless.
 #[btf_map]
@@ -186,6 +218,24 @@ pub(crate) struct Budget {
     pub(crate) max_attempts: u64,
 }
 
+/// `Kept<History>` with the lock as the kernel knows it; cgroup programs only, as with [`Budget`].
+#[repr(C)]
+pub(crate) struct Tracked {
+    pub(crate) lock: bpf_spin_lock,
+    pub(crate) pad: u32,
+    pub(crate) history: History,
+}
+
+/// `Kept<Attempts>`, likewise.
+#[repr(C)]
+pub(crate) struct Counted {
+    pub(crate) lock: bpf_spin_lock,
+    pub(crate) pad: u32,
+    pub(crate) attempts: Attempts,
+}
+
+const _: () = assert!(size_of::<Tracked>() == size_of::<Kept<History>>());
+const _: () = assert!(size_of::<Counted>() == size_of::<Kept<Attempts>>() && size_of::<Counted>() <= size_of::<Tracked>());
 const _: () = assert!(size_of::<Budget>() == size_of::<BudgetValue>());
 
 const BPF_F_CLONE: u32 = 1 << 9;

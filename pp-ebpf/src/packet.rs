@@ -2,9 +2,10 @@
 //! judged by its real far end, after any rewriting, until the receipt that
 //! allowed it ends.
 
-use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
+use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_sk_fullsock, macros::cgroup_skb, programs::SkBuffContext};
 use pp_common::{
     abi::{SOCK_CANARY, SOCK_GRANTED, SOCK_OPENED, SOCK_REFUSED, SockMark, TASK_CANARY},
+    behaviour::counts_at_egress,
     decide::{Attempt, Kind, Reason, Verdict, transport},
     dest::Addr,
     record::Hook,
@@ -14,10 +15,11 @@ use pp_common::{
 use crate::{
     count::{hear, heard_from},
     mark::{control, sock_mark, sock_subject},
-    reach::{Counting, Segment, attempt, cgroup_return, judge, refuse, scene},
+    reach::{Counting, Segment, attempt, cgroup_return, judge, judge_and_count, refuse, scene},
 };
 
 const ALLOW: i32 = 1;
+const SOCK_RAW: u32 = 3;
 const ETH_P_IP_BE: u32 = 0x0008;
 const ETH_P_IPV6_BE: u32 = 0xdd86;
 /// An IPv4 header without options, and the options of RFC 791.
@@ -50,13 +52,13 @@ fn packet(ctx: &SkBuffContext, way: Way) -> i32 {
     }
     // SAFETY: checked just now.
     match unsafe { sock_mark(sk.cast()) } {
-        Some(sock) if sock.session != 0 => judge_packet(ctx, sock, way),
+        Some(sock) if sock.session != 0 => judge_packet(ctx, sk, sock, way),
         Some(_) | None => ALLOW,
     }
 }
 
 #[inline(always)]
-fn judge_packet(ctx: &SkBuffContext, sock: &mut SockMark, way: Way) -> i32 {
+fn judge_packet(ctx: &SkBuffContext, sk: *mut bpf_sock, sock: &mut SockMark, way: Way) -> i32 {
     let control = control();
     let subject = sock_subject(sock);
     let hook = match way {
@@ -69,7 +71,8 @@ fn judge_packet(ctx: &SkBuffContext, sock: &mut SockMark, way: Way) -> i32 {
         let nowhere = attempt(Addr([0; 2]), 0, 0, Kind::Portless);
         return cgroup_return(refuse(&scene, control, &nowhere, Reason::Malformed));
     };
-    far.kind = kind(sock, &far, way);
+    let raw = way == Way::Out && far.transport == transport::TCP && is_raw(sk);
+    far.kind = kind(sock, &far, way, raw);
     if way == Way::In
         && matches!(far.kind, Kind::Answer)
         && far.transport != transport::TCP
@@ -77,7 +80,14 @@ fn judge_packet(ctx: &SkBuffContext, sock: &mut SockMark, way: Way) -> i32 {
     {
         hear(sock, far.addr, far.port);
     }
-    let verdict = judge(&scene, control, sock, far, Counting::Packet(Segment { way, payload }));
+    let counting = Counting::Packet(Segment { way, payload });
+    let verdict = match way {
+        Way::Out => {
+            let counts = counts_at_egress(far.kind, far.transport, raw);
+            judge_and_count(&scene, control, sock, far, counting, counts)
+        }
+        Way::In => judge(&scene, control, sock, far, counting),
+    };
     if matches!(verdict, Verdict::Block) {
         // Looked at for TCP only: the other sockets' owners hear of it.
         sock.flags |= SOCK_REFUSED;
@@ -87,15 +97,25 @@ fn judge_packet(ctx: &SkBuffContext, sock: &mut SockMark, way: Way) -> i32 {
 
 /// Whether the session opened this flow or answers on it.
 #[inline(always)]
-fn kind(sock: &SockMark, far: &Attempt, way: Way) -> Kind {
-    if matches!(far.kind, Kind::Portless) {
-        return Kind::Portless;
+fn kind(sock: &SockMark, far: &Attempt, way: Way, raw: bool) -> Kind {
+    if raw || matches!(far.kind, Kind::Portless) {
+        return far.kind;
     }
     let opened = sock.flags & (SOCK_OPENED | SOCK_GRANTED) != 0;
     if far.transport == transport::TCP || way == Way::In {
         return if opened { Kind::Open } else { Kind::Answer };
     }
     if !opened && heard_from(sock, far.addr, far.port) { Kind::Answer } else { Kind::Open }
+}
+
+/// Whether a raw socket sends this: TCP from one never passed the connect hooks.
+#[inline(always)]
+fn is_raw(sk: *mut bpf_sock) -> bool {
+    // SAFETY: the socket of the context; null where it is no full one, which a raw socket is.
+    unsafe {
+        let full = bpf_sk_fullsock(sk);
+        !full.is_null() && (*full).type_ == SOCK_RAW
+    }
 }
 
 /// The far end of a packet and the length of its payload; `None` where its headers cannot be read.

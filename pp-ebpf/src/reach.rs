@@ -17,6 +17,7 @@ use pp_common::{
 use aya_ebpf::btf_maps::lpm_trie::Key;
 
 use crate::{
+    behaviour::{Told, behave},
     count::{remember, remembered, spend},
     event::{Scene, now_ns, report},
     maps::{ASIDE, BUDGETS, EXEMPT, GATEWAY_PORTS, GRANTS, PLACES, SERVICES, TURN_LIMITS, USER_BITS},
@@ -151,7 +152,12 @@ pub(crate) struct Segment {
 
 /// Judges an attempt on a marked socket, counts it where it is a new flow, reports it.
 #[inline(always)]
-pub(crate) fn judge(scene: &Scene<'_>, control: Control, sock: &mut SockMark, mut attempt: Attempt, counting: Counting) -> Verdict {
+pub(crate) fn judge(scene: &Scene<'_>, control: Control, sock: &mut SockMark, attempt: Attempt, counting: Counting) -> Verdict {
+    settle(scene, control, sock, attempt, counting).verdict
+}
+
+#[inline(always)]
+fn settle(scene: &Scene<'_>, control: Control, sock: &mut SockMark, mut attempt: Attempt, counting: Counting) -> Decision {
     // SAFETY: a member of a map value.
     let zero = unsafe { core::ptr::read_volatile(&raw const sock.zero) };
     let kind = forget_paths(zero, &mut attempt);
@@ -165,11 +171,11 @@ pub(crate) fn judge(scene: &Scene<'_>, control: Control, sock: &mut SockMark, mu
         if let Counting::Packet(segment) = counting {
             match converse(control, sock, &decision, segment) {
                 Some(reason) => decision = decision.cut(reason),
-                None if known => return decision.verdict,
+                None if known => return decision,
                 None => {}
             }
         } else if known || matches!(counting, Counting::Later) {
-            return decision.verdict;
+            return decision;
         }
         if matches!(decision.reason, Reason::Receipt) {
             if spend(decision.serial, decision.login) {
@@ -179,8 +185,57 @@ pub(crate) fn judge(scene: &Scene<'_>, control: Control, sock: &mut SockMark, mu
             }
         }
     }
-    report(scene, &attempt, &decision);
-    decision.verdict
+    report(scene, &attempt, &decision, &Told::NOTHING);
+    decision
+}
+
+/// The same at a hook where attempts count for the behaviour rules; `counts`: as this one does.
+///
+/// VERIFIER: nothing that judging found out is known when counting begins, so that the rules are
+/// followed once and not for every way through the decision.
+#[inline(always)]
+pub(crate) fn judge_and_count(
+    scene: &Scene<'_>,
+    control: Control,
+    sock: &mut SockMark,
+    attempt: Attempt,
+    counting: Counting,
+    counts: bool,
+) -> Verdict {
+    let forget = Forget(&raw const sock.zero);
+    let counts = forget.number(u64::from(counts));
+    let attempt = forget.attempt(&attempt);
+    let decision = settle(scene, control, sock, attempt, counting);
+    let open = forget.number(u64::from(matches!(decision.reason, Reason::NotProtected)));
+    let blocked = forget.number(u64::from(matches!(decision.verdict, Verdict::Block)));
+    if open & counts != 0 {
+        return behave(scene.hook, sock, &forget.attempt(&attempt), &forget);
+    }
+    if blocked != 0 { Verdict::Block } else { Verdict::Allow }
+}
+
+/// Zero, in memory that nobody writes.
+pub(crate) struct Forget(*const u64);
+
+impl Forget {
+    /// The number, of which the verifier knows nothing any more. Zero is read anew each time: what
+    /// a comparison finds out about one reading is not known of the next.
+    #[inline(always)]
+    pub(crate) fn number(&self, number: u64) -> u64 {
+        // SAFETY: a member of a map value, which outlives this program's run.
+        black_box(number ^ unsafe { core::ptr::read_volatile(self.0) })
+    }
+
+    #[inline(always)]
+    fn attempt(&self, attempt: &Attempt) -> Attempt {
+        Attempt {
+            addr: Addr([self.number(attempt.addr.0[0]), self.number(attempt.addr.0[1])]),
+            port: self.number(u64::from(attempt.port)) as u16,
+            transport: self.number(u64::from(attempt.transport)) as u8,
+            kind: Kind::from_code(self.number(attempt.kind as u64) as u8),
+            counted: 0,
+        }
+    }
 }
 
 /// Judges an attempt by its destination alone, without the mark of a socket: no budget is asked,
@@ -256,7 +311,7 @@ pub(crate) fn cgroup_return(verdict: Verdict) -> i32 {
 #[inline(always)]
 pub(crate) fn refuse(scene: &Scene<'_>, control: Control, attempt: &Attempt, reason: Reason) -> Verdict {
     let decision = Decision::refuse(reason, unless_canary(scene, control).flags);
-    report(scene, attempt, &decision);
+    report(scene, attempt, &decision, &Told::NOTHING);
     decision.verdict
 }
 

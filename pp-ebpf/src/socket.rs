@@ -17,7 +17,7 @@ use pp_common::{
 use crate::{
     count::{forget, heard_from},
     mark::{control, current, subject, tag},
-    reach::{Counting, attempt, cgroup_return, judge, scene},
+    reach::{Counting, attempt, cgroup_return, judge, judge_and_count, scene},
 };
 
 const ALLOW: i32 = 1;
@@ -109,7 +109,13 @@ fn reach(ctx: *mut bpf_sock_addr, task: &TaskMark, mut attempt: pp_common::decid
     let control = control();
     let subject = subject(task);
     let scene = scene(hook, &subject, sock.tgid, task.flags, &control);
-    let verdict = judge(&scene, control, sock, attempt, Counting::Here);
+    // A datagram counts where it leaves, however it was sent; a UDP connect sends none.
+    let verdict = if hook as u8 == Hook::Connect as u8 {
+        let opens = attempt.transport == transport::TCP;
+        judge_and_count(&scene, control, sock, attempt, Counting::Here, opens)
+    } else {
+        judge(&scene, control, sock, attempt, Counting::Here)
+    };
     if flags == 0 && matches!(verdict, Verdict::Allow) && sock.flows[0].serial != 0 {
         sock.flags |= SOCK_GRANTED;
     }

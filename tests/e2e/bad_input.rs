@@ -59,7 +59,7 @@ fn policies_that_are_not_right_are_refused_and_the_old_one_stays(world: &mut Wor
         ("a rule that marks PID 1", agent("exec = [\"*/systemd\"]"), "systemd"),
         ("a rule that marks sshd", agent("exec = [\"sshd\"]"), "sshd"),
         ("a rule that marks everything", agent("exec = [\"*\"]"), "every program"),
-        ("a feature that this build lacks", good.clone().with("[behaviour]\ninternal = []\n").text(), "behaviour"),
+        ("a rule that the kernel could not count", good.clone().with("[behaviour]\npairs = 129\n").text(), "behaviour.pairs"),
         ("an authority over an unknown zone", good.clone().replacing("zones = [\"plant-7\"]", "zones = [\"plant-8\"]").text(), "plant-8"),
         ("no TOML", "host = \n[[zone".to_owned(), "policy.toml"),
         ("ten megabytes", format!("# {}\n", "x".repeat(10 << 20)), "bytes"),

@@ -64,6 +64,9 @@ pub(crate) fn check(context: &Context, args: &CheckArgs) -> Outcome {
                 line.push_str(&format!(" {name} {}", text(answer, name)));
             }
         }
+        if !answer["behaviour"].is_null() {
+            line.push_str(&format!("; by the behaviour rules {}", text(answer, "behaviour")));
+        }
         vec![line]
     })?;
     match answer["verdict"].as_str() {

@@ -1,6 +1,7 @@
 //! From the keys of every file to a valid [`Config`], or the first error.
 
 use super::agents::{SHIPPED, Trust, agent_rules, compile_agents};
+use super::behaviour::Written;
 use super::delegates;
 use super::error::{ConfigError, Origin, Problem};
 use super::exec;
@@ -41,6 +42,7 @@ struct Merge {
     services_mode: Option<(Mode, Origin)>,
     enable: Option<Vec<&'static ServiceRow>>,
     exempt: Option<Vec<IpNet>>,
+    behaviour: Written,
     zones: Vec<(Zone, Origin, Option<Origin>)>,
     networks: HashMap<Prefix, (String, Origin)>,
     gateways: Vec<(Gateway, Origin, Option<Origin>)>,
@@ -54,7 +56,12 @@ struct Merge {
 }
 
 /// Takes a value that only one file may set.
-fn set<T>(slot: &mut Option<(T, Origin)>, value: Option<Spanned<T>>, key: &'static str, source: &Source) -> Result<(), ConfigError> {
+pub(super) fn set<T>(
+    slot: &mut Option<(T, Origin)>,
+    value: Option<Spanned<T>>,
+    key: &'static str,
+    source: &Source,
+) -> Result<(), ConfigError> {
     let Some(value) = value else {
         return Ok(());
     };
@@ -84,8 +91,7 @@ impl Merge {
             set(&mut self.exec.mode, exec.mode, "exec.mode", source)?;
         }
         if let Some(behaviour) = file.behaviour {
-            let instead = "remove the table";
-            return Err(not_enforced(source, &behaviour, "behaviour", "a behaviour rule", instead));
+            self.behaviour.file(source, behaviour)?;
         }
         if let Some(services) = file.services {
             self.services(source, services)?;
@@ -273,7 +279,10 @@ impl Merge {
         let services = ("services".to_owned(), services_mode, &services_at);
         let exec_at = self.exec.mode.as_ref().map(|(_, at)| at.clone());
         let exec = ("exec".to_owned(), self.exec.mode.as_ref().map_or(mode, |(own, _)| *own), &exec_at);
-        for (what, own, at) in inner.chain(gates).chain([services, exec]) {
+        let behaviour_at = self.behaviour.mode_at();
+        let behaviour = self.behaviour.finish(mode)?;
+        let rules = ("behaviour".to_owned(), behaviour.mode, &behaviour_at);
+        for (what, own, at) in inner.chain(gates).chain([services, exec, rules]) {
             if let (Mode::Observe, Mode::Enforce, Some(at)) = (mode, own, at) {
                 return Err(invalid(at.clone(), Problem::ModeWithoutEffect { what }));
             }
@@ -298,6 +307,7 @@ impl Merge {
             },
             exec,
             tools,
+            behaviour,
             identity,
             cgroup_rules: CgroupRule::all(&agents)?,
             agents,

@@ -30,7 +30,7 @@ pub(super) struct Policy {
     pub(super) exec: Option<Exec>,
     #[serde(default)]
     pub(super) delegate: Vec<Spanned<Delegate>>,
-    pub(super) behaviour: Option<Spanned<toml::Table>>,
+    pub(super) behaviour: Option<Behaviour>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -69,6 +69,25 @@ pub(super) struct Exec {
     pub(super) mode: Option<Spanned<Mode>>,
     #[serde(default)]
     pub(super) allow: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Behaviour {
+    pub(super) mode: Option<Spanned<Mode>>,
+    pub(super) internal: Option<Vec<Spanned<String>>>,
+    pub(super) exempt: Option<Vec<Spanned<String>>>,
+    pub(super) count_own: Option<Spanned<bool>>,
+    pub(super) cool_down: Option<Spanned<String>>,
+    pub(super) target_per_minute: Option<Spanned<i64>>,
+    pub(super) target_per_half_hour: Option<Spanned<i64>>,
+    pub(super) ssh_per_minute: Option<Spanned<i64>>,
+    pub(super) ssh_per_half_hour: Option<Spanned<i64>>,
+    pub(super) login_hosts: Option<Spanned<i64>>,
+    pub(super) login_targets: Option<Spanned<i64>>,
+    pub(super) ports_per_host: Option<Spanned<i64>>,
+    pub(super) hosts_per_port: Option<Spanned<i64>>,
+    pub(super) pairs: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -16,6 +16,7 @@ struct Shown<'a> {
     max_tasks: u32,
     services: Services<'a>,
     exec: Exec<'a>,
+    behaviour: Behaviour,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     zone: Vec<Zone<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -48,6 +49,24 @@ struct Exec<'a> {
     mode: Mode,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     allow: &'a [String],
+}
+
+#[derive(Serialize)]
+struct Behaviour {
+    mode: Mode,
+    internal: Vec<String>,
+    exempt: Vec<String>,
+    count_own: bool,
+    cool_down: String,
+    target_per_minute: u32,
+    target_per_half_hour: u32,
+    ssh_per_minute: u32,
+    ssh_per_half_hour: u32,
+    login_hosts: u32,
+    login_targets: u32,
+    ports_per_host: u32,
+    hosts_per_port: u32,
+    pairs: u32,
 }
 
 #[derive(Serialize)]
@@ -109,6 +128,7 @@ pub(super) fn to_toml(config: &Config) -> String {
             mode: config.services.mode,
         },
         exec: Exec { mode: config.exec.mode, allow: &config.exec.allow },
+        behaviour: behaviour(&config.behaviour),
         zone: config.zones.iter().map(zone).collect(),
         gateway: config.gateways.iter().map(gateway).collect(),
         authority: config.authorities.iter().map(authority).collect(),
@@ -117,6 +137,26 @@ pub(super) fn to_toml(config: &Config) -> String {
     };
     // Strings, numbers and lists of these always have a TOML form.
     toml::to_string(&shown).unwrap_or_else(|error| format!("# {error}\n"))
+}
+
+fn behaviour(rules: &super::Behaviour) -> Behaviour {
+    let limits = &rules.limits;
+    Behaviour {
+        mode: rules.mode,
+        internal: rules.internal.iter().map(ToString::to_string).collect(),
+        exempt: rules.exempt.iter().map(ToString::to_string).collect(),
+        count_own: rules.count_own,
+        cool_down: format!("{}s", limits.cool_down_ns / 1_000_000_000),
+        target_per_minute: limits.target_short,
+        target_per_half_hour: limits.target_long,
+        ssh_per_minute: limits.ssh_short,
+        ssh_per_half_hour: limits.ssh_long,
+        login_hosts: limits.login_hosts,
+        login_targets: limits.login_targets,
+        ports_per_host: limits.host_ports,
+        hosts_per_port: limits.port_hosts,
+        pairs: limits.pairs,
+    }
 }
 
 fn zone(zone: &super::Zone) -> Zone<'_> {

@@ -230,7 +230,6 @@ fn what_this_build_does_not_enforce_is_refused_never_ignored() {
         (format!("{authority}issuer = true"), "issuer"),
         (format!("{authority}deciders = ['user:b']"), "deciders"),
         (format!("{authority}methods = ['session_reauth']"), "methods"),
-        ("[behaviour]\ninternal = []".to_owned(), "behaviour"),
         ("[[agent]]\nname = 'a'\nallow_root = false".to_owned(), "allow_root"),
     ] {
         let (_, problem) = wrong(&text);

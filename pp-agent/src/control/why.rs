@@ -60,6 +60,10 @@ fn refusal(governor: &dyn Governor, caller: &Caller, event: &Event) -> Value {
     refusal
 }
 
+/// What to do about the refusal of a behaviour rule.
+const RULES: &str =
+    "this looks like a scan and is blocked for a while; stop, and if the work needs it ask your human for an exemption in the policy";
+
 /// What a refusal means and what to do about it.
 #[must_use]
 pub fn words(event: &Event) -> String {
@@ -88,6 +92,11 @@ pub fn words(event: &Event) -> String {
         "receipt_not_yet" => format!("the receipt for {to} holds from a later time on: wait for it"),
         "credential_scope" => format!("the receipt for {to} allows no logins: {ask}, with the accounts to be used"),
         "receipt_exhausted" => format!("the receipt for {to} is used up: {ask}"),
+        "spray_target" => format!("too many connections to {to}: {RULES}"),
+        "spray_hosts" => format!("too many hosts for logins, {to} among them: {RULES}"),
+        "scan_hosts" => format!("too many hosts on one port, {to} among them: {RULES}"),
+        "scan_ports" => format!("too many ports of one host, {to} among them: {RULES}"),
+        "scan_pairs" => format!("too many hosts and ports, {to} among them: {RULES}"),
         "socket_family" => "this kind of socket escapes judgement by destination and is not open to agents".to_owned(),
         "malformed" => format!("the packet to {to} could not be read whole: send it in another form"),
         _ => format!("the gate could not judge {to} and refused it: tell the operators"),

@@ -1,11 +1,12 @@
 //! `check`: the live tables asked through the same `decide()` as the kernel's.
 
-use pp_common::decide::{Attempt, Kind, Subject, transport};
+use pp_common::decide::{Attempt, Kind, Reason, Subject, Verdict, transport};
 use pp_common::dest::Addr;
 use serde_json::{Value, json};
 
 use super::Daemon;
 use crate::control::{ApiError, Caller, Check};
+use crate::events::behaviour::scope_text;
 use crate::events::build::{parse_session, transport_text};
 use crate::name::name_id;
 use nix::unistd::User;
@@ -23,6 +24,11 @@ impl Daemon {
             0 => self.gate.nearest(&subject, &attempt, &decision).unwrap_or(0),
             serial => serial,
         };
+        // What goes out without a receipt is judged by what the session did before.
+        let scope = match decision.verdict {
+            Verdict::Allow if decision.reason == Reason::NotProtected => Some(self.gate.scope(&attempt).map_err(ApiError::internal)?),
+            _ => None,
+        };
         let builder = self.builder();
         let protected = decision.zone != 0 || decision.gateway != 0;
         let usual = crate::services::service_name(transport, check.port).filter(|_| protected);
@@ -30,6 +36,7 @@ impl Daemon {
             "verdict": decision.verdict.name(),
             "reason": decision.reason.name(),
             "receipt": builder.names.receipts.get(&serial),
+            "behaviour": scope.map(scope_text),
             "zone": builder.name(decision.zone),
             "gateway": builder.name(decision.gateway),
             "service": builder.name(decision.service).or_else(|| usual.map(str::to_owned)),

@@ -74,6 +74,7 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
         withheld,
     };
     let tables = inner.tables()?;
+    gate.refresh_own()?;
     inner.generation = gate.apply(&tables)?;
     let daemon = Daemon {
         gate,

@@ -8,6 +8,7 @@ use pp_common::record::{Hook, VerdictRecord};
 use super::Daemon;
 use crate::clock::Now;
 use crate::events::Kind;
+use crate::events::behaviour;
 use crate::events::record::Record;
 use crate::kernel::Records;
 
@@ -29,6 +30,9 @@ pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
         if let Some(mut event) = event.filter(|event| event.kind != Kind::Canary || daemon.watch.tells_canaries()) {
             if let Record::Verdict(verdict) = &record {
                 event.budget = daemon.usage(verdict.serial);
+                if verdict.count != 0 {
+                    behaviour::describe(&mut event, verdict, daemon.gate.history(verdict.header.session).as_deref());
+                }
             }
             daemon.hub.publish(event);
         }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use pp_common::abi::{Counter, REPEAT_WINDOW_NS, RepeatKey};
+use pp_common::behaviour::{MAX_SESSIONS, Rule};
 use pp_common::decide::{Attempt, Kind as AttemptKind, Reason, Subject, Verdict};
 use pp_common::protect::Tamper;
 
@@ -26,6 +27,8 @@ const FLOWS_PAUSE: Duration = Duration::from_millis(500);
 const GUARD_EVERY: u64 = 5;
 /// How often the highest wall time goes to disk, in seconds.
 const NOTE_WALL_EVERY: u64 = 60;
+/// Sessions with a history above which the daemon says so.
+const HISTORIES_WARN: usize = MAX_SESSIONS as usize / 4 * 3;
 
 /// Once a second, until the daemon stops.
 pub(super) async fn seconds(daemon: Arc<Daemon>) {
@@ -41,6 +44,7 @@ pub(super) async fn seconds(daemon: Arc<Daemon>) {
             working.tell_losses(&mut lost);
             working.watch_clock(&mut offset_ms);
             working.refresh_cgroups();
+            working.refresh_own();
             working.flush_repeats();
             working.end_overflow();
             if second % GUARD_EVERY == 0 {
@@ -48,6 +52,7 @@ pub(super) async fn seconds(daemon: Arc<Daemon>) {
             }
             if second % NOTE_WALL_EVERY == 0 {
                 working.note_wall();
+                working.forget_histories();
             }
             (lost, offset_ms)
         };
@@ -195,6 +200,21 @@ impl Daemon {
         self.end_flows();
     }
 
+    pub(super) fn refresh_own(&self) {
+        if let Err(error) = self.gate.refresh_own() {
+            tracing::error!("{error}");
+        }
+    }
+
+    /// Makes room for further sessions.
+    fn forget_histories(&self) {
+        match self.gate.forget_histories() {
+            Ok(left) if left > HISTORIES_WARN => tracing::warn!("behaviour rules: {left} sessions have a history, {MAX_SESSIONS} fit"),
+            Ok(_) => {}
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+
     fn end_overflow(&self) {
         let Ok(control) = self.gate.control() else { return };
         if control.overflow == 0 {
@@ -242,8 +262,13 @@ impl Daemon {
         event.verdict = Verdict::from_code(key.verdict).map(|verdict| verdict.name().to_owned());
         event.reason = Reason::from_code(key.reason).map(|reason| reason.name().to_owned());
         event.repeats = count;
-        event.destination =
-            Some(Destination { address: address(key.addr).to_string(), port: Some(key.port), transport: transport_text(key.transport) });
+        // The repeats of a tripped pattern may have gone to many places.
+        let rule = Reason::from_code(key.reason).and_then(Rule::of);
+        event.destination = rule.is_none_or(Rule::names_host).then(|| Destination {
+            address: address(key.addr).to_string(),
+            port: rule.is_none_or(Rule::names_port).then_some(key.port),
+            transport: transport_text(key.transport),
+        });
         if subject.is_some_and(|subject| subject.agent == name_id(canary::AGENT)) {
             event.kind = Kind::Canary;
         }
@@ -253,9 +278,11 @@ impl Daemon {
             let mut builder = self.builder();
             event.agent = builder.name(subject.agent);
             event.owner = Some(builder.owner(subject.owner));
-            event.zone = builder.name(decision.zone);
-            event.gateway = builder.name(decision.gateway);
-            event.service = builder.name(decision.service);
+            if event.destination.is_some() {
+                event.zone = builder.name(decision.zone);
+                event.gateway = builder.name(decision.gateway);
+                event.service = builder.name(decision.service);
+            }
         }
         self.hub.publish(event.detail("attempts that were counted since the last event of this pair"));
     }

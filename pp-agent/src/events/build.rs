@@ -271,6 +271,9 @@ fn techniques(record: &VerdictRecord) -> &'static [&'static str] {
     if record.verdict == Verdict::Allow as u8 {
         return &[];
     }
+    if let Some(rule) = super::behaviour::rule_of(record) {
+        return super::behaviour::techniques(rule);
+    }
     if record.reason == Reason::CredentialScope as u8 {
         return &["T0886", "T0859"];
     }

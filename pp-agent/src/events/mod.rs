@@ -1,6 +1,7 @@
 //! Events: what happened, to whom and why, in the form that the socket, the
 //! journal and the CLI share.
 
+pub mod behaviour;
 pub mod build;
 pub mod guard;
 pub mod hub;
@@ -175,6 +176,16 @@ pub struct Event {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_s: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cool_down_s: Option<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exempt: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
 
@@ -218,6 +229,11 @@ impl Event {
             attack: Vec::new(),
             request: None,
             count: None,
+            limit: None,
+            window_s: None,
+            cool_down_s: None,
+            targets: Vec::new(),
+            exempt: None,
             detail: None,
         }
     }
@@ -235,7 +251,21 @@ impl Event {
         self.kind == Kind::Verdict
             && matches!(self.verdict.as_deref(), Some("block" | "observe"))
             && self.destination.is_some()
-            && !matches!(self.reason.as_deref(), Some("socket_family" | "malformed" | "gate_error" | "turns_exhausted" | "bytes_exhausted"))
+            && !matches!(
+                self.reason.as_deref(),
+                Some(
+                    "socket_family"
+                        | "malformed"
+                        | "gate_error"
+                        | "turns_exhausted"
+                        | "bytes_exhausted"
+                        | "spray_target"
+                        | "spray_hosts"
+                        | "scan_hosts"
+                        | "scan_ports"
+                        | "scan_pairs"
+                )
+            )
     }
 }
 

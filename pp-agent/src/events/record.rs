@@ -144,6 +144,10 @@ impl<'a> Reader<'a> {
             reason: self.take::<1>()?[0],
             hook: self.take::<1>()?[0],
             pad: self.take()?,
+            count: self.u32()?,
+            limit: self.u32()?,
+            window_s: self.u32()?,
+            cool_down_s: self.u32()?,
         })
     }
 
@@ -221,6 +225,7 @@ pub(crate) mod tests {
         bytes.extend(1u32.to_ne_bytes());
         bytes.extend(502u16.to_ne_bytes());
         bytes.extend([6, verdict, reason, 1, 0, 0]);
+        bytes.extend([0; 16]);
         bytes
     }
 

@@ -44,7 +44,7 @@ const LAYOUTS: [(&str, u32); 1] = [("SOCKS", SOCKS_LAYOUT)];
 const SOCKS_LAYOUT: u32 = if option_env!("PP_ABI_VERSION").is_some() { 3 } else { 2 };
 
 /// Every map, by its name in the object.
-pub(super) const MAPS: [&str; 27] = [
+pub(super) const MAPS: [&str; 33] = [
     "TASKS",
     "DOOMED",
     "SOCKS",
@@ -69,6 +69,12 @@ pub(super) const MAPS: [&str; 27] = [
     "TOOL_ENDS",
     "USERS",
     "CGROUPS",
+    "HISTORIES",
+    "LOGINS",
+    "LIMITS",
+    "GROUNDS",
+    "OWN",
+    "BLANK",
     "REPEATS",
     "EVENTS",
     "COUNTS",

@@ -10,12 +10,13 @@ use pp_common::abi::{
     BudgetValue, Control, DfaClasses, DfaRow, GatewayPortKey, GrantList, NameId, Place, PrefixKey, RepeatKey, Repeats, RuleTarget, Service,
     ServiceKey, SockMark, TaskMark, UserKey,
 };
-use pp_common::tools::ToolEnd;
-use pp_common::turns::{LimitKey, Limits};
-
 use pp_common::{
+    behaviour::{Attempts, Ground, History, Kept, LoginKey},
     delegate::DelegateKey,
+    dest::Addr,
     protect::{Guard, InodeKey, NameKey, Watch},
+    tools::ToolEnd,
+    turns::{self, LimitKey},
 };
 
 use super::KernelError;
@@ -41,7 +42,7 @@ pub(super) struct Maps {
     pub(super) exempt: Locked<LpmTrie<MapData, PrefixKey, u32>>,
     pub(super) grants: Locked<LpmTrie<MapData, PrefixKey, GrantList>>,
     pub(super) user_bits: Locked<HashMap<MapData, UserKey, u64>>,
-    pub(super) turn_limits: Locked<HashMap<MapData, LimitKey, Limits>>,
+    pub(super) turn_limits: Locked<HashMap<MapData, LimitKey, turns::Limits>>,
     pub(super) budgets: Locked<HashMap<MapData, u32, BudgetValue>>,
     pub(super) guarded: Locked<HashMap<MapData, InodeKey, Guard>>,
     pub(super) guarded_names: Locked<HashMap<MapData, NameKey, u32>>,
@@ -55,6 +56,11 @@ pub(super) struct Maps {
     pub(super) tool_ends: Locked<Array<MapData, ToolEnd>>,
     pub(super) users: Locked<HashMap<MapData, UserKey, NameId>>,
     pub(super) cgroups: Locked<HashMap<MapData, u64, NameId>>,
+    pub(super) histories: Locked<HashMap<MapData, u64, Kept<History>>>,
+    pub(super) logins: Locked<HashMap<MapData, LoginKey, Kept<Attempts>>>,
+    pub(super) limits: Locked<Array<MapData, pp_common::behaviour::Limits>>,
+    pub(super) grounds: Locked<LpmTrie<MapData, PrefixKey, Ground>>,
+    pub(super) own: Locked<HashMap<MapData, Addr, u32>>,
     pub(super) repeats: Locked<HashMap<MapData, RepeatKey, Repeats>>,
     counts: Locked<PerCpuArray<MapData, u64>>,
 }
@@ -98,6 +104,11 @@ impl Maps {
             tool_ends: take(ebpf, "TOOL_ENDS")?,
             users: take(ebpf, "USERS")?,
             cgroups: take(ebpf, "CGROUPS")?,
+            histories: take(ebpf, "HISTORIES")?,
+            logins: take(ebpf, "LOGINS")?,
+            limits: take(ebpf, "LIMITS")?,
+            grounds: take(ebpf, "GROUNDS")?,
+            own: take(ebpf, "OWN")?,
             repeats: take(ebpf, "REPEATS")?,
             counts: take(ebpf, "COUNTS")?,
         })

@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "bpf(2), pidfd and socket calls that no library offers safely; each has its SAFETY line")]
 
 mod backend;
+mod behaviour;
 pub mod canary;
 mod earlier;
 mod error;
@@ -36,6 +37,7 @@ use aya::maps::{HashMap, MapData, MapInfo, RingBuf};
 use pp_common::{
     abi::{Control, NameId, RepeatKey, Repeats, Serial, SockMark, Spent, TaskMark},
     decide::{Attempt, Decision, Subject, decide, nearest_receipt},
+    dest::Addr,
 };
 
 pub use backend::{Backend, Candidate};
@@ -67,6 +69,8 @@ pub struct Gate {
     publishing: Mutex<()>,
     /// Only while this build takes over from one with another layout.
     earlier_socks: Option<EarlierSocks>,
+    /// The host's own addresses, as the map has them.
+    own: Mutex<Option<Vec<Addr>>>,
     _links: Vec<OwnedFd>,
 }
 
@@ -99,6 +103,7 @@ impl Gate {
             refuses: AtomicBool::new(false),
             guarded: Mutex::new(guard::Table::default()),
             publishing: Mutex::new(()),
+            own: Mutex::new(None),
             _links: Vec::new(),
         };
         if other_layout {

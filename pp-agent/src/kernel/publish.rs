@@ -8,6 +8,7 @@ use pp_common::abi::{
     MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_PLACES, MAX_RECEIPTS, MAX_RULES, MAX_SERVICES, MAX_USER_BITS, MAX_USERS, PREFIX_HEAD_BITS,
     PrefixKey, RuleTarget, ServiceKey, UserKey,
 };
+use pp_common::behaviour::MAX_GROUNDS;
 use pp_common::dest::Addr;
 use pp_common::tools::TOOL_STATES;
 use pp_common::turns::{LIMIT_OF_GATEWAY, LIMIT_OF_RECEIPT, LimitKey, Limits, MAX_TURN_LIMITS};
@@ -53,6 +54,7 @@ fn fits(tables: &KernelTables) -> Result<(), KernelError> {
         ("GATEWAY_PORTS", halves(MAX_GATEWAY_PORTS), tables.gateway_ports.len()),
         ("SERVICES", halves(MAX_SERVICES), tables.services.len()),
         ("EXEMPT", halves(MAX_EXEMPT), tables.exempt.len()),
+        ("GROUNDS", halves(MAX_GROUNDS), tables.grounds.len()),
         ("GRANTS", halves(MAX_GRANT_PREFIXES), tables.grants.len()),
         ("BUDGETS", MAX_RECEIPTS as usize, tables.budgets.len()),
         ("USER_BITS", MAX_USER_BITS, tables.user_bits.len()),
@@ -93,6 +95,11 @@ fn write(maps: &Maps, tables: &KernelTables, generation: u32) -> Result<(), Kern
         let key = prefix_key(generation, prefix);
         maps.exempt.lock().insert(&key, 1, ANY).map_err(error("EXEMPT"))?;
     }
+    for (prefix, ground) in &tables.grounds {
+        let key = prefix_key(generation, prefix);
+        maps.grounds.lock().insert(&key, ground, ANY).map_err(error("GROUNDS"))?;
+    }
+    maps.limits.lock().set(generation & 1, tables.limits, ANY).map_err(error("LIMITS"))?;
     write_receipts(maps, tables, generation)?;
     for (prefix, grants) in &tables.grants {
         let key = prefix_key(generation, prefix);
@@ -216,7 +223,7 @@ fn sweep(maps: &Maps, keep: u32) -> Result<(), KernelError> {
             drop(map);
         )* };
     }
-    sweep_prefixes!(places "PLACES", exempt "EXEMPT", grants "GRANTS");
+    sweep_prefixes!(places "PLACES", exempt "EXEMPT", grounds "GROUNDS", grants "GRANTS");
     sweep_hashes!(gateway_ports "GATEWAY_PORTS", services "SERVICES", users "USERS", user_bits "USER_BITS", turn_limits "TURN_LIMITS");
     Ok(())
 }

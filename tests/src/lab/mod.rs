@@ -1,7 +1,8 @@
 //! The world the suite runs in: an engineering network where agents run, a plant behind a router, and an IT side that stands in for the internet.
 //!
 //! ```text
-//!   engineering 10.99.0.2 ── router ── plant  10.20.4.7, 10.20.4.8 (Modbus), 10.20.5.5 (OPC UA), fd00:20::7, 10.30.4.9 (gateway), 10.40.0.5
+//!   engineering 10.99.0.2 ── router ── plant  10.20.4.7, 10.20.4.8 (Modbus), 10.20.5.5 (OPC UA), fd00:20::7, 10.30.4.9 (gateway), 10.40.0.5,
+//!                               │            10.50.0.0/16 (the office: internal, not protected)
 //!                               └───── it     198.51.100.10 (web), .22 (git over SSH), .53 (DNS)
 //! ```
 //!
@@ -64,6 +65,10 @@ pub const GATEWAY_OTHER_PORT: SocketAddr = v4(10, 30, 4, 9, 8080);
 pub const STRAY_MODBUS: SocketAddr = v4(10, 40, 0, 5, 502);
 /// A server outside every zone on a port that is nobody's.
 pub const STRAY_OTHER: SocketAddr = v4(10, 40, 0, 5, 5502);
+/// An FTP server in the office that refuses every password.
+pub const FTP: SocketAddr = v4(10, 50, 0, 21, 21);
+/// What addresses of the office begin with: internal hosts that nothing protects, each one answering (with a refusal where it has no server).
+pub const OFFICE: &str = "10.50.";
 /// An ordinary web site.
 pub const WEB: SocketAddr = v4(198, 51, 100, 10, 80);
 /// Git over SSH.
@@ -85,6 +90,8 @@ pub const FRESH_PORT: u16 = 6502;
 pub const FRESH_PORT_V6: u16 = 6504;
 /// Port of the servers outside every zone: DNP3, protected wherever it is.
 pub const STRAY_PORT: u16 = 20_000;
+/// The office, as a network.
+const OFFICE_NETWORK: &str = "10.50.0.0/16";
 /// A second port on which all of those have a server.
 pub const OTHER_FRESH_PORT: u16 = 6503;
 

@@ -11,7 +11,7 @@ use std::thread;
 use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CloneFlags, setns};
 
-use super::{FRESH_NETWORK, FRESH_NETWORK_V6, Lab, Place, STRAY_NETWORK};
+use super::{FRESH_NETWORK, FRESH_NETWORK_V6, Lab, OFFICE_NETWORK, Place, STRAY_NETWORK};
 
 /// Hardware address of the router's end of the engineering link; the packet-socket workload addresses its frames to it.
 const ROUTER_MAC: &str = "02:00:00:00:63:01";
@@ -47,7 +47,7 @@ pub(super) fn build(lab: &Lab) -> Result<()> {
             writeln!(inside, "address add {host} dev lo{}", if host.contains(':') { " nodad" } else { "" })?;
         }
         if place == Place::Plant {
-            for network in [FRESH_NETWORK, FRESH_NETWORK_V6, STRAY_NETWORK] {
+            for network in [FRESH_NETWORK, FRESH_NETWORK_V6, STRAY_NETWORK, OFFICE_NETWORK] {
                 writeln!(inside, "route add local {network} dev lo")?;
             }
         }
@@ -56,7 +56,7 @@ pub(super) fn build(lab: &Lab) -> Result<()> {
         links.clear();
         ip(&["-n", &lab.namespace(place), "-batch", "-"], &inside)?;
     }
-    let routes = "link set lo up\nroute add 10.20.0.0/16 via 10.98.0.2\nroute add 10.30.0.0/16 via 10.98.0.2\nroute add 10.40.0.0/16 via 10.98.0.2\n\
+    let routes = "link set lo up\nroute add 10.20.0.0/16 via 10.98.0.2\nroute add 10.30.0.0/16 via 10.98.0.2\nroute add 10.40.0.0/16 via 10.98.0.2\nroute add 10.50.0.0/16 via 10.98.0.2\n\
                   route add fd00:20::/32 via fd00:98::2\nroute add 198.51.100.0/24 via 10.97.0.2\nroute add 203.0.113.0/24 via 10.97.0.2\n";
     ip(&["-n", &lab.namespace(Place::Router), "-batch", "-"], routes)?;
     set(lab, Place::Router, "net/ipv4/ip_forward", "1")?;

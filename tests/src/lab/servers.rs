@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
-    DNS, GATEWAY, GATEWAY_443, GATEWAY_OTHER_PORT, GATEWAY_WEST, GIT, Lab, OPCUA, PLC, PLC_NEIGHBOUR, PLC_OTHER_PORT, PLC_V6, Place,
+    DNS, FTP, GATEWAY, GATEWAY_443, GATEWAY_OTHER_PORT, GATEWAY_WEST, GIT, Lab, OPCUA, PLC, PLC_NEIGHBOUR, PLC_OTHER_PORT, PLC_V6, Place,
 };
 use super::{STRAY_MODBUS, STRAY_OTHER, STREAM, UDP, UDP_V6, WEB};
 use crate::paths;
@@ -25,7 +25,7 @@ pub(super) struct Server {
 const START: Duration = Duration::from_secs(240);
 
 /// The Python servers and clients, by file name.
-const SCRIPTS: [(&str, &str); 8] = [
+const SCRIPTS: [(&str, &str); 10] = [
     ("journal.py", include_str!("../../lab/journal.py")),
     ("modbus.py", include_str!("../../lab/modbus.py")),
     ("opcua.py", include_str!("../../lab/opcua.py")),
@@ -33,6 +33,8 @@ const SCRIPTS: [(&str, &str); 8] = [
     ("dns.py", include_str!("../../lab/dns.py")),
     ("read_modbus.py", include_str!("../../lab/read_modbus.py")),
     ("spray.py", include_str!("../../lab/spray.py")),
+    ("ftp.py", include_str!("../../lab/ftp.py")),
+    ("reach.py", include_str!("../../lab/reach.py")),
     ("read_opcua.py", include_str!("../../lab/read_opcua.py")),
 ];
 
@@ -77,6 +79,7 @@ pub(super) fn start(lab: &Lab) -> Result<Vec<Server>> {
         ("sink", Place::Plant, sink),
         ("modbus", Place::Plant, script("modbus.py", "servers.jsonl", &modbus)),
         ("gateway", Place::Plant, script("web.py", "servers.jsonl", &gateway)),
+        ("ftp", Place::Plant, script("ftp.py", "servers.jsonl", &addresses(&[FTP]))),
         ("web", Place::It, script("web.py", "it.jsonl", &[format!("site={WEB}")])),
         ("dns", Place::It, script("dns.py", "it.jsonl", &addresses(&[DNS]))),
     ]);

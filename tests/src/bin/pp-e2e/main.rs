@@ -10,6 +10,8 @@ mod world;
 mod backend;
 #[path = "../../../e2e/bad_input.rs"]
 mod bad_input;
+#[path = "../../../e2e/behaviour.rs"]
+mod behaviour;
 #[path = "../../../e2e/control.rs"]
 mod control;
 #[path = "../../../e2e/coverage.rs"]
@@ -67,6 +69,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("ordinary", ordinary::TESTS),
     ("tamper", tamper::TESTS),
     ("delegates", delegates::TESTS),
+    ("behaviour", behaviour::TESTS),
     ("receipts", receipts::TESTS),
     ("flows", flows::TESTS),
     ("turns", turns::TESTS),

@@ -1,0 +1,140 @@
+//! What an event says of a behaviour rule that tripped: how many, of how many,
+//! a sample of the targets, and the policy line that would exempt them.
+
+use ipnet::IpNet;
+use pp_common::behaviour::{History, Rule, Scope, port_of, transport_of, what};
+use pp_common::decide::Reason;
+use pp_common::record::VerdictRecord;
+
+use super::Event;
+use super::build::{address, transport_text};
+use crate::config::Exemption;
+use std::net::IpAddr;
+
+/// Most targets of a sample.
+const SAMPLE: usize = 8;
+/// The widest networks that are proposed as an exemption.
+const WIDEST: (u8, u8) = (16, 48);
+
+/// The rule that a record is about.
+#[must_use]
+pub fn rule_of(record: &VerdictRecord) -> Option<Rule> {
+    Reason::from_code(record.reason).and_then(Rule::of)
+}
+
+/// ATT&CK techniques that a tripped rule shows; for networks of equipment also
+/// the one of ATT&CK for ICS.
+#[must_use]
+pub const fn techniques(rule: Rule) -> &'static [&'static str] {
+    match rule {
+        Rule::Target => &["T1110.001"],
+        Rule::Logins => &["T1110.003"],
+        Rule::Hosts | Rule::Ports | Rule::Pairs => &["T1046", "T0846"],
+    }
+}
+
+/// Fills in what a rule's first refusal has to say. `history`: what the session
+/// reached for, where it is still known.
+pub fn describe(event: &mut Event, record: &VerdictRecord, history: Option<&History>) {
+    let Some(rule) = rule_of(record).filter(|_| record.count != 0) else { return };
+    event.count = Some(record.count.into());
+    event.limit = Some(record.limit.into());
+    event.window_s = Some(record.window_s.into());
+    event.cool_down_s = Some(record.cool_down_s.into());
+    let mut targets = vec![(address(record.addr), what(record.transport, record.port))];
+    for (host, what) in history.map(|history| matching(rule, record, history)).unwrap_or_default() {
+        if !targets.contains(&(host, what)) {
+            targets.push((host, what));
+        }
+    }
+    event.targets = targets.iter().take(SAMPLE).map(|(host, what)| target_text(*host, *what)).collect();
+    // A zone beats every exemption, and a gateway does.
+    if record.zone == 0 && record.gateway == 0 {
+        event.exempt = exemption(rule, record, &targets);
+    }
+    let verb = if event.verdict.as_deref() == Some("observe") { "would be" } else { "is" };
+    event.detail = Some(format!(
+        "{} in {} s, at most {} are allowed; this pattern {verb} blocked for {} s",
+        counted(rule, record.count),
+        record.window_s,
+        record.limit,
+        record.cool_down_s,
+    ));
+}
+
+fn counted(rule: Rule, count: u32) -> String {
+    match rule {
+        Rule::Target => format!("{count} connections to one login target"),
+        Rule::Logins => format!("{count} login targets"),
+        Rule::Hosts => format!("{count} hosts on one port"),
+        Rule::Ports => format!("{count} ports on one host"),
+        Rule::Pairs => format!("{count} pairs of host and port"),
+    }
+}
+
+fn matching(rule: Rule, record: &VerdictRecord, history: &History) -> Vec<(IpAddr, u32)> {
+    let own = what(record.transport, record.port);
+    let used = usize::try_from(history.used).unwrap_or(0);
+    let mut pairs: Vec<_> = history.pairs.iter().take(used).collect();
+    pairs.sort_unstable_by_key(|pair| std::cmp::Reverse(pair.seen_ns));
+    pairs
+        .into_iter()
+        .filter(|pair| !rule.names_host() || pair.addr == record.addr)
+        .filter(|pair| !rule.names_port() || pair.what == own)
+        .map(|pair| (address(pair.addr), pair.what))
+        .collect()
+}
+
+fn target_text(host: IpAddr, what: u32) -> String {
+    let transport = transport_text(transport_of(what));
+    match (host, port_of(what)) {
+        (host, 0) => format!("{host}/{transport}"),
+        (IpAddr::V6(host), port) => format!("[{host}]:{port}/{transport}"),
+        (host, port) => format!("{host}:{port}/{transport}"),
+    }
+}
+
+/// The line for `[behaviour]`.
+fn exemption(rule: Rule, record: &VerdictRecord, targets: &[(IpAddr, u32)]) -> Option<String> {
+    let hosts = targets.iter().map(|(host, _)| IpNet::from(*host));
+    let networks = match common(hosts.clone()) {
+        Some(all) if is_narrow(all) => vec![all],
+        _ => {
+            let mut hosts: Vec<_> = hosts.collect();
+            hosts.sort_unstable();
+            hosts.dedup();
+            hosts
+        }
+    };
+    let ports = (rule.names_port() && record.port != 0).then_some((record.port, record.port));
+    let lines: Vec<String> = networks.into_iter().map(|network| format!("\"{}\"", Exemption { network, ports })).collect();
+    (!lines.is_empty()).then(|| format!("exempt = [{}]", lines.join(", ")))
+}
+
+/// The smallest network with all of them in it; none where they are of two families.
+fn common(mut hosts: impl Iterator<Item = IpNet>) -> Option<IpNet> {
+    let mut wide = hosts.next()?;
+    for host in hosts {
+        while !wide.contains(&host) {
+            wide = wide.supernet()?;
+        }
+    }
+    Some(wide)
+}
+
+fn is_narrow(net: IpNet) -> bool {
+    match net {
+        IpNet::V4(net) => net.prefix_len() >= WIDEST.0,
+        IpNet::V6(net) => net.prefix_len() >= WIDEST.1,
+    }
+}
+
+/// What `check` says of a destination that nothing protects.
+#[must_use]
+pub const fn scope_text(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Nothing => "not judged",
+        Scope::Internal => "judged",
+        Scope::Logins => "judged by how many hosts logins reach",
+    }
+}

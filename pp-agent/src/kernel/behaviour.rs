@@ -1,0 +1,112 @@
+//! The daemon's side of the behaviour rules: the host's own addresses go in,
+//! what sessions reached for comes out, and what is over is cleared.
+
+use std::collections::HashSet;
+use std::sync::PoisonError;
+
+use aya::maps::lpm_trie::Key;
+use nix::ifaddrs::getifaddrs;
+use pp_common::{
+    abi::{PREFIX_HEAD_BITS, PrefixKey},
+    behaviour::{History, LIMITS_COUNT_OWN, LoginKey, MAX_OWN, Scope, scope},
+    decide::{Attempt, is_login_port},
+    dest::Addr,
+};
+
+use super::{Gate, KernelError, host, maps::entries, maps::map_error, publish::absent_is_fine};
+
+impl Gate {
+    /// Brings the host's own addresses up to date; those of other network
+    /// namespaces are not among them.
+    ///
+    /// # Errors
+    /// They cannot be read, or the kernel refused an entry.
+    pub fn refresh_own(&self) -> Result<(), KernelError> {
+        let found = own_addresses()?;
+        let mut known = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref() == Some(&found) {
+            return Ok(());
+        }
+        if found.len() > MAX_OWN as usize {
+            tracing::warn!("own addresses: {} found, {MAX_OWN} fit; attempts to the others are judged", found.len());
+        }
+        let error = |error: aya::maps::MapError| map_error("OWN", &error);
+        let mut map = self.maps.own.lock();
+        let wanted: Vec<Addr> = found.iter().copied().take(MAX_OWN as usize).collect();
+        for (addr, _) in entries("OWN", &map)? {
+            if !wanted.contains(&addr) {
+                absent_is_fine(map.remove(&addr)).map_err(error)?;
+            }
+        }
+        for addr in &wanted {
+            map.insert(addr, 1, 0).map_err(error)?;
+        }
+        *known = Some(found);
+        Ok(())
+    }
+
+    /// Whether, and how, the behaviour rules judge an attempt to what nothing protects.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn scope(&self, attempt: &Attempt) -> Result<Scope, KernelError> {
+        let control = self.maps.control()?;
+        let addr = attempt.addr.embedded().unwrap_or(attempt.addr);
+        let key = Key::new(PREFIX_HEAD_BITS + 128, PrefixKey { generation: control.generation, pad: 0, addr });
+        let ground = self.maps.grounds.lock().get(&key, 0).ok();
+        let login = is_login_port(attempt.transport, attempt.port);
+        let found = scope(ground.as_ref(), login, attempt.port);
+        let limits = self.maps.limits.lock().get(&(control.generation & 1), 0).map_err(|error| map_error("LIMITS", &error))?;
+        let own = limits.flags & LIMITS_COUNT_OWN == 0 && self.maps.own.lock().get(&addr, 0).is_ok();
+        Ok(if own { Scope::Nothing } else { found })
+    }
+
+    /// What a session reached for lately, if anything.
+    #[must_use]
+    pub fn history(&self, session: u64) -> Option<Box<History>> {
+        self.maps.histories.lock().get(&session, 0).ok().map(|kept| Box::new(kept.value))
+    }
+
+    /// Clears the histories of sessions that have ended and of which nothing
+    /// counts any more. Returns how many are left.
+    ///
+    /// # Errors
+    /// A map cannot be read or written.
+    pub fn forget_histories(&self) -> Result<usize, KernelError> {
+        let now_ns = host::boot_ns().unwrap_or(0);
+        let over: Vec<u64> =
+            self.sessions()?.into_iter().filter(|session| self.history(*session).is_some_and(|history| history.is_over(now_ns))).collect();
+        // A session whose processes come and go may be missed here: nothing of it counts any more either.
+        let alive: HashSet<u64> = self.marks()?.into_iter().map(|(_, mark)| mark.session).collect();
+        for session in over.into_iter().filter(|session| !alive.contains(session)) {
+            absent_is_fine(self.maps.histories.lock().remove(&session)).map_err(|error| map_error("HISTORIES", &error))?;
+        }
+        let kept: HashSet<u64> = self.sessions()?.into_iter().collect();
+        let mut logins = self.maps.logins.lock();
+        let keys: Vec<LoginKey> = logins.keys().collect::<Result<_, _>>().map_err(|error| map_error("LOGINS", &error))?;
+        for key in keys.into_iter().filter(|key| !kept.contains(&key.session)) {
+            absent_is_fine(logins.remove(&key)).map_err(|error| map_error("LOGINS", &error))?;
+        }
+        Ok(kept.len())
+    }
+
+    /// Sessions with a history. One by one: a history is large.
+    fn sessions(&self) -> Result<Vec<u64>, KernelError> {
+        let map = self.maps.histories.lock();
+        map.keys().collect::<Result<_, _>>().map_err(|error| map_error("HISTORIES", &error))
+    }
+}
+
+fn own_addresses() -> Result<Vec<Addr>, KernelError> {
+    let found = getifaddrs().map_err(|error| KernelError::io("own addresses")(error.into()))?;
+    let mut addresses: Vec<Addr> = found
+        .filter_map(|interface| {
+            let address = interface.address?;
+            let v4 = address.as_sockaddr_in().map(|address| Addr::v4(address.ip().octets()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|address| Addr::v6(address.ip().octets())))
+        })
+        .collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    Ok(addresses)
+}

@@ -1,0 +1,105 @@
+//! What the behaviour rules make of networks, as the kernel's table has it: one
+//! entry for each network that is named, with what wider ones say.
+
+use super::{PolicyError, Prefix, distinct};
+use crate::config::Config;
+use ipnet::IpNet;
+use pp_common::behaviour::{GROUND_EXEMPT, GROUND_INTERNAL, GROUND_OWN, GROUND_PORTS, Ground, PortRange};
+
+/// Networks that are an organisation's own: RFC 1918, RFC 6598, RFC 4193, RFC 4291.
+const INTERNAL: [&str; 6] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7", "fe80::/10"];
+const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
+
+pub(super) fn grounds(config: &Config) -> Result<Vec<(Prefix, Ground)>, PolicyError> {
+    let rules = &config.behaviour;
+    let fixed = |list: &[&str]| list.iter().filter_map(|text| text.parse::<IpNet>().ok()).map(Prefix::from).collect::<Vec<_>>();
+    let loopback = fixed(&LOOPBACK);
+    let mut internal = fixed(&INTERNAL);
+    internal.extend(rules.internal.iter().map(|network| Prefix::from(*network)));
+    if rules.count_own {
+        internal.extend(&loopback);
+    }
+    let exempt: Vec<_> = rules.exempt.iter().map(|exemption| (Prefix::from(exemption.network), exemption.ports)).collect();
+    // A gateway's other ports are not protected, and no exemption covers them. A zone has no port that is not protected.
+    let gateways = distinct(config.gateways.iter().map(|gateway| Prefix::from(gateway.address)));
+    let named = internal.iter().chain(&loopback).chain(exempt.iter().map(|(prefix, _)| prefix)).chain(&gateways);
+    let covered = |by: &[Prefix], prefix: &Prefix| by.iter().any(|wide| wide.covers(prefix));
+    let ground = |prefix: Prefix| {
+        let is_gateway = gateways.binary_search(&prefix).is_ok();
+        let mut ground = Ground { flags: 0, ports: [PortRange::NONE; GROUND_PORTS], pad: 0 };
+        if is_gateway || covered(&internal, &prefix) {
+            ground.flags |= GROUND_INTERNAL;
+        }
+        if !is_gateway && !rules.count_own && covered(&loopback, &prefix) {
+            ground.flags |= GROUND_OWN;
+        }
+        let here = exempt.iter().filter(|(wide, _)| !is_gateway && wide.covers(&prefix));
+        let ports = distinct(here.filter_map(|(_, ports)| {
+            if ports.is_none() {
+                ground.flags |= GROUND_EXEMPT;
+            }
+            *ports
+        }));
+        if ports.len() > GROUND_PORTS {
+            return Err(PolicyError::ExemptPortsFull { prefix, need: ports.len() });
+        }
+        for (slot, (first, last)) in ground.ports.iter_mut().zip(ports) {
+            *slot = PortRange { first, last };
+        }
+        Ok((prefix, ground))
+    };
+    distinct(named.copied()).into_iter().map(ground).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Source;
+    use pp_common::behaviour::{Scope, scope};
+    use std::net::IpAddr;
+
+    fn judged(policy: &str, questions: &[(&str, u16, bool, Scope)]) {
+        let config = Config::from_sources(vec![Source { name: "p".into(), text: policy.into() }]).unwrap();
+        let table = grounds(&config).unwrap();
+        for (address, port, login, wanted) in questions {
+            let address = Prefix::from(address.parse::<IpAddr>().unwrap());
+            let found = table.iter().filter(|(prefix, _)| prefix.covers(&address)).max_by_key(|(prefix, _)| prefix.len);
+            assert_eq!(scope(found.map(|(_, ground)| ground), *login, *port), *wanted, "{address} port {port}");
+        }
+    }
+
+    #[test]
+    fn internal_networks_are_judged_and_others_only_for_logins() {
+        let (all, logins, nothing) = (Scope::Internal, Scope::Logins, Scope::Nothing);
+        let questions: Vec<_> =
+            ["10.1.2.3", "172.31.0.1", "192.168.1.1", "100.64.0.1", "fd00::1", "fe80::1"].map(|a| (a, 80, false, all)).into();
+        judged("", &questions);
+        judged("", &[("172.32.0.1", 80, false, nothing), ("198.51.100.1", 443, false, nothing), ("198.51.100.1", 22, true, logins)]);
+        judged("", &[("127.0.0.1", 22, true, nothing), ("::1", 80, false, nothing), ("224.0.0.251", 5353, false, nothing)]);
+        judged("[behaviour]\ncount_own = true", &[("127.0.0.1", 80, false, all), ("::1", 80, false, all)]);
+        judged("[behaviour]\ninternal = ['192.0.2.0/24']", &[("192.0.2.9", 80, false, all)]);
+    }
+
+    #[test]
+    fn exemptions_hold_for_their_networks_and_ports_alone() {
+        let (all, nothing) = (Scope::Internal, Scope::Nothing);
+        let policy = "[behaviour]\nexempt = ['10.1.2.0/24:443', '10.1.0.0/16:8000-8100', '10.9.0.0/16', '198.51.100.0/24:22']";
+        judged(policy, &[("10.1.2.3", 443, false, nothing), ("10.1.2.3", 8050, false, nothing), ("10.1.2.3", 80, false, all)]);
+        judged(policy, &[("10.1.3.3", 443, false, all), ("10.1.3.3", 8100, false, nothing), ("10.1.3.3", 8101, false, all)]);
+        judged(policy, &[("10.9.1.1", 22, true, nothing), ("198.51.100.9", 22, true, nothing), ("198.51.100.9", 23, true, Scope::Logins)]);
+    }
+
+    #[test]
+    fn no_exemption_covers_a_gateway() {
+        let gateway = "[[gateway]]\nname = 'g'\naddress = '198.51.100.7'\nports = [443]\n[behaviour]\nexempt = ['0.0.0.0/0']\n";
+        judged(gateway, &[("198.51.100.7", 80, false, Scope::Internal), ("198.51.100.8", 80, false, Scope::Nothing)]);
+    }
+
+    #[test]
+    fn more_exempt_ranges_than_fit_are_refused() {
+        let ports: Vec<String> = (1..=9).map(|port| format!("'10.0.0.0/8:{port}'")).collect();
+        let policy = format!("[behaviour]\nexempt = [{}]", ports.join(", "));
+        let config = Config::from_sources(vec![Source { name: "p".into(), text: policy }]).unwrap();
+        assert!(matches!(grounds(&config), Err(PolicyError::ExemptPortsFull { need: 9, .. })));
+    }
+}

@@ -1,0 +1,168 @@
+//! The behaviour rules at the hooks: finds what the session reached for before,
+//! asks [`pp_common::behaviour`] under its lock, and says what to tell.
+//!
+//! Only cgroup programs come here. Where there is no room for what must be
+//! counted, the attempt is refused.
+
+use aya_ebpf::{
+    btf_maps::lpm_trie::Key,
+    helpers::{bpf_spin_lock, bpf_spin_unlock},
+};
+use pp_common::{
+    abi::{CONTROL_OBSERVE, Control, Counter, PREFIX_HEAD_BITS, PrefixKey, SOCK_CANARY, SockMark, TASK_CANARY},
+    behaviour::{self, Answer, LIMITS_COUNT_OWN, LIMITS_OBSERVE, Limits, LoginKey, Rule, Scope, Target, what},
+    decide::{Attempt, Decision, Reason, Verdict, is_login_port},
+    dest::Addr,
+    record::Hook,
+};
+
+use crate::{
+    event::{NEW_ONLY, count, now_ns, report},
+    maps::{BLANK, Counted, GROUNDS, HISTORIES, LIMITS, LOGINS, OWN, Tracked},
+    mark::{control, sock_subject},
+    reach::{Forget, refuse, scene},
+};
+
+/// Nanoseconds in a second.
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// What the record of an attempt says of the rules.
+pub(crate) struct Told {
+    pub(crate) answer: Answer,
+    pub(crate) cool_down_s: u32,
+    /// All ones where repeats are told host by host.
+    pub(crate) host_mask: u64,
+    /// All ones where repeats are told port by port.
+    pub(crate) port_mask: u16,
+}
+
+impl Told {
+    /// The rules had no say.
+    pub(crate) const NOTHING: Self = Self {
+        answer: Answer { rule: 0, count: 0, limit: 0, window_s: 0, login: 0 },
+        cool_down_s: 0,
+        host_mask: u64::MAX,
+        port_mask: u16::MAX,
+    };
+}
+
+/// Judges an attempt to what nothing protects, counts it, and reports it where it is refused.
+#[inline(always)]
+pub(crate) fn behave(hook: Hook, sock: &SockMark, attempt: &Attempt, forget: &Forget) -> Verdict {
+    let control = control();
+    let subject = sock_subject(sock);
+    let task_flags = if sock.flags & SOCK_CANARY != 0 { TASK_CANARY } else { 0 };
+    let scene = scene(hook, &subject, sock.tgid, task_flags, &control);
+    let Some(limits) = LIMITS.get(control.generation & 1) else {
+        return refuse(&scene, control, attempt, Reason::GateError);
+    };
+    let Some(target) = target(&control, limits, attempt) else {
+        return Verdict::Allow;
+    };
+    let target = Target {
+        addr: Addr([forget.number(target.addr.0[0]), forget.number(target.addr.0[1])]),
+        what: forget.number(u64::from(target.what)) as u32,
+        login: forget.number(u64::from(target.login)) as u32,
+        internal: forget.number(u64::from(target.internal)) as u32,
+    };
+    let Some(answer) = ask(subject.session, limits, &target, forget) else {
+        count(Counter::HistoryFull);
+        return refuse(&scene, control, attempt, Reason::GateError);
+    };
+    let answer = Answer { rule: forget.number(u64::from(answer.rule)) as u32, ..answer };
+    let Some(rule) = answer.refusal() else {
+        return Verdict::Allow;
+    };
+    let decision = Decision::PASS.by_rule(rule.reason(), (limits.flags & LIMITS_OBSERVE) | (control.flags & CONTROL_OBSERVE) != 0);
+    let told = Told {
+        answer,
+        cool_down_s: (limits.cool_down_ns / SECOND_NS) as u32,
+        host_mask: if rule.names_host() { u64::MAX } else { 0 },
+        port_mask: if rule.names_port() { u16::MAX } else { 0 },
+    };
+    report(&scene, attempt, &decision, &told);
+    decision.verdict
+}
+
+/// What the session's history says; `None` where there is no room for one.
+#[inline(always)]
+fn ask(session: u64, limits: &Limits, target: &Target, forget: &Forget) -> Option<Answer> {
+    let tracked = history(session)?;
+    let now = now_ns();
+    // SAFETY: a map value with its lock; VERIFIER: no helper between lock and unlock.
+    let answer = unsafe {
+        bpf_spin_lock(&raw mut (*tracked).lock);
+        let answer = behaviour::step(&mut (*tracked).history, limits, target, now);
+        bpf_spin_unlock(&raw mut (*tracked).lock);
+        answer
+    };
+    let place = forget.number(u64::from(answer.login)) as u32;
+    if place == 0 {
+        return Some(answer);
+    }
+    let counted = attempts(&LoginKey { session, place, pad: 0 })?;
+    // SAFETY: as above, one lock after the other.
+    let answer = unsafe {
+        bpf_spin_lock(&raw mut (*counted).lock);
+        let answer = behaviour::attempt(&mut (*counted).attempts, limits, target, now);
+        bpf_spin_unlock(&raw mut (*counted).lock);
+        answer
+    };
+    if forget.number(u64::from(answer.rule)) != 0 {
+        // SAFETY: as above.
+        unsafe {
+            bpf_spin_lock(&raw mut (*tracked).lock);
+            behaviour::trip(&mut (*tracked).history, limits, Rule::Target as u32, target, now);
+            bpf_spin_unlock(&raw mut (*tracked).lock);
+        }
+    }
+    Some(answer)
+}
+
+/// The target, if the rules judge it.
+#[inline(always)]
+fn target(control: &Control, limits: &Limits, attempt: &Attempt) -> Option<Target> {
+    let addr = match attempt.addr.embedded() {
+        Some(inner) => inner,
+        None => attempt.addr,
+    };
+    let login = is_login_port(attempt.transport, attempt.port);
+    let key = Key::new(PREFIX_HEAD_BITS + 128, PrefixKey { generation: control.generation, pad: 0, addr });
+    let scope = behaviour::scope(GROUNDS.get(&key), login, attempt.port);
+    if matches!(scope, Scope::Nothing) {
+        return None;
+    }
+    if limits.flags & LIMITS_COUNT_OWN == 0 && OWN.get_ptr(&addr).is_some() {
+        return None;
+    }
+    let internal = matches!(scope, Scope::Internal) as u32;
+    Some(Target { addr, what: what(attempt.transport, attempt.port), login: login as u32, internal })
+}
+
+#[inline(always)]
+fn history(session: u64) -> Option<*mut Tracked> {
+    if let Some(found) = HISTORIES.get_ptr_mut(&session) {
+        return Some(found);
+    }
+    let blank = BLANK.get(0)?;
+    // SAFETY: zeros are an empty history, and a lock that nobody holds.
+    let blank = unsafe { &*core::ptr::from_ref(blank).cast::<Tracked>() };
+    // RACE: another CPU may have made it meanwhile; the one that is there counts.
+    match HISTORIES.insert(&session, blank, NEW_ONLY) {
+        Ok(()) | Err(_) => HISTORIES.get_ptr_mut(&session),
+    }
+}
+
+#[inline(always)]
+fn attempts(key: &LoginKey) -> Option<*mut Counted> {
+    if let Some(found) = LOGINS.get_ptr_mut(key) {
+        return Some(found);
+    }
+    let blank = BLANK.get(0)?;
+    // SAFETY: as in `history`, and `BLANK` is at least as large.
+    let blank = unsafe { &*core::ptr::from_ref(blank).cast::<Counted>() };
+    // RACE: as in `history`.
+    match LOGINS.insert(key, blank, NEW_ONLY) {
+        Ok(()) | Err(_) => LOGINS.get_ptr_mut(key),
+    }
+}
