@@ -298,7 +298,8 @@ pub(crate) fn report<const WORDS: usize>(
         transport: hook as u8,
         verdict: verdict as u8,
         reason: if record_kind == kind::TAMPER { Reason::Tamper as u8 } else { Reason::Delegate as u8 },
-        pad: [0; 3],
+        packet: 0,
+        pad: [0; 2],
     };
     let mut repeats = 0;
     if let Some(seen) = REPEATS.get_ptr_mut(&key) {

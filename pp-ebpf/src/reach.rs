@@ -249,7 +249,7 @@ pub(crate) fn judge_alone(scene: &Scene<'_>, control: Control, mut attempt: Atte
     let control = unless_canary(scene, control);
     let decision = decide(&Live::<false> { control, scratch, zero }, scene.subject, &attempt);
     if !matches!(decision.reason, Reason::Receipt) {
-        report(scene, &attempt, &decision);
+        report(scene, &attempt, &decision, &Told::NOTHING);
     }
     decision.verdict
 }
