@@ -77,6 +77,11 @@ fn cell(number: u16, line: &'static Line, name: &'static str, at: At) -> Cell {
 }
 
 impl Cell {
+    /// Its line in the workload's list.
+    fn words(&self) -> String {
+        format!("{} {}", self.name, self.dialled)
+    }
+
     fn is_at_own_port(&self) -> bool {
         matches!(self.at, At::Local(_) | At::Link)
     }
@@ -186,7 +191,7 @@ impl Sweep {
         let lab = daemon.lab();
         let cells = cells();
         let list = daemon.path("techniques");
-        let text: Vec<String> = cells.iter().map(|cell| format!("{} {}", cell.name, cell.dialled)).collect();
+        let text: Vec<String> = cells.iter().map(Cell::words).collect();
         fs::write(&list, text.join("\n"))?;
         let batch = attack::workload(lab, &["batch", &list.display().to_string()], PLC);
         let mut far = Far::start(daemon, &cells)?;
@@ -214,7 +219,11 @@ impl Sweep {
         let _late = wait::until_true("every refusal's event", LATE, || expected().all(|(_, cell)| is_told(cell)));
         // Servers of this host take connections in order: behind one more of nobody's, a late one would have been seen.
         let before: Vec<usize> = far.own.iter().map(|journal| journal.lines().len()).collect();
-        let _again = By::Nobody.run_words(daemon, &batch.words)?.success()?;
+        let own = daemon.path("own-techniques");
+        let text: Vec<String> = cells.iter().filter(|cell| cell.is_at_own_port()).map(Cell::words).collect();
+        fs::write(&own, text.join("\n"))?;
+        let again = attack::workload(lab, &["batch", &own.display().to_string()], PLC);
+        let _again = By::Nobody.run_words(daemon, &again.words)?.success()?;
         wait::until_true("nobody's connections after the agent's", LATE, || {
             far.own.iter().zip(&before).all(|(journal, before)| journal.lines().len() > *before)
         })?;
