@@ -13,12 +13,15 @@ use pp_common::{
 };
 
 use crate::{
-    count::{hear, heard_from},
+    count::{forget, hear, heard_from},
     mark::{control, sock_mark, sock_subject},
     reach::{Counting, Segment, attempt, cgroup_return, judge, judge_and_count, refuse, scene},
 };
 
 const ALLOW: i32 = 1;
+/// Flags of a TCP header (RFC 9293).
+const TCP_SYN: u8 = 0x02;
+const TCP_ACK: u8 = 0x10;
 const SOCK_RAW: u32 = 3;
 const ETH_P_IP_BE: u32 = 0x0008;
 const ETH_P_IPV6_BE: u32 = 0xdd86;
@@ -67,12 +70,16 @@ fn judge_packet(ctx: &SkBuffContext, sk: *mut bpf_sock, sock: &mut SockMark, way
     };
     let task_flags = if sock.flags & SOCK_CANARY != 0 { TASK_CANARY } else { 0 };
     let scene = scene(hook, &subject, sock.tgid, task_flags, &control);
-    let Some((mut far, payload)) = far_end(ctx, way) else {
+    let Some(Far { attempt: mut far, payload, begins }) = far_end(ctx, way) else {
         let nowhere = attempt(Addr([0; 2]), 0, 0, Kind::Portless);
         return cgroup_return(refuse(&scene, control, &nowhere, Reason::Malformed));
     };
     let raw = way == Way::Out && far.transport == transport::TCP && is_raw(sk);
     far.kind = kind(sock, &far, way, raw);
+    if raw && begins {
+        // A raw socket may begin many connections to one far end: each is one.
+        forget(sock, &far);
+    }
     if way == Way::In
         && matches!(far.kind, Kind::Answer)
         && far.transport != transport::TCP
@@ -118,9 +125,19 @@ fn is_raw(sk: *mut bpf_sock) -> bool {
     }
 }
 
-/// The far end of a packet and the length of its payload; `None` where its headers cannot be read.
+/// What a packet's headers say.
+struct Far {
+    /// Where it goes, or comes from.
+    attempt: Attempt,
+    /// Bytes behind its headers.
+    payload: u32,
+    /// The first packet of a TCP connection.
+    begins: bool,
+}
+
+/// What a packet's headers say; `None` where they cannot be read.
 #[inline(always)]
-fn far_end(ctx: &SkBuffContext, way: Way) -> Option<(Attempt, u32)> {
+fn far_end(ctx: &SkBuffContext, way: Way) -> Option<Far> {
     // SAFETY: a member of the context.
     match unsafe { (*ctx.skb.skb).protocol } {
         ETH_P_IP_BE => far_end_v4(ctx, way),
@@ -130,7 +147,7 @@ fn far_end(ctx: &SkBuffContext, way: Way) -> Option<(Attempt, u32)> {
 }
 
 #[inline(always)]
-fn far_end_v4(ctx: &SkBuffContext, way: Way) -> Option<(Attempt, u32)> {
+fn far_end_v4(ctx: &SkBuffContext, way: Way) -> Option<Far> {
     let first: [u8; 10] = ctx.load(0).ok()?;
     let octets: [u8; 4] = match way {
         Way::Out => ctx.load(16).ok()?,
@@ -167,7 +184,7 @@ fn goes_straight(ctx: &SkBuffContext, header_len: usize) -> bool {
 }
 
 #[inline(always)]
-fn far_end_v6(ctx: &SkBuffContext, way: Way) -> Option<(Attempt, u32)> {
+fn far_end_v6(ctx: &SkBuffContext, way: Way) -> Option<Far> {
     let mut next: u8 = ctx.load(6).ok()?;
     let words: [u32; 4] = match way {
         Way::Out => ctx.load(24).ok()?,
@@ -195,23 +212,28 @@ fn far_end_v6(ctx: &SkBuffContext, way: Way) -> Option<(Attempt, u32)> {
             _ => break,
         }
     }
+    if matches!(next, 0 | 43 | 44 | 60) {
+        // More than is looked through: what lies behind is not known.
+        return None;
+    }
     ports(ctx, Addr::v6_words(words), at, next, later_fragment, way)
 }
 
 #[inline(always)]
-fn ports(ctx: &SkBuffContext, addr: Addr, at: usize, protocol: u8, later_fragment: bool, way: Way) -> Option<(Attempt, u32)> {
+fn ports(ctx: &SkBuffContext, addr: Addr, at: usize, protocol: u8, later_fragment: bool, way: Way) -> Option<Far> {
     // From the network header on, also of a batch that is cut into packets later, whose own length
     // field may be zero.
     let rest = ctx.len().saturating_sub(at as u32);
     let ported = matches!(protocol, transport::TCP | transport::UDP | transport::UDPLITE | transport::SCTP);
     if later_fragment || !ported {
-        return Some((attempt(addr, 0, u32::from(protocol), Kind::Portless), rest));
+        return Some(Far { attempt: attempt(addr, 0, u32::from(protocol), Kind::Portless), payload: rest, begins: false });
     }
     let port: [u8; 2] = match way {
         Way::Out => ctx.load(at + 2).ok()?,
         Way::In => ctx.load(at).ok()?,
     };
-    let offset: u8 = if protocol == transport::TCP { ctx.load(at + 12).ok()? } else { 0 };
+    let [offset, flags]: [u8; 2] = if protocol == transport::TCP { ctx.load(at + 12).ok()? } else { [0; 2] };
     let payload = rest.saturating_sub(header_len(protocol, offset));
-    Some((attempt(addr, u16::from_be_bytes(port), u32::from(protocol), Kind::Open), payload))
+    let begins = flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
+    Some(Far { attempt: attempt(addr, u16::from_be_bytes(port), u32::from(protocol), Kind::Open), payload, begins })
 }

@@ -37,7 +37,13 @@ pub(crate) fn held(world: &mut World, via: Via, state: &str, way: &str) -> Resul
     // A socket that was open already is ended by the daemon, which tells that, or refused by a hook, which tells that.
     let is_told = |event: &Value| {
         let ended = event["kind"] == "flow_ended" && event["destination"]["address"] == target.ip().to_string();
-        (ended || is_block(event, target)) && event["agent"] == AGENT
+        // Refused before there is a destination: copying the socket out of its process, and asking the server.
+        let earlier = match via {
+            Via::Copied => event["kind"] == "tamper" && event["reason"] == "ptrace",
+            Via::Relay => event["kind"] == "verdict" && event["reason"] == "delegate",
+            Via::Run | Via::Exec | Via::Passed => false,
+        };
+        (ended || earlier || is_block(event, target)) && event["agent"] == AGENT
     };
     let told = arrived || daemon.events().wait_since(mark, "its event", is_told).is_ok();
     Ok(Outcome { control_arrived, answer: agent.answer, arrived, told })

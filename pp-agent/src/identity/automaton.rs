@@ -73,20 +73,20 @@ fn classes(machine: &Machine) -> Result<([u8; 256], Vec<u8>), IdentityError> {
 /// block of each state, the start's being block 0, and how many blocks there are.
 pub(crate) fn minimize(table: &[Vec<Target>], mut blocks: Vec<usize>, mut count: usize) -> (Vec<usize>, usize) {
     loop {
-        let mut signatures: HashMap<(usize, Vec<Target>), usize> = HashMap::new();
+        // Each state's block and where its row leads, as numbers; hashing them is nearly all of the work.
+        let mut signatures: HashMap<Vec<usize>, usize, foldhash::fast::RandomState> = HashMap::default();
         let next: Vec<usize> = table
             .iter()
             .enumerate()
             .map(|(state, row)| {
-                let row = row
-                    .iter()
-                    .map(|target| match target {
-                        Target::Go(to) => Target::Go(blocks[*to]),
-                        other => *other,
-                    })
-                    .collect();
+                let leads = row.iter().map(|target| match target {
+                    Target::Dead => 0,
+                    Target::Accept(rule) => 2 * rule + 1,
+                    Target::Go(to) => 2 * blocks[*to] + 2,
+                });
+                let signature = std::iter::once(blocks[state]).chain(leads).collect();
                 let fresh = signatures.len();
-                *signatures.entry((blocks[state], row)).or_insert(fresh)
+                *signatures.entry(signature).or_insert(fresh)
             })
             .collect();
         let refined = signatures.len();
