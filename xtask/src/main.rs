@@ -90,6 +90,9 @@ enum Task {
         /// Print the results as JSON
         #[arg(long)]
         json: bool,
+        /// Take the results that the suite's last run left, which must have been of this tree, instead of running it
+        #[arg(long)]
+        recorded: bool,
         /// Only check that the committed results are those of this tree
         #[arg(long, conflicts_with_all = ["native", "rows", "json"])]
         check: bool,
@@ -190,11 +193,11 @@ fn start(cli: Cli) -> Result<u8> {
             complaints.iter().for_each(|complaint| sh::say(format!("coverage: {complaint}")));
             Ok(u8::from(!complaints.is_empty()))
         }
-        Task::Coverage { native, mut rows, json, check: false } => {
+        Task::Coverage { native, mut rows, json, recorded, check: false } => {
             if native {
                 rows.push("native".to_owned());
             }
-            Ok(u8::from(!coverage::run(&paths, &rows, json)?))
+            Ok(u8::from(!coverage::run(&paths, &rows, json, recorded)?))
         }
         Task::Ci => Ok(u8::from(!ci::run(&paths)?)),
         Task::Demo { more } => wrappers::demo(&paths, &more),
