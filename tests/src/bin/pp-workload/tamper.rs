@@ -111,8 +111,10 @@ fn writable(path: &Path) -> io::Result<()> {
 }
 
 fn bpf(command: i64, attributes: &[u64; 16]) -> io::Result<()> {
+    // Some commands answer in them.
+    let mut own = *attributes;
     // SAFETY: attributes of that size, valid for the call.
-    done(unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(attributes)) })
+    done(unsafe { libc::syscall(libc::SYS_bpf, command, own.as_mut_ptr(), size_of_val(&own)) })
 }
 
 /// Writes what is there already to the start of the process's stack.
