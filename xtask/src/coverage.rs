@@ -110,8 +110,8 @@ pub(crate) fn check(paths: &Paths, after_a_run: bool) -> Result<Vec<String>> {
     let mut complaints = Vec::new();
     for row in &matrix.rows {
         let Some(found) = committed.get(&row.name) else {
-            // The page says which rows have none; of those that `ci` runs each must have one.
-            if row.ci {
+            // The page says which rows have none; this machine's own kernel must have one.
+            if row.kernel.is_none() {
                 complaints.push(format!("{}: no result in docs/coverage; run cargo xtask coverage --rows {0}", row.name));
             }
             continue;

@@ -96,7 +96,7 @@ pub(crate) fn run(paths: &Paths, matrix: &Matrix, job: &Job<'_>) -> Result<Outco
     fs::write(out.join("stage2.sh"), if job.systemd { systemd::RUN_SYSTEMD } else { RUN_COMMAND })?;
     let modules = kernel.base.join("lib/modules").join(&kernel.release).canonicalize()?;
     let append = format!(
-        "console=ttyS0 quiet loglevel=3 panic=-1 random.trust_cpu=on mitigations=off pp.init=/out/stage2.sh pp.modules={} {}",
+        "console=ttyS0 quiet loglevel=3 panic=-1 no_timer_check random.trust_cpu=on mitigations=off pp.init=/out/stage2.sh pp.modules={} {}",
         modules.display(),
         job.append
     );
