@@ -2,7 +2,7 @@
 //! socket. A server is known by the name its socket is bound to, by the inode
 //! of its path, and by the process that listens; never by what the caller wrote.
 
-use core::{ffi::c_void, mem::MaybeUninit};
+use core::{ffi::c_void, hint::black_box, mem::MaybeUninit};
 
 use aya_ebpf::{helpers::generated::bpf_probe_read_kernel, macros::lsm, programs::LsmContext};
 use pp_common::{
@@ -153,5 +153,6 @@ fn refused(task: &TaskMark, hook: GuardHook, what: Tamper, tgid: u32, text: &Tex
     let observes = control().flags & CONTROL_OBSERVE != 0 && task.flags & TASK_CANARY == 0;
     let verdict = if observes { Verdict::Observe } else { Verdict::Block };
     report(task, kind::DELEGATE, hook, what, verdict, Object { target_tgid: tgid, ..Object::NONE }, text);
-    if observes { 0 } else { -EPERM }
+    // VERIFIER: "R0 has unknown scalar value should have been in [-4095, 0]" where the compiler negates a flag.
+    if observes { 0 } else { black_box(-EPERM) }
 }

@@ -163,6 +163,11 @@ impl Loader {
         })
     }
 
+    /// See [`offsets::splices_by_message`].
+    pub(super) fn splices_by_message(&self) -> bool {
+        offsets::splices_by_message(&self.kernel)
+    }
+
     /// Attaches what every backend has.
     pub(super) fn attach_first(&mut self) -> Result<(), KernelError> {
         FIRST.iter().try_for_each(|program| self.put_for_all(program))

@@ -63,6 +63,8 @@ pub struct Gate {
     choice: backend::Choice,
     /// The last canary was refused what no cgroup program can refuse.
     refuses: AtomicBool,
+    /// Writes by `splice` and `sendfile` pass the hook of messages.
+    splices_by_message: bool,
     /// What the guard maps hold.
     guarded: Mutex<guard::Table>,
     /// One publication at a time.
@@ -98,6 +100,7 @@ impl Gate {
             earlier_socks,
             records: Mutex::new(Some(Records::new(ring)?)),
             fresh: loader.fresh,
+            splices_by_message: loader.splices_by_message(),
             max_tasks: tasks.max_entries(),
             choice: backend::Choice::default(),
             refuses: AtomicBool::new(false),
@@ -180,8 +183,8 @@ impl Gate {
     pub fn sees_passed(&self) -> bool {
         let lacking = |program: &str| self.choice.refused.iter().any(|(name, _)| *name == program);
         match self.backend() {
-            Backend::Lsm => !lacking("pp_lsm_receive"),
-            Backend::FmodRet => !lacking("pp_entry_receive") && !lacking("pp_entry_sendmsg"),
+            Backend::Lsm => self.splices_by_message && !lacking("pp_lsm_receive"),
+            Backend::FmodRet => self.splices_by_message && !lacking("pp_entry_receive") && !lacking("pp_entry_sendmsg"),
             Backend::Cgroup => false,
         }
     }

@@ -103,6 +103,12 @@ pub(super) fn find_guard_in(btf: &Btf) -> Result<GuardOffsets, KernelError> {
     })
 }
 
+/// Whether this kernel writes by `splice(2)` and `sendfile(2)` as it does by `send(2)`, so that the
+/// same hook sees it: from 6.5 on (fs/splice.c, `splice_to_socket`).
+pub(super) fn splices_by_message(btf: &Btf) -> bool {
+    btf.resolve_types_by_name("splice_to_socket").is_ok_and(|found| !found.is_empty())
+}
+
 /// Offset in bytes of `structure.member`, through anonymous structures and unions.
 fn offset(btf: &Btf, path: &str) -> Option<u32> {
     let (name, member) = path.split_once('.')?;
@@ -126,6 +132,17 @@ fn within(btf: &Btf, found: &Type, member: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_kernel_since_6_5_is_known_to_splice_by_message() {
+        let release = crate::kernel::host::kernel_release();
+        let mut numbers = release.split(['.', '-']).filter_map(|part| part.parse::<u32>().ok());
+        let (major, minor) = (numbers.next().unwrap(), numbers.next().unwrap());
+        if std::path::Path::new(super::VMLINUX).exists() {
+            let btf = btf_rs::Btf::from_file(super::VMLINUX).unwrap();
+            assert_eq!(super::splices_by_message(&btf), (major, minor) >= (6, 5), "{release}");
+        }
+    }
+
     #[test]
     fn the_running_kernel_has_every_member() {
         if std::path::Path::new(super::VMLINUX).exists() {
