@@ -107,7 +107,7 @@ fn socket_at_dockers_path_is_refused_whatever_the_way_to_it(world: &mut World) -
     std::os::unix::fs::symlink(path, &link)?;
     let _event = refused(daemon, &["unix", &text(&link)], "/run/docker.sock")?;
     // Bound by another name, and moved to the path: its inode is found at the next look.
-    let moved = daemon.path("moved.sock");
+    let moved = Path::new("/run/pp-e2e-moved.sock").to_path_buf();
     drop(bound);
     let listener = Bound::at(&moved)?;
     fs::rename(&moved, path)?;
