@@ -175,6 +175,12 @@ reasons! {
     TurnsExhausted = 19, "turns_exhausted";
     /// This flow to a gateway has sent as many bytes as it may.
     BytesExhausted = 20, "bytes_exhausted";
+    /// A kind of socket that escapes judgement by destination.
+    SocketFamily = 30, "socket_family";
+    /// The packet or address could not be read whole.
+    Malformed = 31, "malformed";
+    /// A table or counter of the gate failed; the attempt is refused for it.
+    GateError = 32, "gate_error";
     /// More connections to one login target than the behaviour rules allow.
     SprayTarget = 50, "spray_target";
     /// More hosts on one login port than the behaviour rules allow.
@@ -185,12 +191,6 @@ reasons! {
     ScanPorts = 53, "scan_ports";
     /// More pairs of host and port than the behaviour rules allow.
     ScanPairs = 54, "scan_pairs";
-    /// A kind of socket that escapes judgement by destination.
-    SocketFamily = 30, "socket_family";
-    /// The packet or address could not be read whole.
-    Malformed = 31, "malformed";
-    /// A table or counter of the gate failed; the attempt is refused for it.
-    GateError = 32, "gate_error";
     /// The session reached for its own gate.
     Tamper = 60, "tamper";
     /// A server on this host that acts for whoever asks it.
