@@ -26,7 +26,7 @@ use crate::wait;
 /// Where the kernel keeps pins.
 pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 /// How long the daemon may take to report READY, emulated machines included.
-const READY: Duration = Duration::from_secs(240);
+const READY: Duration = Duration::from_secs(600);
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 static LEFT_BEHIND: Mutex<Vec<String>> = Mutex::new(Vec::new());
