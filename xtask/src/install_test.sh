@@ -17,11 +17,11 @@ fail() {
     journalctl --no-pager --unit $unit | tail -40
     exit 1
 }
-# Waits until a command succeeds, at most 60 s.
+# Waits until a command succeeds, at most 300 s: emulated, and beside others.
 await() {
-    local what=$1 end=$((SECONDS + 60)); shift
+    local what=$1 end=$((SECONDS + 300)); shift
     until "$@" > /dev/null 2>&1; do
-        [ $SECONDS -lt $end ] || fail "$what: not within 60 s"
+        [ $SECONDS -lt $end ] || fail "$what: not within 300 s"
         sleep 0.2
     done
 }
