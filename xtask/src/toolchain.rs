@@ -49,7 +49,7 @@ impl Toolchain {
         };
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{}:{path}", linker.display()));
-        command.env("RUSTFLAGS", "-Cdebuginfo=2 -Clink-arg=--btf");
+        command.env("RUSTFLAGS", "-Cdebuginfo=2 -Clink-arg=--btf -Clink-arg=--disable-expand-memcpy-in-order");
         // What `cargo xtask` set for its own toolchain would mislead this one.
         for name in ["RUSTUP_TOOLCHAIN", "LD_LIBRARY_PATH", "CARGO", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_ENCODED_RUSTFLAGS"]
         {

@@ -131,7 +131,7 @@ fn qemu(image: &Path, archive: &Path, out: &Path, append: &str) -> Command {
     // The machine must not outlive us: setpriv asks the kernel to end it when we die.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-no-user-config", "-nodefaults", "-display", "none"]);
-    command.args(["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"]);
+    command.args(["-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "2048"]);
     command.args(["-nic", "none", "-no-reboot", "-serial", "stdio", "-device", "virtio-rng-pci"]);
     command.arg("-kernel").arg(image).arg("-initrd").arg(archive).args(["-append", append]);
     command.args(["-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap"]);
