@@ -5,6 +5,12 @@
 //! Integers are in host byte order unless a name ends in `_be`. Times are
 //! `CLOCK_BOOTTIME` nanoseconds, which go on counting while the host sleeps.
 
+mod grant;
+mod identity;
+
+pub use grant::*;
+pub use identity::*;
+
 use crate::dest::Addr;
 use crate::turns::Talk;
 
@@ -29,8 +35,6 @@ pub const MAX_TASKS: u32 = 65_536;
 pub const MAX_PLACES: u32 = 16_384;
 /// Most prefixes that grants name, counting two generations.
 pub const MAX_GRANT_PREFIXES: u32 = 8_192;
-/// Most grants that can hold for one address.
-pub const MAX_GRANTS_PER_PREFIX: usize = 16;
 /// Most receipts known to the kernel, ended ones included.
 pub const MAX_RECEIPTS: u32 = 4_096;
 /// Most (transport, port) pairs of services, counting two generations.
@@ -39,29 +43,6 @@ pub const MAX_SERVICES: u32 = 4_096;
 pub const MAX_GATEWAY_PORTS: u32 = 8_192;
 /// Most exempt networks, counting two generations.
 pub const MAX_EXEMPT: u32 = 2_048;
-/// Most users that a user rule names, counting two generations.
-pub const MAX_USERS: u32 = 4_096;
-/// Most cgroups that cgroup and unit rules resolve to.
-pub const MAX_CGROUPS: u32 = 8_192;
-/// Most ancestors a cgroup rule is looked for in.
-pub const MAX_CGROUP_DEPTH: usize = 16;
-
-/// States of the identity automaton in one generation.
-pub const DFA_STATES: usize = 4_096;
-/// Byte classes of the identity automaton.
-pub const DFA_CLASSES: usize = 128;
-/// Most identity rules in one generation.
-pub const MAX_RULES: usize = 512;
-/// Bytes of the path given to `execve` that rules can see, the NUL included.
-pub const EXEC_PATH_LEN: usize = 512;
-/// Bytes of the argument vector that rules can see.
-pub const EXEC_ARGV_LEN: usize = 512;
-/// In a [`DfaRow`]: this transition ends in the rule named by the low bits.
-pub const DFA_ACCEPT: u16 = 0x8000;
-/// The state from which nothing matches any more.
-pub const DFA_DEAD: u16 = 0;
-/// The state an automaton begins in.
-pub const DFA_START: u16 = 1;
 
 /// The mark of a process, keyed by its tgid.
 #[repr(C)]
@@ -260,161 +241,6 @@ pub struct GatewayPortKey {
     pub pad: u16,
 }
 
-/// One line of a grant: a receipt's port range on the prefix that holds it,
-/// with all that is needed to judge it but its budget.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Grant {
-    /// The agent.
-    pub agent: NameId,
-    /// The session it is bound to; zero: any session of the agent.
-    pub session: u64,
-    /// The owners it names, one bit each; see [`MAX_USER_BITS`].
-    pub users: u64,
-    /// First instant.
-    pub from_ns: u64,
-    /// First instant after.
-    pub until_ns: u64,
-    /// The receipt.
-    pub serial: Serial,
-    /// First port, inclusive.
-    pub port_first: u16,
-    /// Last port, inclusive.
-    pub port_last: u16,
-    /// IP protocol number.
-    pub transport: u8,
-    /// `GRANT_*` flags.
-    pub flags: u8,
-    /// Zero.
-    pub pad: [u8; 6],
-}
-
-/// The receipt was revoked.
-pub const GRANT_REVOKED: u8 = 1;
-/// The receipt's count was lost with a reboot.
-pub const GRANT_EXHAUSTED: u8 = 2;
-/// The receipt's credential scope allows logins.
-pub const GRANT_LOGIN: u8 = 4;
-/// Most owners that all receipts of a generation name together: each has a
-/// bit of [`Grant::users`]. All bits set: any owner.
-pub const MAX_USER_BITS: usize = 64;
-
-/// Every grant that covers a prefix, those of shorter prefixes included.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GrantList {
-    /// How many of `grants` are set.
-    pub len: u32,
-    /// Zero.
-    pub pad: u32,
-    /// The grants.
-    pub grants: [Grant; MAX_GRANTS_PER_PREFIX],
-}
-
-/// What a receipt allows, beside where: what its [`Grant`]s and [`Budget`] are made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Terms {
-    /// The agent.
-    pub agent: NameId,
-    /// The session it is bound to; zero: any session of the agent.
-    pub session: u64,
-    /// First instant.
-    pub from_ns: u64,
-    /// First instant after.
-    pub until_ns: u64,
-    /// Most new flows; zero: no limit.
-    pub max_connections: u64,
-    /// Most new flows to login ports and gateways; zero: those stay closed.
-    pub max_attempts: u64,
-    /// Most turns on each flow to a gateway; zero: what policy says.
-    pub max_turns: u32,
-    /// The receipt.
-    pub serial: Serial,
-    /// `TERMS_*` flags.
-    pub flags: u32,
-}
-
-/// Holds for every owner.
-pub const TERMS_ANY_USER: u32 = 1;
-/// Ended by a revocation.
-pub const TERMS_REVOKED: u32 = 2;
-/// Ended because its count was lost with a reboot.
-pub const TERMS_EXHAUSTED: u32 = 4;
-
-/// What has been used of a receipt.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Spent {
-    /// New flows so far.
-    pub connections: u64,
-    /// New flows to login ports and gateways so far.
-    pub attempts: u64,
-}
-
-/// A receipt's budget as a decision reads it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Budget {
-    /// What has been used.
-    pub spent: Spent,
-    /// Most new flows; zero: no limit.
-    pub max_connections: u64,
-    /// Most new flows to login ports and gateways.
-    pub max_attempts: u64,
-}
-
-/// The same as it lies in its map, with the lock under which it is counted.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BudgetValue {
-    /// A `bpf_spin_lock`.
-    pub lock: u32,
-    /// Its own key: a recycled map element is not this receipt.
-    pub serial: Serial,
-    /// See [`Spent`].
-    pub connections: u64,
-    /// See [`Spent`].
-    pub attempts: u64,
-    /// See [`Budget`].
-    pub max_connections: u64,
-    /// See [`Budget`].
-    pub max_attempts: u64,
-}
-
-/// One state of the identity automaton: where each byte class leads. See
-/// [`DFA_ACCEPT`]. State `s` of generation `g` is row `(g & 1) * DFA_STATES + s`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DfaRow {
-    /// The next state, by byte class.
-    pub next: [u16; DFA_CLASSES],
-}
-
-/// The byte classes of one generation, at index `g & 1`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DfaClasses {
-    /// Class of each byte.
-    pub class: [u8; 256],
-}
-
-/// What a matched identity rule means, at index `(g & 1) * MAX_RULES + rule`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RuleTarget {
-    /// The agent to mark with; zero: this process is never marked.
-    pub agent: NameId,
-}
-
-/// Key of the table of user rules.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct UserKey {
-    /// Generation of the tables.
-    pub generation: u32,
-    /// The uid of the process.
-    pub uid: u32,
-}
-
 /// Key under which repeats of one refusal are counted in the kernel.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -558,12 +384,6 @@ const _: () = {
     assert!(size_of::<ServiceKey>() == 4 + 2 + 1 + 1);
     assert!(size_of::<Service>() == 8 + 2 * 4);
     assert!(size_of::<GatewayPortKey>() == 8 + 4 + 2 + 2);
-    assert!(size_of::<Grant>() == 5 * 8 + 4 + 2 * 2 + 2 + 6);
-    assert!(size_of::<GrantList>() == 8 + MAX_GRANTS_PER_PREFIX * 56);
-    assert!(size_of::<BudgetValue>() == 2 * 4 + 4 * 8);
-    assert!(size_of::<Spent>() == 2 * 8);
-    assert!(size_of::<DfaRow>() == 2 * DFA_CLASSES);
-    assert!(size_of::<UserKey>() == 2 * 4);
     assert!(size_of::<RepeatKey>() == 8 + 16 + 2 + 4 + 2);
     assert!(size_of::<Repeats>() == 2 * 8);
     assert!(size_of::<Offsets>() == 26 * 4);

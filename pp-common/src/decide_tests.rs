@@ -1,7 +1,9 @@
 extern crate std;
 
 use super::*;
-use crate::abi::{Spent, TERMS_ANY_USER, TERMS_EXHAUSTED, TERMS_REVOKED, Terms};
+use crate::abi::{
+    GRANT_EXHAUSTED, GRANT_LOGIN, GRANT_REVOKED, Grant, MAX_GRANTS_PER_PREFIX, Spent, TERMS_ANY_USER, TERMS_EXHAUSTED, TERMS_REVOKED, Terms,
+};
 use core::cell::Cell;
 use std::collections::HashMap;
 use std::vec::Vec;

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use crate::{
     build_ebpf::{self, Variant},
     coverage, e2e,
-    kernels::{Matrix, Row},
+    kernels::{Matrix, Row, Share},
     paths::Paths,
     setup, sh,
     side_by_side::{self, Piece},
@@ -48,7 +48,8 @@ pub(crate) fn run(paths: &Paths) -> Result<bool> {
     let bin = object.and_then(|_| e2e::build_all(paths));
     table.push(verdict("build of agent and suite", &bin, start));
     if let Ok(bin) = bin {
-        let (here, emulated): (Vec<_>, Vec<_>) = matrix.rows.iter().filter(|row| row.ci).partition(|row| row.kernel.is_none());
+        let (here, emulated): (Vec<_>, Vec<_>) =
+            matrix.rows.iter().filter(|row| row.ci != Share::None).partition(|row| row.kernel.is_none());
         // Alone: its tests of how soon something is told or ended measure this machine.
         table.extend(here.into_iter().map(|row| e2e_line(paths, &matrix, row, &bin)));
         table.extend(in_machines(paths, &matrix, &emulated, &bin));
@@ -72,9 +73,11 @@ fn in_machines(paths: &Paths, matrix: &Matrix, rows: &[&Row], bin: &Path) -> Vec
 
 fn e2e_line(paths: &Paths, matrix: &Matrix, row: &Row, bin: &Path) -> Line {
     sh::say(format!("e2e {} ...", row.name));
-    // Emulated kernels run the groups that depend on the kernel; `soak` runs everything everywhere.
-    let only: &[String] = if row.kernel.is_some() { &["--kernel-only".to_owned()] } else { &[] };
-    let cell = e2e::run_row(paths, matrix, row, bin, only, false);
+    let only = match row.ci {
+        Share::Part => vec!["--groups".to_owned(), matrix.ci_groups.join(",")],
+        Share::Whole | Share::None => Vec::new(),
+    };
+    let cell = e2e::run_row(paths, matrix, row, bin, &only, false);
     for complaint in &cell.complaints {
         sh::say(format!("e2e {}: {complaint}", cell.row));
     }

@@ -274,7 +274,7 @@ mod tests {
             kernel: Some("6.1".into()),
             append: String::new(),
             backend: "lsm".into(),
-            ci: true,
+            ci: crate::kernels::Share::Whole,
             allowed_skips: vec!["b".into()],
         }
     }

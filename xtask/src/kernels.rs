@@ -33,21 +33,32 @@ pub(crate) struct Row {
     pub(crate) append: String,
     /// Backend the live canary must find.
     pub(crate) backend: String,
-    /// `ci` runs it.
-    #[serde(default = "yes")]
-    pub(crate) ci: bool,
+    /// How much of the suite `ci` runs here.
+    #[serde(default)]
+    pub(crate) ci: Share,
     /// Tests that may be skipped here.
     pub(crate) allowed_skips: Vec<String>,
 }
 
-const fn yes() -> bool {
-    true
+/// How much of the suite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Share {
+    /// All of it.
+    #[default]
+    Whole,
+    /// The groups of [`Matrix::ci_groups`].
+    Part,
+    /// None: `soak` runs the row, and `e2e` by its name.
+    None,
 }
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Matrix {
+    /// The groups of tests that `ci` runs on rows that have a part of the suite there.
+    pub(crate) ci_groups: Vec<String>,
     #[serde(rename = "kernel")]
     pub(crate) kernels: Vec<Kernel>,
     #[serde(rename = "row")]
@@ -111,13 +122,13 @@ mod tests {
         assert_eq!(matrix.row("native").expect("it is there").kernel, None);
         assert!(matrix.kernel("6.1").is_ok());
         assert!(matrix.row("2.6").is_err());
-        let in_ci = |name: &str| matrix.row(name).expect("it is there").ci;
-        assert!(in_ci("6.12-nobpf") && !in_ci("6.1-nobpf"));
+        let share = |name: &str| matrix.row(name).expect("it is there").ci;
+        assert_eq!([share("native"), share("6.12-nobpf"), share("6.1-nobpf")], [Share::Whole, Share::Part, Share::None]);
     }
 
     #[test]
     fn a_row_with_an_unknown_kernel_is_refused() {
-        let text = "kernel = []\n[[row]]\nname = 'a'\nkernel = 'b'\nbackend = 'lsm'\nallowed_skips = []\n";
+        let text = "ci_groups = []\nkernel = []\n[[row]]\nname = 'a'\nkernel = 'b'\nbackend = 'lsm'\nallowed_skips = []\n";
         assert!(Matrix::parse(text).is_err());
     }
 

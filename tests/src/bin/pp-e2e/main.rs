@@ -53,7 +53,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use pp_tests::coverage::{GROUP, Line, TABLE};
 use pp_tests::lab::{is_emulated, leave_the_network};
@@ -82,23 +82,20 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("lifetime", lifetime::TESTS),
 ];
 
-/// The groups that `--kernel-only` runs: what is refused and what the gate says of it, which backend refuses, ordinary work. The table of
-/// every way to send, `tamper` and `delegates` are for `soak` and `coverage`: emulated, they take a quarter of an hour a kernel.
-const KERNEL_GROUPS: [&str; 4] = ["lab", "refusals", "backend", "ordinary"];
-
 /// What the runner is told besides the options of every test runner.
 struct Options {
     row: String,
     result: Option<PathBuf>,
     soak: bool,
-    kernel_only: bool,
+    /// Only these; empty: all.
+    groups: Vec<String>,
     coverage: bool,
     libtest: Vec<String>,
 }
 
 fn options() -> Options {
     let mut options =
-        Options { row: "native".to_owned(), result: None, soak: false, kernel_only: false, coverage: false, libtest: Vec::new() };
+        Options { row: "native".to_owned(), result: None, soak: false, groups: Vec::new(), coverage: false, libtest: Vec::new() };
     let mut words = std::env::args();
     options.libtest.extend(words.next());
     while let Some(word) = words.next() {
@@ -107,7 +104,7 @@ fn options() -> Options {
             "--result" => options.result = words.next().map(PathBuf::from),
             "--soak" => options.soak = true,
             "--coverage" => options.coverage = true,
-            "--kernel-only" => options.kernel_only = true,
+            "--groups" => options.groups = words.next().unwrap_or_default().split(',').map(str::to_owned).collect(),
             _ => options.libtest.push(word),
         }
     }
@@ -135,14 +132,18 @@ fn suite() -> Result<bool> {
         World::build(options.soak)?;
     }
     let mut trials = Vec::new();
+    let known = |name: &String| name == GROUP || GROUPS.iter().any(|(group, _)| group == name);
+    if let Some(name) = options.groups.iter().find(|name| !known(name)) {
+        bail!("--groups: no group {name}");
+    }
+    let wanted = |group: &str| options.groups.is_empty() || options.groups.iter().any(|name| name == group);
     for (group, tests) in GROUPS.iter().copied() {
         // Real agents are some hundred megabytes of program each, which an emulated processor would be minutes over; what marks them is
         // the same there, and `identity` shows it.
-        if (options.kernel_only && !KERNEL_GROUPS.contains(&group)) || (group == "packages" && is_emulated()) {
-            continue;
+        if wanted(group) && !(group == "packages" && is_emulated()) {
+            trials.extend(tests.iter().map(|test| trial(group, test.name, test.run)));
         }
-        trials.extend(tests.iter().map(|test| trial(group, test.name, test.run)));
-        if group == "lab" && !options.kernel_only {
+        if group == "lab" && wanted(GROUP) {
             let show = |line: &'static Line| move |world: &mut World| coverage::row(world, line);
             trials.extend(coverage::own().map(|line| trial(GROUP, &line.claim(), show(line))));
         }
