@@ -230,6 +230,10 @@ pub fn scope(ground: Option<&Ground>, login: bool, port: u16) -> Scope {
 
 #[inline(always)]
 fn exempt(ground: &Ground, port: u64) -> bool {
+    // Ranges are filled from the first.
+    if ground.ports[0].first > ground.ports[0].last {
+        return false;
+    }
     let number = Branchless::new();
     let mut hit = 0;
     let mut i = 0;
@@ -451,6 +455,47 @@ impl Answer {
     }
 }
 
+/// Whether the session reached for this very target a moment ago and nothing is
+/// blocked: then the attempt may go out, and only the time is noted. Most
+/// attempts end here, without the session's lock.
+///
+/// RACE: a place in the list is given to another pair only when the one in it is
+/// out of its window, and is written in the order of [`put`]: what is read
+/// between two equal times within the window is of one pair. The times written
+/// here may overtake one another by what two clocks differ.
+#[inline(always)]
+pub fn again(history: &mut History, target: &Target, now_ns: u64) -> bool {
+    let number = Branchless::new();
+    if now_ns < history.all_until_ns || now_ns < history.trips_until_ns || target.login & target.internal != 0 {
+        return false;
+    }
+    let window = WINDOW_NS - u64::from(target.login) * (WINDOW_NS - SHORT_NS);
+    let at = hash(target) as usize & (INDEX - 1);
+    let known = &mut history.pairs[history.index[at] as usize & (MAX_PAIRS - 1)];
+    let before_ns = *black_box(&known.seen_ns);
+    let this = number.same(u64::from(known.what), u64::from(target.what))
+        & number.same(known.addr.0[0], target.addr.0[0])
+        & number.same(known.addr.0[1], target.addr.0[1]);
+    let after_ns = *black_box(&known.seen_ns);
+    if this & number.same(before_ns, after_ns) & number.less(number.later(before_ns, now_ns) - before_ns, window) == 0 {
+        return false;
+    }
+    known.seen_ns = number.later(before_ns, now_ns);
+    history.seen_ns = number.later(history.seen_ns, now_ns);
+    true
+}
+
+/// Gives a place in a list to a pair; see [`again`] for the order.
+#[inline(always)]
+fn put(place: &mut Pair, target: &Target, now_ns: u64) {
+    place.seen_ns = 0;
+    let place = black_box(place);
+    place.addr = target.addr;
+    place.what = target.what;
+    let place = black_box(place);
+    place.seen_ns = now_ns;
+}
+
 /// Judges one attempt by what the session reached for before, and counts it
 /// where it may go out. Under the session's lock.
 #[inline(always)]
@@ -469,16 +514,7 @@ pub fn step(history: &mut History, limits: &Limits, target: &Target, now_ns: u64
         }
     }
     let many_logins = target.login & target.internal;
-    let window = WINDOW_NS - u64::from(target.login) * (WINDOW_NS - SHORT_NS);
     let at = hash(target) as usize & (INDEX - 1);
-    let known = &mut history.pairs[history.index[at] as usize & (MAX_PAIRS - 1)];
-    let this = number.same(u64::from(known.what), u64::from(target.what))
-        & number.same(known.addr.0[0], target.addr.0[0])
-        & number.same(known.addr.0[1], target.addr.0[1]);
-    if this & number.less(now_ns.wrapping_sub(known.seen_ns), window) & u64::from(many_logins ^ 1) != 0 {
-        known.seen_ns = now_ns;
-        return Answer::default();
-    }
     let mut answer = width(history, limits, target, now_ns);
     if many_logins != 0 && answer.rule == 0 {
         answer = login(history, limits, target, now_ns);
@@ -488,14 +524,14 @@ pub fn step(history: &mut History, limits: &Limits, target: &Target, now_ns: u64
         return answer;
     }
     let place = *black_box(&history.scratch[0]) as usize & (MAX_PAIRS - 1);
-    history.pairs[place] = Pair { addr: target.addr, seen_ns: now_ns, what: target.what, pad: 0 };
+    put(&mut history.pairs[place], target, now_ns);
     history.index[at] = place as u8;
     if place as u32 >= history.used {
         history.used = place as u32 + 1;
     }
     if many_logins != 0 {
         let place = *black_box(&history.scratch[1]) as usize & (MAX_LOGINS - 1);
-        history.logins[place] = Pair { addr: target.addr, seen_ns: now_ns, what: target.what, pad: 0 };
+        put(&mut history.logins[place], target, now_ns);
         if place as u32 >= history.logins_used {
             history.logins_used = place as u32 + 1;
         }

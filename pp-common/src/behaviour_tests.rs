@@ -14,7 +14,7 @@ const S: u64 = SECOND_NS;
 /// Long after boot, so that nothing lies before it.
 const T0: u64 = 1_000_000 * S;
 
-/// What the kernel does with both steps and their maps.
+/// What the kernel does with the steps and their maps.
 struct Gate {
     limits: Limits,
     history: Box<History>,
@@ -27,6 +27,9 @@ impl Gate {
     }
 
     fn ask(&mut self, target: &Target, now_ns: u64) -> Answer {
+        if again(&mut self.history, target, now_ns) {
+            return Answer::default();
+        }
         let answer = step(&mut self.history, &self.limits, target, now_ns);
         if answer.rule != 0 || answer.login == 0 {
             return answer;

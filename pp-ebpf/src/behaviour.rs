@@ -56,7 +56,7 @@ pub(crate) fn behave(hook: Hook, sock: &SockMark, attempt: &Attempt, forget: &Fo
     let Some(limits) = LIMITS.get(control.generation & 1) else {
         return refuse(&scene, control, attempt, Reason::GateError);
     };
-    let Some(target) = target(&control, limits, attempt) else {
+    let Some(target) = target(&control, attempt) else {
         return Verdict::Allow;
     };
     let target = Target {
@@ -65,6 +65,9 @@ pub(crate) fn behave(hook: Hook, sock: &SockMark, attempt: &Attempt, forget: &Fo
         login: forget.number(u64::from(target.login)) as u32,
         internal: forget.number(u64::from(target.internal)) as u32,
     };
+    if is_known(subject.session, &target) || is_own(limits, &target.addr) {
+        return Verdict::Allow;
+    }
     let Some(answer) = ask(subject.session, limits, &target, forget) else {
         count(Counter::HistoryFull);
         return refuse(&scene, control, attempt, Reason::GateError);
@@ -84,7 +87,21 @@ pub(crate) fn behave(hook: Hook, sock: &SockMark, attempt: &Attempt, forget: &Fo
     decision.verdict
 }
 
-/// What the session's history says; `None` where there is no room for one.
+/// Whether the session reached for the target a moment ago. Looked up by itself: what is found here must not be kept through the long way.
+#[inline(always)]
+fn is_known(session: u64, target: &Target) -> bool {
+    let Some(tracked) = HISTORIES.get_ptr_mut(&session) else { return false };
+    // SAFETY: a map value; what other CPUs may do meanwhile is said at `again`.
+    unsafe { behaviour::again(&mut (*tracked).history, target, now_ns()) }
+}
+
+/// Whether it is an address of this host, where those do not count.
+#[inline(always)]
+fn is_own(limits: &Limits, addr: &Addr) -> bool {
+    limits.flags & LIMITS_COUNT_OWN == 0 && OWN.get_ptr(addr).is_some()
+}
+
+/// What the session's history says; `None` where there is no room to count what must be counted.
 #[inline(always)]
 fn ask(session: u64, limits: &Limits, target: &Target, forget: &Forget) -> Option<Answer> {
     let tracked = history(session)?;
@@ -121,7 +138,7 @@ fn ask(session: u64, limits: &Limits, target: &Target, forget: &Forget) -> Optio
 
 /// The target, if the rules judge it.
 #[inline(always)]
-fn target(control: &Control, limits: &Limits, attempt: &Attempt) -> Option<Target> {
+fn target(control: &Control, attempt: &Attempt) -> Option<Target> {
     let addr = match attempt.addr.embedded() {
         Some(inner) => inner,
         None => attempt.addr,
@@ -132,13 +149,11 @@ fn target(control: &Control, limits: &Limits, attempt: &Attempt) -> Option<Targe
     if matches!(scope, Scope::Nothing) {
         return None;
     }
-    if limits.flags & LIMITS_COUNT_OWN == 0 && OWN.get_ptr(&addr).is_some() {
-        return None;
-    }
     let internal = matches!(scope, Scope::Internal) as u32;
     Some(Target { addr, what: what(attempt.transport, attempt.port), login: login as u32, internal })
 }
 
+/// The session's history, made where it had none; `None` where there is no room.
 #[inline(always)]
 fn history(session: u64) -> Option<*mut Tracked> {
     if let Some(found) = HISTORIES.get_ptr_mut(&session) {

@@ -1,12 +1,14 @@
 //! The calls that are timed. Each is one that a program makes, to loopback, and ends as it began: what was sent is received, what was
 //! opened is closed.
 
+use std::cell::Cell;
 use std::io::{Error, Result};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 const PAYLOAD: [u8; 64] = [0x55; 64];
 /// A datagram that has not arrived by then was lost.
@@ -31,6 +33,12 @@ pub(crate) enum Kind {
     Send,
     /// `socket`, `connect` and `close` of TCP, with the far end's `accept` and `close`.
     Tcp,
+    /// `connect` of one TCP socket to hosts that no route leads to, one after the other, each on a port of its own: the hook is all that
+    /// happens, and nothing is sent.
+    NoRoute {
+        /// How many.
+        targets: u16,
+    },
 }
 
 /// A call, with the sockets it works with.
@@ -40,7 +48,11 @@ pub(crate) enum Call {
     Sendto { from: UdpSocket, at: UdpSocket, to: SocketAddr },
     Send { from: UdpSocket, at: UdpSocket },
     Tcp { at: TcpListener, to: SocketAddr },
+    NoRoute { from: Socket, to: Vec<SockAddr>, next: Cell<usize> },
 }
+
+/// The first port of those targets.
+const FIRST_PORT: u16 = 20_000;
 
 impl Call {
     /// Makes the sockets for calls to `host`. They must be made in the run's cgroup: a socket keeps the one it was made in.
@@ -75,16 +87,31 @@ impl Call {
                 let at = TcpListener::bind((host, 0))?;
                 Self::Tcp { to: at.local_addr()?, at }
             }
+            Kind::NoRoute { targets } => {
+                let IpAddr::V4(first) = host else { return Err(Errno::EAFNOSUPPORT.into()) };
+                let target = |i| SocketAddr::from((Ipv4Addr::from_bits(first.to_bits() + u32::from(i)), FIRST_PORT + i)).into();
+                let from = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+                Self::NoRoute { from, to: (0..targets).map(target).collect(), next: Cell::new(0) }
+            }
         })
     }
 
     /// The sockets that live through the run, the far end's last; true where the caller connected it.
-    pub(crate) fn sockets(&self) -> Vec<(&UdpSocket, bool)> {
+    pub(crate) fn sockets(&self) -> Vec<(BorrowedFd<'_>, bool)> {
         match self {
             Self::Socket | Self::Tcp { .. } => Vec::new(),
-            Self::Connect { from, .. } => vec![(from, false)],
-            Self::Sendto { from, at, .. } => vec![(from, false), (at, false)],
-            Self::Send { from, at } => vec![(from, true), (at, false)],
+            Self::Connect { from, .. } => vec![(from.as_fd(), false)],
+            Self::Sendto { from, at, .. } => vec![(from.as_fd(), false), (at.as_fd(), false)],
+            Self::Send { from, at } => vec![(from.as_fd(), true), (at.as_fd(), false)],
+            Self::NoRoute { from, .. } => vec![(from.as_fd(), false)],
+        }
+    }
+
+    /// The number of calls that reach for each target once; `None`: there is only one.
+    pub(crate) fn targets(&self) -> Option<u32> {
+        match self {
+            Self::NoRoute { to, .. } => u32::try_from(to.len()).ok(),
+            Self::Socket | Self::Connect { .. } | Self::Sendto { .. } | Self::Send { .. } | Self::Tcp { .. } => None,
         }
     }
 
@@ -105,6 +132,15 @@ impl Call {
                 SockRef::from(&near).set_linger(Some(Duration::ZERO))?;
                 drop((near, far));
                 Ok(())
+            }),
+            Self::NoRoute { from, to, next } => time(count, || {
+                let i = next.get();
+                next.set(if i + 1 == to.len() { 0 } else { i + 1 });
+                match from.connect(&to[i]) {
+                    Err(error) if error.raw_os_error() == Some(Errno::ENETUNREACH as i32) => Ok(()),
+                    Ok(()) => Err(Errno::EISCONN.into()),
+                    Err(error) => Err(error),
+                }
             }),
         }
     }

@@ -112,17 +112,23 @@ impl Bench<'_> {
     /// The call had another outcome than it must have, or the run was interrupted.
     pub(crate) fn measure(&mut self, row: &Row) -> Result<Cost> {
         let call = Call::prepare(row.kind, row.host()).with_context(|| format!("{}: no socket for it", row.host()))?;
+        let baseline = Call::prepare(row.kind, row.baseline()).with_context(|| format!("{}: no socket for it", row.baseline()))?;
         let marked = row.caller != Caller::Unmarked;
         if marked {
             tables::mark_process(&mut self.gate.ebpf, true)?;
-            for (socket, opened) in call.sockets() {
-                tables::mark_socket(&mut self.gate.ebpf, socket, opened)?;
+            for (socket, opened) in call.sockets().into_iter().chain(baseline.sockets()) {
+                tables::mark_socket(&mut self.gate.ebpf, &socket, opened)?;
             }
         }
         let charged = tables::flows_charged(&mut self.gate.ebpf)?;
-        let cost = self.rounds(row, &call);
+        tables::forget_history(&mut self.gate.ebpf)?;
+        let cost = self.rounds(row, &call, &baseline);
         if marked {
             tables::mark_process(&mut self.gate.ebpf, false)?;
+        }
+        if let Some(targets) = call.targets().filter(|_| row.caller.is_counted()) {
+            let counted = tables::targets_counted(&mut self.gate.ebpf)?;
+            ensure!(counted == targets, "{counted} of {targets} targets were counted");
         }
         let cost = cost?;
         let charges = row.caller == Caller::Granted && row.kind != Kind::Connect;
@@ -131,14 +137,18 @@ impl Bench<'_> {
         Ok(cost)
     }
 
-    fn rounds(&mut self, row: &Row, call: &Call) -> Result<Cost> {
-        let piece = calls_in(PIECE, call)?;
+    fn rounds(&mut self, row: &Row, call: &Call, baseline: &Call) -> Result<Cost> {
+        let piece = match call.targets() {
+            Some(targets) => targets,
+            None => calls_in(PIECE, call)?,
+        };
         let mut rounds = Vec::new();
         for order in ORDERS.iter().cycle() {
             self.wait_for_quiet_hooks()?;
             let mut round = Round::default();
             for variant in order {
                 self.place.go_on()?;
+                let call = if *variant == Variant::Empty { baseline } else { call };
                 let ns = self.sample(row, call, *variant, piece)?;
                 match variant {
                     Variant::Without => round.without = ns,
@@ -184,13 +194,16 @@ impl Bench<'_> {
     fn sample(&mut self, row: &Row, call: &Call, variant: Variant, piece: u32) -> Result<f64> {
         let _attached = match variant {
             Variant::Without => Vec::new(),
-            Variant::Empty => self.empty.attach(row.programs, &self.cgroup)?,
-            Variant::Gate => self.gate.attach(row.programs, &self.cgroup)?,
+            Variant::Empty if !row.caller.is_counted() => self.empty.attach(row.programs, &self.cgroup)?,
+            Variant::Empty | Variant::Gate => self.gate.attach(row.programs, &self.cgroup)?,
         };
         let refuses = variant == Variant::Gate && row.caller == Caller::Refused;
         call.run(WARM_UP.min(piece))?;
         let mut pieces = Vec::with_capacity(PIECES);
         for _ in 0..PIECES {
+            if row.caller == Caller::CountedNew && variant == Variant::Gate {
+                tables::forget_history(&mut self.gate.ebpf)?;
+            }
             let tally = call.run(piece)?;
             let wanted = if refuses { piece } else { 0 };
             ensure!(tally.refused == wanted, "{} of {piece} calls were refused, not {wanted}", tally.refused);

@@ -86,8 +86,8 @@ pub(crate) fn head() -> String {
 }
 
 /// Below the lines of a table.
-pub(crate) const LEGEND: &str =
-    "n: rounds. call ns: with no program. empty, gate: over no program. Medians [quartiles] of differences within a round.";
+pub(crate) const LEGEND: &str = "n: rounds. call ns: with no program. empty, gate: over no program. Medians [quartiles] of differences within a round.\n\
+     Counted connects: in place of the empty programs, the gate on a connect that its behaviour rules do not count.";
 
 fn ns(spread: &Spread) -> String {
     let mut text = String::new();

@@ -7,7 +7,14 @@ use serde::Serialize;
 use crate::calls::Kind;
 use crate::hooks::ALL;
 use crate::limits::Limit;
-use crate::tables::{GRANTED, OPEN, PROTECTED};
+use crate::tables::{COUNTED, GRANTED, OPEN, PROTECTED, UNCOUNTED};
+
+/// Targets of a session that reaches for each once: as many as a busy one has within the window, and fewer than the rules allow.
+const NEW_TARGETS: u16 = 60;
+/// Targets of a session that goes on with what it works with.
+const KNOWN_TARGETS: u16 = 16;
+/// Most that counting may add to a connect. Not to the first to a target: of those a session has a hundred in five minutes at most.
+const COUNTING_NS: f64 = 100.0;
 
 /// Who makes the call, and to what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -21,6 +28,10 @@ pub(crate) enum Caller {
     Granted,
     /// Of a session, to a protected host that no receipt names.
     Refused,
+    /// Of a session, to what the behaviour rules count, each target for the first time.
+    CountedNew,
+    /// The same, to targets it reached for a moment ago.
+    CountedAgain,
 }
 
 impl Caller {
@@ -33,7 +44,14 @@ impl Caller {
             Self::Allowed => "marked, not protected",
             Self::Granted => "marked, by receipt",
             Self::Refused => "marked, refused",
+            Self::CountedNew => "marked, counted first",
+            Self::CountedAgain => "marked, counted again",
         }
+    }
+
+    /// The behaviour rules count the call, and it is compared with one that they do not count.
+    pub(crate) const fn is_counted(self) -> bool {
+        matches!(self, Self::CountedNew | Self::CountedAgain)
     }
 }
 
@@ -58,14 +76,20 @@ impl Row {
             Caller::Unmarked | Caller::Allowed => OPEN.into(),
             Caller::Granted => GRANTED.into(),
             Caller::Refused => PROTECTED.into(),
+            Caller::CountedNew | Caller::CountedAgain => COUNTED.into(),
         }
+    }
+
+    /// Where the call goes that it is compared with.
+    pub(crate) fn baseline(&self) -> IpAddr {
+        if self.caller.is_counted() { UNCOUNTED.into() } else { self.host() }
     }
 }
 
 /// Every row, hook by hook and then whole calls.
 pub(crate) fn all() -> Vec<Row> {
     let row = |call, hooks, programs, kind| Row { call, hooks, programs, kind, caller: Caller::Unmarked, v6: false, limit: None };
-    let limited = |limit, row: Row| Row { limit: Some(Limit(limit)), ..row };
+    let limited = |limit, row: Row| Row { limit: Some(Limit::Times(limit)), ..row };
     let socket = row("socket+close", "sock_create", &["pp_sock_create"], Kind::Socket);
     let connect = row("udp connect", "connect4", &["pp_connect4"], Kind::Connect);
     let connect6 = Row { v6: true, ..row("udp connect", "connect6", &["pp_connect6"], Kind::Connect) };
@@ -84,6 +108,9 @@ pub(crate) fn all() -> Vec<Row> {
         rows.extend([limited(1.5, row), by(Caller::Allowed, row)]);
     }
     rows.extend([egress, by(Caller::Allowed, egress), ingress, by(Caller::Allowed, ingress)]);
+    let counted = |targets| row("tcp connect, no route", "connect4", &["pp_connect4"], Kind::NoRoute { targets });
+    let again = by(Caller::CountedAgain, counted(KNOWN_TARGETS));
+    rows.extend([Row { limit: Some(Limit::Nanoseconds(COUNTING_NS)), ..again }, by(Caller::CountedNew, counted(NEW_TARGETS))]);
     for (call, kind) in [("udp connect", Kind::Connect), ("udp sendto+recv", Kind::Sendto), ("tcp connect+close", Kind::Tcp)] {
         let whole = row(call, "all", ALL, kind);
         rows.push(whole);

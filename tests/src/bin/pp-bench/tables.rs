@@ -8,11 +8,12 @@ use std::process;
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, Map, SkStorage};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapError, SkStorage};
 use pp_common::abi::{
     BudgetValue, Control, Grant, GrantList, MAX_GRANTS_PER_PREFIX, PREFIX_HEAD_BITS, Place, PrefixKey, SOCK_OPENED, Service, ServiceKey,
     SockMark, TaskMark, UserKey,
 };
+use pp_common::behaviour::{GROUND_EXEMPT, GROUND_INTERNAL, GROUND_PORTS, Ground, History, Kept, Limits, PortRange};
 use pp_common::decide::transport;
 use pp_common::dest::Addr;
 
@@ -22,6 +23,11 @@ pub(crate) const OPEN: Ipv4Addr = Ipv4Addr::LOCALHOST;
 pub(crate) const GRANTED: Ipv4Addr = Ipv4Addr::new(127, 9, 0, 2);
 /// In a zone, and no receipt names it.
 pub(crate) const PROTECTED: Ipv4Addr = Ipv4Addr::new(127, 9, 0, 3);
+
+/// The first of the hosts that the behaviour rules count.
+pub(crate) const COUNTED: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+/// The first of hosts that policy exempts from them: looked up all the same.
+pub(crate) const UNCOUNTED: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
 
 const ZONE: Ipv4Addr = Ipv4Addr::new(127, 9, 0, 0);
 const GENERATION: u32 = 1;
@@ -44,7 +50,7 @@ pub(crate) fn publish(ebpf: &mut Ebpf) -> Result<()> {
     let place = Place { zone: 1, ..Place::default() };
     places.insert(&key(ZONE, 16), place, 0)?;
     for high in 0..OTHER_ZONES {
-        if high != ZONE.octets()[0] {
+        if high != ZONE.octets()[0] && high != COUNTED.octets()[0] {
             places.insert(&key(Ipv4Addr::new(high, 0, 0, 0), 16), place, 0)?;
         }
     }
@@ -61,6 +67,14 @@ pub(crate) fn publish(ebpf: &mut Ebpf) -> Result<()> {
     user_bits.insert(UserKey { generation: GENERATION, uid: OWNER }, 1, 0)?;
     let mut grants: LpmTrie<_, PrefixKey, GrantList> = open(ebpf, "GRANTS")?;
     grants.insert(&key(GRANTED, 32), receipt(), 0)?;
+    let mut grounds: LpmTrie<_, PrefixKey, Ground> = open(ebpf, "GROUNDS")?;
+    let internal = Ground { flags: GROUND_INTERNAL, ports: [PortRange::NONE; GROUND_PORTS], pad: 0 };
+    for (network, len) in [(COUNTED, 8), (Ipv4Addr::new(172, 16, 0, 0), 12), (Ipv4Addr::new(192, 168, 0, 0), 16)] {
+        grounds.insert(&key(network, len), internal, 0)?;
+    }
+    grounds.insert(&key(UNCOUNTED, 16), Ground { flags: GROUND_INTERNAL | GROUND_EXEMPT, ..internal }, 0)?;
+    let mut limits: Array<_, Limits> = open(ebpf, "LIMITS")?;
+    limits.set(GENERATION & 1, Limits::DEFAULT, 0)?;
     let mut control: Array<_, Control> = open(ebpf, "CONTROL")?;
     Ok(control.set(0, Control { generation: GENERATION, ..Control::default() }, 0)?)
 }
@@ -107,6 +121,28 @@ pub(crate) fn mark_socket(ebpf: &mut Ebpf, socket: &impl AsRawFd, opened: bool) 
     let flags = if opened { SOCK_OPENED } else { 0 };
     let mark = SockMark { session: SESSION, agent: AGENT, owner: OWNER, tgid: process::id(), flags, ..SockMark::default() };
     Ok(socks.insert(socket, mark, 0)?)
+}
+
+/// What the session reached for is forgotten.
+///
+/// # Errors
+/// The map cannot be changed.
+pub(crate) fn forget_history(ebpf: &mut Ebpf) -> Result<()> {
+    let mut histories: HashMap<_, u64, Kept<History>> = open(ebpf, "HISTORIES")?;
+    match histories.get(&SESSION, 0) {
+        Ok(_) => Ok(histories.remove(&SESSION)?),
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// How many targets the session has reached for.
+///
+/// # Errors
+/// There is no history of it.
+pub(crate) fn targets_counted(ebpf: &mut Ebpf) -> Result<u32> {
+    let histories: HashMap<_, u64, Kept<History>> = open(ebpf, "HISTORIES")?;
+    Ok(histories.get(&SESSION, 0).context("the session has no history")?.value.used)
 }
 
 /// How many new flows the receipt was charged for.
