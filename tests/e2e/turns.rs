@@ -46,7 +46,7 @@ struct Spray {
     arrived: usize,
 }
 
-fn guesses(servers: &Journal, target: SocketAddr) -> usize {
+pub(crate) fn guesses(servers: &Journal, target: SocketAddr) -> usize {
     servers.arrivals_at(target).iter().filter(|line| line["event"] == "guess").count()
 }
 

@@ -18,6 +18,8 @@ DOCUMENTATION = b"<h1>Gateway manual</h1><p>The administrator's password is set 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # An answer is one write: in two, the second would wait for the client's delayed acknowledgement.
+    wbufsize = -1
 
     def log_message(self, *_):
         pass

@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod attack;
+pub mod attackers;
 pub mod client;
 pub mod coverage;
 pub mod events;

@@ -50,6 +50,21 @@ impl Policy {
         }
     }
 
+    /// The policy as this project ships it, with the lab's host, plant, gateways, agents and key. Tools that attack are told and run: what
+    /// they do is what counts.
+    #[must_use]
+    pub fn attacked(lab: &Lab) -> Self {
+        let standard = Self::standard(lab);
+        let shipped = include_str!("../../dist/policy.toml");
+        let (host, tenant) = (format!("\nhost = \"{HOST}\" "), format!("\ntenant = \"{TENANT}\" "));
+        let top = shipped.replace("\n# host = \"eng-ws-12\"", &host).replace("\n# tenant = \"acme-water\"", &tenant);
+        assert!(top.contains(&host) && top.contains(&tenant), "the shipped policy has no place for host and tenant");
+        let (before, services) = standard.sections.split_once("[services]").unwrap_or_default();
+        let (_, authority) = services.split_once("[[authority]]").unwrap_or_default();
+        let sections = format!("[exec]\nmode = \"observe\"\n\n{before}[[authority]]{authority}");
+        Self { top, sections, agents: standard.agents }
+    }
+
     /// The same with more tables at its end.
     #[must_use]
     pub fn with(mut self, sections: &str) -> Self {

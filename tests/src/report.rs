@@ -19,6 +19,8 @@ pub struct Report {
     pub tests: Vec<Entry>,
     /// The rows of the coverage table.
     pub coverage: Vec<crate::coverage::Row>,
+    /// What each attacker got through before it was blocked.
+    pub attackers: Vec<crate::attackers::Line>,
     /// How many passed.
     pub passed: usize,
     /// How many failed.
@@ -60,6 +62,7 @@ impl Report {
             row: row.to_owned(),
             backend: backend.to_owned(),
             coverage: crate::coverage::rows(&tests),
+            attackers: crate::attackers::lines(),
             passed: count("passed"),
             failed: count("failed"),
             skipped: count("skipped"),

@@ -186,7 +186,8 @@ fn differences(found: &Found, report: &Report) -> Vec<String> {
     wrong
 }
 
-fn result_file(paths: &Paths, row: &Row) -> PathBuf {
+/// Where the suite left the result of its last run on a row.
+pub(crate) fn result_file(paths: &Paths, row: &Row) -> PathBuf {
     match row.kernel {
         None => paths.cache.join("e2e/native/result.json"),
         Some(_) => paths.cache.join("vm").join(format!("e2e-{}", row.name)).join("out/result.json"),
@@ -217,7 +218,8 @@ fn found(paths: &Paths, row: &Row) -> Result<Found> {
     })
 }
 
-fn say(paths: &Paths, program: &str, arguments: &[&str]) -> Result<String> {
+/// What a program says, without the space around it.
+pub(crate) fn say(paths: &Paths, program: &str, arguments: &[&str]) -> Result<String> {
     let output = Command::new(program).args(arguments).current_dir(&paths.root).output().with_context(|| program.to_owned())?;
     ensure!(output.status.success(), "{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())

@@ -19,6 +19,8 @@ use crate::{
 
 /// Longest time one row may take; the slowest kernel needs about a third of it.
 const DEADLINE: Duration = Duration::from_secs(35 * 60);
+/// The same with the long tests: the attackers that take half an hour.
+const SOAK_DEADLINE: Duration = Duration::from_secs(75 * 60);
 
 /// `ABI_VERSION` of the build that the upgrade test upgrades to; larger than any real one.
 const NEXT_ABI: &str = "4000000000";
@@ -199,7 +201,8 @@ fn here(paths: &Paths, row: &Row, bin: &Path, more: &[String]) -> Result<Place> 
     fs::create_dir_all(&dir)?;
     let file = dir.join("result.json");
     let words = arguments(bin, &file.display().to_string(), row, more);
-    let mut command = sh::cmd("timeout", ["--kill-after=10", &DEADLINE.as_secs().to_string()]);
+    let deadline = if more.iter().any(|word| word == "--soak") { SOAK_DEADLINE } else { DEADLINE };
+    let mut command = sh::cmd("timeout", ["--kill-after=10", &deadline.as_secs().to_string()]);
     let status = command.args(&words).envs(environment(paths, bin)).current_dir(&paths.root).status().context("pp-e2e")?;
     let release = paths::read(Path::new("/proc/sys/kernel/osrelease"))?.trim().to_owned();
     Ok(Place { file, release, series: None, exit_code: status.code().unwrap_or(-1) })

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod agents;
+mod attackers;
 mod build_ebpf;
 mod ci;
 mod coverage;
@@ -96,6 +97,18 @@ enum Task {
         /// Only check that the committed results are those of this tree
         #[arg(long, conflicts_with_all = ["native", "rows", "json"])]
         check: bool,
+    },
+    /// Run real tools that scan and guess, write down what they got through and the page of it
+    Attackers {
+        /// Rows of tests/kernels.toml; none: this machine's own kernel
+        #[arg(long, num_args = 1.., value_name = "ROW")]
+        rows: Vec<String>,
+        /// Those that take half an hour too
+        #[arg(long)]
+        soak: bool,
+        /// Take the results that the suite's last run left, which must have been of this tree, instead of running it
+        #[arg(long, conflicts_with = "soak")]
+        recorded: bool,
     },
     /// Run every check: format, lints, unit tests, the suite here and on every kernel, the installed service
     Ci,
@@ -199,6 +212,7 @@ fn start(cli: Cli) -> Result<u8> {
             }
             Ok(u8::from(!coverage::run(&paths, &rows, json, recorded)?))
         }
+        Task::Attackers { rows, soak, recorded } => Ok(u8::from(!attackers::run(&paths, &rows, soak, recorded)?)),
         Task::Ci => Ok(u8::from(!ci::run(&paths)?)),
         Task::Demo { more } => wrappers::demo(&paths, &more),
         Task::Bench { extra, more } => wrappers::bench(&paths, extra, &more),

@@ -72,15 +72,33 @@ impl Journal {
         self.text(self.from, u64::MAX).lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// The packets since the mark that were going to this address and are news: the rest of a TCP flow whose first packet came before
-    /// the mark is not. A connection that an earlier command made is torn down whenever the far end gets to it.
+    /// The packets since the mark that were going to this address and are news: see [`Journal::new_packets`].
     #[must_use]
     pub fn new_packets_to(&self, target: SocketAddr) -> Vec<Packet> {
-        let mut packets = self.packets_to(target);
-        let may_be_old = |packet: &Packet| packet.protocol == TCP && !packet.opens;
-        if packets.iter().any(may_be_old) {
+        self.news(self.packets_to(target))
+    }
+
+    /// The packets since the mark that are news: the rest of a TCP flow whose first packet came before the mark is not. A connection that an
+    /// earlier command made is torn down whenever the far end gets to it.
+    #[must_use]
+    pub fn new_packets(&self) -> Vec<Packet> {
+        self.news(self.lines().iter().filter_map(packet).collect())
+    }
+
+    fn news(&self, mut packets: Vec<Packet>) -> Vec<Packet> {
+        let mut begun = HashSet::new();
+        let may_be_old = |packet: &Packet| {
+            let flow = (packet.source, packet.destination);
+            if packet.opens {
+                begun.insert(flow);
+            }
+            packet.protocol == TCP && !begun.contains(&flow)
+        };
+        let may_be_old: Vec<bool> = packets.iter().map(may_be_old).collect();
+        if may_be_old.contains(&true) {
             let earlier = self.begun_before();
-            packets.retain(|packet| !may_be_old(packet) || !earlier.contains(&(packet.source, packet.destination)));
+            let mut may_be_old = may_be_old.into_iter();
+            packets.retain(|packet| may_be_old.next() != Some(true) || !earlier.contains(&(packet.source, packet.destination)));
         }
         packets
     }

@@ -67,6 +67,8 @@ pub const STRAY_MODBUS: SocketAddr = v4(10, 40, 0, 5, 502);
 pub const STRAY_OTHER: SocketAddr = v4(10, 40, 0, 5, 5502);
 /// An FTP server in the office that refuses every password.
 pub const FTP: SocketAddr = v4(10, 50, 0, 21, 21);
+/// An SSH server in the office that takes passwords, and knows nobody who has one.
+pub const SSH: SocketAddr = v4(10, 50, 0, 23, 22);
 /// What addresses of the office begin with: internal hosts that nothing protects, each one answering (with a refusal where it has no server).
 pub const OFFICE: &str = "10.50.";
 /// An ordinary web site.
@@ -210,6 +212,13 @@ impl Lab {
     #[must_use]
     pub fn it_servers(&self) -> Journal {
         Journal::new(self.directory.join("it.jsonl"))
+    }
+
+    /// How many passwords the office's SSH server has refused so far.
+    #[must_use]
+    pub fn ssh_guesses(&self) -> usize {
+        let log = fs::read_to_string(self.directory.join("ssh/log")).unwrap_or_default();
+        log.lines().filter(|line| line.contains("Failed password for")).count()
     }
 
     fn install_programs(&self) -> Result<()> {

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::{
     DNS, FTP, GATEWAY, GATEWAY_443, GATEWAY_OTHER_PORT, GATEWAY_WEST, GIT, Lab, OPCUA, PLC, PLC_NEIGHBOUR, PLC_OTHER_PORT, PLC_V6, Place,
 };
-use super::{STRAY_MODBUS, STRAY_OTHER, STREAM, UDP, UDP_V6, WEB};
+use super::{SSH, STRAY_MODBUS, STRAY_OTHER, STREAM, UDP, UDP_V6, WEB};
 use crate::paths;
 use crate::run::Running;
 
@@ -25,7 +25,7 @@ pub(super) struct Server {
 const START: Duration = Duration::from_secs(240);
 
 /// The Python servers and clients, by file name.
-const SCRIPTS: [(&str, &str); 10] = [
+const SCRIPTS: [(&str, &str); 11] = [
     ("journal.py", include_str!("../../lab/journal.py")),
     ("modbus.py", include_str!("../../lab/modbus.py")),
     ("opcua.py", include_str!("../../lab/opcua.py")),
@@ -34,6 +34,7 @@ const SCRIPTS: [(&str, &str); 10] = [
     ("read_modbus.py", include_str!("../../lab/read_modbus.py")),
     ("spray.py", include_str!("../../lab/spray.py")),
     ("ftp.py", include_str!("../../lab/ftp.py")),
+    ("guess.py", include_str!("../../lab/guess.py")),
     ("reach.py", include_str!("../../lab/reach.py")),
     ("read_opcua.py", include_str!("../../lab/read_opcua.py")),
 ];
@@ -92,6 +93,7 @@ pub(super) fn start(lab: &Lab) -> Result<Vec<Server>> {
         let _ready = server.running.line_within("ready", START).context(server.name)?;
     }
     servers.push(git(lab)?);
+    servers.push(logins(lab)?);
     Ok(servers)
 }
 
@@ -99,28 +101,47 @@ pub(super) fn start(lab: &Lab) -> Result<Vec<Server>> {
 fn git(lab: &Lab) -> Result<Server> {
     let directory = lab.directory().join("git");
     fs::create_dir_all(&directory)?;
-    fs::create_dir_all("/run/sshd")?;
     let path = |name: &str| directory.join(name).display().to_string();
-    for key in ["host_key", "user_key"] {
-        succeed(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &path(key)]))?;
-    }
+    succeed(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &path("user_key")]))?;
     fs::copy(directory.join("user_key.pub"), directory.join("authorized_keys"))?;
-    fs::set_permissions(&directory, fs::Permissions::from_mode(0o755))?;
     succeed(Command::new("git").args(["init", "-q", "--bare", &path("project.git")]))?;
     let configuration = format!(
-        "ListenAddress {GIT}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\nPermitRootLogin prohibit-password\n\
-         PasswordAuthentication no\n",
-        path("host_key"),
+        "ListenAddress {GIT}\nAuthorizedKeysFile {}\nPermitRootLogin prohibit-password\nPasswordAuthentication no\n",
         path("authorized_keys"),
     );
-    fs::write(directory.join("sshd_config"), configuration)?;
-    let mut running =
-        Running::start(&mut lab.command(Place::It, &["/usr/sbin/sshd", "-D", "-e", "-f", &path("sshd_config")])).context("sshd")?;
-    crate::wait::until_true("sshd listening", crate::run::PATIENCE, || {
-        running.stderr().contains("Server listening") || !running.is_running()
-    })?;
-    ensure!(running.is_running(), "sshd: {}", running.stderr());
-    Ok(Server { name: "git", running })
+    ssh_server(lab, "git", Place::It, &configuration)
+}
+
+/// An SSH server that takes passwords, three on one connection, of which none is right. It penalises nobody: what keeps a tool from guessing
+/// on must be the gate.
+fn logins(lab: &Lab) -> Result<Server> {
+    let configuration = format!("ListenAddress {SSH}\nPermitRootLogin no\nPasswordAuthentication yes\nMaxAuthTries 3\nMaxStartups 1000\n");
+    ssh_server(lab, "ssh", Place::Plant, &configuration)
+}
+
+/// Starts an SSH server in a folder of its own, and waits until it listens. It logs to `log` in there.
+fn ssh_server(lab: &Lab, name: &'static str, place: Place, configuration: &str) -> Result<Server> {
+    let directory = lab.directory().join(name);
+    fs::create_dir_all(&directory)?;
+    fs::create_dir_all("/run/sshd")?;
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o755))?;
+    let path = |name: &str| directory.join(name).display().to_string();
+    succeed(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &path("host_key")]))?;
+    let common = format!("HostKey {}\nStrictModes no\nUsePAM no\nPidFile none\n", path("host_key"));
+    let configuration = common + configuration;
+    // Newer servers penalise wrong passwords by themselves, unless told otherwise; older ones do not know the word.
+    let lenient = configuration.clone() + "PerSourcePenalties no\n";
+    fs::write(directory.join("sshd_config"), lenient)?;
+    let takes_it = Command::new("/usr/sbin/sshd").args(["-t", "-f", &path("sshd_config")]).output()?.status.success();
+    if !takes_it {
+        fs::write(directory.join("sshd_config"), configuration)?;
+    }
+    let arguments = ["/usr/sbin/sshd", "-D", "-E", &path("log"), "-f", &path("sshd_config")];
+    let mut running = Running::start(&mut lab.command(place, &arguments)).context(name)?;
+    let log = || fs::read_to_string(directory.join("log")).unwrap_or_default();
+    crate::wait::until_true("sshd listening", crate::run::PATIENCE, || log().contains("Server listening") || !running.is_running())?;
+    ensure!(running.is_running(), "{name}: {}{}", log(), running.stderr());
+    Ok(Server { name, running })
 }
 
 fn succeed(command: &mut Command) -> Result<()> {

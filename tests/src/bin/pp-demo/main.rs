@@ -1,5 +1,6 @@
 //! The incident, replayed in the lab stage by stage with real tools: found, read about, sprayed, reached for directly; each refused in the
-//! kernel, while the agent's ordinary work goes on. Then one signed receipt opens one PLC, and its revocation closes it again.
+//! kernel, while the agent's ordinary work goes on. A scan and a spray of ordinary hosts are stopped by how much they reach for. Then one
+//! signed receipt opens one PLC, and its revocation closes it again; and a login that another one opens is cut when it turns into guessing.
 //!
 //! Prints one table; exit code 0 if every stage went as expected, 1 if one did not, 2 if the lab could not be built. Needs root.
 

@@ -1,12 +1,13 @@
 //! The stages. Each runs real tools as the agent's session would and says in a few words what came of it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use pp_tests::agent::Daemon;
 use pp_tests::attack::{self, Answer, Attempt};
-use pp_tests::harness::{By, Quiet, is_block};
-use pp_tests::lab::{GATEWAY, GIT, OPCUA, PLC, PLC_NEIGHBOUR, WEB};
+use pp_tests::harness::{By, Quiet, catch_up, is_block};
+use pp_tests::lab::{FTP, GATEWAY, GIT, Journal, OPCUA, PLC, PLC_NEIGHBOUR, WEB};
 use pp_tests::paths;
 use pp_tests::policy::{AGENT, DECIDER, KEY};
 
@@ -57,6 +58,7 @@ fn reads(by: &By, daemon: &Daemon, attempt: &Attempt) -> Result<String> {
 pub(crate) fn replay(daemon: &Daemon, key: &std::path::Path, table: &mut Table) {
     before(daemon, table);
     incident(daemon, table);
+    office(daemon, table);
     receipt(daemon, key, table);
 }
 
@@ -124,6 +126,36 @@ fn incident(daemon: &Daemon, table: &mut Table) {
     });
 }
 
+/// The office: ordinary hosts that no policy protects, where what counts is how much the agent reaches for.
+fn office(daemon: &Daemon, table: &mut Table) {
+    table.stage("it scans the office, 60 hosts (Python)", "25 of 60 hosts reached, then refused", || {
+        let (plant, mark) = (daemon.lab().plant().from_now(), daemon.events().mark());
+        let _output = python(daemon, "reach.py", &["tcp", "20", "10.50.1.[1-60]:8080"])?;
+        catch_up(daemon.lab())?;
+        let hosts: BTreeSet<_> = plant.new_packets().iter().map(|packet| packet.destination).filter(|to| to.port() == 8080).collect();
+        let _event = daemon.events().wait_since(mark, "its event", |event| event["reason"] == "scan_hosts")?;
+        Ok(format!("{} of 60 hosts reached, then refused", hosts.len()))
+    });
+    table.stage("it sprays a login there, 40 passwords (Python)", "10 of 40 guesses arrived, then refused", || {
+        let (servers, mark) = (daemon.lab().servers().from_now(), daemon.events().mark());
+        let _output = python(daemon, "guess.py", &[&FTP.ip().to_string(), &FTP.port().to_string(), "40", "8"])?;
+        let _event = daemon.events().wait_since(mark, "its event", |event| event["reason"] == "spray_target")?;
+        Ok(format!("{} of 40 guesses arrived, then refused", guesses(&servers)))
+    });
+}
+
+/// Runs a Python program of the lab as the agent; it ends well, whatever it was told.
+fn python(daemon: &Daemon, script: &str, arguments: &[&str]) -> Result<pp_tests::run::Output> {
+    let mut words = vec![paths::python()?.display().to_string(), "-B".into(), daemon.lab().directory().join(script).display().to_string()];
+    words.extend(arguments.iter().map(|word| (*word).to_owned()));
+    By::run(AGENT).run_words(daemon, &words)?.success()
+}
+
+/// Passwords that a login server was asked, by its own log.
+fn guesses(servers: &Journal) -> usize {
+    servers.lines().iter().filter(|line| line["event"] == "guess").count()
+}
+
 fn ordinary(daemon: &Daemon, script: &str, wanted: &str) -> Result<String> {
     let mark = daemon.events().mark();
     let output = as_agent(daemon, script)?;
@@ -138,8 +170,7 @@ fn spray(daemon: &Daemon, script: &str) -> Result<String> {
     let quiet = Quiet::begin(daemon.lab())?;
     let _output = as_agent(daemon, script)?;
     quiet.assert_nothing_at(GATEWAY)?;
-    let guesses = servers.lines().iter().filter(|line| line["event"] == "guess").count();
-    Ok(format!("{guesses} of {GUESSES} guesses arrived"))
+    Ok(format!("{} of {GUESSES} guesses arrived", guesses(&servers)))
 }
 
 fn receipt(daemon: &Daemon, key: &std::path::Path, table: &mut Table) {
@@ -158,10 +189,7 @@ fn receipt(daemon: &Daemon, key: &std::path::Path, table: &mut Table) {
         ))
     });
     table.stage("the shift lead signs it, anyone registers it", "registered", || {
-        let key = key.display().to_string();
-        let signed = daemon.cli(&["receipt", "sign", &request, "--key", &key, "--yes"])?.success()?;
-        std::fs::write(&receipt, signed.stdout)?;
-        let _registered = daemon.cli(&["receipt", "register", &receipt])?.success()?;
+        sign_and_register(daemon, key, &request, &receipt)?;
         Ok("registered".to_owned())
     });
     table.stage("the agent reads PLC 7 (mbpoll)", "reads the tank levels", || reads(&By::run(AGENT), daemon, &mbpoll(PLC)));
@@ -172,4 +200,29 @@ fn receipt(daemon: &Daemon, key: &std::path::Path, table: &mut Table) {
         Ok("revoked".to_owned())
     });
     table.stage("PLC 7 is closed again", REFUSED, || refused(daemon, &mbpoll(PLC)));
+    let (request, receipt) = (file("login-request.json"), file("login-receipt.json"));
+    table.stage("a receipt lets it log in at the gateway, once", "registered", || {
+        let (target, user) = (GATEWAY.to_string(), ["--account", "operator", "--max-attempts", "1", "--for", "10m"]);
+        let head =
+            ["receipt", "request", "--target", &target, "--agent", AGENT, "--user", "root", "--summary", "read the gateway's status"];
+        let drafted = daemon.cli(&[&head[..], &user[..]].concat())?.success()?;
+        std::fs::write(&request, &drafted.stdout)?;
+        sign_and_register(daemon, key, &request, &receipt)?;
+        Ok("registered".to_owned())
+    });
+    table.stage("it guesses on and on over that one connection", "300 of 400 guesses arrived, then cut", || {
+        let (servers, mark) = (daemon.lab().servers().from_now(), daemon.events().mark());
+        let answer = python(daemon, "spray.py", &[&GATEWAY.ip().to_string(), &GATEWAY.port().to_string(), "400"])?.json()?;
+        ensure!(!answer["errno"].is_null(), "it was not cut: {answer}");
+        let _event = daemon.events().wait_since(mark, "its event", |event| event["reason"] == "turns_exhausted")?;
+        Ok(format!("{} of 400 guesses arrived, then cut", guesses(&servers)))
+    });
+}
+
+/// The operator signs, anybody registers.
+fn sign_and_register(daemon: &Daemon, key: &std::path::Path, request: &str, receipt: &str) -> Result<()> {
+    let signed = daemon.cli(&["receipt", "sign", request, "--key", &key.display().to_string(), "--yes"])?.success()?;
+    std::fs::write(receipt, signed.stdout)?;
+    let _registered = daemon.cli(&["receipt", "register", receipt])?.success()?;
+    Ok(())
 }

@@ -6,6 +6,12 @@
 
 mod world;
 
+#[path = "../../../e2e/attackers.rs"]
+mod attackers;
+#[path = "../../../e2e/attackers_logins.rs"]
+mod attackers_logins;
+#[path = "../../../e2e/attackers_real_time.rs"]
+mod attackers_real_time;
 #[path = "../../../e2e/backend.rs"]
 mod backend;
 #[path = "../../../e2e/bad_input.rs"]
@@ -70,6 +76,8 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("tamper", tamper::TESTS),
     ("delegates", delegates::TESTS),
     ("behaviour", behaviour::TESTS),
+    ("attackers", attackers::TESTS),
+    ("attackers_logins", attackers_logins::TESTS),
     ("receipts", receipts::TESTS),
     ("flows", flows::TESTS),
     ("turns", turns::TESTS),
@@ -80,6 +88,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("bad_input", bad_input::TESTS),
     ("posture", posture::TESTS),
     ("lifetime", lifetime::TESTS),
+    ("attackers_real_time", attackers_real_time::TESTS),
 ];
 
 /// What the runner is told besides the options of every test runner.
@@ -138,9 +147,11 @@ fn suite() -> Result<bool> {
     }
     let wanted = |group: &str| options.groups.is_empty() || options.groups.iter().any(|name| name == group);
     for (group, tests) in GROUPS.iter().copied() {
+        // Half an hour of waiting, in which an emulated processor shows nothing that another does not.
+        let no_time = group == "attackers_real_time" && (!options.soak || is_emulated());
         // Real agents are some hundred megabytes of program each, which an emulated processor would be minutes over; what marks them is
         // the same there, and `identity` shows it.
-        if wanted(group) && !(group == "packages" && is_emulated()) {
+        if wanted(group) && !no_time && !(group == "packages" && is_emulated()) {
             trials.extend(tests.iter().map(|test| trial(group, test.name, test.run)));
         }
         if group == "lab" && wanted(GROUP) {

@@ -43,7 +43,8 @@ pub(crate) fn skip(reason: &str) -> anyhow::Error {
 /// What the tests share.
 pub(crate) struct World {
     lab: Arc<Lab>,
-    shared: Option<Daemon>,
+    /// With the text of its policy.
+    shared: Option<(String, Daemon)>,
     backend: Option<String>,
     /// What the techniques of the coverage table came to, tried all at once.
     pub(crate) sweep: Option<std::sync::Arc<crate::coverage_sweep::Sweep>>,
@@ -94,12 +95,20 @@ impl World {
 
     /// The daemon that tests share: the standard policy, no receipts. A test revokes what it registers.
     pub(crate) fn daemon(&mut self) -> Result<&Daemon> {
-        if self.shared.is_none() {
-            let daemon = Daemon::start(&self.lab, &Policy::standard(&self.lab))?;
+        self.sharing(&Policy::standard(&self.lab))
+    }
+
+    /// The same with another policy: shared by the tests that ask for it one after the other.
+    pub(crate) fn sharing(&mut self, policy: &Policy) -> Result<&Daemon> {
+        let text = policy.text();
+        if self.shared.as_ref().is_none_or(|(with, _)| *with != text) {
+            // The last one ends first, since both would judge the same agents.
+            self.shared = None;
+            let daemon = Daemon::start(&self.lab, policy)?;
             self.backend = Some(daemon.backend()?);
-            self.shared = Some(daemon);
+            self.shared = Some((text, daemon));
         }
-        self.shared.as_ref().context("no shared daemon")
+        self.shared.as_ref().map(|(_, daemon)| daemon).context("no shared daemon")
     }
 
     /// A daemon of the test's own; the shared one ends first, since both would judge the same agents.
