@@ -14,7 +14,7 @@ use pp_common::tools::{TOOL_OBSERVE, TOOL_REFUSE, rule_of};
 
 use super::procs::{Change, Process, Processes};
 use super::record::{Exec, Record};
-use super::{Destination, Event, Kind, Owner, guard, mask};
+use super::{Destination, Event, Kind, Owner, account, guard, mask};
 use crate::clock::Now;
 use crate::kernel::Backend;
 use crate::tools::ToolRule;
@@ -117,6 +117,12 @@ impl Builder {
     pub fn owner(&mut self, uid: u32) -> Owner {
         let name = self.users.entry(uid).or_insert_with(|| User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name));
         Owner { uid, name: name.clone() }
+    }
+
+    /// The account that the process's command line names beside those `allowed`, if any.
+    #[must_use]
+    pub fn account_beyond(&self, tgid: u32, allowed: &[String]) -> Option<String> {
+        self.processes.find(tgid).and_then(|process| account::beyond(&process.argv, allowed))
     }
 
     fn session_start(&mut self, exec: &Exec, now: Now) -> Event {
