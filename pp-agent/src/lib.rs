@@ -10,6 +10,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod delegates;
+pub mod draft;
 pub mod escape;
 pub mod events;
 pub mod flows;

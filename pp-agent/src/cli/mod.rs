@@ -9,6 +9,7 @@ mod doctor;
 mod maintain;
 mod output;
 mod policy;
+mod policy_events;
 mod receipt;
 mod receipt_local;
 mod receipt_read;

@@ -223,6 +223,29 @@ pub fn transport_text(number: u8) -> String {
     }
 }
 
+/// The number of an IP protocol's name, as [`transport_text`] writes it.
+#[must_use]
+pub fn transport_number(text: &str) -> Option<u8> {
+    match text {
+        "tcp" => Some(transport::TCP),
+        "udp" => Some(transport::UDP),
+        "udplite" => Some(transport::UDPLITE),
+        "sctp" => Some(transport::SCTP),
+        "icmp" => Some(1),
+        "icmpv6" => Some(58),
+        other => other.parse().ok(),
+    }
+}
+
+/// The address as the kernel sees it.
+#[must_use]
+pub fn addr_of(address: IpAddr) -> Addr {
+    match address {
+        IpAddr::V4(v4) => Addr::v4(v4.octets()),
+        IpAddr::V6(v6) => Addr::v6(v6.octets()),
+    }
+}
+
 /// An address of the kernel's, IPv4 in its own form.
 #[must_use]
 pub fn address(addr: Addr) -> IpAddr {
@@ -324,6 +347,14 @@ mod tests {
     fn allowed_attempt_names_no_technique_and_no_request() {
         let event = built(0, 1);
         assert!(event.attack.is_empty() && !event.is_requestable());
+    }
+
+    #[test]
+    fn every_transport_is_read_as_it_is_written() {
+        for number in 0..=u8::MAX {
+            assert_eq!(transport_number(&transport_text(number)), Some(number));
+        }
+        assert_eq!(transport_number("quic"), None);
     }
 
     #[test]

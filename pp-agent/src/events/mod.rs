@@ -6,6 +6,7 @@ pub mod behaviour;
 pub mod build;
 pub mod guard;
 pub mod hub;
+pub mod lines;
 pub mod mask;
 pub mod procs;
 pub mod record;
