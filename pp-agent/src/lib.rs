@@ -27,5 +27,6 @@ pub mod receipt;
 pub mod released;
 pub mod services;
 pub mod state;
+pub mod suggest;
 pub mod tools;
 pub mod trusted;

@@ -1,4 +1,4 @@
-//! `policy check`, `show` and `reload`.
+//! `policy check`, `suggest`, `show` and `reload`.
 
 use std::path::{Path, PathBuf};
 
@@ -22,6 +22,15 @@ pub(crate) enum PolicyCommand {
         #[arg(long, value_name = "EVENTS")]
         against: Option<PathBuf>,
     },
+    /// Propose zones, gateways and exemptions from events, as a drop-in; nothing is put in force.
+    Suggest {
+        /// Events, one a line, as `pp-agent events --json` writes them; `-`: standard input.
+        #[arg(long, value_name = "EVENTS")]
+        from: PathBuf,
+        /// The policy that it is to be put beside.
+        #[arg(default_value = "/etc/pp-agent/policy.toml")]
+        file: PathBuf,
+    },
     /// Show the policy that is in force.
     Show,
     /// Put the policy on disk in force, all or nothing.
@@ -32,6 +41,7 @@ pub(crate) enum PolicyCommand {
 pub(crate) fn run(context: &Context, command: &PolicyCommand) -> Outcome {
     match command {
         PolicyCommand::Check { file, against } => check(context, file, against.as_deref()),
+        PolicyCommand::Suggest { from, file } => policy_events::suggest(context, file, from),
         PolicyCommand::Show => {
             let policy = wait(context.client.get("/v1/policy"))?;
             if context.out.json {

@@ -1,4 +1,4 @@
-//! `policy check --against`: a policy, and events that tell what would come of it.
+//! `policy check --against` and `policy suggest`: a policy, and events that tell what would come of it.
 
 use std::fs::File;
 use std::io::{self, BufReader};
@@ -6,12 +6,13 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::output::{list, table, text};
+use super::output::{list, table, talk, text};
 use super::{CliError, Context, DONE, Outcome, REFUSED};
-use crate::config::Config;
+use crate::config::{Config, FileCheck, Paths};
 use crate::draft::{Change, Comparison, Draft, Row, Tally, counted};
 use crate::events::Event;
 use crate::events::lines::{self, Contents, LinesError};
+use crate::suggest::Observed;
 
 /// Stands for standard input.
 const STDIN: &str = "-";
@@ -66,6 +67,23 @@ fn cells(row: &Row, tally: &Tally) -> Vec<String> {
         counted(tally.attempts, "attempt"),
         place.join(", "),
     ]
+}
+
+/// Proposes a drop-in.
+pub(super) fn suggest(context: &Context, file: &Path, events: &Path) -> Outcome {
+    let config = Config::load(&Paths::beside(file), FileCheck::Anybody).map_err(CliError::message)?;
+    config.notes.iter().for_each(|note| talk(&format!("note: {note}")));
+    let mut observed = Observed::new(Draft::new(&config).map_err(CliError::message)?);
+    let read = each(events, |event| observed.take(&event))?;
+    observed.miss(read.missing);
+    let proposal = observed.propose().map_err(CliError::message)?;
+    if context.out.json {
+        context.out.value(&proposal.json)?;
+    } else {
+        // Already escaped where it repeats what others wrote, and a file to be: its backslashes are TOML's.
+        context.out.raw(proposal.toml.as_bytes())?;
+    }
+    Ok(DONE)
 }
 
 fn each(events: &Path, take: impl FnMut(Event) -> Result<(), String>) -> Result<Contents, CliError> {
