@@ -74,6 +74,7 @@ macro_rules! event_fields {
             process = event.pid,
             executable = event.executable.as_deref(),
             command = (!event.argv.is_empty()).then(|| event.argv.join(" ")).as_deref(),
+            command_line_account = event.command_line_account.as_deref(),
             cgroup = event.cgroup.as_deref(),
             destination_address = destination.map(|to| to.address.as_str()),
             destination_port = destination.and_then(|to| to.port),
@@ -129,6 +130,7 @@ pub fn sentence(event: &Event) -> String {
     add(" session ", event.session.as_deref());
     add(" pid ", event.pid.map(|pid| pid.to_string()).as_deref());
     add(" ", event.executable.as_deref());
+    add(" command line names account ", event.command_line_account.as_deref());
     add(" tool ", event.tool.as_deref());
     add(" with ", event.shape.as_deref());
     add(" rule ", event.rule.as_deref());

@@ -9,6 +9,7 @@ mod doctor;
 mod maintain;
 mod output;
 mod policy;
+mod policy_events;
 mod receipt;
 mod receipt_local;
 mod receipt_read;
@@ -68,7 +69,7 @@ enum Command {
     /// Make, sign, read and register receipts.
     #[command(subcommand)]
     Receipt(receipt::ReceiptCommand),
-    /// Check, show and reload the policy.
+    /// Check, propose, show and reload the policy.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
     /// Take every program out of the kernel; nothing is enforced afterwards.

@@ -1,13 +1,14 @@
-//! `policy check`, `show` and `reload`.
+//! `policy check`, `suggest`, `show` and `reload`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use serde_json::json;
 
 use super::output::{list, talk, text};
-use super::{CliError, Context, DONE, Outcome, wait};
+use super::{CliError, Context, DONE, Outcome, policy_events, wait};
 use crate::config::{Config, FileCheck, Paths};
+use crate::policy;
 
 /// `policy`.
 #[derive(Debug, Subcommand)]
@@ -15,6 +16,18 @@ pub(crate) enum PolicyCommand {
     /// Judge a policy file and its drop-ins; nothing is put in force.
     Check {
         /// The file.
+        #[arg(default_value = "/etc/pp-agent/policy.toml")]
+        file: PathBuf,
+        /// Say what it would have changed of what these events tell (`pp-agent events --json`; `-`: standard input).
+        #[arg(long, value_name = "EVENTS")]
+        against: Option<PathBuf>,
+    },
+    /// Propose zones, gateways and exemptions from events, as a drop-in; nothing is put in force.
+    Suggest {
+        /// Events, one a line, as `pp-agent events --json` writes them; `-`: standard input.
+        #[arg(long, value_name = "EVENTS")]
+        from: PathBuf,
+        /// The policy that it is to be put beside.
         #[arg(default_value = "/etc/pp-agent/policy.toml")]
         file: PathBuf,
     },
@@ -27,7 +40,8 @@ pub(crate) enum PolicyCommand {
 /// Runs one of them.
 pub(crate) fn run(context: &Context, command: &PolicyCommand) -> Outcome {
     match command {
-        PolicyCommand::Check { file } => check(context, file),
+        PolicyCommand::Check { file, against } => check(context, file, against.as_deref()),
+        PolicyCommand::Suggest { from, file } => policy_events::suggest(context, file, from),
         PolicyCommand::Show => {
             let policy = wait(context.client.get("/v1/policy"))?;
             if context.out.json {
@@ -49,12 +63,16 @@ pub(crate) fn run(context: &Context, command: &PolicyCommand) -> Outcome {
     }
 }
 
-fn check(context: &Context, file: &std::path::Path) -> Outcome {
+fn check(context: &Context, file: &Path, against: Option<&Path>) -> Outcome {
     if !file.exists() {
         return Err(CliError::message(format!("{}: no such file", file.display())));
     }
     let config = Config::load(&Paths::beside(file), FileCheck::Anybody).map_err(CliError::message)?;
     config.notes.iter().for_each(|note| talk(&format!("note: {note}")));
+    if let Some(events) = against {
+        return policy_events::against(context, &config, events);
+    }
+    policy::compile(&config, &[], &[]).map_err(CliError::message)?;
     let facts = json!({
         "valid": true,
         "files": config.sources.iter().map(|source| source.name.clone()).collect::<Vec<_>>(),

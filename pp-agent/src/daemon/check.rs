@@ -1,17 +1,15 @@
 //! `check`: the live tables asked through the same `decide()` as the kernel's.
 
 use pp_common::decide::{Attempt, Kind, Reason, Subject, Verdict, transport};
-use pp_common::dest::Addr;
 use serde_json::{Value, json};
 
 use super::Daemon;
 use crate::control::{ApiError, Caller, Check};
 use crate::events::behaviour::scope_text;
-use crate::events::build::{parse_session, transport_text};
+use crate::events::build::{addr_of, parse_session, transport_text};
 use crate::name::name_id;
 use nix::unistd::User;
 use pp_common::abi::TaskMark;
-use std::net::IpAddr;
 
 impl Daemon {
     /// What would happen to this connection, and by which rule or receipt.
@@ -72,14 +70,6 @@ impl Daemon {
         };
         // No session has the number zero: only receipts for any session count.
         Ok(Subject { session: 0, agent: name_id(agent), owner })
-    }
-}
-
-/// The address as the kernel sees it.
-pub(super) fn addr_of(address: IpAddr) -> Addr {
-    match address {
-        IpAddr::V4(v4) => Addr::v4(v4.octets()),
-        IpAddr::V6(v6) => Addr::v6(v6.octets()),
     }
 }
 

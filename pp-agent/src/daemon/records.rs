@@ -30,6 +30,9 @@ pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
         if let Some(mut event) = event.filter(|event| event.kind != Kind::Canary || daemon.watch.tells_canaries()) {
             if let Record::Verdict(verdict) = &record {
                 event.budget = daemon.usage(verdict.serial);
+                if let Some(budget) = &event.budget {
+                    event.command_line_account = daemon.builder().account_beyond(verdict.header.tgid, &budget.accounts);
+                }
                 if verdict.count != 0 {
                     behaviour::describe(&mut event, verdict, daemon.gate.history(verdict.header.session).as_deref());
                 }

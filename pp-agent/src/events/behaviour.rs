@@ -112,7 +112,7 @@ fn exemption(rule: Rule, record: &VerdictRecord, targets: &[(IpAddr, u32)]) -> O
 }
 
 /// The smallest network with all of them in it; none where they are of two families.
-fn common(mut hosts: impl Iterator<Item = IpNet>) -> Option<IpNet> {
+pub(crate) fn common(mut hosts: impl Iterator<Item = IpNet>) -> Option<IpNet> {
     let mut wide = hosts.next()?;
     for host in hosts {
         while !wide.contains(&host) {

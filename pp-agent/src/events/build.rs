@@ -14,7 +14,7 @@ use pp_common::tools::{TOOL_OBSERVE, TOOL_REFUSE, rule_of};
 
 use super::procs::{Change, Process, Processes};
 use super::record::{Exec, Record};
-use super::{Destination, Event, Kind, Owner, guard, mask};
+use super::{Destination, Event, Kind, Owner, account, guard, mask};
 use crate::clock::Now;
 use crate::kernel::Backend;
 use crate::tools::ToolRule;
@@ -119,6 +119,12 @@ impl Builder {
         Owner { uid, name: name.clone() }
     }
 
+    /// The account that the process's command line names beside those `allowed`, if any.
+    #[must_use]
+    pub fn account_beyond(&self, tgid: u32, allowed: &[String]) -> Option<String> {
+        self.processes.find(tgid).and_then(|process| account::beyond(&process.argv, allowed))
+    }
+
     fn session_start(&mut self, exec: &Exec, now: Now) -> Event {
         let mut event = self.subject(&exec.header, kind_of(&exec.header, Kind::SessionStart), now);
         let index = exec.rule.checked_sub(1).and_then(|index| usize::try_from(index).ok());
@@ -214,6 +220,29 @@ pub fn transport_text(number: u8) -> String {
         1 => "icmp".to_owned(),
         58 => "icmpv6".to_owned(),
         other => other.to_string(),
+    }
+}
+
+/// The number of an IP protocol's name, as [`transport_text`] writes it.
+#[must_use]
+pub fn transport_number(text: &str) -> Option<u8> {
+    match text {
+        "tcp" => Some(transport::TCP),
+        "udp" => Some(transport::UDP),
+        "udplite" => Some(transport::UDPLITE),
+        "sctp" => Some(transport::SCTP),
+        "icmp" => Some(1),
+        "icmpv6" => Some(58),
+        other => other.parse().ok(),
+    }
+}
+
+/// The address as the kernel sees it.
+#[must_use]
+pub fn addr_of(address: IpAddr) -> Addr {
+    match address {
+        IpAddr::V4(v4) => Addr::v4(v4.octets()),
+        IpAddr::V6(v6) => Addr::v6(v6.octets()),
     }
 }
 
@@ -318,6 +347,14 @@ mod tests {
     fn allowed_attempt_names_no_technique_and_no_request() {
         let event = built(0, 1);
         assert!(event.attack.is_empty() && !event.is_requestable());
+    }
+
+    #[test]
+    fn every_transport_is_read_as_it_is_written() {
+        for number in 0..=u8::MAX {
+            assert_eq!(transport_number(&transport_text(number)), Some(number));
+        }
+        assert_eq!(transport_number("quic"), None);
     }
 
     #[test]

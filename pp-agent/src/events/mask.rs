@@ -24,6 +24,8 @@ const TOOLS: &[Tool] = &[
     },
     Tool { name: "wget", next: &["--password", "--http-password", "--ftp-password", "--proxy-password"], attached: &[] },
     Tool { name: "sshpass", next: &["-p"], attached: &["-p"] },
+    Tool { name: "lftp", next: &["-u", "--user"], attached: &["-u"] },
+    Tool { name: "ftp", next: &["-u"], attached: &[] },
     Tool { name: "mysql", next: &["--password"], attached: &["-p"] },
     Tool { name: "mysqldump", next: &["--password"], attached: &["-p"] },
     Tool { name: "mariadb", next: &["--password"], attached: &["-p"] },

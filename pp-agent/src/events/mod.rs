@@ -1,10 +1,12 @@
 //! Events: what happened, to whom and why, in the form that the socket, the
 //! journal and the CLI share.
 
+pub mod account;
 pub mod behaviour;
 pub mod build;
 pub mod guard;
 pub mod hub;
+pub mod lines;
 pub mod mask;
 pub mod procs;
 pub mod record;
@@ -148,6 +150,8 @@ pub struct Event {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub argv: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command_line_account: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shape: Option<String>,
@@ -215,6 +219,7 @@ impl Event {
             parents: Vec::new(),
             executable: None,
             argv: Vec::new(),
+            command_line_account: None,
             tool: None,
             shape: None,
             cgroup: None,

@@ -18,6 +18,8 @@ mod backend;
 mod bad_input;
 #[path = "../../../e2e/behaviour.rs"]
 mod behaviour;
+#[path = "../../../e2e/bringing_up.rs"]
+mod bringing_up;
 #[path = "../../../e2e/control.rs"]
 mod control;
 #[path = "../../../e2e/coverage.rs"]
@@ -85,6 +87,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("control", control::TESTS),
     ("packages", packages::TESTS),
     ("identity", identity::TESTS),
+    ("bringing_up", bringing_up::TESTS),
     ("bad_input", bad_input::TESTS),
     ("posture", posture::TESTS),
     ("lifetime", lifetime::TESTS),

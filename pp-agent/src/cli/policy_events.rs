@@ -1,0 +1,100 @@
+//! `policy check --against` and `policy suggest`: a policy, and events that tell what would come of it.
+
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::path::Path;
+
+use serde_json::json;
+
+use super::output::{list, table, talk, text};
+use super::{CliError, Context, DONE, Outcome, REFUSED};
+use crate::config::{Config, FileCheck, Paths};
+use crate::draft::{Change, Comparison, Draft, Row, Tally, counted};
+use crate::events::Event;
+use crate::events::lines::{self, Contents, LinesError};
+use crate::suggest::Observed;
+
+/// Stands for standard input.
+const STDIN: &str = "-";
+
+/// Says what a draft would have changed. 1 where it would refuse what went through.
+pub(super) fn against(context: &Context, config: &Config, events: &Path) -> Outcome {
+    let mut comparison = Comparison::new(Draft::new(config).map_err(CliError::message)?);
+    let read = each(events, |event| comparison.take(&event))?;
+    comparison.miss(read.missing);
+    let mut answer = comparison.to_json();
+    answer["files"] = json!(config.sources.iter().map(|source| source.name.clone()).collect::<Vec<_>>());
+    answer["events"] = json!(read.events);
+    context.out.show(&answer, |answer| {
+        let mut lines = vec![counted(read.events, "event")];
+        for change in [Change::NewlyRefused, Change::NewlyAllowed, Change::NoLongerTold] {
+            lines.extend(section(&comparison, change));
+        }
+        let unchanged = |change| comparison.attempts(change);
+        lines.push(format!("unchanged: {} refused, {} let through", unchanged(Change::Refused), unchanged(Change::LetThrough)));
+        for blind in list(answer, "not_judged") {
+            let events = counted(blind["events"].as_u64().unwrap_or(0), "event");
+            lines.push(format!("not judged: {events} ({}): {}", text(blind, "what"), text(blind, "why")));
+        }
+        lines.extend(list(answer, "notes").iter().filter_map(|note| note.as_str()).map(|note| format!("note: {note}")));
+        lines
+    })?;
+    Ok(if comparison.rows(Change::NewlyRefused).next().is_some() { REFUSED } else { DONE })
+}
+
+fn section(comparison: &Comparison<'_>, change: Change) -> Vec<String> {
+    let words = match change {
+        Change::NewlyRefused => "let through, would be refused",
+        Change::NewlyAllowed => "refused, would be let through",
+        Change::NoLongerTold => "let through, would be without an event",
+        Change::Refused => "refused, would be",
+        Change::LetThrough => "let through, would be",
+    };
+    let rows: Vec<Vec<String>> = comparison.rows(change).map(|(row, tally)| cells(row, tally)).collect();
+    let mut lines = vec![format!("{} {words}", counted(comparison.attempts(change), "attempt"))];
+    lines.extend(table(&rows).into_iter().map(|line| format!("  {line}")));
+    lines
+}
+
+fn cells(row: &Row, tally: &Tally) -> Vec<String> {
+    let names = ["zone", "gateway", "service"].into_iter().zip(&row.place);
+    let place: Vec<String> = names.filter_map(|(what, name)| name.as_ref().map(|name| format!("{what} {name}"))).collect();
+    let verdict = |(verdict, reason): (&str, &str)| format!("{verdict} {reason}");
+    vec![
+        row.to.map_or_else(|| "no destination".to_owned(), |to| to.to_string()),
+        row.agent.clone(),
+        format!("{} -> {}", verdict(row.then), verdict(row.now)),
+        counted(tally.attempts, "attempt"),
+        place.join(", "),
+    ]
+}
+
+/// Proposes a drop-in.
+pub(super) fn suggest(context: &Context, file: &Path, events: &Path) -> Outcome {
+    let config = Config::load(&Paths::beside(file), FileCheck::Anybody).map_err(CliError::message)?;
+    config.notes.iter().for_each(|note| talk(&format!("note: {note}")));
+    let mut observed = Observed::new(Draft::new(&config).map_err(CliError::message)?);
+    let read = each(events, |event| observed.take(&event))?;
+    observed.miss(read.missing);
+    let proposal = observed.propose().map_err(CliError::message)?;
+    if context.out.json {
+        context.out.value(&proposal.json)?;
+    } else {
+        // Already escaped where it repeats what others wrote, and a file to be: its backslashes are TOML's.
+        context.out.raw(proposal.toml.as_bytes())?;
+    }
+    Ok(DONE)
+}
+
+fn each(events: &Path, take: impl FnMut(Event) -> Result<(), String>) -> Result<Contents, CliError> {
+    let name = events.display().to_string();
+    let found = if events == Path::new(STDIN) {
+        lines::each("standard input", io::stdin().lock(), take)
+    } else {
+        match File::open(events) {
+            Ok(file) => lines::each(&name, BufReader::new(file), take),
+            Err(source) => Err(LinesError::Read { name, source }),
+        }
+    };
+    found.map_err(CliError::message)
+}

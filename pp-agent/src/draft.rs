@@ -1,0 +1,296 @@
+//! A policy that is not in force yet, asked about attempts that events tell of: the same `compile()` and `decide()` as in the
+//! kernel, over plain collections.
+//!
+//! An event does not say everything. What a receipt allowed is judged as if a receipt for just that attempt held; what was
+//! refused is judged without any receipt. A behaviour rule is judged by the number that its event recorded. Where an event
+//! says too little, the answer is [`Blind`] and never a guess.
+
+mod compare;
+mod told;
+
+pub use compare::{Change, Comparison, Row, Tally, counted};
+pub use told::{Then, To, Told};
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use pp_common::abi::{NameId, TERMS_ANY_USER, Terms};
+use pp_common::behaviour::{Ground, LIMITS_OBSERVE, LONG_NS, Limits, MAX_LOGINS, MAX_PAIRS, Rule, SHORT_NS, Scope, scope};
+use pp_common::decide::{Attempt, Decision, Kind, Reason, Subject, Tables, decide};
+
+use crate::config::Config;
+use crate::events::build::addr_of;
+use crate::name::name_id;
+use crate::policy::{self, ActiveReceipt, HostTables, KernelTables, PolicyError, Prefix};
+
+/// Nanoseconds in a second.
+const SECOND_NS: u64 = 1_000_000_000;
+/// The port of SSH, which has limits of its own.
+const SSH: u16 = 22;
+
+/// Why an event says too little to be judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Blind {
+    /// A tool that was run.
+    Tool,
+    /// A server on the host.
+    Delegate,
+    /// The gate failed, or was reached for.
+    Gate,
+    /// A flow to a gateway went too far.
+    Flow,
+    /// A pattern that a behaviour rule blocked, without the event that says by how much.
+    Pattern,
+    /// Its verdict or reason was not known when it was written.
+    Unknown,
+}
+
+impl Blind {
+    /// Its name in answers.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tool => "tool",
+            Self::Delegate => "delegate",
+            Self::Gate => "gate",
+            Self::Flow => "flow",
+            Self::Pattern => "pattern",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Why, in words.
+    #[must_use]
+    pub const fn why(self) -> &'static str {
+        match self {
+            Self::Tool => "rules about tools are judged at exec",
+            Self::Delegate => "who listens on a socket is looked up when it is called",
+            Self::Gate => "the gate failed, or was reached for; no policy decides that",
+            Self::Flow => "how far a flow to a gateway would have gone is not recorded",
+            Self::Pattern => "the event that says by how much a behaviour rule was exceeded is not among them",
+            Self::Unknown => "the event names no verdict or reason",
+        }
+    }
+}
+
+/// What a tripped rule blocked: host, session, rule, and as it names them the address and the port.
+type Pattern = (String, Option<String>, Rule, Option<IpAddr>, Option<(u8, u16)>);
+
+/// What the reason of a refusal was about.
+pub(crate) enum About {
+    /// Protection, and no receipt that fits.
+    Receipts,
+    /// A receipt that allowed it.
+    Receipt,
+    /// How far one flow went.
+    Flow,
+    /// A behaviour rule.
+    Rule(Rule),
+    /// A kind of socket, or of packet.
+    Socket,
+    /// A server on the host.
+    Delegate,
+    /// The gate.
+    Gate,
+}
+
+/// A draft being asked.
+#[derive(Debug)]
+pub struct Draft<'a> {
+    config: &'a Config,
+    tables: HostTables,
+    grounds: Vec<(Prefix, Ground)>,
+    limits: Limits,
+    names: HashMap<NameId, String>,
+    /// What was decided about attempts that a receipt allowed.
+    covered: HashMap<(NameId, To, bool), Decision>,
+    /// Whether a pattern that was blocked would be blocked.
+    patterns: BTreeMap<Pattern, bool>,
+}
+
+impl<'a> Draft<'a> {
+    /// Compiles a policy without receipts and cgroups.
+    ///
+    /// # Errors
+    /// It needs more than the kernel's tables hold.
+    pub fn new(config: &'a Config) -> Result<Self, PolicyError> {
+        let compiled = policy::compile(config, &[], &[])?;
+        Ok(Self {
+            config,
+            tables: host_tables(&compiled),
+            grounds: compiled.grounds,
+            limits: compiled.limits,
+            names: config.names().into_iter().collect(),
+            covered: HashMap::new(),
+            patterns: BTreeMap::new(),
+        })
+    }
+
+    /// The policy.
+    #[must_use]
+    pub const fn config(&self) -> &'a Config {
+        self.config
+    }
+
+    /// The name of a zone, gateway or service; `None` for zero.
+    #[must_use]
+    pub fn name(&self, id: NameId) -> Option<&str> {
+        self.names.get(&id).map(String::as_str)
+    }
+
+    /// What would happen to it without any receipt.
+    pub fn without_receipt(&self, to: To) -> Decision {
+        decide(&self.tables, &subject(0), &attempt(to))
+    }
+
+    /// What would happen to what an event tells of; [`Blind`] where the event says too little.
+    ///
+    /// # Errors
+    /// The tables are too small for a receipt.
+    pub fn judge(&mut self, told: &Told) -> Result<Result<Decision, Blind>, PolicyError> {
+        Ok(match (about(told.reason), told.to) {
+            (About::Receipts, Some(to)) => Ok(self.without_receipt(to)),
+            (About::Receipt, Some(to)) => Ok(self.with_receipt(told, to)?),
+            (About::Flow, Some(to)) => Some(self.without_receipt(to)).filter(is_open).ok_or(Blind::Flow),
+            (About::Rule(rule), Some(to)) => match self.without_receipt(to) {
+                open if is_open(&open) => self.by_rule(told, rule, to),
+                protected => Ok(protected),
+            },
+            (About::Rule(_), None) => Err(Blind::Pattern),
+            (About::Receipts | About::Receipt | About::Flow, None) => Err(Blind::Unknown),
+            (About::Socket, _) => Ok(Decision::refuse(told.reason, self.tables.flags())),
+            (About::Delegate, _) => Err(Blind::Delegate),
+            (About::Gate, _) => Err(Blind::Gate),
+        })
+    }
+
+    /// As if a receipt held for this attempt alone, with logins where the one of that time had them.
+    fn with_receipt(&mut self, told: &Told, to: To) -> Result<Decision, PolicyError> {
+        let agent = name_id(&told.agent);
+        let key = (agent, to, told.logins);
+        if let Some(decision) = self.covered.get(&key) {
+            return Ok(*decision);
+        }
+        let attempt = attempt(to);
+        let ports = to.port.map_or((0, u16::MAX), |port| (port, port));
+        let addresses = [Some(attempt.addr), attempt.addr.embedded()].into_iter().flatten();
+        let targets = addresses.map(|addr| (Prefix { addr: addr.octets(), len: 128 }, to.transport, vec![ports])).collect();
+        let terms = Terms {
+            agent,
+            session: 0,
+            from_ns: 0,
+            until_ns: u64::MAX,
+            max_connections: 0,
+            max_attempts: u64::from(told.logins),
+            max_turns: 0,
+            serial: 1,
+            flags: TERMS_ANY_USER,
+        };
+        let receipt = ActiveReceipt { serial: 1, terms, uids: Vec::new(), targets };
+        let tables = host_tables(&policy::compile(self.config, &[receipt], &[])?);
+        let decision = decide(&tables, &subject(agent), &attempt);
+        self.covered.insert(key, decision);
+        Ok(decision)
+    }
+
+    /// By the number that the rule's event recorded: what was counted is not counted anew.
+    fn by_rule(&mut self, told: &Told, rule: Rule, to: To) -> Result<Decision, Blind> {
+        let target = attempt(to);
+        let addr = target.addr.embedded().unwrap_or(target.addr);
+        let ground = self.grounds.iter().filter(|(prefix, _)| prefix.contains(&addr)).max_by_key(|(prefix, _)| prefix.len);
+        let scope = scope(ground.map(|(_, ground)| ground), to.is_login(), target.port);
+        if scope == Scope::Nothing {
+            return Ok(Decision::PASS);
+        }
+        let host = rule.names_host().then_some(to.address);
+        let what = rule.names_port().then_some((to.transport, target.port));
+        let pattern = (told.host.clone(), told.session.clone(), rule, host, what);
+        let blocked = match told.count {
+            Some((count, window_s)) => {
+                let limit = limit(&self.limits, rule, window_s, target.port);
+                let holds = scope == Scope::Internal || counts_everywhere(rule, window_s);
+                let blocked = holds && limit.is_some_and(|limit| count > u64::from(limit));
+                self.patterns.insert(pattern, blocked);
+                blocked
+            }
+            None => *self.patterns.get(&pattern).ok_or(Blind::Pattern)?,
+        };
+        let observe = self.limits.flags & LIMITS_OBSERVE != 0;
+        Ok(if blocked { Decision::PASS.by_rule(rule.reason(), observe) } else { Decision::PASS })
+    }
+}
+
+pub(crate) const fn about(reason: Reason) -> About {
+    match reason {
+        Reason::NotProtected
+        | Reason::NoReceipt
+        | Reason::ReceiptOtherAgent
+        | Reason::ReceiptOtherUser
+        | Reason::ReceiptOtherPort
+        | Reason::ReceiptRevoked
+        | Reason::ReceiptExpired
+        | Reason::ReceiptNotYet
+        | Reason::CredentialScope
+        | Reason::ReceiptExhausted => About::Receipts,
+        Reason::Receipt => About::Receipt,
+        Reason::TurnsExhausted | Reason::BytesExhausted => About::Flow,
+        Reason::SprayTarget => About::Rule(Rule::Target),
+        Reason::SprayHosts => About::Rule(Rule::Logins),
+        Reason::ScanHosts => About::Rule(Rule::Hosts),
+        Reason::ScanPorts => About::Rule(Rule::Ports),
+        Reason::ScanPairs => About::Rule(Rule::Pairs),
+        Reason::SocketFamily | Reason::Malformed => About::Socket,
+        Reason::Delegate => About::Delegate,
+        Reason::GateError | Reason::Tamper => About::Gate,
+    }
+}
+
+/// Nothing protects it.
+pub(crate) fn is_open(decision: &Decision) -> bool {
+    decision.reason == Reason::NotProtected
+}
+
+/// Boot time zero: the receipts made here have no window.
+fn host_tables(compiled: &KernelTables) -> HostTables {
+    HostTables::new(compiled, 0, HashMap::new())
+}
+
+/// No session and no owner: only receipts for any of both count.
+const fn subject(agent: NameId) -> Subject {
+    Subject { session: 0, agent, owner: 0 }
+}
+
+/// An event does not tell an answer from a connection that was opened; the latter is judged, as more is protected from it.
+fn attempt(to: To) -> Attempt {
+    let kind = if to.port.is_some() { Kind::Open } else { Kind::Portless };
+    Attempt { addr: addr_of(to.address), port: to.port.unwrap_or(0), transport: to.transport, kind, counted: 0 }
+}
+
+/// How much a rule allows in a window of so many seconds; `None` where no rule has it.
+fn limit(limits: &Limits, rule: Rule, window_s: u64, port: u16) -> Option<u32> {
+    let short = window_s == SHORT_NS / SECOND_NS;
+    let long = window_s == LONG_NS / SECOND_NS;
+    let most = |number: u32, most: usize| number.min(u32::try_from(most).unwrap_or(u32::MAX));
+    match rule {
+        Rule::Target if short => Some(if port == SSH { limits.ssh_short } else { limits.target_short }),
+        Rule::Target if long => Some(if port == SSH { limits.ssh_long } else { limits.target_long }),
+        Rule::Logins if short => Some(limits.login_hosts),
+        Rule::Logins if long => Some(most(limits.login_targets, MAX_LOGINS)),
+        Rule::Target | Rule::Logins => None,
+        Rule::Hosts => Some(limits.port_hosts),
+        Rule::Ports => Some(limits.host_ports),
+        Rule::Pairs => Some(most(limits.pairs, MAX_PAIRS)),
+    }
+}
+
+/// Whether a rule also holds where logins alone are judged.
+const fn counts_everywhere(rule: Rule, window_s: u64) -> bool {
+    match rule {
+        Rule::Hosts | Rule::Ports | Rule::Pairs => true,
+        Rule::Logins => window_s == SHORT_NS / SECOND_NS,
+        Rule::Target => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,240 @@
+//! What a draft would change: each attempt that events tell of, then and now, summed up.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pp_common::decide::{Decision, Verdict};
+use serde_json::{Value, json};
+
+use super::{Blind, Draft, Then, To, Told, is_open};
+use crate::clock::rfc3339;
+use crate::events::Event;
+use crate::events::build::transport_text;
+use crate::policy::PolicyError;
+
+/// What would become of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// It went through, and would be refused.
+    NewlyRefused,
+    /// It was refused, and would go through.
+    NewlyAllowed,
+    /// It went through, and would do so without an event.
+    NoLongerTold,
+    /// It was refused, and would be.
+    Refused,
+    /// It went through with an event, and would do so.
+    LetThrough,
+}
+
+impl Change {
+    fn of(then: Verdict, now: &Decision) -> Self {
+        match (then, now.verdict) {
+            (Verdict::Allow | Verdict::Observe, Verdict::Block) => Self::NewlyRefused,
+            (Verdict::Block, Verdict::Allow | Verdict::Observe) => Self::NewlyAllowed,
+            (Verdict::Block, Verdict::Block) => Self::Refused,
+            (Verdict::Allow | Verdict::Observe, Verdict::Allow | Verdict::Observe) if is_open(now) => Self::NoLongerTold,
+            (Verdict::Allow | Verdict::Observe, Verdict::Allow | Verdict::Observe) => Self::LetThrough,
+        }
+    }
+
+    /// Its name in answers.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NewlyRefused => "newly_refused",
+            Self::NewlyAllowed => "newly_allowed",
+            Self::NoLongerTold => "no_longer_told",
+            Self::Refused => "refused",
+            Self::LetThrough => "let_through",
+        }
+    }
+}
+
+/// Attempts that are alike.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Row {
+    /// The agent.
+    pub agent: String,
+    /// Where to; absent for kinds of sockets.
+    pub to: Option<To>,
+    /// Verdict and reason of then.
+    pub then: (&'static str, &'static str),
+    /// Verdict and reason of now.
+    pub now: (&'static str, &'static str),
+    /// The zone, gateway and service that would protect it.
+    pub place: [Option<String>; 3],
+}
+
+/// How many of them, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tally {
+    /// Attempts, repeats included.
+    pub attempts: u64,
+    /// Events.
+    pub events: u64,
+    /// The first, milliseconds since 1970.
+    pub first_ms: i64,
+    /// The last.
+    pub last_ms: i64,
+}
+
+impl Tally {
+    /// One event's.
+    #[must_use]
+    pub const fn of(told: &Told) -> Self {
+        Self { attempts: told.attempts, events: 1, first_ms: told.time_ms, last_ms: told.time_ms }
+    }
+
+    /// Takes in another.
+    pub fn add(&mut self, other: &Self) {
+        self.attempts = self.attempts.saturating_add(other.attempts);
+        self.events = self.events.saturating_add(other.events);
+        self.first_ms = self.first_ms.min(other.first_ms);
+        self.last_ms = self.last_ms.max(other.last_ms);
+    }
+}
+
+/// The sum so far.
+#[derive(Debug)]
+pub struct Comparison<'a> {
+    draft: Draft<'a>,
+    rows: BTreeMap<(Change, Row), Tally>,
+    blind: BTreeMap<Blind, u64>,
+    hosts: BTreeSet<String>,
+    missing: u64,
+    other: u64,
+}
+
+impl<'a> Comparison<'a> {
+    /// Nothing yet.
+    #[must_use]
+    pub const fn new(draft: Draft<'a>) -> Self {
+        Self { draft, rows: BTreeMap::new(), blind: BTreeMap::new(), hosts: BTreeSet::new(), missing: 0, other: 0 }
+    }
+
+    /// Takes in one event.
+    ///
+    /// # Errors
+    /// What is wrong with it, or that the tables are too small, in words.
+    pub fn take(&mut self, event: &Event) -> Result<(), String> {
+        match Then::read(event)? {
+            Then::Missing(count) => self.miss(count),
+            Then::Other => self.other += 1,
+            Then::Blind(blind) => *self.blind.entry(blind).or_default() += 1,
+            Then::Attempt(told) => {
+                self.hosts.insert(told.host.clone());
+                match self.draft.judge(&told).map_err(|error: PolicyError| error.to_string())? {
+                    Err(blind) => *self.blind.entry(blind).or_default() += 1,
+                    Ok(now) => self.count(&told, &now),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// So many events are missing.
+    pub fn miss(&mut self, count: u64) {
+        self.missing = self.missing.saturating_add(count);
+    }
+
+    fn count(&mut self, told: &Told, now: &Decision) {
+        let name = |id| self.draft.name(id).map(str::to_owned);
+        let row = Row {
+            agent: told.agent.clone(),
+            to: told.to,
+            then: (told.verdict.name(), told.reason.name()),
+            now: (now.verdict.name(), now.reason.name()),
+            place: [name(now.zone), name(now.gateway), name(now.service)],
+        };
+        let one = Tally::of(told);
+        self.rows.entry((Change::of(told.verdict, now), row)).and_modify(|tally| tally.add(&one)).or_insert(one);
+    }
+
+    /// The attempts of one kind, in order.
+    pub fn rows(&self, change: Change) -> impl Iterator<Item = (&Row, &Tally)> {
+        self.rows.iter().filter(move |((found, _), _)| *found == change).map(|((_, row), tally)| (row, tally))
+    }
+
+    /// How many attempts of one kind, repeats included.
+    #[must_use]
+    pub fn attempts(&self, change: Change) -> u64 {
+        self.rows(change).fold(0, |sum, (_, tally)| sum.saturating_add(tally.attempts))
+    }
+
+    /// Everything, as `pp-agent policy check --against --json` writes it.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let rows = |change| Value::Array(self.rows(change).map(|(row, tally)| row_json(row, tally)).collect());
+        let blind: Vec<Value> =
+            self.blind.iter().map(|(blind, events)| json!({ "what": blind.name(), "events": events, "why": blind.why() })).collect();
+        json!({
+            "newly_refused": rows(Change::NewlyRefused),
+            "newly_allowed": rows(Change::NewlyAllowed),
+            "no_longer_told": rows(Change::NoLongerTold),
+            "unchanged": { "refused": self.attempts(Change::Refused), "let_through": self.attempts(Change::LetThrough) },
+            "not_judged": blind,
+            "missing": self.missing,
+            "other": self.other,
+            "notes": self.notes(),
+        })
+    }
+
+    /// What the sum does not say, one sentence each.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = vec![
+            "traffic that nothing protected made no event: what the draft would refuse of it is not here".to_owned(),
+            "receipts are not read: what one allowed is judged as if one of the same login terms held, all else as if none did".to_owned(),
+        ];
+        let tripped = self.rows.keys().any(|(_, row)| row.then.1.starts_with("spray_") || row.then.1.starts_with("scan_"));
+        if tripped {
+            notes.push(
+                "behaviour rules are judged by the number each event recorded; what a session would have done next is not known".to_owned(),
+            );
+        }
+        if let Some(own) = &self.draft.config().host {
+            let others: Vec<&str> = self.hosts.iter().filter(|host| *host != own).map(String::as_str).take(4).collect();
+            if !others.is_empty() {
+                notes.push(format!("events of {} are judged by the policy of {own}", others.join(", ")));
+            }
+        }
+        if self.missing > 0 {
+            notes.push(format!("{} missing: the attempts they would tell of are not here", counted(self.missing, "event")));
+        }
+        if self.rows.is_empty() {
+            notes.push("no attempt was judged".to_owned());
+        }
+        notes
+    }
+}
+
+/// A number with its word.
+#[must_use]
+pub fn counted(count: u64, word: &str) -> String {
+    if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
+}
+
+fn row_json(row: &Row, tally: &Tally) -> Value {
+    let [zone, gateway, service] = &row.place;
+    let mut value = json!({
+        "agent": row.agent,
+        "then": { "verdict": row.then.0, "reason": row.then.1 },
+        "now": { "verdict": row.now.0, "reason": row.now.1 },
+        "attempts": tally.attempts,
+        "events": tally.events,
+        "first": rfc3339(tally.first_ms),
+        "last": rfc3339(tally.last_ms),
+    });
+    if let Some(to) = row.to {
+        value["destination"] = json!({ "address": to.address.to_string(), "transport": transport_text(to.transport) });
+        if let Some(port) = to.port {
+            value["destination"]["port"] = json!(port);
+        }
+    }
+    for (name, place) in [("zone", zone), ("gateway", gateway), ("service", service)] {
+        if let Some(place) = place {
+            value["now"][name] = json!(place);
+        }
+    }
+    value
+}

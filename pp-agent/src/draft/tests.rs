@@ -1,0 +1,186 @@
+use super::*;
+use crate::config::Source;
+use crate::events::{Destination, Event, Usage};
+
+const ZONE: &str = "[[zone]]\nname = 'plant-7'\nnetworks = ['10.20.0.0/16']\n";
+const OFFICE: &str = "10.50.0.21";
+
+fn config(policy: &str) -> Config {
+    Config::from_sources(vec![Source { name: "draft".into(), text: policy.into() }]).unwrap()
+}
+
+/// An attempt as events tell it.
+fn event(verdict: &str, reason: &str, address: &str, port: u16) -> Event {
+    let mut event = Event::new(crate::events::Kind::Verdict, "eng-ws-12", 1_000);
+    event.verdict = Some(verdict.into());
+    event.reason = Some(reason.into());
+    event.agent = Some("claude-code".into());
+    event.session = Some("0000000000000abc".into());
+    event.pid = Some(42);
+    event.destination = Some(Destination { address: address.into(), port: Some(port), transport: "tcp".into() });
+    event
+}
+
+/// A behaviour rule's first refusal.
+fn tripped(reason: &str, port: u16, count: u64, window_s: u64) -> Event {
+    let mut event = event("block", reason, OFFICE, port);
+    event.count = Some(count);
+    event.window_s = Some(window_s);
+    event
+}
+
+fn compared<T>(policy: &str, events: &[Event], look: impl Fn(&Comparison<'_>) -> T) -> T {
+    let config = config(policy);
+    let mut comparison = Comparison::new(Draft::new(&config).unwrap());
+    for event in events {
+        comparison.take(event).unwrap();
+    }
+    look(&comparison)
+}
+
+/// The one change that these events come to, and the reason of now.
+fn change(policy: &str, events: &[Event]) -> (Change, &'static str) {
+    let all = [Change::NewlyRefused, Change::NewlyAllowed, Change::NoLongerTold, Change::Refused, Change::LetThrough];
+    compared(policy, events, |comparison| {
+        let found: Vec<_> = all.iter().flat_map(|change| comparison.rows(*change).map(|(row, _)| (*change, row.now.1))).collect();
+        assert_eq!(found.len(), 1, "{found:?}");
+        found[0]
+    })
+}
+
+#[test]
+fn attempt_that_was_observed_is_refused_once_the_draft_enforces() {
+    let seen = [event("observe", "no_receipt", "10.20.4.7", 8080)];
+    assert_eq!(change(ZONE, &seen), (Change::NewlyRefused, "no_receipt"));
+    assert_eq!(change(&format!("mode = 'observe'\n{ZONE}"), &seen), (Change::LetThrough, "no_receipt"));
+    assert_eq!(change("", &seen), (Change::NoLongerTold, "not_protected"));
+}
+
+#[test]
+fn attempt_that_was_refused_goes_through_where_the_draft_opens_it() {
+    let seen = [event("block", "no_receipt", "10.40.0.5", 502)];
+    assert_eq!(change("", &seen), (Change::Refused, "no_receipt"));
+    assert_eq!(change("[services]\nexempt = ['10.40.0.5/32']", &seen), (Change::NewlyAllowed, "not_protected"));
+    assert_eq!(change("[services]\nmode = 'observe'", &seen), (Change::NewlyAllowed, "no_receipt"));
+    // The address that is really reached is what counts, as in the kernel.
+    let embedded = [event("block", "no_receipt", "64:ff9b::10.20.4.7", 9)];
+    assert_eq!(change(ZONE, &embedded), (Change::Refused, "no_receipt"));
+}
+
+#[test]
+fn packet_without_a_port_is_judged_by_its_address() {
+    let mut ping = event("observe", "no_receipt", "10.20.4.7", 0);
+    ping.destination = Some(Destination { address: "10.20.4.7".into(), port: None, transport: "icmp".into() });
+    assert_eq!(change(ZONE, &[ping]), (Change::NewlyRefused, "no_receipt"));
+}
+
+#[test]
+fn what_a_receipt_allowed_goes_on_unless_the_draft_makes_it_a_login() {
+    let mut allowed = event("allow", "receipt", "10.20.4.7", 8443);
+    allowed.receipt = Some("r-1".into());
+    allowed.budget = Some(Usage::default());
+    let gateway = format!("{ZONE}[[gateway]]\nname = 'g'\naddress = '10.20.4.7'\n");
+    assert_eq!(change(ZONE, &[allowed.clone()]), (Change::LetThrough, "receipt"));
+    assert_eq!(change(&gateway, &[allowed.clone()]), (Change::NewlyRefused, "credential_scope"));
+    assert_eq!(change("", &[allowed.clone()]), (Change::NoLongerTold, "not_protected"));
+    allowed.budget = Some(Usage { max_attempts: Some(3), ..Usage::default() });
+    assert_eq!(change(&gateway, &[allowed]), (Change::LetThrough, "receipt"));
+}
+
+#[test]
+fn behaviour_rules_are_judged_by_the_number_that_was_recorded() {
+    let seen = [tripped("spray_target", 21, 11, 60), event("block", "spray_target", OFFICE, 21)];
+    assert_eq!(change("", &seen), (Change::Refused, "spray_target"));
+    assert_eq!(change("[behaviour]\ntarget_per_minute = 11", &seen), (Change::NewlyAllowed, "not_protected"));
+    assert_eq!(change("[behaviour]\ntarget_per_half_hour = 60", &seen), (Change::Refused, "spray_target"));
+    assert_eq!(change("[behaviour]\nexempt = ['10.50.0.0/24:21']", &seen), (Change::NewlyAllowed, "not_protected"));
+    assert_eq!(change("[behaviour]\nmode = 'observe'", &seen), (Change::NewlyAllowed, "spray_target"));
+    // What the draft protects is refused for that.
+    let zone = "[[zone]]\nname = 'office'\nnetworks = ['10.50.0.0/16']\n";
+    assert_eq!(change(zone, &seen), (Change::Refused, "no_receipt"));
+    for (reason, port, count, window_s, key) in [
+        ("spray_target", 22, 21, 60, "ssh_per_minute"),
+        ("spray_target", 22, 61, 1800, "ssh_per_half_hour"),
+        ("spray_hosts", 21, 6, 60, "login_hosts"),
+        ("spray_hosts", 21, 20, 1800, "login_targets"),
+        ("scan_hosts", 80, 26, 300, "hosts_per_port"),
+        ("scan_ports", 80, 16, 300, "ports_per_host"),
+        ("scan_pairs", 80, 101, 300, "pairs"),
+    ] {
+        let seen = [tripped(reason, port, count, window_s)];
+        assert_eq!(change(&format!("[behaviour]\n{key} = {}", count - 1), &seen), (Change::Refused, reason), "{key}");
+        assert_eq!(change(&format!("[behaviour]\n{key} = {count}"), &seen), (Change::NewlyAllowed, "not_protected"), "{key}");
+    }
+}
+
+#[test]
+fn blocked_pattern_without_its_first_event_is_not_judged() {
+    compared("", &[event("block", "spray_target", OFFICE, 21)], |comparison| {
+        assert_eq!(comparison.to_json()["not_judged"][0]["what"], "pattern");
+        assert!(comparison.notes().contains(&"no attempt was judged".to_owned()));
+    });
+}
+
+#[test]
+fn kinds_of_sockets_follow_the_hosts_mode() {
+    let mut socket = event("observe", "socket_family", "10.0.0.1", 17);
+    socket.destination = None;
+    assert_eq!(change("", &[socket.clone()]), (Change::NewlyRefused, "socket_family"));
+    assert_eq!(change("mode = 'observe'", &[socket]), (Change::LetThrough, "socket_family"));
+}
+
+#[test]
+fn what_an_event_does_not_say_is_counted_and_never_guessed() {
+    let mut delegate = event("block", "delegate", "10.0.0.1", 1);
+    delegate.destination = None;
+    let mut nothing = event("block", "no_receipt", "10.0.0.1", 1);
+    nothing.reason = None;
+    let flow = event("block", "turns_exhausted", "10.20.4.7", 443);
+    let tool = Event::new(crate::events::Kind::Exec, "h", 0);
+    let gate = event("block", "gate_error", "10.0.0.1", 1);
+    let told = [delegate, nothing, flow, tool, gate, Event::new(crate::events::Kind::SessionStart, "h", 0)];
+    compared(ZONE, &told, |comparison| {
+        let json = comparison.to_json();
+        let names: Vec<_> = json["not_judged"].as_array().unwrap().iter().map(|blind| blind["what"].as_str().unwrap()).collect();
+        assert_eq!(names, ["tool", "delegate", "gate", "flow", "unknown"]);
+        assert_eq!((json["other"].as_u64(), json["unchanged"]["refused"].as_u64()), (Some(1), Some(0)));
+    });
+}
+
+#[test]
+fn repeats_count_as_attempts_and_missing_events_are_told() {
+    let mut first = event("block", "no_receipt", "10.20.4.7", 502);
+    first.repeats = 4;
+    let mut repeats = event("block", "no_receipt", "10.20.4.7", 502);
+    repeats.pid = None;
+    repeats.repeats = 7;
+    let mut lost = Event::new(crate::events::Kind::Lost, "eng-ws-12", 0);
+    lost.count = Some(3);
+    compared(&format!("host = 'plc-host'\n{ZONE}"), &[first, repeats, lost], |comparison| {
+        assert_eq!(comparison.attempts(Change::Refused), 12);
+        let notes = comparison.notes().join("; ");
+        assert!(
+            notes.contains("3 events missing") && notes.contains("events of eng-ws-12 are judged by the policy of plc-host"),
+            "{notes}"
+        );
+    });
+}
+
+#[test]
+fn values_that_no_event_has_are_refused_by_name() {
+    let good = event("block", "no_receipt", "10.20.4.7", 502);
+    let with = |change: fn(&mut Event)| {
+        let mut event = good.clone();
+        change(&mut event);
+        Then::read(&event).unwrap_err()
+    };
+    assert!(with(|event| event.verdict = Some("maybe".into())).contains("its verdict is `maybe`"));
+    assert!(with(|event| event.reason = Some("tuesday".into())).contains("its reason is `tuesday`"));
+    assert!(with(|event| event.time = "yesterday".into()).contains("its time is `yesterday`"));
+    assert!(with(|event| event.destination.as_mut().unwrap().address = "plc7".into()).contains("its address is `plc7`"));
+    assert!(with(|event| event.destination.as_mut().unwrap().transport = "quic".into()).contains("its transport is `quic`"));
+    assert!(with(|event| event.targets = vec!["10.0.0.1:80".into()]).contains("its target is `10.0.0.1:80`"));
+    let mut unknown = good.clone();
+    unknown.reason = Some("unknown".into());
+    assert_eq!(Then::read(&unknown), Ok(Then::Blind(Blind::Unknown)));
+}
