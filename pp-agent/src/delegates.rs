@@ -1,6 +1,7 @@
 //! Delegates: the servers of this host that act for whoever asks them, as the
 //! build ships them and as policy changes them.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 pub use pp_common::delegate::Action;
@@ -16,6 +17,17 @@ pub struct Delegate {
     pub paths: Vec<String>,
     /// Command names of the processes that listen, as `ps -o comm` shows them.
     pub listeners: Vec<String>,
+    /// TCP ports it listens on; a session is refused these on loopback and on the host's own addresses.
+    pub ports: Vec<u16>,
+}
+
+/// The gateway that the ports of delegates make of this host: its name in events, `check` and authorities.
+pub const THIS_HOST: &str = "this-host";
+
+/// The ports that sessions are refused on the host's own addresses.
+#[must_use]
+pub fn own_ports(delegates: &[Delegate]) -> BTreeSet<u16> {
+    delegates.iter().filter(|delegate| delegate.action != Action::Allow).flat_map(|delegate| delegate.ports.iter().copied()).collect()
 }
 
 /// The words for actions in policy.
@@ -35,10 +47,11 @@ struct Shipped {
     action: Action,
     paths: &'static [&'static str],
     listeners: &'static [&'static str],
+    ports: &'static [u16],
 }
 
 /// The shipped list. A server that was started by a session itself is never a delegate to it.
-const SHIPPED: [Shipped; 14] = [
+const SHIPPED: [Shipped; 19] = [
     row("docker", Action::Refuse, &["/run/docker.sock", "/var/run/docker.sock", "/run/user/*/docker.sock"], &["dockerd"]),
     row("containerd", Action::Refuse, &["/run/containerd/containerd.sock"], &["containerd"]),
     row("podman", Action::Refuse, &["/run/podman/podman.sock", "/run/user/*/podman/podman.sock"], &["podman"]),
@@ -58,10 +71,19 @@ const SHIPPED: [Shipped; 14] = [
     row("user-manager", Action::Refuse, &["/run/user/*/systemd/private", "/run/user/*/bus"], &[]),
     row("system-bus", Action::RefuseRoot, &["/run/dbus/system_bus_socket", "/var/run/dbus/system_bus_socket"], &[]),
     row("system-manager", Action::RefuseRoot, &["/run/systemd/private"], &[]),
+    tcp("ssh-server", &[22]),
+    tcp("docker-tcp", &[2375, 2376]),
+    tcp("kubernetes-api", &[6443]),
+    tcp("node-inspector", &[9229]),
+    tcp("kubelet", &[10250]),
 ];
 
 const fn row(name: &'static str, action: Action, paths: &'static [&'static str], listeners: &'static [&'static str]) -> Shipped {
-    Shipped { name, action, paths, listeners }
+    Shipped { name, action, paths, listeners, ports: &[] }
+}
+
+const fn tcp(name: &'static str, ports: &'static [u16]) -> Shipped {
+    Shipped { name, action: Action::Refuse, paths: &[], listeners: &[], ports }
 }
 
 /// The shipped list.
@@ -70,7 +92,13 @@ pub fn shipped() -> Vec<Delegate> {
     let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
     SHIPPED
         .iter()
-        .map(|row| Delegate { name: row.name.to_owned(), action: row.action, paths: texts(row.paths), listeners: texts(row.listeners) })
+        .map(|row| Delegate {
+            name: row.name.to_owned(),
+            action: row.action,
+            paths: texts(row.paths),
+            listeners: texts(row.listeners),
+            ports: row.ports.to_vec(),
+        })
         .collect()
 }
 

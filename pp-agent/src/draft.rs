@@ -114,7 +114,7 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// It needs more than the kernel's tables hold.
     pub fn new(config: &'a Config) -> Result<Self, PolicyError> {
-        let compiled = policy::compile(config, &[], &[])?;
+        let compiled = policy::compile(config, &[], &[], &[])?;
         Ok(Self {
             config,
             tables: host_tables(&compiled),
@@ -187,7 +187,7 @@ impl<'a> Draft<'a> {
             flags: TERMS_ANY_USER,
         };
         let receipt = ActiveReceipt { serial: 1, terms, uids: Vec::new(), targets };
-        let tables = host_tables(&policy::compile(self.config, &[receipt], &[])?);
+        let tables = host_tables(&policy::compile(self.config, &[receipt], &[], &[])?);
         let decision = decide(&tables, &subject(agent), &attempt);
         self.covered.insert(key, decision);
         Ok(decision)

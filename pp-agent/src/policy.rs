@@ -12,6 +12,7 @@ pub use prefix::Prefix;
 pub use surface::{Touched, touches};
 
 use crate::config::{Config, Mode};
+use crate::delegates::{THIS_HOST, own_ports};
 use crate::identity::IdentityTables;
 use crate::kernel::canary;
 use crate::name::name_id;
@@ -20,10 +21,11 @@ use ipnet::IpNet;
 use pp_common::abi::{
     GRANT_EXHAUSTED, GRANT_LOGIN, GRANT_REVOKED, Grant, MAX_CGROUPS, MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES,
     MAX_GRANTS_PER_PREFIX, MAX_PLACES, MAX_RECEIPTS, MAX_SERVICES, MAX_USER_BITS, MAX_USERS, NameId, PLACE_GATEWAY_ALL_PORTS,
-    PLACE_GATEWAY_OBSERVE, PLACE_ZONE_OBSERVE, Place, SERVICE_OBSERVE, Serial, Service, TERMS_ANY_USER, TERMS_EXHAUSTED, TERMS_REVOKED,
-    Terms,
+    PLACE_GATEWAY_OBSERVE, PLACE_GATEWAY_OWN, PLACE_ZONE_OBSERVE, Place, SERVICE_OBSERVE, Serial, Service, TERMS_ANY_USER, TERMS_EXHAUSTED,
+    TERMS_REVOKED, Terms,
 };
 use pp_common::behaviour::{self, GROUND_PORTS, Ground, MAX_GROUNDS};
+use pp_common::dest::Addr;
 use pp_common::turns::Limits;
 use std::collections::BTreeMap;
 
@@ -110,13 +112,14 @@ pub enum PolicyError {
     },
 }
 
-/// Builds the tables of a policy, the receipts registered under it and the
-/// cgroups that its rules name right now.
+/// Builds the tables of a policy, the receipts registered under it, the
+/// cgroups that its rules name right now, and the host's `own` addresses,
+/// beside loopback.
 ///
 /// # Errors
 /// More than the kernel's tables hold; those of policy and of grants have room
 /// for two generations.
-pub fn compile(config: &Config, receipts: &[ActiveReceipt], cgroups: &[(u64, NameId)]) -> Result<KernelTables, PolicyError> {
+pub fn compile(config: &Config, receipts: &[ActiveReceipt], cgroups: &[(u64, NameId)], own: &[Addr]) -> Result<KernelTables, PolicyError> {
     let mut identity = config.identity.clone();
     identity.cgroups = cgroups.to_vec();
     let bits = user_bits(receipts)?;
@@ -126,7 +129,7 @@ pub fn compile(config: &Config, receipts: &[ActiveReceipt], cgroups: &[(u64, Nam
     };
     let tables = KernelTables {
         observe: config.mode == Mode::Observe,
-        places: places(config),
+        places: places(config, own),
         gateway_ports: gateway_ports(config),
         services: services(config),
         exempt: distinct(config.services.exempt.iter().map(|net| Prefix::from(*net))),
@@ -137,7 +140,7 @@ pub fn compile(config: &Config, receipts: &[ActiveReceipt], cgroups: &[(u64, Nam
         grants: grants(receipts, &bits)?,
         budgets: receipts.iter().map(budget).collect(),
         user_bits: bits,
-        gateway_limits: config.gateways.iter().map(|gateway| (name_id(&gateway.name), gateway.limits)).collect(),
+        gateway_limits: gateway_limits(config),
         receipt_turns: receipts.iter().filter(|r| r.terms.max_turns != 0).map(|r| (r.serial, r.terms.max_turns)).collect(),
     };
     check_capacity(&tables)?;
@@ -170,7 +173,7 @@ fn check_capacity(tables: &KernelTables) -> Result<(), PolicyError> {
 /// One entry for each network of a zone and each gateway. The longest prefix
 /// that matches is the only one the kernel sees, so a gateway's entry carries
 /// the zone around it.
-fn places(config: &Config) -> Vec<(Prefix, Place)> {
+fn places(config: &Config, own: &[Addr]) -> Vec<(Prefix, Place)> {
     let mut places: BTreeMap<Prefix, Place> = BTreeMap::new();
     for zone in &config.zones {
         let flags = flag(zone.mode, PLACE_ZONE_OBSERVE);
@@ -178,14 +181,20 @@ fn places(config: &Config) -> Vec<(Prefix, Place)> {
         places.extend(zone.networks.iter().map(|network| (Prefix::from(*network), place)));
     }
     let zones = places.clone();
+    let around = |prefix: &Prefix| {
+        let covering = zones.iter().filter(|(zone, _)| zone.covers(prefix));
+        covering.max_by_key(|(zone, _)| zone.len).map(|(_, place)| *place).unwrap_or_default()
+    };
+    // This host as a gateway to itself. A zone inside loopback protects every port there anyway.
+    if !own_ports(&config.delegates).is_empty() {
+        for prefix in this_host(own) {
+            let around = around(&prefix);
+            places.insert(prefix, Place { gateway: name_id(THIS_HOST), flags: around.flags | PLACE_GATEWAY_OWN, ..around });
+        }
+    }
     for gateway in &config.gateways {
         let address = Prefix::from(IpNet::from(gateway.address));
-        let around = zones
-            .iter()
-            .filter(|(prefix, _)| prefix.covers(&address))
-            .max_by_key(|(prefix, _)| prefix.len)
-            .map(|(_, place)| *place)
-            .unwrap_or_default();
+        let around = around(&address);
         let all_ports = if gateway.ports.is_empty() { PLACE_GATEWAY_ALL_PORTS } else { 0 };
         let flags = around.flags | all_ports | flag(gateway.mode, PLACE_GATEWAY_OBSERVE);
         places.insert(address, Place { gateway: name_id(&gateway.name), flags, ..around });
@@ -196,6 +205,16 @@ fn places(config: &Config) -> Vec<(Prefix, Place)> {
     places.into_iter().collect()
 }
 
+/// Loopback, and the host's other addresses.
+fn this_host(own: &[Addr]) -> impl Iterator<Item = Prefix> + use<'_> {
+    grounds::loopback().into_iter().chain(own.iter().map(|addr| Prefix { addr: addr.octets(), len: 128 }))
+}
+
+fn gateway_limits(config: &Config) -> Vec<(NameId, Limits)> {
+    let own = config.gateways.iter().map(|gateway| (name_id(&gateway.name), gateway.limits));
+    own.chain([(name_id(THIS_HOST), Limits::default())]).collect()
+}
+
 fn flag(mode: Mode, flag: u32) -> u32 {
     match mode {
         Mode::Enforce => 0,
@@ -204,10 +223,16 @@ fn flag(mode: Mode, flag: u32) -> u32 {
 }
 
 fn gateway_ports(config: &Config) -> Vec<(NameId, u16)> {
-    distinct(config.gateways.iter().flat_map(|gateway| {
-        let id = name_id(&gateway.name);
-        gateway.ports.iter().map(move |port| (id, *port))
-    }))
+    distinct(
+        config
+            .gateways
+            .iter()
+            .flat_map(|gateway| {
+                let id = name_id(&gateway.name);
+                gateway.ports.iter().map(move |port| (id, *port))
+            })
+            .chain(own_ports(&config.delegates).into_iter().map(|port| (name_id(THIS_HOST), port))),
+    )
 }
 
 fn services(config: &Config) -> Vec<((u8, u16), Service)> {

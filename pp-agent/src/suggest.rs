@@ -207,7 +207,7 @@ impl<'a> Observed<'a> {
         let toml = write::drop_in(self, &ideas);
         let mut sources = config.sources.clone();
         sources.push(Source { name: "the proposal".to_owned(), text: toml.clone() });
-        policy::compile(&Config::from_sources(sources)?, &[], &[])?;
+        policy::compile(&Config::from_sources(sources)?, &[], &[], &[])?;
         let json = ideas.to_json(&toml);
         Ok(Proposal { toml, json })
     }

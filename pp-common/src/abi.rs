@@ -197,6 +197,8 @@ pub const PLACE_ZONE_OBSERVE: u32 = 1;
 pub const PLACE_GATEWAY_OBSERVE: u32 = 2;
 /// The gateway lists no ports: each of its ports is protected.
 pub const PLACE_GATEWAY_ALL_PORTS: u32 = 4;
+/// The gateway is this host itself: what names no port passes.
+pub const PLACE_GATEWAY_OWN: u32 = 8;
 
 /// Key of the service table.
 #[repr(C)]

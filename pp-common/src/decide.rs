@@ -15,8 +15,8 @@ use grants::{Ask, live_grant};
 pub use grants::{affords, nearest_receipt};
 
 use crate::abi::{
-    Budget, CONTROL_OBSERVE, GrantList, NameId, PLACE_GATEWAY_ALL_PORTS, PLACE_GATEWAY_OBSERVE, PLACE_ZONE_OBSERVE, Place, SERVICE_OBSERVE,
-    Serial, Service,
+    Budget, CONTROL_OBSERVE, GrantList, NameId, PLACE_GATEWAY_ALL_PORTS, PLACE_GATEWAY_OBSERVE, PLACE_GATEWAY_OWN, PLACE_ZONE_OBSERVE,
+    Place, SERVICE_OBSERVE, Serial, Service,
 };
 use crate::dest::Addr;
 
@@ -385,7 +385,7 @@ fn in_place(tables: &impl Tables, attempt: &Attempt, addr: &Addr, decision: &mut
     let Some(place) = tables.place(addr) else { return false };
     if place.gateway != 0
         && (place.flags & PLACE_GATEWAY_ALL_PORTS != 0
-            || matches!(attempt.kind, Kind::Portless)
+            || (matches!(attempt.kind, Kind::Portless) && place.flags & PLACE_GATEWAY_OWN == 0)
             || tables.gateway_port(place.gateway, attempt.port))
     {
         decision.gateway = place.gateway;

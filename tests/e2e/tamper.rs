@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use nix::libc;
 use nix::sys::signal::Signal;
+use pp_agent::kernel::host::kernel_release;
 use pp_tests::agent::Daemon;
 use pp_tests::attack::{Answer, Attempt, workload};
+use pp_tests::coverage;
 use pp_tests::harness::By;
 use pp_tests::lab::{PLC, Place};
 use pp_tests::policy::{AGENT, Policy};
@@ -57,7 +59,12 @@ fn is_stated_gap(world: &mut World, gap: &str) -> Result<bool> {
     let backend = world.backend()?;
     let status = world.daemon()?.client()?.status()?;
     let named = status["gaps"].as_array().is_some_and(|gaps| gaps.iter().any(|name| name == gap));
-    ensure!(named == (backend == "cgroup"), "backend {backend}, and the gap {gap} is {named} in {}", status["gaps"]);
+    // Of the guarding programs, those that see calls over unix sockets do not load on 5.10.
+    let expected = backend == "cgroup" || (gap == "unix" && kernel_release().starts_with("5.10."));
+    ensure!(named == expected, "backend {backend}, and the gap {gap} is {named} in {}", status["gaps"]);
+    if named {
+        coverage::meet(gap);
+    }
     Ok(named)
 }
 

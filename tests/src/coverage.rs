@@ -129,6 +129,11 @@ const fn elsewhere(technique: &'static str, form: &'static str, test: &'static s
     line(technique, form, How::Test(test))
 }
 
+/// No address is in it: the way round leads over something else on this host.
+const fn beside(technique: &'static str, gap: &'static str, test: &'static str) -> Line {
+    Line { gap: Some(gap), ..elsewhere(technique, "-", test) }
+}
+
 /// Every way around.
 pub static TABLE: &[Line] = &[
     sent("TCP connect", "v4", "tcp-connect", At::V4),
@@ -283,6 +288,30 @@ pub static TABLE: &[Line] = &[
     elsewhere("pp-agent run inside a session", "v4", "identity::run_inside_a_session_is_refused"),
     elsewhere("first instruction of a static program", "v4", "identity::static_program_whose_first_instruction_connects_never_does"),
     elsewhere("process that ran before the daemon", "v4", "identity::process_that_ran_before_the_daemon_is_found_at_its_start"),
+    elsewhere("TCP server on this host that acts for the caller", "all", "delegates::ports_of_this_host_are_refused_on_all_its_addresses"),
+    beside(
+        "socket of a container runtime, also by a link and moved",
+        "unix",
+        "delegates::socket_at_dockers_path_is_refused_whatever_the_way_to_it",
+    ),
+    beside(
+        "socket that policy names, stream and datagram",
+        "unix",
+        "delegates::socket_that_policy_names_is_refused_and_one_it_allows_is_not",
+    ),
+    beside("tmux of the operator", "unix", "delegates::tmux_of_the_operator_is_refused_and_one_of_the_session_is_not"),
+    beside("system bus, as root", "unix", "delegates::system_bus_is_closed_to_root_alone"),
+    beside("taking over a process of nobody's", "ptrace", "tamper::process_of_nobodys_session_cannot_be_taken_over"),
+    beside("signals to the daemon", "tamper", "tamper::daemon_cannot_be_signalled"),
+    beside("bpf() on the gate's objects and new programs", "tamper", "tamper::bpf_is_closed"),
+    beside("removing pins, joining the gate's cgroup", "tamper", "tamper::pins_cannot_be_removed_or_joined"),
+    beside("writing policy, keys and state", "tamper", "tamper::policy_keys_and_state_cannot_be_changed"),
+    beside("replacing the program and its socket", "tamper", "tamper::program_and_socket_cannot_be_replaced"),
+    beside("unmounting, moving and covering bpffs", "tamper", "tamper::bpffs_cannot_be_unmounted_moved_or_covered"),
+    beside("loading modules and kernels", "tamper", "tamper::code_cannot_be_loaded_into_the_kernel"),
+    beside("memory, disks and tun devices", "tamper", "tamper::memory_disks_and_tun_cannot_be_opened"),
+    beside("settings by which the kernel starts programs", "tamper", "tamper::settings_that_start_programs_cannot_be_written"),
+    beside("files that act later: cron, units, keys, udev rules", "tamper", "tamper::files_that_act_later_cannot_be_changed"),
 ];
 
 impl How {
@@ -348,6 +377,22 @@ static STATES: Mutex<BTreeMap<String, State>> = Mutex::new(BTreeMap::new());
 /// Notes what a row came to.
 pub fn note(line: &Line, state: State) {
     STATES.lock().unwrap_or_else(PoisonError::into_inner).insert(line.test(), state);
+}
+
+/// The test that runs.
+static CURRENT: Mutex<String> = Mutex::new(String::new());
+
+/// Says which test runs from now on.
+pub fn begin(test: &str) {
+    test.clone_into(&mut CURRENT.lock().unwrap_or_else(PoisonError::into_inner));
+}
+
+/// Notes that the test that runs has met a gap of this name, which the daemon states.
+pub fn meet(gap: &str) {
+    let test = CURRENT.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if let Some(line) = TABLE.iter().find(|line| line.gap == Some(gap) && line.test() == test) {
+        note(line, State::Gap);
+    }
 }
 
 /// The rows, given what every test of the run came to.

@@ -2,12 +2,13 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 
 use crate::{
     build_ebpf::{self, Variant},
@@ -30,8 +31,31 @@ struct Line {
 
 /// Runs everything; true when all of it passed.
 pub(crate) fn run(paths: &Paths) -> Result<bool> {
-    setup::run(paths, None)?;
+    setup::native(paths)?;
+    setup::vm_tools()?;
     let matrix = Matrix::load(paths)?;
+    // Kernels and agents come over the network while this machine compiles.
+    let (mut table, bin, fetched) = thread::scope(|scope| {
+        let fetching = scope.spawn(|| {
+            let start = Instant::now();
+            let fetched = setup::run(paths, Some(setup::Part::Agents)).and_then(|()| setup::run(paths, Some(setup::Part::Kernels)));
+            verdict("agents and kernels", &fetched, start)
+        });
+        let (table, bin) = compiled(paths)?;
+        let fetched = fetching.join().map_err(|_| anyhow!("agents and kernels: the thread that fetches them panicked"))?;
+        Ok::<_, anyhow::Error>((table, bin, fetched))
+    })?;
+    table.push(fetched);
+    if let Some(bin) = bin {
+        table.extend(in_machines(paths, &matrix, &bin));
+    }
+    let start = Instant::now();
+    table.push(verdict("committed coverage", &coverage::verdict(paths), start));
+    Ok(print(&table))
+}
+
+/// What needs nothing but the compiler, and the directory of the suite's binaries if they could be built.
+fn compiled(paths: &Paths) -> Result<(Vec<Line>, Option<PathBuf>)> {
     let mut table = vec![check(paths, "format", &["fmt", "--all", "--check"])?];
     let start = Instant::now();
     let object = build_ebpf::run(paths, Variant::Shipped);
@@ -47,26 +71,20 @@ pub(crate) fn run(paths: &Paths) -> Result<bool> {
     let start = Instant::now();
     let bin = object.and_then(|_| e2e::build_all(paths));
     table.push(verdict("build of agent and suite", &bin, start));
-    if let Ok(bin) = bin {
-        let (here, emulated): (Vec<_>, Vec<_>) =
-            matrix.rows.iter().filter(|row| row.ci != Share::None).partition(|row| row.kernel.is_none());
-        // Alone: its tests of how soon something is told or ended measure this machine.
-        table.extend(here.into_iter().map(|row| e2e_line(paths, &matrix, row, &bin)));
-        table.extend(in_machines(paths, &matrix, &emulated, &bin));
-    }
-    let start = Instant::now();
-    table.push(verdict("committed coverage", &coverage::verdict(paths), start));
-    Ok(print(&table))
+    Ok((table, bin.ok()))
 }
 
-/// The kernels' rows and the installed service, side by side: each keeps about one processor busy. What is shortest comes last, so that
-/// none of them waits long for the end.
-fn in_machines(paths: &Paths, matrix: &Matrix, rows: &[&Row], bin: &Path) -> Vec<Line> {
+/// The rows of the matrix, this machine's own first, and the installed service, side by side: each keeps about one processor busy. What is
+/// shortest comes last, so that none of them waits long for the end.
+fn in_machines(paths: &Paths, matrix: &Matrix, bin: &Path) -> Vec<Line> {
     let agent = bin.join("pp-agent");
     let agent = &agent;
     let tried = |mode| -> Piece<'_, Line> { Box::new(move || installed_line(paths, matrix, mode, agent)) };
-    let mut pieces = vec![tried(systemd::Mode::Lifetime)];
-    pieces.extend(rows.iter().map(|row| -> Piece<'_, Line> { Box::new(move || e2e_line(paths, matrix, row, bin)) }));
+    let row = |row| -> Piece<'_, Line> { Box::new(move || e2e_line(paths, matrix, row, bin)) };
+    let (here, emulated): (Vec<_>, Vec<_>) = matrix.rows.iter().filter(|row| row.ci != Share::None).partition(|row| row.kernel.is_none());
+    let mut pieces: Vec<Piece<'_, Line>> = here.into_iter().map(row).collect();
+    pieces.extend(emulated.into_iter().map(row));
+    pieces.push(tried(systemd::Mode::Lifetime));
     pieces.push(tried(systemd::Mode::Off));
     side_by_side::run(pieces)
 }

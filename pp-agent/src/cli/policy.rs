@@ -72,7 +72,7 @@ fn check(context: &Context, file: &Path, against: Option<&Path>) -> Outcome {
     if let Some(events) = against {
         return policy_events::against(context, &config, events);
     }
-    policy::compile(&config, &[], &[]).map_err(CliError::message)?;
+    policy::compile(&config, &[], &[], &[]).map_err(CliError::message)?;
     let facts = json!({
         "valid": true,
         "files": config.sources.iter().map(|source| source.name.clone()).collect::<Vec<_>>(),

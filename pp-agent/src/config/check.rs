@@ -12,7 +12,7 @@ use super::value::{
     service,
 };
 use super::{Authority, Config, Gateway, Mode, Services, Zone};
-use crate::delegates::Delegate;
+use crate::delegates::{Delegate, THIS_HOST};
 use crate::identity::{AgentRules, CgroupRule};
 use crate::policy::Prefix;
 use crate::services::{self, ServiceRow};
@@ -173,6 +173,10 @@ impl Merge {
         let at = source.at(file.span());
         let file = file.into_inner();
         let name = name(source, &at, "gateway", "name", file.name)?;
+        if name == THIS_HOST {
+            let wanted = "that name stands for this host itself; give the gateway another one";
+            return Err(invalid(at, Problem::BadValue { key: "name", found: name, wanted }));
+        }
         let known = self.gateways.iter().map(|(g, at, _)| (g.name.as_str(), at));
         no_duplicate("gateway", &name, &at, known)?;
         approvals(source, file.approvals)?;
@@ -264,7 +268,7 @@ impl Merge {
 
     fn finish(self, sources: Vec<Source>) -> Result<Config, ConfigError> {
         let zone_names: Vec<String> = self.zones.iter().map(|(z, ..)| z.name.clone()).collect();
-        let gateway_names: Vec<String> = self.gateways.iter().map(|(g, ..)| g.name.clone()).collect();
+        let gateway_names: Vec<String> = self.gateways.iter().map(|(g, ..)| g.name.clone()).chain([THIS_HOST.to_owned()]).collect();
         for (kind, name, at) in self.named {
             let known = if kind == "zone" { &zone_names } else { &gateway_names };
             if !known.contains(&name) {

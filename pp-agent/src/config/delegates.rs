@@ -3,7 +3,7 @@
 use super::error::{ConfigError, Origin, Problem};
 use super::raw::{self, unknown};
 use super::source::Source;
-use super::value::{invalid, name, not_enforced};
+use super::value::{invalid, name, not_enforced, ports};
 use crate::delegates::{ACTIONS, Action, Delegate, shipped};
 use toml::Spanned;
 
@@ -12,7 +12,7 @@ const MAX_PATH: usize = 107;
 /// Longest command name that the kernel knows.
 const MAX_COMM: usize = 15;
 
-/// One table of a policy file. Without paths and listeners it gives a shipped delegate another action.
+/// One table of a policy file. Without paths, listeners and ports it gives a shipped delegate another action.
 pub(super) fn delegate(source: &Source, at: &Origin, file: raw::Delegate) -> Result<Delegate, ConfigError> {
     let name = name(source, at, "delegate", "name", file.name)?;
     let what = format!("delegate {name}");
@@ -39,15 +39,25 @@ pub(super) fn delegate(source: &Source, at: &Origin, file: raw::Delegate) -> Res
         }
     }
     let listeners = texts(&file.listener, "listener", MAX_COMM, "it is a command name of at most 15 bytes, as ps -o comm shows it")?;
-    if !paths.is_empty() || !listeners.is_empty() {
-        return Ok(Delegate { name, action, paths, listeners });
+    let ports = ports(source, &file.port)?;
+    if !ports.is_empty() && action == Action::RefuseRoot {
+        let problem = Problem::BadValue { key: "action", found: "refuse-root".to_owned(), wanted: "ports are refused to all or to nobody" };
+        return Err(invalid(at.clone(), problem));
+    }
+    if !paths.is_empty() || !listeners.is_empty() || !ports.is_empty() {
+        return Ok(Delegate { name, action, paths, listeners, ports });
     }
     let known = shipped();
     match known.iter().find(|delegate| delegate.name == name) {
+        Some(delegate) if action == Action::RefuseRoot && !delegate.ports.is_empty() => {
+            let problem =
+                Problem::BadValue { key: "action", found: "refuse-root".to_owned(), wanted: "ports are refused to all or to nobody" };
+            Err(invalid(at.clone(), problem))
+        }
         Some(delegate) => Ok(Delegate { action, ..delegate.clone() }),
         None => {
             let names = known.into_iter().map(|delegate| delegate.name).collect();
-            Err(invalid(at.clone(), unknown("delegate without path and listener", &name, names)))
+            Err(invalid(at.clone(), unknown("delegate without path, listener and port", &name, names)))
         }
     }
 }
@@ -95,6 +105,14 @@ mod tests {
     }
 
     #[test]
+    fn ports_of_this_host_are_those_of_delegates_that_are_not_allowed() {
+        let ports = |text: &str| crate::delegates::own_ports(&load(text).unwrap().delegates);
+        assert!(ports("").contains(&22) && ports("").contains(&10250));
+        assert!(!ports("[[delegate]]\nname = 'ssh-server'\naction = 'allow'").contains(&22));
+        assert!(ports("[[delegate]]\nname = 'notebook'\nport = [8888]\naction = 'refuse'").contains(&8888));
+    }
+
+    #[test]
     fn policy_comes_before_what_is_shipped_and_survives_being_shown() {
         let text = "[[delegate]]\nname = 'builder'\npath = ['/run/builder.sock', '@builder']\nlistener = ['builderd']\naction = 'refuse'";
         let config = load(text).unwrap();
@@ -106,6 +124,9 @@ mod tests {
     fn what_is_wrong_with_a_delegate_is_said() {
         for (text, said) in [
             ("name = 'x'\naction = 'refuse'", "unknown delegate"),
+            ("name = 'x'\naction = 'refuse-root'\nport = [8888]", "to all or to nobody"),
+            ("name = 'ssh-server'\naction = 'refuse-root'", "to all or to nobody"),
+            ("name = 'x'\naction = 'refuse'\nport = [0]", "from 1 to 65535"),
             ("name = 'tmux'", "action"),
             ("name = 'tmux'\naction = 'join'", "join"),
             ("name = 'tmux'\naction = 'deny'", "refuse"),

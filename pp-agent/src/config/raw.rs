@@ -134,6 +134,8 @@ pub(super) struct Delegate {
     pub(super) path: Vec<Spanned<String>>,
     #[serde(default)]
     pub(super) listener: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) port: Vec<Spanned<i64>>,
     pub(super) action: Option<Spanned<String>>,
 }
 

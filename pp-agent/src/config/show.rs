@@ -35,6 +35,8 @@ struct ShownDelegate<'a> {
     path: &'a [String],
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     listener: &'a [String],
+    #[serde(skip_serializing_if = "<[u16]>::is_empty")]
+    port: &'a [u16],
 }
 
 #[derive(Serialize)]
@@ -187,7 +189,13 @@ fn authority(authority: &super::Authority) -> Authority<'_> {
 }
 
 fn delegate(delegate: &crate::delegates::Delegate) -> ShownDelegate<'_> {
-    ShownDelegate { name: &delegate.name, action: delegate.action_name(), path: &delegate.paths, listener: &delegate.listeners }
+    ShownDelegate {
+        name: &delegate.name,
+        action: delegate.action_name(),
+        path: &delegate.paths,
+        listener: &delegate.listeners,
+        port: &delegate.ports,
+    }
 }
 
 fn agent(agent: &crate::identity::AgentRules) -> Agent<'_> {

@@ -27,7 +27,13 @@ impl Daemon {
     pub(super) fn refresh_guard(&self) {
         let targets = self.targets();
         let canary = self.args.state.join(CANARY_SOCKET).display().to_string();
-        let canary = Delegate { name: canary::AGENT.to_owned(), action: Action::Refuse, paths: vec![canary], listeners: Vec::new() };
+        let canary = Delegate {
+            name: canary::AGENT.to_owned(),
+            action: Action::Refuse,
+            paths: vec![canary],
+            listeners: Vec::new(),
+            ports: Vec::new(),
+        };
         // First, so that no policy opens it.
         let delegates: Vec<Delegate> = std::iter::once(canary).chain(self.inner().config.delegates.iter().cloned()).collect();
         let mut problems = Vec::new();

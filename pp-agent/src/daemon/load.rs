@@ -72,9 +72,9 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
         posture: Posture::default(),
         guard_problems: Vec::new(),
         withheld,
+        own: gate.refresh_own()?.unwrap_or_default(),
     };
     let tables = inner.tables()?;
-    gate.refresh_own()?;
     inner.generation = gate.apply(&tables)?;
     let daemon = Daemon {
         gate,
@@ -187,6 +187,7 @@ impl Daemon {
             posture: inner.posture.clone(),
             guard_problems: Vec::new(),
             withheld: inner.withheld && self.clock_behind(),
+            own: inner.own.clone(),
         };
         let tables = fresh.tables().map_err(|error| refused(error.to_string()))?;
         let generation = self.gate.apply(&tables).map_err(|error| refused(error.to_string()))?;

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pp_common::abi::NameId;
+use pp_common::{abi::NameId, dest::Addr};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
@@ -124,6 +124,8 @@ struct Inner {
     guard_problems: Vec<String>,
     /// The clock was behind the highest time seen when receipts were loaded.
     withheld: bool,
+    /// The host's own addresses.
+    own: Vec<Addr>,
 }
 
 /// The daemon.

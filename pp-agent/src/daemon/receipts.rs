@@ -22,13 +22,13 @@ impl Inner {
         let now = Now::read();
         let shown: Vec<&LiveReceipt> = self.receipts.iter().filter(|_| !self.withheld).collect();
         let all: Vec<ActiveReceipt> = shown.iter().filter_map(|receipt| receipt.active()).collect();
-        policy::compile(&self.config, &all, &self.cgroups).or_else(|full| {
+        policy::compile(&self.config, &all, &self.cgroups, &self.own).or_else(|full| {
             let open = shown.iter().filter(|receipt| receipt.stored.is_open(now));
             let open: Vec<ActiveReceipt> = open.filter_map(|receipt| receipt.active()).collect();
             if open.len() == all.len() {
                 return Err(full);
             }
-            policy::compile(&self.config, &open, &self.cgroups)
+            policy::compile(&self.config, &open, &self.cgroups, &self.own)
         })
     }
 

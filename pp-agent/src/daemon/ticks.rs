@@ -201,8 +201,16 @@ impl Daemon {
     }
 
     pub(super) fn refresh_own(&self) {
-        if let Err(error) = self.gate.refresh_own() {
-            tracing::error!("{error}");
+        match self.gate.refresh_own() {
+            Ok(None) => {}
+            Ok(Some(own)) => {
+                let mut inner = self.inner();
+                inner.own = own;
+                if let Err(error) = self.publish(&mut inner) {
+                    tracing::error!("own addresses: {}", error.message);
+                }
+            }
+            Err(error) => tracing::error!("{error}"),
         }
     }
 

@@ -16,16 +16,16 @@ use pp_common::{
 use super::{Gate, KernelError, host, maps::entries, maps::map_error, publish::absent_is_fine};
 
 impl Gate {
-    /// Brings the host's own addresses up to date; those of other network
-    /// namespaces are not among them.
+    /// Brings the host's own addresses up to date, and returns them where they
+    /// have changed; those of other network namespaces are not among them.
     ///
     /// # Errors
     /// They cannot be read, or the kernel refused an entry.
-    pub fn refresh_own(&self) -> Result<(), KernelError> {
+    pub fn refresh_own(&self) -> Result<Option<Vec<Addr>>, KernelError> {
         let found = own_addresses()?;
         let mut known = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         if known.as_ref() == Some(&found) {
-            return Ok(());
+            return Ok(None);
         }
         if found.len() > MAX_OWN as usize {
             tracing::warn!("own addresses: {} found, {MAX_OWN} fit; attempts to the others are judged", found.len());
@@ -42,7 +42,7 @@ impl Gate {
             map.insert(addr, 1, 0).map_err(error)?;
         }
         *known = Some(found);
-        Ok(())
+        Ok(Some(wanted))
     }
 
     /// Whether, and how, the behaviour rules judge an attempt to what nothing protects.

@@ -10,10 +10,18 @@ use pp_common::behaviour::{GROUND_EXEMPT, GROUND_INTERNAL, GROUND_OWN, GROUND_PO
 const INTERNAL: [&str; 6] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7", "fe80::/10"];
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 
+fn fixed(list: &[&str]) -> Vec<Prefix> {
+    list.iter().filter_map(|text| text.parse::<IpNet>().ok()).map(Prefix::from).collect()
+}
+
+/// Where the host reaches itself on every machine.
+pub(super) fn loopback() -> Vec<Prefix> {
+    fixed(&LOOPBACK)
+}
+
 pub(super) fn grounds(config: &Config) -> Result<Vec<(Prefix, Ground)>, PolicyError> {
     let rules = &config.behaviour;
-    let fixed = |list: &[&str]| list.iter().filter_map(|text| text.parse::<IpNet>().ok()).map(Prefix::from).collect::<Vec<_>>();
-    let loopback = fixed(&LOOPBACK);
+    let loopback = loopback();
     let mut internal = fixed(&INTERNAL);
     internal.extend(rules.internal.iter().map(|network| Prefix::from(*network)));
     if rules.count_own {

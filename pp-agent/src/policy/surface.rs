@@ -1,8 +1,9 @@
 //! What a receipt's target touches: which zones, gateways and services must
 //! allow it before the receipt as a whole is taken.
 
-use super::Prefix;
+use super::{Prefix, grounds};
 use crate::config::Config;
+use crate::delegates::{THIS_HOST, own_ports};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 
@@ -34,7 +35,7 @@ pub fn touches(config: &Config, network: IpNet, transport: u8, ports: &[(u16, u1
             touched.zones.push(zone.name.clone());
         }
     }
-    let gateways: Vec<(Prefix, &[u16])> = config
+    let mut gateways: Vec<(Prefix, &[u16])> = config
         .gateways
         .iter()
         .map(|gateway| (Prefix::from(gateway.address), gateway.ports.as_slice(), gateway))
@@ -47,6 +48,12 @@ pub fn touches(config: &Config, network: IpNet, transport: u8, ports: &[(u16, u1
         })
         .map(|(address, listed, _)| (address, listed))
         .collect();
+    let own: Vec<u16> = own_ports(&config.delegates).into_iter().collect();
+    let loopback: Vec<Prefix> = grounds::loopback().into_iter().filter(|prefix| prefix.overlaps(&target)).collect();
+    if !loopback.is_empty() && any_in(&own, ports) {
+        touched.gateways.push(THIS_HOST.to_owned());
+        gateways.extend(loopback.into_iter().map(|prefix| (prefix, own.as_slice())));
+    }
     let exempt: Vec<Prefix> = config.services.exempt.iter().map(|net| Prefix::from(*net)).collect();
     let special: BTreeSet<u16> = gateways.iter().flat_map(|(_, ports)| *ports).copied().collect();
     // Ports on which neither a service nor a gateway listens are all alike.

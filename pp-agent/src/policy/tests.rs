@@ -12,7 +12,7 @@ fn config(text: &str) -> Config {
 }
 
 fn tables(text: &str, receipts: &[ActiveReceipt]) -> HostTables {
-    HostTables::new(&compile(&config(text), receipts, &[]).unwrap(), 1_000, HashMap::new())
+    HostTables::new(&compile(&config(text), receipts, &[], &[]).unwrap(), 1_000, HashMap::new())
 }
 
 fn addr(text: &str) -> Addr {
@@ -54,9 +54,10 @@ fn each_gateway_has_its_limits_and_a_receipt_its_own() {
     let policy = format!("{NESTED}max_turns = 40\nmax_bytes_out = 9000\n");
     let mut strict = receipt(3, &["10.30.0.1/32"], (443, 443));
     strict.terms.max_turns = 5;
-    let tables = compile(&config(&policy), &[receipt(2, &["10.30.0.1/32"], (443, 443)), strict], &[]).unwrap();
+    let tables = compile(&config(&policy), &[receipt(2, &["10.30.0.1/32"], (443, 443)), strict], &[], &[]).unwrap();
     let own = Limits { max_turns: 40, max_bytes_out: 9_000, pad: 0 };
-    assert_eq!(tables.gateway_limits, [(name_id("gate"), Limits::default()), (name_id("open-gate"), own)]);
+    let this_host = (name_id(THIS_HOST), Limits::default());
+    assert_eq!(tables.gateway_limits, [(name_id("gate"), Limits::default()), (name_id("open-gate"), own), this_host]);
     assert_eq!(tables.receipt_turns, [(3, 5)]);
 }
 
@@ -86,11 +87,36 @@ fn a_gateway_entry_carries_the_zone_around_it() {
 #[test]
 fn a_gateway_with_the_very_prefix_of_a_zone_is_one_entry_with_both() {
     let text = "[[zone]]\nname = 'z'\nnetworks = ['10.0.0.1/32']\n[[gateway]]\nname = 'g'\naddress = '10.0.0.1'";
-    let compiled = compile(&config(text), &[], &[]).unwrap();
+    let compiled = compile(&config(text), &[], &[], &[]).unwrap();
     let here: Vec<_> = compiled.places.iter().filter(|(at, _)| *at == prefix("10.0.0.1/32")).collect();
     assert_eq!(here.len(), 1);
     let place = here[0].1;
     assert_eq!((place.zone, place.gateway), (name_id("z"), name_id("g")));
+}
+
+#[test]
+fn this_host_is_a_gateway_to_itself_on_the_ports_of_delegates() {
+    let verdict = |text: &str, dialled: &str, kind: Kind, port: u16| {
+        let tables = HostTables::new(&compile(&config(text), &[], &[], &[addr("10.9.0.2")]).unwrap(), 0, HashMap::new());
+        let subject = Subject { session: 1, agent: 7, owner: 1000 };
+        let transport = if matches!(kind, Kind::Portless) { 1 } else { transport::TCP };
+        let attempt = Attempt { addr: addr(dialled), port, transport, kind, counted: 0 };
+        decide(&tables, &subject, &attempt).verdict
+    };
+    for dialled in ["127.0.0.1", "127.8.8.8", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1", "10.9.0.2"] {
+        assert_eq!(verdict("", dialled, Kind::Open, 22), Verdict::Block, "{dialled}");
+        assert_eq!(verdict("", dialled, Kind::Open, 8080), Verdict::Allow, "{dialled}");
+        assert_eq!(verdict("", dialled, Kind::Portless, 0), Verdict::Allow, "{dialled}");
+    }
+    assert_eq!(verdict("", "10.9.0.3", Kind::Open, 22), Verdict::Allow);
+    let allowed = "[[delegate]]\nname = 'ssh-server'\naction = 'allow'";
+    assert_eq!(verdict(allowed, "127.0.0.1", Kind::Open, 22), Verdict::Allow);
+    assert_eq!(verdict(allowed, "127.0.0.1", Kind::Open, 10250), Verdict::Block);
+    let zone = "[[zone]]\nname = 'z'\nnetworks = ['127.0.0.0/8']";
+    assert_eq!(verdict(zone, "127.0.0.1", Kind::Portless, 0), Verdict::Block);
+    let touched = touches(&config(""), "127.0.0.1/32".parse().unwrap(), transport::TCP, &[(20, 30)]);
+    assert_eq!(touched.gateways, [THIS_HOST]);
+    assert!(touched.unprotected_part);
 }
 
 #[test]
@@ -106,7 +132,7 @@ fn mapped_networks_are_ipv4_and_embedding_ones_stay_literal() {
 #[test]
 fn enabled_services_are_in_the_tables_port_by_port() {
     let text = "[services]\nenable = ['codesys', 'opc-ua']\nmode = 'observe'";
-    let compiled = compile(&config(text), &[], &[]).unwrap();
+    let compiled = compile(&config(text), &[], &[], &[]).unwrap();
     let ports: Vec<_> = compiled.services.iter().map(|(key, _)| *key).collect();
     let tcp = |port| (transport::TCP, port);
     let udp = |port| (transport::UDP, port);
@@ -155,8 +181,8 @@ fn more_grants_than_an_entry_holds_are_refused_naming_the_place() {
     let wide: Vec<ActiveReceipt> = (1..most).map(|serial| receipt(serial, &["10.0.0.0/8"], (1, 9))).collect();
     let narrow = [receipt(most + 1, &["10.1.0.0/16"], (1, 9)), receipt(most + 2, &["10.1.0.0/16"], (1, 9))];
     let config = config("");
-    compile(&config, &[wide.clone(), narrow[..1].to_vec()].concat(), &[]).unwrap();
-    let error = compile(&config, &[wide, narrow.to_vec()].concat(), &[]).unwrap_err();
+    compile(&config, &[wide.clone(), narrow[..1].to_vec()].concat(), &[], &[]).unwrap();
+    let error = compile(&config, &[wide, narrow.to_vec()].concat(), &[], &[]).unwrap_err();
     let need = MAX_GRANTS_PER_PREFIX + 1;
     assert_eq!(error, PolicyError::GrantsFull { prefix: prefix("10.1.0.0/16"), need });
     assert!(error.to_string().starts_with(&format!("10.1.0.0/16: {need} grants")), "{error}");
@@ -167,15 +193,15 @@ fn tables_that_do_not_fit_are_refused_before_the_kernel_sees_them() {
     let config = config("");
     let hosts: Vec<String> = (0..=MAX_GRANT_PREFIXES / 2).map(|n| format!("10.{}.{}.{}/32", n >> 16, n >> 8 & 255, n & 255)).collect();
     let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
-    let error = compile(&config, &[receipt(1, &hosts, (1, 9))], &[]).unwrap_err();
+    let error = compile(&config, &[receipt(1, &hosts, (1, 9))], &[], &[]).unwrap_err();
     assert!(matches!(error, PolicyError::TableFull { table: "receipt targets", .. }), "{error}");
-    compile(&config, &[receipt(1, &hosts[1..], (1, 9))], &[]).unwrap();
+    compile(&config, &[receipt(1, &hosts[1..], (1, 9))], &[], &[]).unwrap();
     let cgroups: Vec<(u64, NameId)> = (0..=u64::from(MAX_CGROUPS)).map(|id| (id, 1)).collect();
-    let error = compile(&config, &[], &cgroups).unwrap_err();
+    let error = compile(&config, &[], &cgroups, &[]).unwrap_err();
     assert!(matches!(error, PolicyError::TableFull { table: "cgroups of agents", .. }), "{error}");
     let networks: Vec<String> = (0..=MAX_PLACES / 2).map(|n| format!("'10.{}.{}.{}/32'", n >> 16, n >> 8 & 255, n & 255)).collect();
     let text = format!("[[zone]]\nname = 'z'\nnetworks = [{}]", networks.join(","));
-    let error = compile(&self::config(&text), &[], &[]).unwrap_err();
+    let error = compile(&self::config(&text), &[], &[], &[]).unwrap_err();
     assert!(matches!(error, PolicyError::TableFull { table: "zones and gateways", .. }), "{error}");
 }
 
@@ -183,8 +209,8 @@ fn tables_that_do_not_fit_are_refused_before_the_kernel_sees_them() {
 fn compiling_twice_gives_equal_tables() {
     let receipts = [receipt(2, &["10.20.4.0/24"], (1, 9)), receipt(1, &["10.0.0.0/8"], (1, 9))];
     let config = config(NESTED);
-    let once = compile(&config, &receipts, &[(9, 1)]).unwrap();
-    assert_eq!(once, compile(&config, &receipts, &[(9, 1)]).unwrap());
+    let once = compile(&config, &receipts, &[(9, 1)], &[]).unwrap();
+    assert_eq!(once, compile(&config, &receipts, &[(9, 1)], &[]).unwrap());
     assert_eq!(once.identity.cgroups, [(9, 1)]);
 }
 
@@ -291,7 +317,7 @@ proptest! {
                 limits: Limits::default(),
             })
             .collect();
-        let tables = HostTables::new(&compile(&config, &[], &[]).unwrap(), 0, HashMap::new());
+        let tables = HostTables::new(&compile(&config, &[], &[], &[]).unwrap(), 0, HashMap::new());
         for host in hosts {
             let ip = std::net::Ipv4Addr::from(0x0a14_0400 | host);
             let zone = zones

@@ -18,7 +18,7 @@ pub use journal::{Journal, Packet};
 pub(crate) use sweep::PINS;
 pub use sweep::sweep;
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -71,6 +71,8 @@ pub const FTP: SocketAddr = v4(10, 50, 0, 21, 21);
 pub const SSH: SocketAddr = v4(10, 50, 0, 23, 22);
 /// What addresses of the office begin with: internal hosts that nothing protects, each one answering (with a refusal where it has no server).
 pub const OFFICE: &str = "10.50.";
+/// The address of the host that the daemon and the agents run on.
+pub const ENGINEERING: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 2));
 /// An ordinary web site.
 pub const WEB: SocketAddr = v4(198, 51, 100, 10, 80);
 /// Git over SSH.

@@ -1,8 +1,8 @@
 //! Runs the end-to-end suite: builds the lab, runs every test in it one after the other, writes the result file.
 //!
-//! Usage: `pp-e2e --row NAME --result FILE [--soak] [--kernel-only] [--coverage] [FILTER] [libtest options]`; needs root. Exit code 0 if nothing failed.
-//! `--kernel-only` runs the groups that try every way to send and ordinary work beside it; the whole suite in a test machine takes a
-//! quarter of an hour a kernel and runs in `cargo xtask soak`. `--coverage` runs the tests that the coverage table names, of any group.
+//! Usage: `pp-e2e --row NAME --result FILE [--soak] [--groups NAME,...] [--coverage] [FILTER] [libtest options]`; needs root. Exit code 0 if
+//! nothing failed. `--groups` runs these groups alone: the whole suite in a test machine takes a quarter of an hour a kernel. `--coverage`
+//! runs the tests that the coverage table names, of any group.
 
 mod world;
 
@@ -179,6 +179,7 @@ fn trial(group: &str, claim: &str, test: impl Fn(&mut World) -> Result<()> + Sen
 }
 
 fn run(name: &str, test: &dyn Fn(&mut World) -> Result<()>) -> Result<Completion, Failed> {
+    pp_tests::coverage::begin(name);
     let start = Instant::now();
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| World::with(test)));
     let milliseconds = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
