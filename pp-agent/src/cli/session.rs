@@ -73,6 +73,9 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Outcome {
     if let Some(confinement) = confinement {
         confinement.enter().map_err(CliError::message)?;
         talk(&format!("pp-agent: confined: {STOPS}"));
+        if nix::unistd::geteuid().is_root() {
+            talk("pp-agent: confined as root: files and processes of root stay within its reach; start agents as users of their own");
+        }
     }
     let error = std::process::Command::new(program).args(arguments).exec();
     Err(CliError::message(format!("{}: {error}", program.to_string_lossy())))

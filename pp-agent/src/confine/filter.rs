@@ -175,7 +175,8 @@ mod x86_64 {
     }
 }
 
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
 mod tests {
     use nix::errno::Errno;
     use nix::sched::{CloneFlags, unshare};
