@@ -50,7 +50,7 @@ pub(crate) fn held(world: &mut World, via: Via, state: &str, way: &str) -> Resul
 }
 
 /// True if something arrived; on a socket that was connected before, something beside its handshake.
-fn arrived(plant: &Journal, target: SocketAddr, connected: bool) -> bool {
+pub(crate) fn arrived(plant: &Journal, target: SocketAddr, connected: bool) -> bool {
     let data = |packet: &pp_tests::lab::Packet| !connected || packet.protocol != 6 || packet.bytes > HANDSHAKE;
     plant.packets_to(target).iter().any(data)
 }

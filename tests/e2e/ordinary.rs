@@ -20,8 +20,13 @@ tests![
 
 /// Runs a shell script as the agent; it must succeed without any verdict.
 fn undisturbed(daemon: &Daemon, script: &str) -> Result<String> {
+    undisturbed_by(daemon, &By::run(AGENT), script)
+}
+
+/// The same by an agent that was started so.
+pub(crate) fn undisturbed_by(daemon: &Daemon, by: &By, script: &str) -> Result<String> {
     let mark = daemon.events().mark();
-    let output = By::run(AGENT).run_words(daemon, &["/bin/bash".into(), "-euc".into(), script.into()])?.success()?;
+    let output = by.run_words(daemon, &["/bin/bash".into(), "-euc".into(), script.into()])?.success()?;
     // The event of a session that began later would come behind any verdict of this one.
     let _later = By::run(AGENT).run_words(daemon, &["/bin/true".into()])?.success()?;
     let told: Vec<_> = daemon.events().since(mark).into_iter().filter(|event| event["kind"] == "verdict").collect();
@@ -30,25 +35,37 @@ fn undisturbed(daemon: &Daemon, script: &str) -> Result<String> {
 }
 
 fn web_pages_load(world: &mut World) -> Result<()> {
-    let page = undisturbed(world.daemon()?, &format!("curl -sSf --max-time 10 http://{WEB}/manual"))?;
-    ensure!(page.contains("Gateway manual"), "{page}");
+    let page = undisturbed(world.daemon()?, &page_load())?;
+    ensure!(page.contains(PAGE), "{page}");
     Ok(())
+}
+
+/// What is on the page that [`page_load`] gets.
+pub(crate) const PAGE: &str = "Gateway manual";
+
+/// A script that gets a page of the web site.
+pub(crate) fn page_load() -> String {
+    format!("curl -sSf --max-time 10 http://{WEB}/manual")
 }
 
 fn git_clones_and_pushes_over_ssh(world: &mut World) -> Result<()> {
     let daemon = world.daemon()?;
+    undisturbed(daemon, &git_work(daemon, "clone")).map(drop)
+}
+
+/// A script that clones over SSH to this folder of the daemon's, commits and pushes.
+pub(crate) fn git_work(daemon: &Daemon, folder: &str) -> String {
     let git = daemon.lab().directory().join("git");
-    let (git, copy) = (git.display(), daemon.path("clone"));
+    let (git, copy) = (git.display(), daemon.path(folder));
     let copy = copy.display();
-    let script = format!(
+    format!(
         "export GIT_SSH_COMMAND='ssh -i {git}/user_key -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ConnectTimeout=20'
          git clone -q ssh://root@{}{git}/project.git {copy}
-         cd {copy}; echo tank > note.txt; git add note.txt
+         cd {copy}; echo {folder} > note.txt; git add note.txt
          git -c user.name=lab -c user.email=lab@example.invalid commit -qm 'a note'
          git push -q origin HEAD:main",
         GIT.ip()
-    );
-    undisturbed(daemon, &script).map(drop)
+    )
 }
 
 fn names_with_many_addresses_resolve(world: &mut World) -> Result<()> {

@@ -1,5 +1,7 @@
 //! `doctor`: what this kernel can enforce, what not, and what to change.
 
+mod containers;
+
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -7,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::output::{list, text};
 use super::{BPFFS, Context, DONE, ERROR, Outcome, wait};
+use crate::config::{Config, ConfigError, Paths};
 use crate::kernel::host;
 use crate::keyring::Keyring;
 use crate::receipt::key::OperatorKey;
@@ -50,7 +53,12 @@ impl Finding {
 
 /// Looks at everything; an error code if something keeps the gate from enforcing.
 pub(crate) fn doctor(context: &Context, args: &DoctorArgs) -> Outcome {
-    let mut findings = vec![kernel(), btf(), cgroup2(), lsm(), command_line(), pins(&args.bpffs), policy(&args.policy)];
+    let loaded = Config::load(&Paths::beside(&args.policy), FileCheck::ROOT);
+    let mut findings = vec![kernel(), btf(), cgroup2(), lsm(), command_line(), pins(&args.bpffs), policy(&args.policy, &loaded)];
+    // What a refused policy says is not in force, and nobody knows from here what is.
+    if let Ok(config) = &loaded {
+        findings.extend(containers::findings(Path::new("/"), config));
+    }
     findings.extend(private_keys(&args.keys));
     findings.extend(daemon(context));
     let healthy = findings.iter().all(|finding| finding.good);
@@ -64,7 +72,7 @@ pub(crate) fn doctor(context: &Context, args: &DoctorArgs) -> Outcome {
             let mark = if finding["good"] == true { "ok " } else { "!! " };
             lines.push(format!("{mark} {:12} {}", text(finding, "what"), text(finding, "found")));
             if !finding["advice"].is_null() {
-                lines.push(format!("                 {}", text(finding, "advice")));
+                lines.extend(text(finding, "advice").lines().map(|line| format!("                 {line}")));
             }
         }
         lines
@@ -145,9 +153,8 @@ fn pins(bpffs: &Path) -> Finding {
     }
 }
 
-fn policy(file: &Path) -> Finding {
-    use crate::config::{Config, FileCheck, Paths};
-    match Config::load(&Paths::beside(file), FileCheck::ROOT) {
+fn policy(file: &Path, loaded: &Result<Config, ConfigError>) -> Finding {
+    match loaded {
         Ok(config) if config.sources.is_empty() => Finding {
             what: "policy",
             good: true,

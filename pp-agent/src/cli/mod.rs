@@ -231,6 +231,14 @@ mod tests {
     }
 
     #[test]
+    fn files_are_kept_for_confined_commands_alone_and_standard_ones_need_no_word() {
+        let run = |options: &[&str]| Cli::try_parse_from([&["pp-agent", "run"], options, &["--", "true"]].concat()).is_ok();
+        assert!(run(&["--confine", "--keep-fd", "3", "--keep-fd", "9"]));
+        assert!(!run(&["--keep-fd", "3"]));
+        assert!(!run(&["--confine", "--keep-fd", "2"]) && !run(&["--confine", "--keep-fd", "-1"]));
+    }
+
+    #[test]
     fn what_follows_two_dashes_belongs_to_the_command_that_is_run() {
         let cli = Cli::try_parse_from(["pp-agent", "run", "--", "sh", "-c", "true", "--json"]).unwrap();
         assert!(!cli.json && matches!(cli.command, Command::Run(_)));

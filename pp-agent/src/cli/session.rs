@@ -11,6 +11,7 @@ use super::maintain::refuse_in_session;
 use super::output::{talk, text};
 use super::{BPFFS, CliError, Context, DONE, Outcome, wait};
 use crate::clock::boot_id;
+use crate::confine::{Confinement, FIRST_OWN, STOPS};
 use crate::control::StartSession;
 use crate::events::build::parse_session;
 use crate::released::Released;
@@ -22,6 +23,12 @@ pub(crate) struct RunArgs {
     /// The agent it is; by default the command's file name.
     #[arg(long, value_name = "NAME")]
     agent: Option<String>,
+    /// Also take from it what a launcher can: privileges, namespaces, mounts, debugging, io_uring, raw and unusual sockets.
+    #[arg(long)]
+    confine: bool,
+    /// A file descriptor that a confined command is to have beside 0, 1 and 2.
+    #[arg(long, value_name = "FD", requires = "confine", value_parser = clap::value_parser!(i32).range(i64::from(FIRST_OWN)..))]
+    keep_fd: Vec<i32>,
     /// The command and its arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -50,18 +57,26 @@ pub(crate) struct ReleaseArgs {
     state: PathBuf,
 }
 
-/// Marks this very process, makes sure of it, and becomes the command.
+/// Marks this very process, makes sure of it, confines it if asked to, and becomes the command.
 pub(crate) fn run(context: &Context, args: &RunArgs) -> Outcome {
     let Some((program, arguments)) = args.command.split_first() else {
         return Err(CliError::message("run: no command given"));
     };
     let agent = args.agent.clone().unwrap_or_else(|| file_name(Path::new(program)));
+    let confinement = args.confine.then(|| Confinement::prepare(&args.keep_fd)).transpose().map_err(CliError::message)?;
     let started = wait(context.client.post("/v1/sessions", &StartSession { agent: agent.clone(), pid: None }))?;
     let own = wait(context.client.get("/v1/self"))?;
     if own["marked"] != true {
         return Err(CliError::message("run: the daemon answered, but this process is not marked; nothing was started"));
     }
     talk(&format!("pp-agent: session {} of agent {agent}", text(&started, "session")));
+    if let Some(confinement) = confinement {
+        confinement.enter().map_err(CliError::message)?;
+        talk(&format!("pp-agent: confined: {STOPS}"));
+        if nix::unistd::geteuid().is_root() {
+            talk("pp-agent: confined as root: files and processes of root stay within its reach; start agents as users of their own");
+        }
+    }
     let error = std::process::Command::new(program).args(arguments).exec();
     Err(CliError::message(format!("{}: {error}", program.to_string_lossy())))
 }

@@ -38,6 +38,13 @@ impl CgroupRule {
         Ok(rules)
     }
 
+    /// Whether the rule names this cgroup, or one above it. `path` begins at the root of cgroup2.
+    #[must_use]
+    pub fn covers(&self, path: &str) -> bool {
+        let ends = path.match_indices('/').map(|(at, _)| at).skip(1).chain([path.len()]);
+        ends.into_iter().any(|end| self.matches(&path.as_bytes()[..end]))
+    }
+
     fn matches(&self, path: &[u8]) -> bool {
         if self.unit { unit_name(path).is_some_and(|unit| self.regex.is_match(unit)) } else { self.regex.is_match(path) }
     }

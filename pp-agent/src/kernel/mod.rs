@@ -46,7 +46,7 @@ pub use guard::PROGRAMS as GUARD_PROGRAMS;
 pub use load::{GateOptions, uninstall};
 pub use pinned::release as release_pinned;
 pub use records::Records;
-pub use sys::{ignore_stray_signals, pidfd, pidfd_getfd};
+pub use sys::{close_at_exec, ignore_stray_signals, pidfd, pidfd_getfd};
 
 use crate::{delegates::Delegate, guarded::Target, policy::KernelTables};
 use earlier::EarlierSocks;

@@ -97,6 +97,13 @@ pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, fd: RawFd) -> io::Result<OwnedFd> {
     owned_result(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })
 }
 
+/// Has an open file closed by the next exec.
+pub fn close_at_exec(fd: RawFd) -> io::Result<()> {
+    // SAFETY: numbers only; whoever owns the descriptor keeps it until then.
+    let result = unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Ignores signals that the kernel may be made to send on behalf of a file's owner, which no hook
 /// judges by their receiver: SIGIO and the real-time ones. Nothing here uses them.
 pub fn ignore_stray_signals() {

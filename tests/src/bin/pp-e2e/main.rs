@@ -20,6 +20,8 @@ mod bad_input;
 mod behaviour;
 #[path = "../../../e2e/bringing_up.rs"]
 mod bringing_up;
+#[path = "../../../e2e/confine.rs"]
+mod confine;
 #[path = "../../../e2e/control.rs"]
 mod control;
 #[path = "../../../e2e/coverage.rs"]
@@ -77,6 +79,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("ordinary", ordinary::TESTS),
     ("tamper", tamper::TESTS),
     ("delegates", delegates::TESTS),
+    ("confine", confine::TESTS),
     ("behaviour", behaviour::TESTS),
     ("attackers", attackers::TESTS),
     ("attackers_logins", attackers_logins::TESTS),

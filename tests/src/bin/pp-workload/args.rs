@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::calls::CallArg;
+
 /// Everything the program is told.
 #[derive(Parser)]
 pub(crate) struct Arguments {
@@ -163,6 +165,13 @@ pub(crate) enum Command {
     /// Reach for something on this host that is not a network
     #[command(subcommand)]
     Tamper(TamperArg),
+    /// Make one system call
+    Call { call: CallArg },
+    /// Become the command where no filter of system calls can be set up
+    WithoutFilters {
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
     /// Log every IP packet that arrives in this network namespace
     Tap {
         #[arg(long)]

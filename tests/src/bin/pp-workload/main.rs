@@ -6,6 +6,7 @@
 
 mod args;
 mod batch;
+mod calls;
 mod child;
 mod control;
 mod families;
@@ -58,6 +59,8 @@ fn main() -> ExitCode {
         Command::PeerFd { socket, request } => control::peer_fd(&socket, &request),
         Command::PeerFdChild { socket } => control::peer_fd_child(&socket),
         Command::Sink { listen, log } => sink::run(&listen, &log),
+        Command::Call { call } => calls::attempt(call).print(),
+        Command::WithoutFilters { command } => calls::without_filters(&command),
         Command::Tamper(attempt) => tamper::attempt(&attempt).print(),
         Command::Tap { log } => tap::run(&log),
     };
