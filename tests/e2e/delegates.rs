@@ -80,7 +80,10 @@ impl Served {
         let answer = self.connect(daemon, &By::run(AGENT), dialled)?;
         ensure!(answer == Answer::Refused(libc::EPERM), "{dialled} by a session: {answer:?}");
         let _event = daemon.events().wait_since(mark, &format!("the event of {dialled}"), |event| {
-            event["kind"] == "verdict" && event["verdict"] == "block" && event["gateway"] == "this-host" && event["port"] == at.port()
+            event["kind"] == "verdict"
+                && event["verdict"] == "block"
+                && event["gateway"] == "this-host"
+                && event["destination"]["port"] == at.port()
         })?;
         // Connections are accepted in order: behind one more of nobody's, the refused one would have been seen.
         ensure!(self.connect(daemon, &By::Nobody, dialled)? == Answer::Delivered, "control run at {dialled} after it");

@@ -4,8 +4,8 @@
 
 use super::machine::{Machine, State, Step};
 use super::{IdentityError, too_complex};
+use foldhash::{HashMap, HashMapExt as _};
 use pp_common::abi::{DFA_ACCEPT, DFA_CLASSES, DFA_DEAD};
-use std::collections::HashMap;
 
 /// States explored before the table is made small; more is refused.
 const MOST_EXPLORED: usize = 20_000;
@@ -27,7 +27,8 @@ pub(crate) enum Target {
 pub(super) fn explore(machine: &mut Machine) -> Result<Automaton, IdentityError> {
     let start = machine.start()?;
     let (classes, bytes) = classes(machine)?;
-    let mut ids: HashMap<State, usize> = HashMap::from([(start, 0)]);
+    let mut ids: HashMap<State, usize> = HashMap::new();
+    ids.insert(start, 0);
     let mut states = vec![start];
     let mut table: Vec<Vec<Target>> = Vec::new();
     while let Some(&state) = states.get(table.len()) {
@@ -74,7 +75,7 @@ fn classes(machine: &Machine) -> Result<([u8; 256], Vec<u8>), IdentityError> {
 pub(crate) fn minimize(table: &[Vec<Target>], mut blocks: Vec<usize>, mut count: usize) -> (Vec<usize>, usize) {
     loop {
         // Each state's block and where its row leads, as numbers; hashing them is nearly all of the work.
-        let mut signatures: HashMap<Vec<usize>, usize, foldhash::fast::RandomState> = HashMap::default();
+        let mut signatures: HashMap<Vec<usize>, usize> = HashMap::new();
         let next: Vec<usize> = table
             .iter()
             .enumerate()

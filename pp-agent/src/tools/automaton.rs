@@ -2,7 +2,7 @@
 //! state that can be reached, each with what it means to end there, and then the
 //! smallest table that behaves alike.
 
-use std::collections::HashMap;
+use foldhash::{HashMap, HashMapExt as _};
 
 use pp_common::abi::{DFA_CLASSES, DFA_DEAD};
 use pp_common::tools::{TOOL_STATES, ToolEnd};
@@ -25,7 +25,8 @@ pub(super) struct Automaton {
 pub(super) fn build(machine: &mut Machine, refused: u16) -> Result<Automaton, ToolError> {
     let start = machine.start()?;
     let (classes, bytes) = classes(machine)?;
-    let mut ids: HashMap<State, usize> = HashMap::from([(start, 0)]);
+    let mut ids: HashMap<State, usize> = HashMap::new();
+    ids.insert(start, 0);
     let mut states = vec![start];
     let mut ends = vec![ToolEnd::default()];
     let mut table: Vec<Vec<Target>> = Vec::new();

@@ -2,7 +2,7 @@
 //! name it is, by the path, by `argv[0]`, as the script or module of an
 //! interpreter or the program of the dynamic loader; then that tool's shapes.
 
-use std::collections::HashMap;
+use foldhash::{HashMap, HashMapExt as _};
 
 use regex_automata::hybrid::LazyStateID;
 use regex_automata::hybrid::dfa::{Cache, DFA};

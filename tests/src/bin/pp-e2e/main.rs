@@ -74,9 +74,9 @@ use world::{Skip, Test, World};
 const GROUPS: &[(&str, &[Test])] = &[
     ("lab", lab::TESTS),
     ("refusals", refusals::TESTS),
-    ("sockets", sockets::TESTS),
-    ("backend", backend::TESTS),
     ("ordinary", ordinary::TESTS),
+    ("backend", backend::TESTS),
+    ("sockets", sockets::TESTS),
     ("tamper", tamper::TESTS),
     ("delegates", delegates::TESTS),
     ("confine", confine::TESTS),
