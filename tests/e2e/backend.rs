@@ -10,7 +10,7 @@ use pp_tests::agent::Daemon;
 use pp_tests::attack;
 use pp_tests::harness::{By, Refusal};
 use pp_tests::lab::{PLC, UDP};
-use pp_tests::policy::{AGENT, Policy};
+use pp_tests::policy::AGENT;
 
 use crate::world::{World, skip, tests};
 
@@ -71,8 +71,7 @@ fn upgrade_keeps_the_backend_and_one_pin_of_each_program(world: &mut World) -> R
     let Some(next) = std::env::var_os("PP_AGENT_NEXT_BIN").map(PathBuf::from) else {
         return Err(skip("PP_AGENT_NEXT_BIN names no build with another ABI_VERSION"));
     };
-    let policy = Policy::standard(world.lab());
-    let mut daemon = world.own(&policy)?;
+    let mut daemon = world.taken()?;
     let (backend, before) = (daemon.backend()?, pins(&daemon)?);
     let installed = daemon.lab().directory().join("bin/pp-agent-next");
     fs::copy(&next, &installed).with_context(|| next.display().to_string())?;

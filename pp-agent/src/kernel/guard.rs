@@ -243,7 +243,28 @@ fn inode(devices: &Devices, path: &Path) -> Option<Found> {
         return None;
     }
     let dev = *devices.get(&found.stx_mnt_id)?;
-    Some(Found { key: InodeKey { ino: found.stx_ino, dev, pad: 0 }, generation: generation(path), mount: found.stx_mnt_id })
+    let is_folder = u32::from(found.stx_mode) & libc::S_IFMT == libc::S_IFDIR;
+    let ino = if !is_folder && is_overlay(&name) { kernels_ino(path)? } else { found.stx_ino };
+    Some(Found { key: InodeKey { ino, dev, pad: 0 }, generation: generation(path), mount: found.stx_mnt_id })
+}
+
+/// Overlayfs tells `stat` the number that a file has in the layer it lies in; to the kernel it has another, and the two
+/// kinds collide.
+fn is_overlay(path: &CString) -> bool {
+    const OVERLAYFS_SUPER_MAGIC: libc::c_long = 0x794c_7630;
+    // SAFETY: plain numbers, all zero is a value.
+    let mut system: libc::statfs = unsafe { zeroed() };
+    // SAFETY: a path that ends in NUL, and a structure to write to.
+    let result = unsafe { libc::statfs(path.as_ptr(), &raw mut system) };
+    result == 0 && system.f_type == OVERLAYFS_SUPER_MAGIC
+}
+
+/// The number that the kernel itself has for a file. `None` before 5.14, which does not tell; such a file is guarded by its name alone.
+fn kernels_ino(path: &Path) -> Option<u64> {
+    let options = libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    let file = fs::OpenOptions::new().read(true).custom_flags(options).open(path).ok()?;
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("ino:"))?.trim().parse().ok()
 }
 
 /// The inode's generation where its file system is known to tell it; else zero, which fits any.
@@ -315,6 +336,17 @@ mod tests {
         let devices = devices().unwrap();
         for path in [&file, &link] {
             assert_eq!(table.guarded[&inode(&devices, path).unwrap().key].0, GUARD_SELF, "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn the_kernel_tells_its_own_number_of_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let name = CString::new(file.as_os_str().as_bytes()).unwrap();
+        if !is_overlay(&name) && fs::read_to_string("/proc/self/fdinfo/0").unwrap().contains("ino:") {
+            assert_eq!(kernels_ino(&file), Some(fs::metadata(&file).unwrap().ino()));
         }
     }
 

@@ -119,6 +119,12 @@ impl World {
         Ok(daemon)
     }
 
+    /// The shared daemon, from now on the test's own.
+    pub(crate) fn taken(&mut self) -> Result<Daemon> {
+        let _started = self.daemon()?;
+        self.shared.take().map(|(_, daemon)| daemon).context("no shared daemon")
+    }
+
     /// A daemon of the test's own that is not started yet.
     pub(crate) fn prepared(&mut self, policy: &Policy) -> Result<Daemon> {
         self.shared = None;
