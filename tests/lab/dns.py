@@ -1,4 +1,5 @@
-"""A name server: `many.lab` has 12 A and 12 AAAA records, `web.lab` one of each kind, everything else is unknown."""
+"""A name server: `many.lab` and, inside, `many.inside.lab` have 12 A and 12 AAAA records, `web.lab` and `h1.lab` to `h60.lab` one A record,
+everything else is unknown."""
 
 import sys
 import threading
@@ -9,7 +10,9 @@ from dnslib.server import BaseResolver, DNSLogger, DNSServer
 
 NAMES = {
     "many.lab.": ([f"203.0.113.{n}" for n in range(10, 22)], [f"2001:db8:113::{n}" for n in range(10, 22)]),
+    "many.inside.lab.": ([f"10.50.13.{n}" for n in range(1, 13)], [f"fd00:50::{n}" for n in range(1, 13)]),
     "web.lab.": (["198.51.100.10"], []),
+    **{f"h{n}.lab.": ([f"203.0.113.{100 + n}"], []) for n in range(1, 61)},
 }
 
 

@@ -13,6 +13,7 @@ pub mod events;
 pub mod forge;
 pub mod harness;
 pub mod lab;
+pub mod ordinary;
 pub mod packages;
 pub mod paths;
 pub mod policy;

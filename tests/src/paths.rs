@@ -46,7 +46,8 @@ pub fn python() -> Result<PathBuf> {
     if !python.is_file() {
         bail!("{}: no such file; `cargo xtask setup` makes the lab's Python environment, PP_VENV names another", python.display());
     }
-    Ok(python)
+    // Commands begin in directories of their own.
+    Ok(std::path::absolute(python)?)
 }
 
 /// The directory of the real agents' packages: `PP_AGENTS`, else `target/pp-cache/agents`.
@@ -58,7 +59,7 @@ pub fn agents() -> Result<PathBuf> {
     if !directory.join("installed").is_file() {
         bail!("{}: not installed whole; `cargo xtask setup --only agents` does it, PP_AGENTS names another place", directory.display());
     }
-    Ok(directory)
+    Ok(std::path::absolute(directory)?)
 }
 
 /// The root of cgroup2, wherever this host has mounted it.

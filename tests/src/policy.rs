@@ -50,10 +50,9 @@ impl Policy {
         }
     }
 
-    /// The policy as this project ships it, with the lab's host, plant, gateways, agents and key. Tools that attack are told and run: what
-    /// they do is what counts.
+    /// The policy as this project ships it, with the lab's host, plant, gateways, agents and key.
     #[must_use]
-    pub fn attacked(lab: &Lab) -> Self {
+    pub fn shipped(lab: &Lab) -> Self {
         let standard = Self::standard(lab);
         let shipped = include_str!("../../dist/policy.toml");
         let (host, tenant) = (format!("\nhost = \"{HOST}\" "), format!("\ntenant = \"{TENANT}\" "));
@@ -61,8 +60,13 @@ impl Policy {
         assert!(top.contains(&host) && top.contains(&tenant), "the shipped policy has no place for host and tenant");
         let (before, services) = standard.sections.split_once("[services]").unwrap_or_default();
         let (_, authority) = services.split_once("[[authority]]").unwrap_or_default();
-        let sections = format!("[exec]\nmode = \"observe\"\n\n{before}[[authority]]{authority}");
-        Self { top, sections, agents: standard.agents }
+        Self { top, sections: format!("{before}[[authority]]{authority}"), agents: standard.agents }
+    }
+
+    /// The same where tools that attack are told and run: what they do is what counts.
+    #[must_use]
+    pub fn attacked(lab: &Lab) -> Self {
+        Self::shipped(lab).with("[exec]\nmode = \"observe\"\n")
     }
 
     /// The same with more tables at its end.

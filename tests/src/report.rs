@@ -21,6 +21,8 @@ pub struct Report {
     pub coverage: Vec<crate::coverage::Row>,
     /// What each attacker got through before it was blocked.
     pub attackers: Vec<crate::attackers::Line>,
+    /// What ordinary work came to.
+    pub ordinary: Vec<crate::ordinary::Line>,
     /// How many passed.
     pub passed: usize,
     /// How many failed.
@@ -63,6 +65,7 @@ impl Report {
             backend: backend.to_owned(),
             coverage: crate::coverage::rows(&tests),
             attackers: crate::attackers::lines(),
+            ordinary: crate::ordinary::lines(),
             passed: count("passed"),
             failed: count("failed"),
             skipped: count("skipped"),

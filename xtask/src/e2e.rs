@@ -127,6 +127,9 @@ pub(crate) fn run(paths: &Paths, row: Option<&str>, more: &[String]) -> Result<C
     setup::native(paths)?;
     let part = if row.kernel.is_some() { setup::Part::Kernels } else { setup::Part::Agents };
     setup::run(paths, Some(part))?;
+    if row.kernel.is_none() && more.iter().any(|word| word == "--soak") {
+        setup::run(paths, Some(setup::Part::Browser))?;
+    }
     let bin = build_all(paths)?;
     Ok(run_row(paths, &matrix, row, &bin, more, true))
 }

@@ -14,6 +14,7 @@ pub(crate) const LAB: &[&str] = &[
     "iproute2",
     "nftables",
     "curl",
+    "wget",
     "mbpoll",
     "nmap",
     "hydra",
@@ -30,6 +31,9 @@ pub(crate) const LAB: &[&str] = &[
     "procps",
     "tcpdump",
 ];
+
+/// A browser that can do without a window; some 150 MB to fetch and 500 MB on disk with all it needs.
+pub(crate) const BROWSER: &[&str] = &["chromium"];
 
 /// The packages of `wanted` that are not installed.
 pub(crate) fn missing(wanted: &[&str]) -> Result<Vec<String>> {

@@ -18,9 +18,11 @@ pub(crate) enum Part {
     Lab,
     /// Packages of real agents, pinned
     Agents,
+    /// Chromium, for `soak`; only when it is named
+    Browser,
 }
 
-/// Does the parts named, or all.
+/// Does the part named, or all but the browser.
 pub(crate) fn run(paths: &Paths, only: Option<Part>) -> Result<()> {
     let wants = |part| only.is_none_or(|one| one == part);
     if wants(Part::Toolchain) {
@@ -32,6 +34,9 @@ pub(crate) fn run(paths: &Paths, only: Option<Part>) -> Result<()> {
     }
     if wants(Part::Agents) {
         agents::ensure(paths, python)?;
+    }
+    if only == Some(Part::Browser) {
+        packages::ensure("browser", packages::BROWSER)?;
     }
     if wants(Part::Kernels) {
         kernels(paths)?;

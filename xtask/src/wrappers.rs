@@ -44,6 +44,7 @@ pub(crate) fn bench(paths: &Paths, extra: bool, args: &[String]) -> Result<u8> {
 pub(crate) fn soak(paths: &Paths, rounds: u32, rows: &[String]) -> Result<bool> {
     root_only("soak")?;
     setup::run(paths, None)?;
+    setup::run(paths, Some(setup::Part::Browser))?;
     let matrix = Matrix::load(paths)?;
     for name in rows {
         matrix.row(name)?;

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!   engineering 10.99.0.2 ── router ── plant  10.20.4.7, 10.20.4.8 (Modbus), 10.20.5.5 (OPC UA), fd00:20::7, 10.30.4.9 (gateway), 10.40.0.5,
-//!                               │            10.50.0.0/16 (the office: internal, not protected)
-//!                               └───── it     198.51.100.10 (web), .22 (git over SSH), .53 (DNS)
+//!                               │            10.50.0.0/16, fd00:50::/64 (the office: internal, not protected), 10.50.0.53 (DNS)
+//!                               └───── it     198.51.100.0/24, 203.0.113.0/24, 2001:db8:113::/64 (web), 198.51.100.22 (git over SSH),
+//!                                             .53 (DNS)
 //! ```
 //!
 //! Four network namespaces with names of their own hold it. The program that builds the lab moves into an empty namespace first
@@ -11,6 +12,7 @@
 
 mod journal;
 mod netns;
+mod repository;
 mod servers;
 mod sweep;
 
@@ -18,7 +20,9 @@ pub use journal::{Journal, Packet};
 pub(crate) use sweep::PINS;
 pub use sweep::sweep;
 
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -28,6 +32,7 @@ use anyhow::{Context as _, Result};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::paths;
+use crate::run::Running;
 
 const fn v4(a: u8, b: u8, c: u8, d: u8, port: u16) -> SocketAddr {
     SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), port))
@@ -69,6 +74,8 @@ pub const STRAY_OTHER: SocketAddr = v4(10, 40, 0, 5, 5502);
 pub const FTP: SocketAddr = v4(10, 50, 0, 21, 21);
 /// An SSH server in the office that takes passwords, and knows nobody who has one.
 pub const SSH: SocketAddr = v4(10, 50, 0, 23, 22);
+/// Port on which every address of the office has a web site.
+pub const OFFICE_WEB_PORT: u16 = 8000;
 /// What addresses of the office begin with: internal hosts that nothing protects, each one answering (with a refusal where it has no server).
 pub const OFFICE: &str = "10.50.";
 /// The address of the host that the daemon and the agents run on.
@@ -77,8 +84,12 @@ pub const ENGINEERING: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 2));
 pub const WEB: SocketAddr = v4(198, 51, 100, 10, 80);
 /// Git over SSH.
 pub const GIT: SocketAddr = v4(198, 51, 100, 22, 22);
+/// A git server over SSH in the office.
+pub const GIT_INSIDE: SocketAddr = v4(10, 50, 0, 24, 22);
 /// The name server.
 pub const DNS: SocketAddr = v4(198, 51, 100, 53, 53);
+/// The office's name server.
+pub const DNS_INSIDE: SocketAddr = v4(10, 50, 0, 53, 53);
 
 /// Where marks for the tap go.
 const MARKS: SocketAddr = v4(10, 98, 0, 2, 9);
@@ -96,6 +107,7 @@ pub const FRESH_PORT_V6: u16 = 6504;
 pub const STRAY_PORT: u16 = 20_000;
 /// The office, as a network.
 const OFFICE_NETWORK: &str = "10.50.0.0/16";
+const OFFICE_NETWORK_V6: &str = "fd00:50::/64";
 /// A second port on which all of those have a server.
 pub const OTHER_FRESH_PORT: u16 = 6503;
 
@@ -184,9 +196,32 @@ impl Lab {
     /// A command that runs in that place and dies with this program.
     #[must_use]
     pub fn command<S: AsRef<std::ffi::OsStr>>(&self, place: Place, arguments: &[S]) -> Command {
+        self.command_in(&self.netns(place), arguments)
+    }
+
+    fn command_in<S: AsRef<std::ffi::OsStr>>(&self, namespace: &Path, arguments: &[S]) -> Command {
         let mut command = Command::new(self.program("pp-workload"));
-        command.args(["in", "--with-parent", "--netns"]).arg(self.netns(place)).arg("--").args(arguments);
+        command.args(["in", "--with-parent", "--netns"]).arg(namespace).arg("--").args(arguments);
         command
+    }
+
+    /// Starts one more SSH server, in a folder of its own that is named so. It opens to root with the lab's key and nothing else, at these
+    /// addresses, until what is returned is dropped.
+    ///
+    /// # Errors
+    /// It did not come up, or there is a server of this name.
+    pub fn ssh_server(&self, name: &str, place: Place, addresses: &[SocketAddr]) -> Result<Running> {
+        servers::ssh_with_key(self, name, place, addresses)
+    }
+
+    /// The options of an SSH client that has the lab's key and asks nobody anything.
+    #[must_use]
+    pub fn ssh_options(&self) -> String {
+        let key = self.directory.join("git/user_key");
+        format!(
+            "-i {} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o BatchMode=yes -o ConnectTimeout=20",
+            key.display()
+        )
     }
 
     /// Sends a mark from the engineering network to the tap: it comes out behind everything that was sent before.
@@ -269,10 +304,24 @@ pub fn is_emulated() -> bool {
     fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.lines().any(|line| line.starts_with("model name") && line.contains("QEMU")))
 }
 
+/// The network that this program left. What is started there reaches whatever the machine does.
+#[derive(Debug)]
+pub struct Outside(File);
+
+impl Outside {
+    /// A command that runs there and dies with this program.
+    #[must_use]
+    pub fn command<S: AsRef<std::ffi::OsStr>>(&self, lab: &Lab, arguments: &[S]) -> Command {
+        lab.command_in(Path::new(&format!("/proc/{}/fd/{}", process::id(), self.0.as_raw_fd())), arguments)
+    }
+}
+
 /// Moves this program to an empty network namespace. Call it before any thread is started.
 ///
 /// # Errors
 /// Not root.
-pub fn leave_the_network() -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWNET).context("the suite needs root: it builds network namespaces")
+pub fn leave_the_network() -> Result<Outside> {
+    let outside = File::open("/proc/self/ns/net").context("the machine's network namespace")?;
+    unshare(CloneFlags::CLONE_NEWNET).context("the suite needs root: it builds network namespaces")?;
+    Ok(Outside(outside))
 }

@@ -11,7 +11,7 @@ use std::thread;
 use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CloneFlags, setns};
 
-use super::{FRESH_NETWORK, FRESH_NETWORK_V6, Lab, OFFICE_NETWORK, Place, STRAY_NETWORK};
+use super::{FRESH_NETWORK, FRESH_NETWORK_V6, Lab, OFFICE_NETWORK, OFFICE_NETWORK_V6, Place, STRAY_NETWORK};
 
 /// Hardware address of the router's end of the engineering link; the packet-socket workload addresses its frames to it.
 const ROUTER_MAC: &str = "02:00:00:00:63:01";
@@ -20,6 +20,8 @@ const PLANT: [&str; 8] =
     ["10.20.4.7/32", "10.20.4.8/32", "10.20.4.9/32", "10.20.5.5/32", "10.30.4.9/32", "10.30.4.10/32", "10.40.0.5/32", "fd00:20::7/128"];
 /// Addresses of the IT side's hosts.
 const IT: [&str; 4] = ["198.51.100.10/32", "198.51.100.22/32", "198.51.100.53/32", "203.0.113.10/32"];
+/// The networks that stand in for the internet: each address of them answers, with a refusal where it has no server.
+const INTERNET: [&str; 3] = ["198.51.100.0/24", "203.0.113.0/24", "2001:db8:113::/64"];
 
 /// Builds all four.
 pub(super) fn build(lab: &Lab) -> Result<()> {
@@ -46,10 +48,13 @@ pub(super) fn build(lab: &Lab) -> Result<()> {
         for host in hosts {
             writeln!(inside, "address add {host} dev lo{}", if host.contains(':') { " nodad" } else { "" })?;
         }
-        if place == Place::Plant {
-            for network in [FRESH_NETWORK, FRESH_NETWORK_V6, STRAY_NETWORK, OFFICE_NETWORK] {
-                writeln!(inside, "route add local {network} dev lo")?;
-            }
+        let networks: &[&str] = match place {
+            Place::Plant => &[FRESH_NETWORK, FRESH_NETWORK_V6, STRAY_NETWORK, OFFICE_NETWORK, OFFICE_NETWORK_V6],
+            Place::It => &INTERNET,
+            Place::Engineering | Place::Router => &[],
+        };
+        for network in networks {
+            writeln!(inside, "route add local {network} dev lo")?;
         }
         // The router's ends come first: each link is made in the router and its peer moved at once.
         ip(&["-n", &lab.namespace(Place::Router), "-batch", "-"], &links)?;
@@ -57,7 +62,8 @@ pub(super) fn build(lab: &Lab) -> Result<()> {
         ip(&["-n", &lab.namespace(place), "-batch", "-"], &inside)?;
     }
     let routes = "link set lo up\nroute add 10.20.0.0/16 via 10.98.0.2\nroute add 10.30.0.0/16 via 10.98.0.2\nroute add 10.40.0.0/16 via 10.98.0.2\nroute add 10.50.0.0/16 via 10.98.0.2\n\
-                  route add fd00:20::/32 via fd00:98::2\nroute add 198.51.100.0/24 via 10.97.0.2\nroute add 203.0.113.0/24 via 10.97.0.2\n";
+                  route add fd00:20::/32 via fd00:98::2\nroute add fd00:50::/64 via fd00:98::2\nroute add 198.51.100.0/24 via 10.97.0.2\n\
+                  route add 203.0.113.0/24 via 10.97.0.2\nroute add 2001:db8:113::/64 via fd00:97::2\n";
     ip(&["-n", &lab.namespace(Place::Router), "-batch", "-"], routes)?;
     set(lab, Place::Router, "net/ipv4/ip_forward", "1")?;
     set(lab, Place::Router, "net/ipv6/conf/all/forwarding", "1")?;

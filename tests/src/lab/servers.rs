@@ -9,9 +9,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
-    DNS, FTP, GATEWAY, GATEWAY_443, GATEWAY_OTHER_PORT, GATEWAY_WEST, GIT, Lab, OPCUA, PLC, PLC_NEIGHBOUR, PLC_OTHER_PORT, PLC_V6, Place,
+    DNS, DNS_INSIDE, FTP, GATEWAY, GATEWAY_443, GATEWAY_OTHER_PORT, GATEWAY_WEST, GIT, Lab, OPCUA, PLC, PLC_NEIGHBOUR, PLC_OTHER_PORT,
+    PLC_V6, Place,
 };
-use super::{SSH, STRAY_MODBUS, STRAY_OTHER, STREAM, UDP, UDP_V6, WEB};
+use super::{OFFICE_WEB_PORT, SSH, STRAY_MODBUS, STRAY_OTHER, STREAM, UDP, UDP_V6, WEB};
 use crate::paths;
 use crate::run::Running;
 
@@ -25,7 +26,7 @@ pub(super) struct Server {
 const START: Duration = Duration::from_secs(240);
 
 /// The Python servers and clients, by file name.
-const SCRIPTS: [(&str, &str); 11] = [
+const SCRIPTS: [(&str, &str); 14] = [
     ("journal.py", include_str!("../../lab/journal.py")),
     ("modbus.py", include_str!("../../lab/modbus.py")),
     ("opcua.py", include_str!("../../lab/opcua.py")),
@@ -37,6 +38,9 @@ const SCRIPTS: [(&str, &str); 11] = [
     ("guess.py", include_str!("../../lab/guess.py")),
     ("reach.py", include_str!("../../lab/reach.py")),
     ("read_opcua.py", include_str!("../../lab/read_opcua.py")),
+    ("suite.py", include_str!("../../lab/suite.py")),
+    ("names.py", include_str!("../../lab/names.py")),
+    ("mdns.py", include_str!("../../lab/mdns.py")),
 ];
 
 /// Starts them all at once, then waits for each.
@@ -69,6 +73,7 @@ pub(super) fn start(lab: &Lab) -> Result<Vec<Server>> {
     ];
     let modbus = addresses(&[PLC, PLC_OTHER_PORT, PLC_NEIGHBOUR, PLC_V6, STRAY_MODBUS]);
     let gateway = [format!("login={GATEWAY}"), format!("login={GATEWAY_443}"), format!("login={GATEWAY_WEST}")];
+    let sites = |port: u16| [format!("site=0.0.0.0:{port}"), format!("site=[::]:{port}")];
     let mut commands = Vec::new();
     if super::is_emulated() {
         sink.push(format!("tcp:{OPCUA}"));
@@ -79,10 +84,11 @@ pub(super) fn start(lab: &Lab) -> Result<Vec<Server>> {
         ("tap", Place::Plant, tap),
         ("sink", Place::Plant, sink),
         ("modbus", Place::Plant, script("modbus.py", "servers.jsonl", &modbus)),
-        ("gateway", Place::Plant, script("web.py", "servers.jsonl", &gateway)),
+        ("gateway", Place::Plant, script("web.py", "servers.jsonl", &[&gateway[..], &sites(OFFICE_WEB_PORT)].concat())),
         ("ftp", Place::Plant, script("ftp.py", "servers.jsonl", &addresses(&[FTP]))),
-        ("web", Place::It, script("web.py", "it.jsonl", &[format!("site={WEB}")])),
+        ("web", Place::It, script("web.py", "it.jsonl", &sites(WEB.port()))),
         ("dns", Place::It, script("dns.py", "it.jsonl", &addresses(&[DNS]))),
+        ("dns inside", Place::Plant, script("dns.py", "servers.jsonl", &addresses(&[DNS_INSIDE]))),
     ]);
     let mut servers = Vec::new();
     for (name, place, arguments) in commands {
@@ -105,22 +111,26 @@ fn git(lab: &Lab) -> Result<Server> {
     succeed(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &path("user_key")]))?;
     fs::copy(directory.join("user_key.pub"), directory.join("authorized_keys"))?;
     succeed(Command::new("git").args(["init", "-q", "--bare", &path("project.git")]))?;
-    let configuration = format!(
-        "ListenAddress {GIT}\nAuthorizedKeysFile {}\nPermitRootLogin prohibit-password\nPasswordAuthentication no\n",
-        path("authorized_keys"),
-    );
-    ssh_server(lab, "git", Place::It, &configuration)
+    Ok(Server { name: "git", running: ssh_with_key(lab, "git", Place::It, &[GIT])? })
+}
+
+/// An SSH server that opens to root with the key of [`git`].
+pub(super) fn ssh_with_key(lab: &Lab, name: &str, place: Place, addresses: &[std::net::SocketAddr]) -> Result<Running> {
+    let keys = lab.directory().join("git/authorized_keys");
+    let listen: String = addresses.iter().map(|address| format!("ListenAddress {address}\n")).collect();
+    let more = "PermitRootLogin prohibit-password\nPasswordAuthentication no\nSubsystem sftp internal-sftp\n";
+    ssh_server(lab, name, place, &format!("{listen}AuthorizedKeysFile {}\n{more}", keys.display()))
 }
 
 /// An SSH server that takes passwords, three on one connection, of which none is right. It penalises nobody: what keeps a tool from guessing
 /// on must be the gate.
 fn logins(lab: &Lab) -> Result<Server> {
     let configuration = format!("ListenAddress {SSH}\nPermitRootLogin no\nPasswordAuthentication yes\nMaxAuthTries 3\nMaxStartups 1000\n");
-    ssh_server(lab, "ssh", Place::Plant, &configuration)
+    Ok(Server { name: "ssh", running: ssh_server(lab, "ssh", Place::Plant, &configuration)? })
 }
 
 /// Starts an SSH server in a folder of its own, and waits until it listens. It logs to `log` in there.
-fn ssh_server(lab: &Lab, name: &'static str, place: Place, configuration: &str) -> Result<Server> {
+fn ssh_server(lab: &Lab, name: &str, place: Place, configuration: &str) -> Result<Running> {
     let directory = lab.directory().join(name);
     fs::create_dir_all(&directory)?;
     fs::create_dir_all("/run/sshd")?;
@@ -137,14 +147,15 @@ fn ssh_server(lab: &Lab, name: &'static str, place: Place, configuration: &str) 
         fs::write(directory.join("sshd_config"), configuration)?;
     }
     let arguments = ["/usr/sbin/sshd", "-D", "-E", &path("log"), "-f", &path("sshd_config")];
-    let mut running = Running::start(&mut lab.command(place, &arguments)).context(name)?;
+    let mut running = Running::start(&mut lab.command(place, &arguments)).with_context(|| name.to_owned())?;
     let log = || fs::read_to_string(directory.join("log")).unwrap_or_default();
     crate::wait::until_true("sshd listening", crate::run::PATIENCE, || log().contains("Server listening") || !running.is_running())?;
     ensure!(running.is_running(), "{name}: {}{}", log(), running.stderr());
-    Ok(Server { name, running })
+    Ok(running)
 }
 
-fn succeed(command: &mut Command) -> Result<()> {
+/// Runs it; it must end with 0.
+pub(super) fn succeed(command: &mut Command) -> Result<()> {
     let output = command.output().with_context(|| Path::new(command.get_program()).display().to_string())?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(())

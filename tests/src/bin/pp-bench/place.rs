@@ -33,7 +33,7 @@ impl Place {
         signals.extend([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
         signals.thread_block()?;
         let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-        leave_the_network()?;
+        let _outside = leave_the_network()?;
         let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().context("ip: did not start; install iproute2")?;
         ensure!(up.success(), "ip link set lo up: {up}");
         let root = cgroup2_root()?;

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
 }
 
 fn demonstrate() -> Result<bool> {
-    leave_the_network()?;
+    let _outside = leave_the_network()?;
     eprintln!("building the lab: a plant with PLCs and a gateway, an engineering host, an ordinary network");
     let lab = Arc::new(Lab::start()?);
     eprintln!("starting the gate on the engineering host");

@@ -20,6 +20,8 @@ mod bad_input;
 mod behaviour;
 #[path = "../../../e2e/bringing_up.rs"]
 mod bringing_up;
+#[path = "../../../e2e/browser.rs"]
+mod browser;
 #[path = "../../../e2e/confine.rs"]
 mod confine;
 #[path = "../../../e2e/control.rs"]
@@ -32,6 +34,8 @@ mod coverage_sockets;
 mod coverage_sweep;
 #[path = "../../../e2e/delegates.rs"]
 mod delegates;
+#[path = "../../../e2e/false_alarms.rs"]
+mod false_alarms;
 #[path = "../../../e2e/flows.rs"]
 mod flows;
 #[path = "../../../e2e/identity.rs"]
@@ -50,6 +54,8 @@ mod posture;
 mod receipts;
 #[path = "../../../e2e/refusals.rs"]
 mod refusals;
+#[path = "../../../e2e/registries.rs"]
+mod registries;
 #[path = "../../../e2e/sockets.rs"]
 mod sockets;
 #[path = "../../../e2e/tamper.rs"]
@@ -83,6 +89,9 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("behaviour", behaviour::TESTS),
     ("attackers", attackers::TESTS),
     ("attackers_logins", attackers_logins::TESTS),
+    ("false_alarms", false_alarms::TESTS),
+    ("registries", registries::TESTS),
+    ("browser", browser::TESTS),
     ("receipts", receipts::TESTS),
     ("flows", flows::TESTS),
     ("turns", turns::TESTS),
@@ -97,6 +106,9 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("attackers_real_time", attackers_real_time::TESTS),
 ];
 
+/// The row of the kernel table that is this machine itself.
+const NATIVE: &str = "native";
+
 /// What the runner is told besides the options of every test runner.
 struct Options {
     row: String,
@@ -110,7 +122,7 @@ struct Options {
 
 fn options() -> Options {
     let mut options =
-        Options { row: "native".to_owned(), result: None, soak: false, groups: Vec::new(), coverage: false, libtest: Vec::new() };
+        Options { row: NATIVE.to_owned(), result: None, soak: false, groups: Vec::new(), coverage: false, libtest: Vec::new() };
     let mut words = std::env::args();
     options.libtest.extend(words.next());
     while let Some(word) = words.next() {
@@ -143,8 +155,8 @@ fn suite() -> Result<bool> {
     // One lab and one machine's hooks: one test at a time, on this thread, which the lab's processes are bound to.
     arguments.test_threads = Some(1);
     if !arguments.list {
-        leave_the_network()?;
-        World::build(options.soak)?;
+        let outside = leave_the_network()?;
+        World::build(options.soak, outside)?;
     }
     let mut trials = Vec::new();
     let known = |name: &String| name == GROUP || GROUPS.iter().any(|(group, _)| group == name);
@@ -153,11 +165,7 @@ fn suite() -> Result<bool> {
     }
     let wanted = |group: &str| options.groups.is_empty() || options.groups.iter().any(|name| name == group);
     for (group, tests) in GROUPS.iter().copied() {
-        // Half an hour of waiting, in which an emulated processor shows nothing that another does not.
-        let no_time = group == "attackers_real_time" && (!options.soak || is_emulated());
-        // Real agents are some hundred megabytes of program each, which an emulated processor would be minutes over; what marks them is
-        // the same there, and `identity` shows it.
-        if wanted(group) && !no_time && !(group == "packages" && is_emulated()) {
+        if wanted(group) && runs(group, &options) {
             trials.extend(tests.iter().map(|test| trial(group, test.name, test.run)));
         }
         if group == "lab" && wanted(GROUP) {
@@ -174,6 +182,22 @@ fn suite() -> Result<bool> {
         Report::collect(&options.row, &backend)?.write(result)?;
     }
     Ok(!conclusion.has_failed())
+}
+
+/// True for a group that this kind of run has.
+fn runs(group: &str, options: &Options) -> bool {
+    match group {
+        // Half an hour of waiting, in which an emulated processor shows nothing that another does not.
+        "attackers_real_time" => options.soak && !is_emulated(),
+        // Real agents are some hundred megabytes of program each, which an emulated processor would be minutes over; what marks them is
+        // the same there, and `identity` shows it.
+        "packages" => !is_emulated(),
+        // A test machine has no network that leads to a registry.
+        "registries" => options.row == NATIVE,
+        // A few hundred megabytes to install.
+        "browser" => options.soak && options.row == NATIVE,
+        _ => true,
+    }
 }
 
 fn trial(group: &str, claim: &str, test: impl Fn(&mut World) -> Result<()> + Send + 'static) -> Trial {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use pp_tests::agent::{Daemon, left_behind};
-use pp_tests::lab::Lab;
+use pp_tests::lab::{Lab, Outside};
 use pp_tests::policy::Policy;
 
 /// One test: a claim and what shows it.
@@ -43,6 +43,7 @@ pub(crate) fn skip(reason: &str) -> anyhow::Error {
 /// What the tests share.
 pub(crate) struct World {
     lab: Arc<Lab>,
+    outside: Arc<Outside>,
     /// With the text of its policy.
     shared: Option<(String, Daemon)>,
     backend: Option<String>,
@@ -55,9 +56,10 @@ pub(crate) struct World {
 static WORLD: Mutex<Option<World>> = Mutex::new(None);
 
 impl World {
-    /// Builds the lab.
-    pub(crate) fn build(soak: bool) -> Result<()> {
-        let world = Self { lab: Arc::new(Lab::start()?), shared: None, backend: None, sweep: None, soak };
+    /// Builds the lab; `outside` is the network that this program left for it.
+    pub(crate) fn build(soak: bool, outside: Outside) -> Result<()> {
+        let lab = Arc::new(Lab::start()?);
+        let world = Self { lab, outside: Arc::new(outside), shared: None, backend: None, sweep: None, soak };
         *WORLD.lock().unwrap_or_else(PoisonError::into_inner) = Some(world);
         Ok(())
     }
@@ -91,6 +93,11 @@ impl World {
     /// The lab.
     pub(crate) const fn lab(&self) -> &Arc<Lab> {
         &self.lab
+    }
+
+    /// The machine's own network, for what cannot be had in the lab.
+    pub(crate) fn outside(&self) -> Arc<Outside> {
+        Arc::clone(&self.outside)
     }
 
     /// The daemon that tests share: the standard policy, no receipts. A test revokes what it registers.
