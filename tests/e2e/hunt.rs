@@ -2,17 +2,19 @@
 //! against reloads of the policy. Whatever went through must be explained by what was in force; see `pp_tests::hunt`.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use pp_tests::agent::Daemon;
 use pp_tests::attack;
 use pp_tests::bystander::Bystander;
+use pp_tests::client::Client;
 use pp_tests::forge::{self, Draft};
 use pp_tests::harness::{By, catch_up};
-use pp_tests::hunt::{self, Attempt, Chronicle, Finding, Force, Reign, Rule, Span, Window, boot_ns};
+use pp_tests::hunt::{self, Attempt, Came, Chronicle, Finding, Force, Reign, Rule, Span, Window, boot_ns};
 use pp_tests::lab::{Journal, PLC_NEIGHBOUR, UDP, fresh_target, is_emulated};
 use pp_tests::policy::Policy;
 use pp_tests::{run, wait};
@@ -26,6 +28,13 @@ tests![one_seed_of_the_concurrency_hunt_finds_no_unexplained_allow, hunt_finds_o
 
 /// How long one seed takes in the ordinary suite.
 const SHORT: Duration = Duration::from_secs(10);
+/// A busy machine gets so many times as long, until enough has come of it to be judged: receipts and reloads, and calls that went through.
+const PATIENCE: u32 = 12;
+const RECEIPTS: usize = 5;
+const RELOADS: usize = 4;
+const THROUGH: usize = 60;
+/// How long one takes on an emulated processor, where ten seconds are some hundred calls and three receipts.
+pub(crate) const EMULATED: Duration = Duration::from_secs(60);
 /// A datagram address in the zone that no receipt ever names, and where nobody listens: its packets are seen all the same.
 const NEVER_UDP: SocketAddr = SocketAddr::new(PLC_NEIGHBOUR.ip(), 5000);
 /// Between the kernel's deadline and the millisecond that it was computed from.
@@ -40,7 +49,7 @@ const TERMS_S: [u64; 4] = [1, 1, 2, 60];
 pub(crate) struct Plan {
     /// What every choice follows from.
     pub(crate) seed: u64,
-    /// How long it races.
+    /// How long it races at least.
     pub(crate) length: Duration,
 }
 
@@ -49,13 +58,19 @@ pub(crate) fn new_seed() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::from(since.subsec_nanos()) ^ since.as_secs())
 }
 
+/// How long one seed takes here, unless the run says otherwise.
+fn short() -> Duration {
+    if is_emulated() { EMULATED } else { SHORT }
+}
+
 /// The policy of hunts. Behaviour rules would stop a race of this speed where nothing is protected, which is not what it is about.
 pub(crate) fn policy(world: &World) -> Policy {
     Policy::standard(world.lab()).with("[behaviour]\nmode = \"observe\"\n")
 }
 
 fn one_seed_of_the_concurrency_hunt_finds_no_unexplained_allow(world: &mut World) -> Result<()> {
-    let plan = Plan { seed: world.hunts.seed.unwrap_or_else(new_seed), length: world.hunts.seconds.map_or(SHORT, Duration::from_secs) };
+    let plan =
+        Plan { seed: world.hunts.seed.unwrap_or_else(new_seed), length: world.hunts.seconds.map_or_else(short, Duration::from_secs) };
     let policy = policy(world);
     let daemon = world.own(&policy)?;
     chase(&daemon, &policy, plan)
@@ -65,7 +80,7 @@ fn one_seed_of_the_concurrency_hunt_finds_no_unexplained_allow(world: &mut World
 fn hunt_finds_out_a_gate_that_only_observes(world: &mut World) -> Result<()> {
     let policy = policy(world).replacing("name = \"plant-7\"\n", "name = \"plant-7\"\nmode = \"observe\"\n");
     let daemon = world.own(&policy)?;
-    let found = chase(&daemon, &policy, Plan { seed: world.hunts.seed.unwrap_or_else(new_seed), length: SHORT / 4 });
+    let found = chase(&daemon, &policy, Plan { seed: world.hunts.seed.unwrap_or_else(new_seed), length: short() / 4 });
     let text = found.map_or_else(|error| format!("{error:#}"), |()| "nothing".to_owned());
     ensure!(text.contains("went through unexplained") && text.contains("policy Receipts"), "it found {text}");
     Ok(())
@@ -76,6 +91,8 @@ fn hunt_finds_out_a_gate_that_only_observes(world: &mut World) -> Result<()> {
 struct Race {
     over: Mutex<bool>,
     told: Condvar,
+    registered: AtomicUsize,
+    reloaded: AtomicUsize,
 }
 
 impl Race {
@@ -114,7 +131,7 @@ pub(crate) fn chase(daemon: &Daemon, policy: &Policy, plan: Plan) -> Result<()> 
         ensure!(found.is_empty(), "hunt with --seed {seed}: {} {what}:\n{}", found.len(), traces.join("\n"));
     }
     // A race that nothing came of would find nothing.
-    ensure!(*through > 20 && *refused > 20 && packets > 0, "hunt with --seed {seed}: {finding:?}, {packets} packets");
+    ensure!(*through >= THROUGH && *refused > 20 && packets > 0, "hunt with --seed {seed}: {finding:?}, {packets} packets");
     ensure!(neither * 10 < through + refused, "hunt with --seed {seed}: {neither} answers tell nothing");
     ensure!(chronicle.windows.len() > 2 && chronicle.reigns.len() > 2, "hunt with --seed {seed}: nothing was raced against");
     Ok(())
@@ -133,14 +150,17 @@ fn race(daemon: &Daemon, policy: &Policy, plan: Plan) -> Result<Outcome> {
     catch_up(lab)?;
     let (plant, bystander) = (lab.plant().from_now(), Bystander::start(daemon)?);
     let list = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    let (length, tcp_list, udp_list) = (plan.length.as_millis().to_string(), list(&tcp), list(&udp));
+    let (tcp_list, udp_list) = (list(&tcp), list(&udp));
+    let (longest, enough) = (plan.length * PATIENCE, daemon.path(&format!("hunt-{}-{}", plan.seed, boot_ns())));
+    let (for_ms, until) = (longest.as_millis().to_string(), enough.display().to_string());
     // Two sessions: receipts are for the first one's agent, and for nobody else's.
     let mut sessions = Vec::new();
     for (agent, entitled) in [("lab-claude", true), ("lab-codex", false)] {
         let log = daemon.path(&format!("hunt-{}-{agent}.jsonl", plan.seed));
         let seed = (plan.seed ^ u64::from(entitled)).to_string();
         let log_text = log.display().to_string();
-        let words = ["hunt", "--seed", &seed, "--for-ms", &length, "--log", &log_text, "--tcp", &tcp_list, "--udp", &udp_list];
+        let words =
+            ["hunt", "--seed", &seed, "--for-ms", &for_ms, "--until", &until, "--log", &log_text, "--tcp", &tcp_list, "--udp", &udp_list];
         let running = By::Program(agent).start_words(daemon, &attack::workload(lab, &words, UDP).words)?;
         sessions.push((running, log, entitled));
     }
@@ -149,16 +169,23 @@ fn race(daemon: &Daemon, policy: &Policy, plan: Plan) -> Result<Outcome> {
     let (windows, reigns, ended) = thread::scope(|scope| {
         let receipts = scope.spawn(|| receipts(daemon, &over, &targets, plan.seed));
         let policies = scope.spawn(|| policies(daemon, policy, &over, plan.seed));
+        let begun = Instant::now();
+        let judgeable = wait::until_every(Duration::from_millis(500), "enough to judge", longest, || {
+            let through = || sessions.first().and_then(|(_, log, _)| hunt::read(log, true).ok()).map_or(0, through);
+            let raced = over.registered.load(Ordering::Relaxed) >= RECEIPTS && over.reloaded.load(Ordering::Relaxed) >= RELOADS;
+            (begun.elapsed() >= plan.length && raced && through() >= THROUGH).then_some(())
+        });
+        std::fs::write(&enough, "")?;
         let ended: Result<Vec<_>> = sessions
             .into_iter()
             .map(|(running, log, entitled)| {
-                let _done = running.finish(plan.length + run::PATIENCE)?.success()?.json()?;
+                let _done = running.finish(longest + run::PATIENCE)?.success()?.json()?;
                 hunt::read(&log, entitled)
             })
             .collect();
         over.end();
         let panicked = |_| anyhow!("a thread of the hunt panicked");
-        Ok::<_, anyhow::Error>((receipts.join().map_err(panicked)??, policies.join().map_err(panicked)??, ended?))
+        Ok::<_, anyhow::Error>((receipts.join().map_err(panicked)??, policies.join().map_err(panicked)??, judgeable.and(ended)?))
     })?;
     bystander.finish()?;
     told(daemon, &windows)?;
@@ -168,6 +195,10 @@ fn race(daemon: &Daemon, policy: &Policy, plan: Plan) -> Result<Outcome> {
     let mut finding = chronicle.judge(&ended.concat());
     finding.unexplained.extend(chronicle.judge(&arrivals).unexplained);
     Ok(Outcome { finding, chronicle, packets: arrivals.len() })
+}
+
+fn through(attempts: Vec<Attempt>) -> usize {
+    attempts.iter().filter(|attempt| attempt.came() == Came::Through).count()
 }
 
 /// The packets of the hunt that arrived: the first ones of TCP flows, and all datagrams.
@@ -221,6 +252,7 @@ fn receipts(daemon: &Daemon, over: &Race, targets: &[(SocketAddr, bool)], seed: 
                     let term_ns = term_s * 1_000_000_000;
                     let may = Span::new(begin_ns, end_ns + term_ns + ROUNDING_NS);
                     let must = Span::new(end_ns, begin_ns + term_ns - ROUNDING_NS);
+                    over.registered.fetch_add(1, Ordering::Relaxed);
                     windows.push(Window { receipt: forge::id(&artifact), to, udp, revoked: false, force: Force { may, must } });
                 }
                 // The policy of the moment admits none, or protects nothing there: it opens nothing, ever.
@@ -228,16 +260,23 @@ fn receipts(daemon: &Daemon, over: &Race, targets: &[(SocketAddr, bool)], seed: 
                 status => bail!("registering was answered {status}: {}", answer.body),
             }
         } else {
-            let chosen = open[rng.random_range(0..open.len())];
-            let begin_ns = boot_ns();
-            let _revoked = client.delete(&format!("/v1/receipts/{}", windows[chosen].receipt))?.ok()?;
-            windows[chosen].revoked = true;
-            let force = &mut windows[chosen].force;
-            force.must.until_ns = force.must.until_ns.min(begin_ns);
-            force.may.until_ns = force.may.until_ns.min(boot_ns());
+            revoke(&client, &mut windows[open[rng.random_range(0..open.len())]])?;
         }
     }
+    // A later hunt of this daemon must not be explained by what this one left.
+    let now_ns = boot_ns();
+    windows.iter_mut().filter(|window| window.force.may.until_ns > now_ns).try_for_each(|window| revoke(&client, window))?;
     Ok(windows)
+}
+
+fn revoke(client: &Client, window: &mut Window) -> Result<()> {
+    let begin_ns = boot_ns();
+    let _revoked = client.delete(&format!("/v1/receipts/{}", window.receipt))?.ok()?;
+    window.revoked = true;
+    let force = &mut window.force;
+    force.must.until_ns = force.must.until_ns.min(begin_ns);
+    force.may.until_ns = force.may.until_ns.min(boot_ns());
+    Ok(())
 }
 
 /// Reloads one policy after the other until the race is over, and the first one at the end.
@@ -261,6 +300,7 @@ fn policies(daemon: &Daemon, first: &Policy, over: &Race, seed: u64) -> Result<V
         policy.write(&daemon.path("policy.toml"))?;
         let _generation: Value = client.post("/v1/policy/reload", &Value::Null)?.ok()?;
         let end_ns = boot_ns();
+        over.reloaded.fetch_add(1, Ordering::Relaxed);
         if let Some(before) = reigns.last_mut() {
             (before.force.must.until_ns, before.force.may.until_ns) = (begin_ns, end_ns);
         }

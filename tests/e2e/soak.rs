@@ -31,7 +31,8 @@ const SEEDS: u64 = 24;
 /// How many of them share a daemon: it keeps what is registered for as long as that could be registered again.
 const SEEDS_OF_A_DAEMON: usize = 6;
 const SEED_LENGTH: Duration = Duration::from_secs(30);
-const EMULATED_SEED_LENGTH: Duration = Duration::from_secs(10);
+/// The same on an emulated processor, where a call takes a hundred times as long.
+const EMULATED_SEEDS: u64 = 6;
 /// How much a daemon may grow.
 pub(crate) const RESIDENT_KIB: u64 = 64 * 1024;
 pub(crate) const MAPS_KIB: u64 = 64 * 1024;
@@ -102,7 +103,7 @@ fn daemon_killed_two_hundred_times_under_load_opens_nothing(world: &mut World) -
                 ready += 1;
                 daemon.crash()?;
             } else {
-                ready += u32::from(daemon.spawn_and_crash(Duration::from_millis(rng.random_range(0..=whole_ms)))?);
+                ready += u32::from(daemon.spawn_and_crash(Duration::from_millis(rng.random_range(0..=whole_ms / 2)))?);
             }
         }
         daemon.spawn()?;
@@ -117,9 +118,9 @@ fn daemon_killed_two_hundred_times_under_load_opens_nothing(world: &mut World) -
 
 fn two_dozen_seeds_of_the_concurrency_hunt_find_no_unexplained_allow(world: &mut World) -> Result<()> {
     let first = world.hunts.seed.unwrap_or_else(hunt::new_seed);
-    let usual = if is_emulated() { EMULATED_SEED_LENGTH } else { SEED_LENGTH };
-    let length = world.hunts.seconds.map_or(usual, Duration::from_secs);
-    let seeds = world.hunts.seeds.unwrap_or(SEEDS);
+    let (usual_seeds, usual_length) = if is_emulated() { (EMULATED_SEEDS, hunt::EMULATED) } else { (SEEDS, SEED_LENGTH) };
+    let length = world.hunts.seconds.map_or(usual_length, Duration::from_secs);
+    let seeds = world.hunts.seeds.unwrap_or(usual_seeds);
     let policy = hunt::policy(world);
     let seeds: Vec<u64> = (first..).take(usize::try_from(seeds)?).collect();
     let mut wrong = Vec::new();

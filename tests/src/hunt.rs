@@ -2,8 +2,8 @@
 //! protected nothing there, at some moment between its beginning and its end.
 //!
 //! All instants are boot time in nanoseconds, the clock that the kernel decides by. What the daemon does takes time, so each stretch is
-//! kept twice: when something *may* have been in force (from the request's beginning to the answer of what ended it), and when it *must* have
-//! been (from the answer to the next request's beginning).
+//! kept twice: when something *may* have been in force (from the request's beginning to the answer of what ended it), and when it *must*
+//! have been (from the answer to the next request's beginning).
 
 use std::net::SocketAddr;
 use std::path::Path;

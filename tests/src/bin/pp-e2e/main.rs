@@ -3,8 +3,8 @@
 //! Usage: `pp-e2e --row NAME --result FILE [--soak] [--groups NAME,...] [--coverage] [--seed N] [--seeds N] [--seconds N] [FILTER] [libtest
 //! options]`; needs root. Exit code 0 if nothing failed. `--groups` runs these groups alone: the whole suite in a test machine takes a
 //! quarter of an hour a kernel. `--coverage` runs the tests that the coverage table names, of any group. `--seed` is the first seed of the
-//! concurrency hunts, `--seeds` and `--seconds` how many there are in soak and how long each takes. Tests of the group `soak` that such a run
-//! leaves out are listed as ignored, with the reason in brackets.
+//! concurrency hunts, `--seeds` and `--seconds` how many there are in soak and how long each takes. What such a run leaves out of the
+//! group `soak` is listed as ignored, the reason in brackets.
 
 mod world;
 

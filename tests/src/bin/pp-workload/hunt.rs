@@ -41,8 +41,12 @@ pub(crate) struct HuntOptions {
     /// What every choice follows from
     #[arg(long)]
     pub(crate) seed: u64,
+    /// Longest time
     #[arg(long)]
     pub(crate) for_ms: u64,
+    /// Stop as soon as this file exists
+    #[arg(long)]
+    pub(crate) until: PathBuf,
     #[arg(long)]
     pub(crate) log: PathBuf,
     #[arg(long, default_value_t = 4)]
@@ -128,7 +132,7 @@ struct Hunt<'a> {
     calls: AtomicU64,
 }
 
-/// Races until the time is over; prints how many calls were made.
+/// Races until the time is over or the file is there; prints how many calls were made.
 pub(crate) fn run(options: &HuntOptions) -> Result<()> {
     let aim = |udp: bool| move |to: &SocketAddr| Aim { to: *to, udp };
     let aims: Vec<Aim> = options.tcp.iter().map(aim(false)).chain(options.udp.iter().map(aim(true))).collect();
@@ -160,7 +164,7 @@ fn open(log: &Path) -> Result<File> {
 
 impl Hunt<'_> {
     fn race(&self, mut rng: SmallRng, end: Instant) -> Result<()> {
-        while Instant::now() < end {
+        while Instant::now() < end && !self.options.until.exists() {
             let way = WAYS[rng.random_range(0..WAYS.len())];
             let aim = self.aims[rng.random_range(0..self.aims.len())];
             self.make(way, aim, &mut rng)?;
