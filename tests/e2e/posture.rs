@@ -21,6 +21,7 @@ tests![
     hook_that_was_detached_is_put_back_within_a_period,
     hook_that_was_given_another_program_is_put_back_within_a_period,
     pin_that_was_removed_is_put_back_within_a_period,
+    pin_of_a_table_that_was_removed_is_put_back_within_a_period,
     program_behind_ours_is_told_once,
     status_has_an_exit_code_for_the_posture_that_is_required,
     metrics_carry_posture_gaps_and_what_the_canary_found,
@@ -84,6 +85,25 @@ fn hook_that_was_given_another_program_is_put_back_within_a_period(world: &mut W
 
 fn pin_that_was_removed_is_put_back_within_a_period(world: &mut World) -> Result<()> {
     is_mended(world, "unpin", "hook_unpinned")
+}
+
+fn pin_of_a_table_that_was_removed_is_put_back_within_a_period(world: &mut World) -> Result<()> {
+    let mut daemon = watchful(world)?;
+    let is_table = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("TASKS@"));
+    let pins = fs::read_dir(daemon.bpffs().join("maps"))?.flatten().map(|entry| entry.path());
+    let pin = pins.into_iter().find(is_table).context("TASKS has no pin")?;
+    let id = || -> Result<u32> { Ok(aya::maps::MapInfo::from_pin(&pin)?.id()) };
+    let (mark, before) = (daemon.events().mark(), id()?);
+    fs::remove_file(&pin)?;
+    let is_told = |event: &Value| event["kind"] == "posture" && event["reason"] == "hook_unpinned" && event["hook"] == "TASKS";
+    let event = daemon.events().wait_since(mark, "the event of its repair", is_told)?;
+    ensure!(event["detail"].as_str().is_some_and(|detail| detail.contains("put back")), "{event}");
+    ensure!(id()? == before, "another table took its place");
+    // The next start goes on with it.
+    daemon.crash()?;
+    daemon.spawn()?;
+    ensure!(id()? == before, "the next start made another table");
+    Ok(())
 }
 
 fn program_behind_ours_is_told_once(world: &mut World) -> Result<()> {

@@ -24,7 +24,7 @@ use crate::run::{self, Output, Running};
 use crate::wait;
 
 /// Where the kernel keeps pins.
-pub(crate) const BPFFS: &str = "/sys/fs/bpf";
+pub const BPFFS: &str = "/sys/fs/bpf";
 /// How long the daemon may take to report READY, emulated machines included.
 const READY: Duration = Duration::from_secs(600);
 
@@ -170,6 +170,34 @@ impl Daemon {
             self.events = Some(EventLog::follow(&self.path("control.sock"))?);
         }
         Ok(())
+    }
+
+    /// Starts the daemon and kills it so long after, wherever it has got to by then; true if it was ready before.
+    ///
+    /// # Errors
+    /// It cannot be started, or ended by itself.
+    pub fn spawn_and_crash(&mut self, after: Duration) -> Result<bool> {
+        let notify = self.path("notify.sock");
+        if notify.exists() {
+            fs::remove_file(&notify)?;
+        }
+        let socket = UnixDatagram::bind(&notify)?;
+        socket.set_nonblocking(true)?;
+        let mut running = Running::start(self.command().env("NOTIFY_SOCKET", &notify))?;
+        let mut buffer = [0_u8; 4096];
+        let mut ended = false;
+        // Not to be ready by then is no error: most are not.
+        let ready = wait::until_true("READY=1 from the daemon", after, || {
+            ended |= !running.is_running();
+            ended
+                || socket
+                    .recv(&mut buffer)
+                    .is_ok_and(|length| String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line == "READY=1"))
+        });
+        ensure!(!ended, "the daemon ended by itself\n{}{}", running.stdout(), running.stderr());
+        self.running = Some(running);
+        self.crash()?;
+        Ok(ready.is_ok())
     }
 
     /// The process id of the running daemon.

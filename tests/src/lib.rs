@@ -7,11 +7,14 @@
 pub mod agent;
 pub mod attack;
 pub mod attackers;
+pub mod bystander;
 pub mod client;
 pub mod coverage;
 pub mod events;
+pub mod footprint;
 pub mod forge;
 pub mod harness;
+pub mod hunt;
 pub mod lab;
 pub mod ordinary;
 pub mod packages;

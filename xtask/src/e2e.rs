@@ -19,8 +19,8 @@ use crate::{
 
 /// Longest time one row may take; the slowest kernel needs about a third of it.
 const DEADLINE: Duration = Duration::from_secs(35 * 60);
-/// The same with the long tests: the attackers that take half an hour.
-const SOAK_DEADLINE: Duration = Duration::from_secs(75 * 60);
+/// The same with the long tests: here the attackers that take half an hour and the concurrency hunts, in a machine those and what harms it.
+const SOAK_DEADLINE: Duration = Duration::from_secs(150 * 60);
 
 /// `ABI_VERSION` of the build that the upgrade test upgrades to; larger than any real one.
 const NEXT_ABI: &str = "4000000000";
@@ -184,6 +184,10 @@ fn arguments(bin: &Path, file: &str, row: &Row, more: &[String]) -> Vec<String> 
     words
 }
 
+fn deadline(more: &[String]) -> Duration {
+    if more.iter().any(|word| word == "--soak") { SOAK_DEADLINE } else { DEADLINE }
+}
+
 /// What the suite must know about where things are.
 pub(crate) fn environment(paths: &Paths, bin: &Path) -> Vec<(String, String)> {
     vec![
@@ -204,7 +208,7 @@ fn here(paths: &Paths, row: &Row, bin: &Path, more: &[String]) -> Result<Place> 
     fs::create_dir_all(&dir)?;
     let file = dir.join("result.json");
     let words = arguments(bin, &file.display().to_string(), row, more);
-    let deadline = if more.iter().any(|word| word == "--soak") { SOAK_DEADLINE } else { DEADLINE };
+    let deadline = deadline(more);
     let mut command = sh::cmd("timeout", ["--kill-after=10", &deadline.as_secs().to_string()]);
     let status = command.args(&words).envs(environment(paths, bin)).current_dir(&paths.root).status().context("pp-e2e")?;
     let release = paths::read(Path::new("/proc/sys/kernel/osrelease"))?.trim().to_owned();
@@ -219,7 +223,7 @@ fn in_vm(paths: &Paths, matrix: &Matrix, row: &Row, kernel: &str, bin: &Path, mo
         command: &arguments(bin, "/out/result.json", row, more),
         env: &environment(paths, bin),
         systemd: false,
-        deadline: DEADLINE,
+        deadline: deadline(more),
         show,
     };
     let outcome = vm::run(paths, matrix, &job)?;

@@ -1,6 +1,7 @@
 //! The posture over time: every [`PERIOD`] the hooks are looked at and put
 //! back, and the canary tries the gate again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -27,6 +28,8 @@ pub(super) struct Watch {
     runs: AtomicU64,
     mended: AtomicU64,
     beyond_repair: AtomicU64,
+    /// What could not be put back at the last look.
+    adrift: Mutex<BTreeSet<String>>,
     /// What canaries were refused has been told once; it would drown the rest.
     told: AtomicBool,
 }
@@ -45,6 +48,17 @@ impl Watch {
 
     fn findings(&self) -> (i64, Vec<Finding>) {
         self.findings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the last look found and could not mend, for `status`.
+    pub(super) fn problem(&self) -> Option<String> {
+        let adrift = self.adrift.lock().unwrap_or_else(PoisonError::into_inner).len();
+        (adrift > 0).then(|| {
+            format!(
+                "{adrift} hooks and tables are not as they were put in place and could not be put back, see pp-agent events --kind \
+                 posture; what has lost its pin lasts until the daemon ends: if the bpffs was unmounted, mount it again before that"
+            )
+        })
     }
 
     /// For `status`.
@@ -124,9 +138,13 @@ impl Daemon {
             Vec::new()
         });
         drop(watched);
+        let failed = repairs.iter().filter(|repair| repair.done.is_err()).map(|repair| repair.hook.clone()).collect();
+        let before = std::mem::replace(&mut *self.watch.adrift.lock().unwrap_or_else(PoisonError::into_inner), failed);
         for repair in repairs {
             let (counter, outcome) = match &repair.done {
                 Ok(()) => (&self.watch.mended, "it was put back".to_owned()),
+                // Told and counted once, not every period.
+                Err(_) if before.contains(&repair.hook) => continue,
                 Err(error) => (&self.watch.beyond_repair, format!("it could not be put back: {error}")),
             };
             counter.fetch_add(1, Ordering::Relaxed);

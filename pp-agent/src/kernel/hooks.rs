@@ -38,10 +38,10 @@ impl Damage {
     }
 }
 
-/// One hook that was found damaged.
+/// One hook that was found damaged, or a table that had lost its pin.
 #[derive(Debug)]
 pub struct Repair {
-    /// The program, as its pin calls it.
+    /// The program or the table, as its pin calls it.
     pub hook: String,
     /// What was wrong.
     pub damage: Damage,
@@ -71,15 +71,23 @@ struct Hook {
     attach_type: Option<u32>,
 }
 
-/// The hooks as they were put in place.
+/// A table as it was pinned.
+struct Table {
+    name: String,
+    pin: PathBuf,
+    map: OwnedFd,
+}
+
+/// The hooks as they were put in place, and the tables they read.
 pub struct Hooks {
     root: Option<File>,
+    tables: Vec<Table>,
     hooks: Vec<Hook>,
     told: BTreeSet<(u32, String)>,
 }
 
 impl Hooks {
-    /// Notes every link that is pinned now.
+    /// Notes every link and every table that is pinned now.
     ///
     /// # Errors
     /// A pin or the cgroup cannot be read.
@@ -89,12 +97,16 @@ impl Hooks {
             let pin = entry?.path();
             let link = sys::object(&pin)?;
             let info = links::link_info(link.as_fd())?;
-            let file = pin.file_name().unwrap_or_default().to_string_lossy();
-            let name = file.split('@').next().unwrap_or_default().to_owned();
+            let name = pinned_name(&pin);
             let program = links::program(info.program_id)?;
             hooks.push(Hook { name, pin, link, program, program_id: info.program_id, attach_type: info.cgroup.map(|at| at.attach_type) });
         }
-        Ok(Self { root: cgroup.map(File::open).transpose()?, hooks, told: BTreeSet::new() })
+        let mut tables = Vec::new();
+        for entry in fs::read_dir(bpffs.join("maps"))? {
+            let pin = entry?.path();
+            tables.push(Table { name: pinned_name(&pin), map: sys::object(&pin)?, pin });
+        }
+        Ok(Self { root: cgroup.map(File::open).transpose()?, tables, hooks, told: BTreeSet::new() })
     }
 
     /// How many there are.
@@ -105,8 +117,12 @@ impl Hooks {
 
     /// Looks at each, and puts back what is not as it was.
     pub fn mend(&mut self) -> Vec<Repair> {
+        let mut repairs: Vec<Repair> = self.tables.iter().filter_map(Table::mend).collect();
+        // A start that found hooks without their tables would fill others, which these hooks do not read.
+        let kept = repairs.iter().all(|repair| repair.done.is_ok());
         let root = self.root.as_ref();
-        self.hooks.iter_mut().filter_map(|hook| hook.mend(root)).collect()
+        repairs.extend(self.hooks.iter_mut().filter_map(|hook| hook.mend(root, kept)));
+        repairs
     }
 
     /// Programs behind ours that were not told yet.
@@ -139,13 +155,33 @@ impl Hooks {
     }
 }
 
+/// The stem of a pin's name.
+fn pinned_name(pin: &Path) -> String {
+    let file = pin.file_name().unwrap_or_default().to_string_lossy();
+    file.split('@').next().unwrap_or_default().to_owned()
+}
+
+/// Pins what is held; its folder is gone where the bpffs was unmounted and mounted again.
+fn pin_again(object: &OwnedFd, pin: &Path) -> io::Result<()> {
+    pin.parent().map_or(Ok(()), fs::create_dir_all)?;
+    sys::pin(object.as_fd(), pin)
+}
+
+impl Table {
+    fn mend(&self) -> Option<Repair> {
+        let gone = !self.pin.exists();
+        gone.then(|| Repair { hook: self.name.clone(), damage: Damage::Unpinned, done: pin_again(&self.map, &self.pin) })
+    }
+}
+
 impl Hook {
-    fn mend(&mut self, root: Option<&File>) -> Option<Repair> {
+    fn mend(&mut self, root: Option<&File>, tables_kept: bool) -> Option<Repair> {
         let damage = self.damage()?;
         let done = match damage {
             Damage::Detached => self.attach_again(root),
             Damage::Replaced => sys::update_link(self.link.as_fd(), self.program.as_fd()),
-            Damage::Unpinned => self.pin_again(),
+            Damage::Unpinned if !tables_kept => Err(io::Error::other("its tables have no pins either")),
+            Damage::Unpinned => pin_again(&self.link, &self.pin),
             Damage::Unknown => Err(io::Error::other("its link cannot be read")),
         };
         Some(Repair { hook: self.name.clone(), damage, done })
@@ -171,10 +207,6 @@ impl Hook {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
-        self.pin_again()
-    }
-
-    fn pin_again(&self) -> io::Result<()> {
-        sys::pin(self.link.as_fd(), &self.pin)
+        pin_again(&self.link, &self.pin)
     }
 }

@@ -1,8 +1,10 @@
 //! Runs the end-to-end suite: builds the lab, runs every test in it one after the other, writes the result file.
 //!
-//! Usage: `pp-e2e --row NAME --result FILE [--soak] [--groups NAME,...] [--coverage] [FILTER] [libtest options]`; needs root. Exit code 0 if
-//! nothing failed. `--groups` runs these groups alone: the whole suite in a test machine takes a quarter of an hour a kernel. `--coverage`
-//! runs the tests that the coverage table names, of any group.
+//! Usage: `pp-e2e --row NAME --result FILE [--soak] [--groups NAME,...] [--coverage] [--seed N] [--seeds N] [--seconds N] [FILTER] [libtest
+//! options]`; needs root. Exit code 0 if nothing failed. `--groups` runs these groups alone: the whole suite in a test machine takes a
+//! quarter of an hour a kernel. `--coverage` runs the tests that the coverage table names, of any group. `--seed` is the first seed of the
+//! concurrency hunts, `--seeds` and `--seconds` how many there are in soak and how long each takes. What such a run leaves out of the
+//! group `soak` is listed as ignored, the reason in brackets.
 
 mod world;
 
@@ -38,6 +40,8 @@ mod delegates;
 mod false_alarms;
 #[path = "../../../e2e/flows.rs"]
 mod flows;
+#[path = "../../../e2e/hunt.rs"]
+mod hunt;
 #[path = "../../../e2e/identity.rs"]
 mod identity;
 #[path = "../../../e2e/lab.rs"]
@@ -56,6 +60,10 @@ mod receipts;
 mod refusals;
 #[path = "../../../e2e/registries.rs"]
 mod registries;
+#[path = "../../../e2e/soak.rs"]
+mod soak;
+#[path = "../../../e2e/soak_machine.rs"]
+mod soak_machine;
 #[path = "../../../e2e/sockets.rs"]
 mod sockets;
 #[path = "../../../e2e/tamper.rs"]
@@ -69,12 +77,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use pp_tests::coverage::{GROUP, Line, TABLE};
 use pp_tests::lab::{is_emulated, leave_the_network};
 use pp_tests::report::{self, Entry, Report};
-use world::{Skip, Test, World};
+use world::{Hunts, Skip, Test, World};
 
 /// Every group, those that share a daemon first: starting one is what costs most on emulated machines.
 const GROUPS: &[(&str, &[Test])] = &[
@@ -103,39 +111,57 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("bad_input", bad_input::TESTS),
     ("posture", posture::TESTS),
     ("lifetime", lifetime::TESTS),
+    ("hunt", hunt::TESTS),
     ("attackers_real_time", attackers_real_time::TESTS),
 ];
 
 /// The row of the kernel table that is this machine itself.
 const NATIVE: &str = "native";
+/// The group of what takes long or harms the machine it runs on.
+const SOAK: &str = "soak";
 
 /// What the runner is told besides the options of every test runner.
 struct Options {
     row: String,
     result: Option<PathBuf>,
     soak: bool,
+    hunts: Hunts,
     /// Only these; empty: all.
     groups: Vec<String>,
     coverage: bool,
     libtest: Vec<String>,
 }
 
-fn options() -> Options {
-    let mut options =
-        Options { row: NATIVE.to_owned(), result: None, soak: false, groups: Vec::new(), coverage: false, libtest: Vec::new() };
+fn options() -> Result<Options> {
+    let mut options = Options {
+        row: NATIVE.to_owned(),
+        result: None,
+        soak: false,
+        hunts: Hunts::default(),
+        groups: Vec::new(),
+        coverage: false,
+        libtest: Vec::new(),
+    };
     let mut words = std::env::args();
+    let number = |words: &mut std::env::Args, name: &str| -> Result<Option<u64>> {
+        let word = words.next().unwrap_or_default();
+        Ok(Some(word.parse().with_context(|| format!("{name} {word}: not a number"))?))
+    };
     options.libtest.extend(words.next());
     while let Some(word) = words.next() {
         match word.as_str() {
             "--row" => options.row = words.next().unwrap_or_default(),
             "--result" => options.result = words.next().map(PathBuf::from),
             "--soak" => options.soak = true,
+            "--seed" => options.hunts.seed = number(&mut words, "--seed")?,
+            "--seeds" => options.hunts.seeds = number(&mut words, "--seeds")?,
+            "--seconds" => options.hunts.seconds = number(&mut words, "--seconds")?,
             "--coverage" => options.coverage = true,
             "--groups" => options.groups = words.next().unwrap_or_default().split(',').map(str::to_owned).collect(),
             _ => options.libtest.push(word),
         }
     }
-    options
+    Ok(options)
 }
 
 fn main() -> ExitCode {
@@ -150,16 +176,16 @@ fn main() -> ExitCode {
 }
 
 fn suite() -> Result<bool> {
-    let options = options();
+    let options = options()?;
     let mut arguments = Arguments::from_iter(&options.libtest);
     // One lab and one machine's hooks: one test at a time, on this thread, which the lab's processes are bound to.
     arguments.test_threads = Some(1);
     if !arguments.list {
         let outside = leave_the_network()?;
-        World::build(options.soak, outside)?;
+        World::build(options.soak, options.hunts, outside)?;
     }
     let mut trials = Vec::new();
-    let known = |name: &String| name == GROUP || GROUPS.iter().any(|(group, _)| group == name);
+    let known = |name: &String| name == GROUP || name == SOAK || GROUPS.iter().any(|(group, _)| group == name);
     if let Some(name) = options.groups.iter().find(|name| !known(name)) {
         bail!("--groups: no group {name}");
     }
@@ -171,6 +197,19 @@ fn suite() -> Result<bool> {
         if group == "lab" && wanted(GROUP) {
             let show = |line: &'static Line| move |world: &mut World| coverage::row(world, line);
             trials.extend(coverage::own().map(|line| trial(GROUP, &line.claim(), show(line))));
+        }
+    }
+    if wanted(SOAK) {
+        let unless_soak = (!options.soak).then_some("only with --soak");
+        // What they do to a kernel ends with it.
+        let unless_machine = (!is_emulated()).then_some("only with --soak in a test machine");
+        let withheld = [(soak::TESTS, unless_soak), (soak_machine::TESTS, unless_machine.or(unless_soak))];
+        for (tests, why_not) in withheld {
+            let shown = |test: &'static Test| trial(SOAK, test.name, test.run);
+            trials.extend(tests.iter().map(|test| match why_not {
+                None => shown(test),
+                Some(why) => shown(test).with_kind(why).with_ignored_flag(true),
+            }));
         }
     }
     if options.coverage {

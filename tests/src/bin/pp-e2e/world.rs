@@ -51,15 +51,27 @@ pub(crate) struct World {
     pub(crate) sweep: Option<std::sync::Arc<crate::coverage_sweep::Sweep>>,
     /// True for runs that take their time.
     pub(crate) soak: bool,
+    /// What the concurrency hunts start from.
+    pub(crate) hunts: Hunts,
+}
+
+/// What the concurrency hunts start from.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Hunts {
+    /// The first seed; a new one each time where none is given.
+    pub(crate) seed: Option<u64>,
+    /// How many seeds, and how many seconds for each, in runs that take their time.
+    pub(crate) seeds: Option<u64>,
+    pub(crate) seconds: Option<u64>,
 }
 
 static WORLD: Mutex<Option<World>> = Mutex::new(None);
 
 impl World {
     /// Builds the lab; `outside` is the network that this program left for it.
-    pub(crate) fn build(soak: bool, outside: Outside) -> Result<()> {
+    pub(crate) fn build(soak: bool, hunts: Hunts, outside: Outside) -> Result<()> {
         let lab = Arc::new(Lab::start()?);
-        let world = Self { lab, outside: Arc::new(outside), shared: None, backend: None, sweep: None, soak };
+        let world = Self { lab, outside: Arc::new(outside), shared: None, backend: None, sweep: None, soak, hunts };
         *WORLD.lock().unwrap_or_else(PoisonError::into_inner) = Some(world);
         Ok(())
     }

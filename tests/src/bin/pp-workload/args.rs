@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::calls::CallArg;
+use crate::hunt::{HuntOptions, OnceOptions};
+use crate::storms::Storm;
 
 /// Everything the program is told.
 #[derive(Parser)]
@@ -54,15 +56,25 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 20_000)]
         for_ms: u64,
     },
-    /// Connect in a loop at full speed and count the answers by error number
+    /// Connect in a loop and count the answers by error number
     Spin {
         target: SocketAddr,
         #[arg(long, default_value_t = 2_000)]
         for_ms: u64,
+        /// Pause so long after each; 0 is full speed
+        #[arg(long, default_value_t = 0)]
+        every_ms: u16,
         /// Stop as soon as this file exists
         #[arg(long)]
         until: Option<PathBuf>,
     },
+    /// Race calls against whatever is done to the gate meanwhile, and write each down
+    Hunt(HuntOptions),
+    /// One call of a hunt
+    HuntOnce(OnceOptions),
+    /// More than there is room for
+    #[command(subcommand)]
+    Storm(Storm),
     /// Serve a fixed answer to that many clients
     Serve {
         listen: SocketAddr,

@@ -59,8 +59,9 @@ pub(crate) fn hold(target: SocketAddr, for_ms: u64) -> Result<()> {
     }))
 }
 
-/// Connects as fast as it can until the time is over or the file `until` exists; prints how often each answer came, 0 for a connection.
-pub(crate) fn spin(target: SocketAddr, for_ms: u64, until: Option<&Path>) -> Result<()> {
+/// Connects until the time is over or the file `until` exists, with that pause after each; prints how often each answer came, 0 for a
+/// connection.
+pub(crate) fn spin(target: SocketAddr, for_ms: u64, every_ms: u16, until: Option<&Path>) -> Result<()> {
     let end = Instant::now() + Duration::from_millis(for_ms);
     let mut answers = BTreeMap::<String, u64>::new();
     let mut longest_gap = Duration::ZERO;
@@ -74,6 +75,9 @@ pub(crate) fn spin(target: SocketAddr, for_ms: u64, until: Option<&Path>) -> Res
         *answers.entry(answer.to_string()).or_default() += 1;
         longest_gap = longest_gap.max(last.elapsed());
         last = Instant::now();
+        if every_ms > 0 {
+            let _waited = poll(&mut [], PollTimeout::from(every_ms))?;
+        }
     }
     outcome::print(&json!({"answers": answers, "longest_ms": longest_gap.as_millis()}))
 }

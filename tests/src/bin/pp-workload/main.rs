@@ -12,10 +12,12 @@ mod control;
 mod families;
 mod fds;
 mod flows;
+mod hunt;
 mod launch;
 mod outcome;
 mod raw;
 mod sink;
+mod storms;
 mod tamper;
 mod tap;
 mod techniques;
@@ -37,7 +39,10 @@ fn main() -> ExitCode {
         Command::Try { technique, target } => techniques::attempt(technique, target).print(),
         Command::Child { target, answer, until } => child::run(target, &answer, &until),
         Command::Hold { target, for_ms } => flows::hold(target, for_ms),
-        Command::Spin { target, for_ms, until } => flows::spin(target, for_ms, until.as_deref()),
+        Command::Spin { target, for_ms, every_ms, until } => flows::spin(target, for_ms, every_ms, until.as_deref()),
+        Command::Hunt(options) => hunt::run(&options),
+        Command::HuntOnce(options) => hunt::once(&options),
+        Command::Storm(storm) => storms::run(&storm),
         Command::Serve { listen, accept } => flows::serve(listen, accept),
         Command::Dial { target, source } => flows::dial(target, source),
         Command::OpenThenExec { target, state, command } => fds::open_then_exec(target, state, &command),

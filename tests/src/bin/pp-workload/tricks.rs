@@ -95,7 +95,8 @@ fn vfork(command: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn clone3(flags: u64, exit_signal: i32, cgroup: Option<&File>) -> Result<Option<Pid>> {
+/// A child by `clone3`; `None` in it.
+pub(crate) fn clone3(flags: u64, exit_signal: i32, cgroup: Option<&File>) -> Result<Option<Pid>> {
     // SAFETY: plain numbers, all zero is a value.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.flags = flags;
