@@ -267,7 +267,7 @@ fn ordinary_work_trips_nothing(world: &mut World) -> Result<()> {
     let mut work = vec![
         // A crawl, loopback servers by the hundred, multicast names, an external git server's submodules, a page of many hosts.
         reach(daemon, "tcp", 60, &["203.0.113.[1-254]:443", "198.51.100.[1-60]:80"])?,
-        reach(daemon, "tcp", 20, &["127.0.0.1:7000-7300", "127.0.0.[1-60]:22", "10.99.0.2:7000-7100"])?,
+        reach(daemon, "tcp", 20, &["127.0.0.1:7000-7300", "127.0.0.[1-60]:21", "10.99.0.2:7000-7100"])?,
         reach(daemon, "udp", 1, &["224.0.0.251:5353x40", "198.51.100.53:53x300"])?,
         reach(daemon, "tcp", 4, &["203.0.113.10:22x60"])?,
         // A workstation's own services: a proxy, a registry, a database, one host each.
