@@ -152,7 +152,7 @@ fn unknown_value_service_zone_and_gateway_are_named_with_the_nearest() {
         assert_eq!((at, found.as_str()), (line, nearest));
     }
     let (_, problem) = wrong(&authority("gateways = ['nowhere']"));
-    assert_eq!(problem.to_string(), "unknown gateway nowhere; remove it");
+    assert_eq!(problem.to_string(), "unknown gateway nowhere; known are this-host");
 }
 
 #[test]

@@ -203,11 +203,13 @@ impl Machine {
                 Word::End => Ok(Step::Go(State::Script { script: self.script.start()? })),
             };
         }
-        Ok(match self.script.step(script, byte)? {
-            (_, Some(rule)) => Step::Accept(rule),
-            (script, None) if !word.is_dead() => Step::Go(State::Word { family, word, script }),
-            (script, None) if !script.is_dead() => Step::Go(State::Script { script }),
-            _ => Step::Dead,
+        let (script, rule) = self.script.step(script, byte)?;
+        Ok(match rule {
+            // An option may match a rule that ends in `*` before it is known to be one.
+            Some(rule) if word.is_dead() || byte == 0 => Step::Accept(rule),
+            Some(_) | None if !word.is_dead() => Step::Go(State::Word { family, word, script }),
+            Some(_) | None if !script.is_dead() => Step::Go(State::Script { script }),
+            Some(_) | None => Step::Dead,
         })
     }
 }

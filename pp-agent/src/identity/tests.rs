@@ -263,6 +263,15 @@ proptest! {
     }
 }
 
+#[test]
+fn option_that_looks_like_a_script_is_none() {
+    let tables = compile(&[agent("one", &[], &["*/*a*"], &[])]).unwrap();
+    let found = |argv: &[&[u8]]| tables.matches(b"/usr/bin/node", argv).is_some();
+    assert!(!found(&[b"node", b"--trace-warnings", b"/b/"]));
+    assert!(found(&[b"node", b"--trace-warnings", b"/b/a"]));
+    assert!(found(&[b"node", b"a"]));
+}
+
 mod tree {
     use super::*;
     use std::fs;

@@ -110,7 +110,7 @@ fn git(lab: &Lab) -> Result<Server> {
     let path = |name: &str| directory.join(name).display().to_string();
     succeed(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &path("user_key")]))?;
     fs::copy(directory.join("user_key.pub"), directory.join("authorized_keys"))?;
-    succeed(Command::new("git").args(["init", "-q", "--bare", &path("project.git")]))?;
+    succeed(Command::new("git").args(["init", "-q", "--bare", "--initial-branch=main", &path("project.git")]))?;
     Ok(Server { name: "git", running: ssh_with_key(lab, "git", Place::It, &[GIT])? })
 }
 
