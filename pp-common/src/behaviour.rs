@@ -164,7 +164,8 @@ impl Limits {
         cool_down_ns: 900 * SECOND_NS,
         flags: 0,
         target_short: 10,
-        target_long: 30,
+        // Fewer than one a minute: whoever guesses that slowly is still stopped.
+        target_long: 25,
         ssh_short: 20,
         ssh_long: 60,
         login_hosts: 5,

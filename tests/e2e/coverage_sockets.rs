@@ -129,7 +129,7 @@ pub(crate) fn overridden(world: &mut World, rewrite: Rewrite) -> Result<Outcome>
         let plant = lab.plant().from_now();
         let answer = by.attempt(daemon, &attempt)?;
         harness::catch_up(lab)?;
-        Ok((answer, !plant.packets_to(target).is_empty()))
+        Ok((answer, !plant.new_packets_to(target).is_empty()))
     };
     let (answer, control_arrived) = run(&By::Nobody)?;
     ensure!(answer == Answer::Delivered, "control run: {answer:?}");

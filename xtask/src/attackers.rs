@@ -130,7 +130,7 @@ copy under another name would not be. This page is made by `cargo xtask attacker
 - **guesses**: passwords that the server was asked in the agent's run. The rules count connections; the lab's servers hang up after three wrong
   passwords on one, as common ones do. A server that does not would be asked more.
 - **simulated clock**: the kernel's own decision (`pp_common::behaviour`) with the shipped limits, asked at the moments of a whole day. A
-  spray that is no faster than the long window allows is not stopped by it: at one guess a minute 1440 a day.
+  spray that is no faster than the long window allows is not stopped by it: at one guess each 75 s 1152 a day, at SSH one a minute.
 - Gap `packet`: frames that a program writes itself pass every hook of the `cgroup` backend, and `pp-agent status` names the gap. Where the
   backend is `lsm` or `fmod_ret` the socket is refused, and nothing arrives.
 

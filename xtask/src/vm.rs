@@ -128,9 +128,20 @@ fn command_script(paths: &Paths, job: &Job<'_>) -> String {
 }
 
 fn qemu(image: &Path, archive: &Path, out: &Path, append: &str) -> Command {
-    // The machine must not outlive us: setpriv asks the kernel to end it when we die.
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-no-user-config", "-nodefaults", "-display", "none"]);
+    // The machine must not outlive us: setpriv asks the kernel to end it when we die. Whatever else runs here goes first.
+    let mut command = Command::new("nice");
+    command.args([
+        "-n",
+        "10",
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        "qemu-system-x86_64",
+        "-no-user-config",
+        "-nodefaults",
+        "-display",
+        "none",
+    ]);
     command.args(["-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "2048"]);
     command.args(["-nic", "none", "-no-reboot", "-serial", "stdio", "-device", "virtio-rng-pci"]);
     command.arg("-kernel").arg(image).arg("-initrd").arg(archive).args(["-append", append]);

@@ -72,31 +72,83 @@ fn classes(machine: &Machine) -> Result<([u8; 256], Vec<u8>), IdentityError> {
 
 /// Moore's partition refinement, from blocks that are told apart already: the
 /// block of each state, the start's being block 0, and how many blocks there are.
+///
+/// A round looks only at states that lead to one whose block has just become
+/// another. The rest of their block leads to no new block, so it stays behind.
 pub(crate) fn minimize(table: &[Vec<Target>], mut blocks: Vec<usize>, mut count: usize) -> (Vec<usize>, usize) {
-    loop {
-        // Each state's block and where its row leads, as numbers; hashing them is nearly all of the work.
-        let mut signatures: HashMap<Vec<usize>, usize> = HashMap::new();
-        let next: Vec<usize> = table
-            .iter()
-            .enumerate()
-            .map(|(state, row)| {
-                let leads = row.iter().map(|target| match target {
+    let before = before(table);
+    let mut members = vec![0; count];
+    for block in &blocks {
+        members[*block] += 1;
+    }
+    let mut unsure: Vec<usize> = (0..table.len()).collect();
+    while !unsure.is_empty() {
+        let mut leaving = vec![0; count];
+        for state in &unsure {
+            leaving[blocks[*state]] += 1;
+        }
+        let mut groups: HashMap<(usize, Vec<usize>), usize> = HashMap::new();
+        let mut kept = vec![false; count];
+        let mut moved = Vec::new();
+        for state in unsure {
+            let block = blocks[state];
+            let mut leads = Vec::with_capacity(table[state].len());
+            for target in &table[state] {
+                leads.push(match target {
                     Target::Dead => 0,
                     Target::Accept(rule) => 2 * rule + 1,
                     Target::Go(to) => 2 * blocks[*to] + 2,
                 });
-                let signature = std::iter::once(blocks[state]).chain(leads).collect();
-                let fresh = signatures.len();
-                *signatures.entry(signature).or_insert(fresh)
-            })
-            .collect();
-        let refined = signatures.len();
-        blocks = next;
-        if refined == count {
-            return (blocks, count);
+            }
+            let group = *groups.entry((block, leads)).or_insert_with(|| {
+                // Where nobody stays behind, the first of them keep the block.
+                if leaving[block] == members[block] && !kept[block] {
+                    kept[block] = true;
+                    return block;
+                }
+                members.push(0);
+                members.len() - 1
+            });
+            if group != block {
+                moved.push((state, group));
+            }
         }
-        count = refined;
+        count = members.len();
+        let mut is_unsure = vec![false; table.len()];
+        unsure = Vec::new();
+        for (state, group) in moved {
+            members[blocks[state]] -= 1;
+            members[group] += 1;
+            blocks[state] = group;
+            for earlier in &before[state] {
+                if !is_unsure[*earlier] {
+                    is_unsure[*earlier] = true;
+                    unsure.push(*earlier);
+                }
+            }
+        }
     }
+    let mut names: HashMap<usize, usize> = HashMap::new();
+    for block in &mut blocks {
+        let fresh = names.len();
+        *block = *names.entry(*block).or_insert(fresh);
+    }
+    (blocks, count)
+}
+
+/// The states that lead to each, once for each way there.
+fn before(table: &[Vec<Target>]) -> Vec<Vec<usize>> {
+    let mut before = vec![Vec::new(); table.len()];
+    for (state, row) in table.iter().enumerate() {
+        for target in row {
+            if let Target::Go(to) = target
+                && before[*to].last() != Some(&state)
+            {
+                before[*to].push(state);
+            }
+        }
+    }
+    before
 }
 
 fn rows(table: &[Vec<Target>], blocks: &[usize], count: usize) -> Result<Vec<[u16; DFA_CLASSES]>, IdentityError> {
@@ -117,4 +169,48 @@ fn rows(table: &[Vec<Target>], blocks: &[usize], count: usize) -> Result<Vec<[u1
         }
     }
     Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Moore's rounds over every state, until nothing more is told apart.
+    fn plainly(table: &[Vec<Target>], mut blocks: Vec<usize>, mut count: usize) -> (Vec<usize>, usize) {
+        loop {
+            let mut signatures: HashMap<(usize, Vec<Target>), usize> = HashMap::new();
+            let signature = |(state, row): (usize, &Vec<Target>)| {
+                let leads = |target: &Target| if let Target::Go(to) = target { Target::Go(blocks[*to]) } else { *target };
+                let fresh = signatures.len();
+                *signatures.entry((blocks[state], row.iter().map(leads).collect())).or_insert(fresh)
+            };
+            let next = table.iter().enumerate().map(signature).collect();
+            if signatures.len() == count {
+                return (next, count);
+            }
+            (blocks, count) = (next, signatures.len());
+        }
+    }
+
+    fn target(states: usize) -> impl Strategy<Value = Target> {
+        prop_oneof![1 => Just(Target::Dead), 1 => (0..3_usize).prop_map(Target::Accept), 6 => (0..states).prop_map(Target::Go)]
+    }
+
+    fn tables() -> impl Strategy<Value = (Vec<Vec<Target>>, Vec<usize>)> {
+        (1..40_usize, 1..4_usize).prop_flat_map(|(states, bytes)| {
+            let row = proptest::collection::vec(target(states), bytes);
+            (proptest::collection::vec(row, states), proptest::collection::vec(0..2_usize, states))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn the_smallest_table_is_the_one_that_plain_rounds_find((table, kinds) in tables()) {
+            let mut names: HashMap<usize, usize> = HashMap::new();
+            let first: Vec<usize> = kinds.iter().map(|kind| { let fresh = names.len(); *names.entry(*kind).or_insert(fresh) }).collect();
+            prop_assert_eq!(minimize(&table, first.clone(), names.len()), plainly(&table, first, names.len()));
+        }
+    }
 }
