@@ -16,7 +16,10 @@ mod never;
 pub use cgroups::{CgroupRule, resolve_cgroups};
 pub use never::{Danger, NEVER, check_cgroup, check_unit, check_user};
 
+use std::sync::{Mutex, PoisonError};
+
 use crate::name::name_id;
+use automaton::Automaton;
 use machine::{Kind, Machine, Rule};
 use pp_common::abi::{DFA_ACCEPT, DFA_CLASSES, DFA_DEAD, DFA_START, DFA_STATES, EXEC_ARGV_LEN, EXEC_PATH_LEN, MAX_RULES, NameId};
 
@@ -200,7 +203,20 @@ fn rules(agents: &[AgentRules]) -> Vec<Rule> {
     rules
 }
 
-fn build(rules: &[Rule]) -> Result<automaton::Automaton, IdentityError> {
+/// The rules that were compiled last, and what came of them: most reloads change another part of policy.
+static LAST: Mutex<Option<(Vec<Rule>, Automaton)>> = Mutex::new(None);
+
+fn build(rules: &[Rule]) -> Result<Automaton, IdentityError> {
+    let last = || LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, automaton)) = last().as_ref().filter(|(known, _)| known == rules) {
+        return Ok(automaton.clone());
+    }
+    let automaton = build_anew(rules)?;
+    *last() = Some((rules.to_vec(), automaton.clone()));
+    Ok(automaton)
+}
+
+fn build_anew(rules: &[Rule]) -> Result<Automaton, IdentityError> {
     if rules.len() > MAX_RULES {
         return Err(too_complex("rules", rules.len(), MAX_RULES));
     }

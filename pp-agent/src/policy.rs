@@ -24,7 +24,7 @@ use pp_common::abi::{
     PLACE_GATEWAY_OBSERVE, PLACE_GATEWAY_OWN, PLACE_ZONE_OBSERVE, Place, SERVICE_OBSERVE, Serial, Service, TERMS_ANY_USER, TERMS_EXHAUSTED,
     TERMS_REVOKED, Terms,
 };
-use pp_common::behaviour::{self, GROUND_PORTS, Ground, MAX_GROUNDS};
+use pp_common::behaviour::{self, GROUND_PORTS, Ground, MAX_GROUNDS, MAX_OWN};
 use pp_common::dest::Addr;
 use pp_common::turns::Limits;
 use std::collections::BTreeMap;
@@ -129,7 +129,7 @@ pub fn compile(config: &Config, receipts: &[ActiveReceipt], cgroups: &[(u64, Nam
     };
     let tables = KernelTables {
         observe: config.mode == Mode::Observe,
-        places: places(config, own),
+        places: places(config, &own[..own.len().min(MAX_OWN as usize)]),
         gateway_ports: gateway_ports(config),
         services: services(config),
         exempt: distinct(config.services.exempt.iter().map(|net| Prefix::from(*net))),
@@ -143,15 +143,17 @@ pub fn compile(config: &Config, receipts: &[ActiveReceipt], cgroups: &[(u64, Nam
         gateway_limits: gateway_limits(config),
         receipt_turns: receipts.iter().filter(|r| r.terms.max_turns != 0).map(|r| (r.serial, r.terms.max_turns)).collect(),
     };
-    check_capacity(&tables)?;
+    check_capacity(&tables, places(config, &[]).len())?;
     Ok(tables)
 }
 
-fn check_capacity(tables: &KernelTables) -> Result<(), PolicyError> {
+/// Addresses that come to this host later must find room, or nothing could be published any more, a revocation no more than a policy:
+/// `lasting` is how many places there are without them.
+fn check_capacity(tables: &KernelTables, lasting: usize) -> Result<(), PolicyError> {
     let policy = "shorten the policy";
     let receipts = "revoke receipts that are no longer needed";
     for (table, need, most, remedy) in [
-        ("zones and gateways", tables.places.len(), MAX_PLACES / 2, policy),
+        ("zones and gateways", lasting, MAX_PLACES / 2 - MAX_OWN, policy),
         ("gateway ports", tables.gateway_ports.len(), MAX_GATEWAY_PORTS / 2, policy),
         ("service ports", tables.services.len(), MAX_SERVICES / 2, policy),
         ("exempt networks", tables.exempt.len(), MAX_EXEMPT / 2, policy),

@@ -10,6 +10,8 @@ mod automaton;
 mod machine;
 mod shape;
 
+use std::sync::{Mutex, PoisonError};
+
 use serde::Deserialize;
 
 use machine::{Machine, Walked};
@@ -132,6 +134,19 @@ pub fn check_allow(line: &str) -> Result<(), ToolError> {
 /// # Errors
 /// A bad line of `allow`, or more than the tables hold.
 pub fn compile(allow: &[String], observe: bool) -> Result<ToolTables, ToolError> {
+    let last = || LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, _, tables)) = last().as_ref().filter(|(lines, observed, _)| lines == allow && *observed == observe) {
+        return Ok(tables.clone());
+    }
+    let tables = compile_anew(allow, observe)?;
+    *last() = Some((allow.to_vec(), observe, tables.clone()));
+    Ok(tables)
+}
+
+/// The tables that were compiled last: most reloads change another part of policy.
+static LAST: Mutex<Option<(Vec<String>, bool, ToolTables)>> = Mutex::new(None);
+
+fn compile_anew(allow: &[String], observe: bool) -> Result<ToolTables, ToolError> {
     let table: Table = toml::from_str(SHIPPED).map_err(|error| ToolError::Table(error.to_string()))?;
     let mut rules = Vec::new();
     let mut walked = Vec::new();

@@ -359,6 +359,8 @@ pub enum Counter {
     BudgetErrors = 7,
     /// Histories and login targets for which there was no room.
     HistoryFull = 8,
+    /// Records that were begun in the ring buffer.
+    Written = 9,
 }
 /// How many counters there are.
 pub const COUNTERS: u32 = 16;

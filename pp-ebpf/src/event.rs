@@ -3,6 +3,7 @@
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
     helpers::bpf_ktime_get_boot_ns,
+    maps::ring_buf::RingBufEntry,
 };
 use pp_common::{
     abi::{Counter, REPEAT_WINDOW_NS, RepeatKey, Repeats},
@@ -30,6 +31,17 @@ pub(crate) fn count(counter: Counter) {
 pub(crate) fn now_ns() -> u64 {
     // SAFETY: no arguments, always valid.
     unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// Room for a record; `None`: it is lost, and counted.
+#[inline(always)]
+pub(crate) fn begin_record<T: 'static>() -> Option<RingBufEntry<T>> {
+    let Some(entry) = EVENTS.reserve_untyped::<T>(0) else {
+        count(Counter::LostRecords);
+        return None;
+    };
+    count(Counter::Written);
+    Some(entry)
 }
 
 /// Who did what, where it was seen, and what the tables were.
@@ -87,10 +99,7 @@ fn write(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision, told: &Told)
             count(Counter::ReadErrors);
         }
     }
-    let Some(mut entry) = EVENTS.reserve_untyped::<VerdictRecord>(0) else {
-        count(Counter::LostRecords);
-        return;
-    };
+    let Some(mut entry) = begin_record::<VerdictRecord>() else { return };
     let record = entry.as_mut_ptr();
     // SAFETY: reserved memory of this size, every member of which is written here; one by one,
     // since the whole would not fit on the stack beside the caller's.

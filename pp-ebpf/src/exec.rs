@@ -16,10 +16,10 @@ use pp_common::{
 };
 
 use crate::{
-    event::{count, now_ns},
+    event::{begin_record, count, now_ns},
     identity::{Match, identify},
     kernel::{current_task, offset, read, start_ns},
-    maps::{EVENTS, EXEC_INPUT, ExecInput, TASKS},
+    maps::{EXEC_INPUT, ExecInput, TASKS},
     mark::{current, current_tgid},
     tasks::{FIRST_MARK, insert, kill_current, task_record},
     tools::tool_rule,
@@ -142,10 +142,7 @@ fn argv(task: u64) -> Option<(u64, u64)> {
 
 #[inline(always)]
 fn exec_record(kind: u32, mark: &TaskMark, input: &ExecInput, rule: u32) {
-    let Some(mut entry) = EVENTS.reserve_untyped::<ExecRecord>(0) else {
-        count(Counter::LostRecords);
-        return;
-    };
+    let Some(mut entry) = begin_record::<ExecRecord>() else { return };
     let parent = read::<u64>(current_task(), offset!(task_real_parent)).and_then(|parent| read::<u32>(parent, offset!(task_tgid)));
     let record = entry.as_mut_ptr();
     // SAFETY: reserved memory of this size; every member is written before it is submitted.

@@ -14,9 +14,9 @@ use pp_common::{
 };
 
 use crate::{
-    event::{count, now_ns},
+    event::{begin_record, count, now_ns},
     kernel::{current_task, offset, read},
-    maps::{EVENTS, GUARDED, NAMES, REPEATS, WATCH},
+    maps::{GUARDED, NAMES, REPEATS, WATCH},
     mark::current_tgid,
 };
 
@@ -319,10 +319,7 @@ pub(crate) fn report<const WORDS: usize>(
             count(Counter::ReadErrors);
         }
     }
-    let Some(mut entry) = EVENTS.reserve_untyped::<GuardRecord>(0) else {
-        count(Counter::LostRecords);
-        return;
-    };
+    let Some(mut entry) = begin_record::<GuardRecord>() else { return };
     let record = entry.as_mut_ptr();
     // SAFETY: reserved memory of this size, every member of which is written here.
     unsafe {

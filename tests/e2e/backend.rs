@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use pp_tests::agent::Daemon;
 use pp_tests::attack;
 use pp_tests::harness::{By, Refusal};
-use pp_tests::lab::{PLC, UDP};
+use pp_tests::lab::{PLC, PLC_V6, UDP, UDP_V6};
 use pp_tests::policy::AGENT;
 
 use crate::world::{World, skip, tests};
@@ -33,9 +33,12 @@ fn refused_first(daemon: &Daemon, backend: &str) -> Result<()> {
         ensure!(event["hook"] == hook.as_str(), "{hook} did not refuse it: {event}");
         Ok(())
     };
-    refused_at(attack::tcp(daemon.lab(), PLC), "connect", "socket_connect")?;
-    let datagram = attack::workload(daemon.lab(), &["try", "udp-sendto", &UDP.to_string()], UDP);
-    refused_at(datagram, "sendmsg", "socket_sendmsg")
+    for (stream, datagram) in [(PLC, UDP), (PLC_V6, UDP_V6)] {
+        refused_at(attack::tcp(daemon.lab(), stream), "connect", "socket_connect")?;
+        let datagram = attack::workload(daemon.lab(), &["try", "udp-sendto", &datagram.to_string()], datagram);
+        refused_at(datagram, "sendmsg", "socket_sendmsg")?;
+    }
+    Ok(())
 }
 
 fn status_says_why_each_backend_is_or_is_not_in_use(world: &mut World) -> Result<()> {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, ensure};
 use pp_tests::agent::Daemon;
 use pp_tests::harness::{By, catch_up, is_verdict};
-use pp_tests::lab::{FTP, Journal, OFFICE};
+use pp_tests::lab::{FTP, Journal, OFFICE, OFFICE_V6};
 use pp_tests::paths;
 use pp_tests::policy::{AGENT, Policy};
 use serde_json::Value;
@@ -16,6 +16,7 @@ use crate::world::{World, tests};
 tests![
     raw_syn_packets_stop_at_the_number_of_ports,
     sweep_of_one_port_stops_at_the_number_of_hosts,
+    sweep_over_ipv6_stops_at_the_number_of_hosts,
     process_for_each_attempt_changes_nothing,
     diagonal_scan_stops_at_the_number_of_pairs,
     datagrams_and_pings_count_and_udp_connects_do_not,
@@ -58,7 +59,7 @@ pub(crate) fn arrivals(journal: &Journal) -> (Arrivals, Arrivals) {
     let (mut pairs, mut flows) = (Arrivals::new(), Arrivals::new());
     for packet in journal.new_packets() {
         let host = packet.destination.ip().to_string();
-        if host.starts_with(OFFICE) {
+        if host.starts_with(OFFICE) || host.starts_with(OFFICE_V6) {
             let port = u64::from(packet.destination.port());
             pairs.entry((host.clone(), packet.protocol, port)).or_insert(packet.at_ms);
             flows.entry((host, port, packet.source.port().into())).or_insert(packet.at_ms);
@@ -76,8 +77,8 @@ pub(crate) fn run(daemon: &Daemon, by: &By, words: &[String]) -> Result<Run> {
     catch_up(daemon.lab())?;
     // The event of a session that began later would come behind any verdict of this one.
     let _later = By::run(AGENT).run_words(daemon, &["/bin/true".into()])?.success()?;
-    let started = |event: &Value| event["kind"] == "session_end";
-    let _end = daemon.events().wait_since(mark, "the end of a session", started);
+    let ended = |event: &Value| event["kind"] == "session_end";
+    let _end = daemon.events().wait_since(mark, "the end of a session", ended)?;
     let mut events = daemon.events().since(mark);
     let sessions: Vec<Value> =
         events.iter().filter(|event| event["kind"] == "session_start").map(|event| event["session"].clone()).collect();
@@ -125,6 +126,17 @@ fn sweep_of_one_port_stops_at_the_number_of_hosts(world: &mut World) -> Result<(
     // Fifty at a time: the number holds however many race for it.
     let event = stopped_at(daemon, &reach(daemon, "tcp", 50, &["10.50.1.[1-200]:8080"])?, "scan_hosts", 25, 200)?;
     ensure!(event["exempt"].as_str().is_some_and(|line| line.starts_with("exempt = [\"10.50.1.") && line.ends_with(":8080\"]")), "{event}");
+    Ok(())
+}
+
+fn sweep_over_ipv6_stops_at_the_number_of_hosts(world: &mut World) -> Result<()> {
+    let daemon = world.daemon()?;
+    let script = "for i in $(seq 1 60); do (exec 3<>/dev/tcp/fd00:50::$i/8080) 2>/dev/null; done; true";
+    let event = stopped_at(daemon, &["/bin/bash", "-c", script].map(str::to_owned), "scan_hosts", 25, 60)?;
+    ensure!(
+        event["hook"] == "connect" && event["destination"]["address"].as_str().is_some_and(|host| host.starts_with("fd00:50::")),
+        "{event}"
+    );
     Ok(())
 }
 

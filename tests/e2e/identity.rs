@@ -8,7 +8,7 @@ use nix::libc;
 use nix::sys::signal::Signal;
 use pp_tests::agent::Daemon;
 use pp_tests::attack::{self, Answer, Attempt};
-use pp_tests::harness::{By, Quiet, Refusal, is_block, is_verdict};
+use pp_tests::harness::{self, By, Quiet, Refusal, is_block, is_verdict};
 use pp_tests::lab::{GATEWAY, Lab, OPCUA, PLC, STRAY_OTHER, fresh_target, is_emulated};
 use pp_tests::policy::{AGENT, OTHER_AGENT, Policy};
 use pp_tests::{paths, wait};
@@ -22,6 +22,7 @@ tests![
     real_tools_started_by_an_agents_program_are_refused,
     process_that_was_adopted_is_refused,
     descendants_are_refused_whatever_they_become,
+    process_id_that_an_agent_had_makes_nobody_an_agent,
     daemonized_descendant_is_refused,
     first_mark_wins,
     run_inside_a_session_is_refused,
@@ -196,6 +197,42 @@ fn events_arrive_soon(world: &mut World) -> Result<()> {
     delays.sort_unstable();
     let median = delays[delays.len() / 2];
     ensure!(median < bound_ms, "median {median} ms of {}, slowest {:?}", delays.len(), delays.last());
+    Ok(())
+}
+
+/// The id of a process that was run so and has ended.
+fn ended(daemon: &Daemon, by: &By) -> Result<String> {
+    let output = by.run_words(daemon, &["/bin/sh", "-c", "echo $$"].map(str::to_owned))?.success()?;
+    Ok(output.stdout.lines().next().context("no process id")?.to_owned())
+}
+
+fn process_id_that_an_agent_had_makes_nobody_an_agent(world: &mut World) -> Result<()> {
+    let daemon = world.daemon()?;
+    let mut arrived = Vec::new();
+    for (before, now, refused) in [(By::run(AGENT), By::Nobody, false), (By::Nobody, By::run(AGENT), true)] {
+        let target = fresh_target();
+        let attempt = attack::tcp(daemon.lab(), target);
+        let with_id = |pid: &str| -> Result<pp_tests::run::Output> {
+            let words = attack::workload(daemon.lab(), &["become", "numbered", "--pid", pid, "--"], target).words;
+            now.run_words(daemon, &[words, attempt.words.clone()].concat())
+        };
+        harness::catch_up(daemon.lab())?;
+        let (plant, mark) = (daemon.lab().plant().from_now(), daemon.events().mark());
+        // Another process may have got the id meanwhile.
+        let output = wait::until("a process id that is free again", wait::SOON, || {
+            let output = ended(daemon, &before).and_then(|pid| with_id(&pid));
+            output.map(|output| (!output.stderr.contains("clone3")).then_some(output)).transpose()
+        })??;
+        let answer = (attempt.read)(&output)?;
+        ensure!(answer == if refused { Answer::Refused(libc::EPERM) } else { Answer::Delivered }, "{before:?}, then {now:?}: {answer:?}");
+        harness::catch_up(daemon.lab())?;
+        arrived.push(!plant.packets_to(target).is_empty());
+        if refused {
+            let event = daemon.events().wait_since(mark, "its event", |event| is_block(event, target))?;
+            ensure!(event["agent"] == AGENT, "{event}");
+        }
+    }
+    ensure!(arrived == [true, false], "{arrived:?}");
     Ok(())
 }
 

@@ -16,6 +16,7 @@ use pp_tests::run;
 use pp_tests::wait;
 use serde_json::{Value, json};
 
+use crate::behaviour::reach;
 use crate::receipts::plc;
 use crate::world::{World, skip, tests};
 
@@ -26,6 +27,7 @@ tests![
     budget_is_counted_once_across_restarts,
     budget_whose_count_is_lost_is_over,
     receipts_revocations_and_event_ids_survive_a_restart,
+    what_a_killed_daemon_had_not_stored_is_told,
     bad_policy_at_start_leaves_the_last_good_one_in_force,
     upgrade_to_another_abi_opens_nothing,
     agents_that_start_during_an_upgrade_are_agents,
@@ -204,6 +206,33 @@ fn ids(body: &Value) -> Vec<u64> {
 
 fn last_id(body: &Value) -> Result<u64> {
     ids(body).into_iter().max().with_context(|| format!("no event has an id: {body}"))
+}
+
+fn what_a_killed_daemon_had_not_stored_is_told(world: &mut World) -> Result<()> {
+    const REFUSED: u64 = 400;
+    let mut daemon = own(world)?;
+    let mark = daemon.events().mark();
+    let words = reach(&daemon, "tcp", 1, &[&format!("10.20.64.1:1-{REFUSED}")])?;
+    let answer = By::run(AGENT).run_words(&daemon, &words)?.json()?;
+    ensure!(answer["refused"] == REFUSED, "{answer}");
+    let is_refusal = |event: &Value| event["kind"] == "verdict" && event["destination"]["address"] == "10.20.64.1";
+    let told = |daemon: &Daemon| daemon.events().since(mark).iter().filter(|event| is_refusal(event)).count() as u64;
+    wait::until_true("every refusal's event", wait::SOON, || told(&daemon) == REFUSED)?;
+    // What was told in the last two seconds is not on the disk yet.
+    daemon.crash()?;
+    daemon.spawn()?;
+    let count = || -> Result<(u64, u64)> {
+        let body = daemon.client()?.get("/v1/events")?.body;
+        let events: Vec<Value> = body.as_str().unwrap_or_default().lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let lost = events.iter().filter(|event| event["kind"] == "lost").filter_map(|event| event["count"].as_u64()).sum();
+        Ok((events.iter().filter(|event| is_refusal(event)).count() as u64, lost))
+    };
+    wait::until_true("its refusals, stored or counted", wait::SOON, || count().is_ok_and(|(stored, lost)| stored + lost >= REFUSED))
+        .with_context(|| format!("stored and lost: {:?}", count()))?;
+    // A session's begin and end, and a canary's attempts, are records too.
+    let (stored, lost) = count()?;
+    ensure!(stored + lost <= REFUSED + 20, "{stored} stored, {lost} told as lost, {REFUSED} refused");
+    Ok(())
 }
 
 fn bad_policy_at_start_leaves_the_last_good_one_in_force(world: &mut World) -> Result<()> {

@@ -22,6 +22,7 @@ tests![
     hook_that_was_given_another_program_is_put_back_within_a_period,
     pin_that_was_removed_is_put_back_within_a_period,
     pin_of_a_table_that_was_removed_is_put_back_within_a_period,
+    every_hook_that_this_kernel_takes_is_in_place,
     program_behind_ours_is_told_once,
     status_has_an_exit_code_for_the_posture_that_is_required,
     metrics_carry_posture_gaps_and_what_the_canary_found,
@@ -148,6 +149,15 @@ fn metrics_carry_posture_gaps_and_what_the_canary_found(world: &mut World) -> Re
     for line in lines {
         ensure!(metrics.lines().any(|found| found == line), "{line}: not in\n{metrics}");
     }
+    Ok(())
+}
+
+fn every_hook_that_this_kernel_takes_is_in_place(world: &mut World) -> Result<()> {
+    let status = world.daemon()?.client()?.status()?;
+    let hooks = &status["watch"]["hooks"];
+    ensure!(hooks["missing"] == serde_json::json!([]) && status["posture"] != "degraded", "{status}");
+    // Nine programs hang with every backend, and one that marks what begins.
+    ensure!(hooks["watched"].as_u64().is_some_and(|number| number >= 10), "{hooks}");
     Ok(())
 }
 

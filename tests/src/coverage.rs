@@ -287,6 +287,7 @@ pub static TABLE: &[Line] = &[
     elsewhere("exec as another agent's name", "v4", "identity::first_mark_wins"),
     elsewhere("pp-agent run inside a session", "v4", "identity::run_inside_a_session_is_refused"),
     elsewhere("first instruction of a static program", "v4", "identity::static_program_whose_first_instruction_connects_never_does"),
+    elsewhere("process id that nobody's process had before", "v4", "identity::process_id_that_an_agent_had_makes_nobody_an_agent"),
     elsewhere("process that ran before the daemon", "v4", "identity::process_that_ran_before_the_daemon_is_found_at_its_start"),
     elsewhere("TCP server on this host that acts for the caller", "all", "delegates::ports_of_this_host_are_refused_on_all_its_addresses"),
     beside(
@@ -377,6 +378,14 @@ static STATES: Mutex<BTreeMap<String, State>> = Mutex::new(BTreeMap::new());
 /// Notes what a row came to.
 pub fn note(line: &Line, state: State) {
     STATES.lock().unwrap_or_else(PoisonError::into_inner).insert(line.test(), state);
+}
+
+/// Does something of which nothing shall be noted.
+pub fn unnoted<T>(act: impl FnOnce() -> T) -> T {
+    let before = STATES.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let done = act();
+    *STATES.lock().unwrap_or_else(PoisonError::into_inner) = before;
+    done
 }
 
 /// The test that runs.

@@ -25,7 +25,7 @@ impl Daemon {
         problems.extend(inner.keyring_problem.clone());
         problems.extend(self.task_table_differs(&inner.config));
         problems.extend(inner.guard_problems.iter().cloned());
-        problems.extend(self.watch.problem());
+        problems.extend(self.watch.problems());
         if behind || inner.withheld {
             problems.push("the clock is behind the highest time seen: no receipt can be registered".to_owned());
         }

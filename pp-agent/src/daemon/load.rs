@@ -19,6 +19,7 @@ use crate::events::Kind;
 use crate::events::build::Builder;
 use crate::events::hub::Hub;
 use crate::events::store::Store;
+use crate::events::tally::Tally;
 use crate::kernel::{Gate, GateOptions, KernelError, host};
 use crate::keyring::{KeyFileError, Keyring};
 use crate::metrics::ControlCounters;
@@ -35,13 +36,15 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
     }
     make_state_dir(&args.state)?;
     let state = open_state(&args.state.join(STATE_FILE))?;
-    let store = Store::open(&args.state.join("events.redb"))?;
+    let boot_id = boot_id();
+    let store = Store::open(&args.state.join("events.redb"), &boot_id)?;
     let (config, origin) = first_policy(&args.policy, &state)?;
     let (keyring, keyring_problem) = read_keys(&args.keys);
     let options =
         GateOptions { bpffs: args.bpffs.clone(), cgroup: args.cgroup.clone(), max_tasks: config.max_tasks, without: args.without() };
     let gate = Gate::start(&options, adopt::mark_sockets_again)?;
-    let boot_id = boot_id();
+    // New tables count from zero.
+    let tally = Tally::new(if gate.fresh() { Some(0) } else { store.records() }, Instant::now());
     let now = Now::read();
     let highest_ms = state.highest_wall()?;
     let withheld = is_behind(now.wall_ms, highest_ms);
@@ -80,6 +83,7 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
         gate,
         state,
         hub: Hub::new(store, &host_name),
+        tally,
         counters: ControlCounters::default(),
         builder: Mutex::new(builder),
         inner: Mutex::new(inner),

@@ -29,6 +29,7 @@ use crate::config::Config;
 use crate::control::server;
 use crate::events::build::Builder;
 use crate::events::hub::Hub;
+use crate::events::tally::Tally;
 use crate::events::{Event, Kind};
 use crate::kernel::{Gate, canary, host};
 use crate::keyring::Keyring;
@@ -143,6 +144,8 @@ pub(crate) struct Daemon {
     /// A packet of an open TCP flow was refused: its program should hear of it.
     flow_refused: Notify,
     watch: posture::Watch,
+    /// Which of the kernel's records are accounted for.
+    tally: Tally,
     args: DaemonArgs,
     socket: PathBuf,
     /// Nobody is served here: the canary must not get this far.

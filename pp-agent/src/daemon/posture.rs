@@ -28,6 +28,8 @@ pub(super) struct Watch {
     runs: AtomicU64,
     mended: AtomicU64,
     beyond_repair: AtomicU64,
+    /// What was not in place at the start, though this kernel takes it.
+    missing: Mutex<Vec<String>>,
     /// What could not be put back at the last look.
     adrift: Mutex<BTreeSet<String>>,
     /// What canaries were refused has been told once; it would drown the rest.
@@ -50,8 +52,23 @@ impl Watch {
         self.findings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What the last look found and could not mend, for `status`.
-    pub(super) fn problem(&self) -> Option<String> {
+    fn missing(&self) -> Vec<String> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What was missing from the start, and what the last look found and could not mend, for `status`.
+    pub(super) fn problems(&self) -> impl Iterator<Item = String> {
+        let missing = self.missing();
+        let absent = (!missing.is_empty()).then(|| {
+            format!(
+                "not in place, though this kernel takes them: {}; restart the daemon, and report it if that changes nothing",
+                missing.join(", ")
+            )
+        });
+        absent.into_iter().chain(self.problem())
+    }
+
+    fn problem(&self) -> Option<String> {
         let adrift = self.adrift.lock().unwrap_or_else(PoisonError::into_inner).len();
         (adrift > 0).then(|| {
             format!(
@@ -74,6 +91,7 @@ impl Watch {
             "hooks": {
                 "watched": hooks.as_ref().map_or(0, Hooks::count),
                 "mended": self.mended.load(Ordering::Relaxed),
+                "missing": self.missing(),
                 "beyond_repair": self.beyond_repair.load(Ordering::Relaxed),
                 "foreign": hooks.as_ref().map_or(0, Hooks::foreign_count),
             },
@@ -113,7 +131,14 @@ impl Daemon {
     /// Notes the hooks as they are now, in place and seen to refuse.
     pub(super) fn begin_watch(&self) {
         match Hooks::note(&self.args.bpffs, self.cgroup_root.as_deref()) {
-            Ok(hooks) => *self.watch.hooks.lock().unwrap_or_else(PoisonError::into_inner) = Some(hooks),
+            Ok(hooks) => {
+                let missing: Vec<String> = self.gate.expected_hooks().into_iter().filter(|name| !hooks.has(name)).collect();
+                if !missing.is_empty() {
+                    tracing::error!("hooks that are not in place: {}", missing.join(", "));
+                }
+                *self.watch.missing.lock().unwrap_or_else(PoisonError::into_inner) = missing;
+                *self.watch.hooks.lock().unwrap_or_else(PoisonError::into_inner) = Some(hooks);
+            }
             Err(error) => tracing::error!("hooks: they cannot be watched: {error}"),
         }
         self.watch.told.store(true, Ordering::Relaxed);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use pp_common::abi::Counter;
 use pp_common::decide::{Attempt, Kind as AttemptKind, Reason, Subject, Verdict, transport};
 use pp_common::record::{Hook, VerdictRecord};
 
@@ -15,7 +16,8 @@ use crate::kernel::Records;
 /// Reads records until the daemon stops.
 pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
     loop {
-        let bytes = records.next().await;
+        let bytes = records.next(|| daemon.tally.idle(|| daemon.counter(Counter::Written))).await;
+        let read = daemon.tally.read();
         let Some(mut record) = Record::from_bytes(&bytes) else {
             tracing::error!("ring buffer: {} bytes that are no record of this build", bytes.len());
             continue;
@@ -27,7 +29,13 @@ pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
             }
         }
         let event = daemon.builder().build(&record, Now::read());
-        if let Some(mut event) = event.filter(|event| event.kind != Kind::Canary || daemon.watch.tells_canaries()) {
+        let Some(mut event) = event.filter(|event| event.kind != Kind::Canary || daemon.watch.tells_canaries()) else {
+            if let Some(read) = read {
+                daemon.hub.read(read);
+            }
+            continue;
+        };
+        {
             if let Record::Verdict(verdict) = &record {
                 event.budget = daemon.usage(verdict.serial);
                 if let Some(budget) = &event.budget {
@@ -37,7 +45,7 @@ pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
                     behaviour::describe(&mut event, verdict, daemon.gate.history(verdict.header.session).as_deref());
                 }
             }
-            daemon.hub.publish(event);
+            daemon.hub.publish_read(event, read);
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pp_common::abi::{Counter, REPEAT_WINDOW_NS, RepeatKey};
 use pp_common::behaviour::{MAX_SESSIONS, Rule};
@@ -102,18 +102,19 @@ pub(super) async fn refused_flows(daemon: Arc<Daemon>) {
 }
 
 impl Daemon {
-    fn lost_records(&self) -> u64 {
+    /// One of the kernel's counters; `None` where they cannot be read.
+    pub(super) fn counter(&self, counter: Counter) -> Option<u64> {
         match self.gate.counters() {
-            Ok(counters) => counters.get(Counter::LostRecords as usize).copied().unwrap_or(0),
+            Ok(counters) => counters.get(counter as usize).copied(),
             Err(error) => {
                 tracing::error!("{error}");
-                0
+                None
             }
         }
     }
 
     fn tell_losses(&self, told: &mut u64) {
-        let lost = self.lost_records();
+        let lost = self.counter(Counter::LostRecords).unwrap_or(*told);
         let now = Now::read();
         if lost > *told {
             self.hub.publish_lost(lost - *told, "the kernel's ring buffer was full", now.wall_ms);
@@ -122,6 +123,10 @@ impl Daemon {
             }
         }
         *told = lost;
+        if let Some(unstored) = self.tally.lost(Instant::now()) {
+            let what = "the daemon before this one ended without storing what it had read; records that make no event are among them";
+            self.hub.publish_lost(unstored, what, now.wall_ms);
+        }
         let unstored = self.hub.take_unstored();
         if unstored > 0 {
             self.hub.publish_lost(unstored, "events that were told but could not be stored", now.wall_ms);

@@ -76,7 +76,12 @@ impl Hub {
     }
 
     /// Numbers the event and tells everyone. Returns it as told.
-    pub fn publish(&self, mut event: Event) -> Arc<Event> {
+    pub fn publish(&self, event: Event) -> Arc<Event> {
+        self.publish_read(event, None)
+    }
+
+    /// The same for an event of a record: so many are accounted for once it is stored.
+    pub fn publish_read(&self, mut event: Event, records: Option<u64>) -> Arc<Event> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         event.id = inner.next_id;
         inner.next_id += 1;
@@ -84,11 +89,16 @@ impl Hub {
             event.request = Some(format!("pp-agent receipt request --from-event {}", event.id));
         }
         let event = Arc::new(event);
-        self.store.put(Arc::clone(&event));
+        self.store.put(Arc::clone(&event), records);
         inner.followers.retain(|follower| follower.send(&event));
         drop(inner);
         crate::journal::tell(&event);
         event
+    }
+
+    /// So many records are accounted for, the last of which made no event.
+    pub fn read(&self, records: u64) {
+        self.store.read(records);
     }
 
     /// Tells that events are missing.
@@ -177,7 +187,7 @@ mod tests {
 
     fn hub() -> (tempfile::TempDir, Hub) {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("events.redb")).unwrap();
+        let store = Store::open(&dir.path().join("events.redb"), "boot").unwrap();
         (dir, Hub::new(store, "h"))
     }
 

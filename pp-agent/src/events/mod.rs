@@ -11,6 +11,7 @@ pub mod mask;
 pub mod procs;
 pub mod record;
 pub mod store;
+pub mod tally;
 
 use serde::{Deserialize, Serialize};
 

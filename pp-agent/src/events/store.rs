@@ -3,13 +3,15 @@
 //! Events are no security state: what cannot be written is counted and told,
 //! and a file that cannot be read is set aside.
 
+use std::hash::BuildHasher as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use foldhash::fast::FixedState;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::{Event, Filter};
@@ -28,6 +30,9 @@ const ID_RESERVE: u64 = 100_000;
 const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const NEXT_ID: &str = "next_id";
+/// The records of the kernel that are accounted for, and the boot that they are of.
+const RECORDS: &str = "records";
+const RECORDS_BOOT: &str = "records_boot";
 
 /// Why events could not be stored or read.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +51,10 @@ pub enum StoreError {
 }
 
 enum Work {
-    Event(Arc<Event>),
+    /// With how many records are accounted for once it is stored, where it comes of one.
+    Event(Arc<Event>, Option<u64>),
+    /// So many are accounted for; the last of them made no event.
+    Read(u64),
     Flush(SyncSender<()>),
     Stop,
 }
@@ -58,6 +66,7 @@ pub struct Store {
     work: SyncSender<Work>,
     writer: Mutex<Option<JoinHandle<()>>>,
     first_id: u64,
+    records: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -67,26 +76,30 @@ struct Shared {
     lost: AtomicU64,
     /// The last commit failed.
     failing: AtomicBool,
+    /// What stands for this boot.
+    boot: u64,
 }
 
 impl Store {
-    /// Opens the file or makes it; a damaged one is renamed to `*.damaged`.
+    /// Opens the file or makes it; a damaged one is renamed to `*.damaged`. `boot_id`: of the kernel whose records are counted.
     ///
     /// # Errors
     /// When not even a new file can be made.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
+    pub fn open(path: &Path, boot_id: &str) -> Result<Self, StoreError> {
         let (database, damaged) = open_or_set_aside(path)?;
         let shared = Arc::new(Shared {
             path: path.to_owned(),
             database: Mutex::new(Some(Arc::new(database))),
             lost: AtomicU64::new(0),
             failing: AtomicBool::new(false),
+            boot: FixedState::default().hash_one(boot_id),
         });
         // No count of events reaches the milliseconds since 1970, so ids stay
         // above those of a file that was set aside.
         let floor = if damaged { u64::try_from(crate::clock::Now::read().wall_ms).unwrap_or(1) } else { 1 };
         let first_id = shared.next_id()?.max(floor);
         shared.reserve(first_id.saturating_add(ID_RESERVE))?;
+        let records = shared.records()?;
         let (work, queue) = sync_channel(MAX_WAITING);
         let writer = std::thread::Builder::new()
             .name("events".to_owned())
@@ -95,7 +108,7 @@ impl Store {
                 move || write_all(&shared, &queue, first_id.saturating_add(ID_RESERVE))
             })
             .map_err(|source| shared.error(redb::Error::Io(source)))?;
-        Ok(Self { shared, work, writer: Mutex::new(Some(writer)), first_id })
+        Ok(Self { shared, work, writer: Mutex::new(Some(writer)), first_id, records })
     }
 
     /// The id for the first event of this run.
@@ -104,9 +117,22 @@ impl Store {
         self.first_id
     }
 
-    /// Hands an event to the writer; one that finds no room is counted lost.
-    pub fn put(&self, event: Arc<Event>) {
-        match self.work.try_send(Work::Event(event)) {
+    /// How many records of this boot were accounted for when this was opened; `None` where none was.
+    #[must_use]
+    pub fn records(&self) -> Option<u64> {
+        self.records
+    }
+
+    /// So many records are accounted for, the last without an event. Where the queue is full the next one says more.
+    pub fn read(&self, records: u64) {
+        if self.work.try_send(Work::Read(records)).is_err() {
+            tracing::debug!("events: the writer is busy");
+        }
+    }
+
+    /// Hands an event to the writer, with how many records are accounted for once it is stored; one that finds no room is counted lost.
+    pub fn put(&self, event: Arc<Event>, records: Option<u64>) {
+        match self.work.try_send(Work::Event(event, records)) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 self.shared.lost.fetch_add(1, Ordering::Relaxed);
@@ -249,6 +275,17 @@ impl Shared {
         read().map_err(|source| self.error(source))
     }
 
+    fn records(&self) -> Result<Option<u64>, StoreError> {
+        let database = self.open()?;
+        let read = || -> Result<Option<u64>, redb::Error> {
+            let write = database.begin_write()?;
+            let meta = write.open_table(META)?;
+            let of_this_boot = meta.get(RECORDS_BOOT)?.is_some_and(|boot| boot.value() == self.boot);
+            Ok(meta.get(RECORDS)?.map(|records| records.value()).filter(|_| of_this_boot))
+        };
+        read().map_err(|source| self.error(source))
+    }
+
     fn reserve(&self, next_id: u64) -> Result<(), StoreError> {
         let database = self.open()?;
         let write = || -> Result<(), redb::Error> {
@@ -260,7 +297,7 @@ impl Shared {
         write().map_err(|source| self.error(source))
     }
 
-    fn commit(&self, batch: &[Arc<Event>], sync: bool, reserve: Option<u64>) -> Result<(), StoreError> {
+    fn commit(&self, batch: &[Arc<Event>], sync: bool, reserve: Option<u64>, records: Option<u64>) -> Result<(), StoreError> {
         let database = self.open()?;
         let write = || -> Result<(), redb::Error> {
             let mut write = database.begin_write()?;
@@ -279,8 +316,13 @@ impl Shared {
                     };
                     events.remove(oldest)?;
                 }
+                let mut meta = write.open_table(META)?;
                 if let Some(next_id) = reserve {
-                    write.open_table(META)?.insert(NEXT_ID, next_id)?;
+                    meta.insert(NEXT_ID, next_id)?;
+                }
+                if let Some(records) = records {
+                    meta.insert(RECORDS, records)?;
+                    meta.insert(RECORDS_BOOT, self.boot)?;
                 }
             }
             write.commit()?;
@@ -319,22 +361,30 @@ fn write_all(shared: &Shared, queue: &Receiver<Work>, reserved: u64) {
     let mut batch: Vec<Arc<Event>> = Vec::new();
     let mut synced = Instant::now();
     let mut dirty = false;
+    let mut records = None;
     loop {
         let mut flush = None;
         let mut stop = false;
-        match queue.recv_timeout(SYNC_EVERY) {
-            Ok(Work::Event(event)) => batch.push(event),
-            Ok(Work::Flush(done)) => flush = Some(done),
-            Ok(Work::Stop) => stop = true,
-            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
-            Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => stop = true,
-        }
-        while batch.len() < MAX_BATCH && flush.is_none() && !stop {
-            match queue.try_recv() {
-                Ok(Work::Event(event)) => batch.push(event),
-                Ok(Work::Flush(done)) => flush = Some(done),
-                Ok(Work::Stop) => stop = true,
-                Err(_) => break,
+        let mut next = match queue.recv_timeout(SYNC_EVERY) {
+            Ok(work) => Some(work),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(Work::Stop),
+        };
+        while let Some(work) = next.take() {
+            match work {
+                Work::Event(event, read) => {
+                    batch.push(event);
+                    records = read.or(records);
+                }
+                Work::Read(read) => {
+                    records = Some(read);
+                    dirty = true;
+                }
+                Work::Flush(done) => flush = Some(done),
+                Work::Stop => stop = true,
+            }
+            if batch.len() < MAX_BATCH && flush.is_none() && !stop {
+                next = queue.try_recv().ok();
             }
         }
         let sync = stop || synced.elapsed() >= SYNC_EVERY;
@@ -342,11 +392,12 @@ fn write_all(shared: &Shared, queue: &Receiver<Work>, reserved: u64) {
             let newest = batch.last().map_or(0, |event| event.id);
             let reserve = (newest.saturating_add(ID_RESERVE / 2) > reserved).then(|| newest.saturating_add(ID_RESERVE));
             let sync = sync || reserve.is_some();
-            match shared.commit(&batch, sync, reserve) {
+            match shared.commit(&batch, sync, reserve, records) {
                 Ok(()) => {
                     shared.failing.store(false, Ordering::Relaxed);
                     reserved = reserve.unwrap_or(reserved);
                     dirty = !sync;
+                    records = None;
                 }
                 Err(error) => {
                     shared.failing.store(true, Ordering::Relaxed);

@@ -11,6 +11,7 @@ use pp_common::abi::{DFA_ACCEPT, DFA_CLASSES, DFA_DEAD};
 const MOST_EXPLORED: usize = 20_000;
 
 /// A finished table.
+#[derive(Clone)]
 pub(super) struct Automaton {
     pub(super) classes: [u8; 256],
     pub(super) rows: Vec<[u16; DFA_CLASSES]>,

@@ -34,7 +34,7 @@ impl Kind {
 }
 
 /// A rule of the automaton; its index is its place in the list.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rule {
     pub(super) kind: Kind,
     pub(super) target: NameId,

@@ -115,6 +115,12 @@ impl Hooks {
         self.hooks.len()
     }
 
+    /// Whether there is one of this name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.hooks.iter().any(|hook| hook.name == name)
+    }
+
     /// Looks at each, and puts back what is not as it was.
     pub fn mend(&mut self) -> Vec<Repair> {
         let mut repairs: Vec<Repair> = self.tables.iter().filter_map(Table::mend).collect();

@@ -172,6 +172,12 @@ impl Gate {
         Ok(findings)
     }
 
+    /// The programs that must hang with the backend in use, as their pins are called: all but what this kernel refused.
+    #[must_use]
+    pub fn expected_hooks(&self) -> Vec<String> {
+        programs::of(self.choice.backend).filter(|(program, _)| self.has(program.name)).map(|(_, stem)| stem).collect()
+    }
+
     /// This kernel refused no program of this name.
     #[must_use]
     pub fn has(&self, program: &str) -> bool {

@@ -135,3 +135,11 @@ pub(super) const REFUSING: [Program; 37] = [
 
 /// Attached when everything else is: from here on processes are marked.
 pub(super) const LAST: Program = tracepoint("pp_exec", "sched_process_exec");
+
+/// Every program that hangs with this backend beside the cgroup programs, or with those alone.
+pub(super) fn of(backend: Option<Backend>) -> impl Iterator<Item = (&'static Program, String)> {
+    let refusing =
+        REFUSING.iter().filter_map(move |program| backend.filter(|backend| program.serves(*backend)).map(|with| (program, with)));
+    let always = FIRST.iter().chain(std::iter::once(&LAST));
+    refusing.chain(always.map(|program| (program, Backend::Cgroup))).map(|(program, with)| (program, program.stem(with)))
+}

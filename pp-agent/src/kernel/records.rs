@@ -19,12 +19,13 @@ impl Records {
         Ok(Self { ring })
     }
 
-    /// The next record; waits for one.
-    pub async fn next(&mut self) -> Vec<u8> {
+    /// The next record; waits for one, and says so each time.
+    pub async fn next(&mut self, mut idle: impl FnMut()) -> Vec<u8> {
         loop {
             if let Some(record) = self.ring.get_mut().next() {
                 return record.to_vec();
             }
+            idle();
             match self.ring.readable_mut().await {
                 Ok(mut ready) => ready.clear_ready(),
                 Err(error) => {

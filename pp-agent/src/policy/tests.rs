@@ -201,8 +201,24 @@ fn tables_that_do_not_fit_are_refused_before_the_kernel_sees_them() {
     assert!(matches!(error, PolicyError::TableFull { table: "cgroups of agents", .. }), "{error}");
     let networks: Vec<String> = (0..=MAX_PLACES / 2).map(|n| format!("'10.{}.{}.{}/32'", n >> 16, n >> 8 & 255, n & 255)).collect();
     let text = format!("[[zone]]\nname = 'z'\nnetworks = [{}]", networks.join(","));
-    let error = compile(&self::config(&text), &[], &[], &[]).unwrap_err();
+    let mut config = self::config(&text);
+    let error = compile(&config, &[], &[], &[]).unwrap_err();
     assert!(matches!(error, PolicyError::TableFull { table: "zones and gateways", .. }), "{error}");
+    // A policy that is taken leaves room for every address that can come to the host.
+    config.zones[0].networks.truncate((MAX_PLACES / 2 - MAX_OWN) as usize);
+    let lasting = loop {
+        match compile(&config, &[], &[], &[]) {
+            Ok(tables) => break tables.places.len(),
+            Err(_) => config.zones[0].networks.pop(),
+        };
+    };
+    let address = |n: u32| {
+        let [.., high, low] = n.to_be_bytes();
+        Addr::v4([172, 16, high, low])
+    };
+    let own: Vec<Addr> = (0..=MAX_OWN).map(address).collect();
+    let places = compile(&config, &[], &[], &own).unwrap().places.len();
+    assert!(places == lasting + MAX_OWN as usize && places == (MAX_PLACES / 2) as usize, "{lasting}, then {places}");
 }
 
 #[test]

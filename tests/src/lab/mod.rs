@@ -108,6 +108,8 @@ pub const STRAY_PORT: u16 = 20_000;
 /// The office, as a network.
 const OFFICE_NETWORK: &str = "10.50.0.0/16";
 const OFFICE_NETWORK_V6: &str = "fd00:50::/64";
+/// How its addresses begin.
+pub const OFFICE_V6: &str = "fd00:50::";
 /// A second port on which all of those have a server.
 pub const OTHER_FRESH_PORT: u16 = 6503;
 

@@ -40,6 +40,8 @@ mod delegates;
 mod false_alarms;
 #[path = "../../../e2e/flows.rs"]
 mod flows;
+#[path = "../../../e2e/hooks.rs"]
+mod hooks;
 #[path = "../../../e2e/hunt.rs"]
 mod hunt;
 #[path = "../../../e2e/identity.rs"]
@@ -89,8 +91,8 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("lab", lab::TESTS),
     ("refusals", refusals::TESTS),
     ("ordinary", ordinary::TESTS),
-    ("backend", backend::TESTS),
     ("sockets", sockets::TESTS),
+    ("backend", backend::TESTS),
     ("tamper", tamper::TESTS),
     ("delegates", delegates::TESTS),
     ("confine", confine::TESTS),
@@ -112,6 +114,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("posture", posture::TESTS),
     ("lifetime", lifetime::TESTS),
     ("hunt", hunt::TESTS),
+    ("hooks", hooks::TESTS),
     ("attackers_real_time", attackers_real_time::TESTS),
 ];
 
@@ -233,6 +236,8 @@ fn runs(group: &str, options: &Options) -> bool {
         "packages" => !is_emulated(),
         // A test machine has no network that leads to a registry.
         "registries" => options.row == NATIVE,
+        // A daemon for each of some fifty programs.
+        "hooks" => options.soak,
         // A few hundred megabytes to install.
         "browser" => options.soak && options.row == NATIVE,
         _ => true,

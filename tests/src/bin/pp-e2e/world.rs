@@ -53,6 +53,8 @@ pub(crate) struct World {
     pub(crate) soak: bool,
     /// What the concurrency hunts start from.
     pub(crate) hunts: Hunts,
+    /// The program that daemons leave out.
+    without: Option<&'static str>,
 }
 
 /// What the concurrency hunts start from.
@@ -71,7 +73,7 @@ impl World {
     /// Builds the lab; `outside` is the network that this program left for it.
     pub(crate) fn build(soak: bool, hunts: Hunts, outside: Outside) -> Result<()> {
         let lab = Arc::new(Lab::start()?);
-        let world = Self { lab, outside: Arc::new(outside), shared: None, backend: None, sweep: None, soak, hunts };
+        let world = Self { lab, outside: Arc::new(outside), shared: None, backend: None, sweep: None, soak, hunts, without: None };
         *WORLD.lock().unwrap_or_else(PoisonError::into_inner) = Some(world);
         Ok(())
     }
@@ -123,7 +125,7 @@ impl World {
         if self.shared.as_ref().is_none_or(|(with, _)| *with != text) {
             // The last one ends first, since both would judge the same agents.
             self.shared = None;
-            let daemon = Daemon::start(&self.lab, policy)?;
+            let daemon = self.started(policy)?;
             self.backend = Some(daemon.backend()?);
             self.shared = Some((text, daemon));
         }
@@ -133,7 +135,7 @@ impl World {
     /// A daemon of the test's own; the shared one ends first, since both would judge the same agents.
     pub(crate) fn own(&mut self, policy: &Policy) -> Result<Daemon> {
         self.shared = None;
-        let daemon = Daemon::start(&self.lab, policy)?;
+        let daemon = self.started(policy)?;
         self.backend = Some(daemon.backend()?);
         Ok(daemon)
     }
@@ -147,7 +149,28 @@ impl World {
     /// A daemon of the test's own that is not started yet.
     pub(crate) fn prepared(&mut self, policy: &Policy) -> Result<Daemon> {
         self.shared = None;
-        Daemon::prepare(&self.lab, policy)
+        let mut daemon = Daemon::prepare(&self.lab, policy)?;
+        if let Some(program) = self.without {
+            daemon.add_arguments(&["--without-hook", program]);
+        }
+        Ok(daemon)
+    }
+
+    fn started(&mut self, policy: &Policy) -> Result<Daemon> {
+        if self.without.is_none() {
+            return Daemon::start(&self.lab, policy);
+        }
+        // It says of itself that it is degraded, which is not what the tests are asked about here.
+        let mut daemon = self.prepared(policy)?;
+        daemon.spawn()?;
+        Ok(daemon)
+    }
+
+    /// From now on daemons leave this program out, or none. What was found with the last one is forgotten.
+    pub(crate) fn leave_out(&mut self, program: Option<&'static str>) {
+        self.shared = None;
+        self.sweep = None;
+        self.without = program;
     }
 
     /// The backend that the canary found on this kernel.

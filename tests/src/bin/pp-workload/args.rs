@@ -146,6 +146,9 @@ pub(crate) enum Command {
         trick: Trick,
         #[arg(long)]
         cgroup: Option<PathBuf>,
+        /// The process id that `numbered` takes
+        #[arg(long)]
+        pid: Option<i32>,
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
@@ -242,6 +245,7 @@ pub(crate) enum Harm {
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Trick {
     Fork,
+    Numbered,
     Vfork,
     IntoCgroup,
     Sibling,

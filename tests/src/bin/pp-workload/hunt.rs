@@ -190,7 +190,7 @@ impl Hunt<'_> {
                     ForkResult::Parent { child } => waitpid(child, None).map(drop).map_err(Into::into),
                 }
             }
-            Way::Clone3 => match tricks::clone3(0, libc::SIGCHLD, None)? {
+            Way::Clone3 => match tricks::clone3(0, libc::SIGCHLD, None, None)? {
                 None => self.child("clone3", aim),
                 Some(child) => waitpid(child, None).map(drop).map_err(Into::into),
             },

@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         Command::Batch { list, here: true } => batch::run_here(&list),
         Command::Batch { list, here: false } => batch::run(&list),
         Command::LeaderGone { list } => tricks::leader_gone(list),
-        Command::Become { trick, cgroup, command } => tricks::run(trick, cgroup.as_deref(), &command),
+        Command::Become { trick, cgroup, pid, command } => tricks::run(trick, cgroup.as_deref(), pid, &command),
         Command::NewNetwork { target } => tricks::new_network(target),
         Command::HarmLink { pin, how } => undo::harm(&pin, how),
         Command::OverrideConnect { cgroup, only, to } => undo::run(&cgroup, only, to),

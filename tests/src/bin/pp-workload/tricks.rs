@@ -27,16 +27,17 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
 
 /// Becomes the command in that way. Returns only where the command is a child that has ended.
-pub(crate) fn run(trick: Trick, cgroup: Option<&Path>, command: &[String]) -> Result<()> {
+pub(crate) fn run(trick: Trick, cgroup: Option<&Path>, pid: Option<i32>, command: &[String]) -> Result<()> {
     match trick {
         Trick::Fork => in_child(forked()?, command),
+        Trick::Numbered => in_child(clone3(0, libc::SIGCHLD, None, Some(pid.context("no process id given")?))?, command),
         Trick::Vfork => vfork(command),
         Trick::IntoCgroup => {
             let cgroup = File::open(cgroup.context("no cgroup given")?)?;
-            in_child(clone3(CLONE_INTO_CGROUP, libc::SIGCHLD, Some(&cgroup))?, command)
+            in_child(clone3(CLONE_INTO_CGROUP, libc::SIGCHLD, Some(&cgroup), None)?, command)
         }
         // Nobody waits for a sibling: its answer is read from its output.
-        Trick::Sibling => match clone3(libc::CLONE_PARENT as u64, 0, None)? {
+        Trick::Sibling => match clone3(libc::CLONE_PARENT as u64, 0, None, None)? {
             None => launch::exec(command),
             Some(_) => Ok(()),
         },
@@ -95,8 +96,8 @@ fn vfork(command: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// A child by `clone3`; `None` in it.
-pub(crate) fn clone3(flags: u64, exit_signal: i32, cgroup: Option<&File>) -> Result<Option<Pid>> {
+/// A child by `clone3`, with this process id where one is given; `None` in it.
+pub(crate) fn clone3(flags: u64, exit_signal: i32, cgroup: Option<&File>, pid: Option<i32>) -> Result<Option<Pid>> {
     // SAFETY: plain numbers, all zero is a value.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.flags = flags;
@@ -104,7 +105,11 @@ pub(crate) fn clone3(flags: u64, exit_signal: i32, cgroup: Option<&File>) -> Res
     if let Some(cgroup) = cgroup {
         arguments.cgroup = u64::try_from(cgroup.as_raw_fd())?;
     }
-    // SAFETY: a valid structure of that size; without CLONE_VM the child has a copy of everything, as after fork.
+    if let Some(pid) = &pid {
+        arguments.set_tid = std::ptr::from_ref(pid) as u64;
+        arguments.set_tid_size = 1;
+    }
+    // SAFETY: a valid structure of that size, what it points to outlives the call; without CLONE_VM the child has a copy of everything, as after fork.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
     match pid {
         0 => Ok(None),

@@ -1,0 +1,161 @@
+//! What each hook is for: with any one of them left out of the daemon, tests fail that otherwise pass.
+
+use anyhow::{Context as _, Result, ensure};
+use pp_tests::coverage as table;
+
+use crate::coverage;
+use crate::world::{Skip, World, tests};
+
+tests![tests_fail_without_any_one_of_the_hooks];
+
+/// A program, and the tests of which at least one fails without it.
+struct Hook {
+    program: &'static str,
+    backends: &'static [&'static str],
+    tests: &'static [&'static str],
+}
+
+const ALL: &[&str] = &["cgroup", "lsm", "fmod_ret"];
+const ALONE: &[&str] = &["cgroup"];
+const BENEATH: &[&str] = &["lsm", "fmod_ret"];
+const LSM: &[&str] = &["lsm"];
+const FMOD: &[&str] = &["fmod_ret"];
+
+const fn hook(program: &'static str, backends: &'static [&'static str], tests: &'static [&'static str]) -> Hook {
+    Hook { program, backends, tests }
+}
+
+/// Fails without any of them: the daemon says which hook is not in place.
+const IN_PLACE: &str = "posture::every_hook_that_this_kernel_takes_is_in_place";
+
+const HOOKS: &[Hook] = &[
+    // A session's end is told when its last process ends.
+    hook("pp_exit", ALL, &["behaviour::sweep_of_one_port_stops_at_the_number_of_hosts"]),
+    hook("pp_fork", ALL, &["identity::descendants_are_refused_whatever_they_become"]),
+    hook("pp_exec", ALL, &["identity::real_tools_started_by_an_agents_program_are_refused"]),
+    hook("pp_sock_create", ALL, &["coverage::raw_socket_forged_header_v4_is_refused", "coverage::udp_lite_sendto_v4_is_refused", IN_PLACE]),
+    hook("pp_egress", ALL, &["sockets::dnat_into_a_zone_is_refused"]),
+    hook("pp_ingress", ALL, &["turns::flow_to_a_gateway_is_cut_after_exactly_its_turns"]),
+    hook("pp_connect4", ALL, &["behaviour::sweep_of_one_port_stops_at_the_number_of_hosts"]),
+    hook("pp_connect6", ALL, &["behaviour::sweep_over_ipv6_stops_at_the_number_of_hosts"]),
+    // Egress refuses in their place.
+    hook("pp_sendmsg4", ALONE, &["backend::programs_of_the_backend_refuse_first"]),
+    hook("pp_sendmsg6", ALONE, &["backend::programs_of_the_backend_refuse_first"]),
+    // The backend's own program refuses before these.
+    hook("pp_sendmsg4", BENEATH, &[IN_PLACE]),
+    hook("pp_sendmsg6", BENEATH, &[IN_PLACE]),
+    hook("pp_lsm_fork", BENEATH, &["bad_input::full_task_table_refuses_loudly", IN_PLACE]),
+    hook("pp_lsm_connect", LSM, &["backend::programs_of_the_backend_refuse_first"]),
+    hook("pp_lsm_sendmsg", LSM, &["backend::programs_of_the_backend_refuse_first"]),
+    hook("pp_lsm_create", BENEATH, &["coverage::af_packet_v4_is_refused"]),
+    hook(
+        "pp_lsm_receive",
+        LSM,
+        &["sockets::connected_socket_that_was_passed_in_cannot_be_written", "coverage::scm_rights_connected_tcp_send_v4_is_refused"],
+    ),
+    hook("pp_lsm_graft", LSM, &["sockets::client_of_an_agents_server_is_served_whatever_its_source_port", IN_PLACE]),
+    hook(
+        "pp_entry_connect",
+        FMOD,
+        &["backend::programs_of_the_backend_refuse_first", "sockets::socket_opened_before_the_mark_cannot_connect", IN_PLACE],
+    ),
+    hook(
+        "pp_entry_sendmsg",
+        FMOD,
+        &[
+            "sockets::connected_socket_that_was_inherited_cannot_be_written",
+            "sockets::udp_socket_opened_before_the_mark_cannot_send",
+            IN_PLACE,
+        ],
+    ),
+    hook(
+        "pp_entry_receive",
+        FMOD,
+        &["sockets::connected_socket_that_was_passed_in_cannot_be_written", "coverage::scm_rights_connected_tcp_send_v4_is_refused"],
+    ),
+    hook("pp_entry_graft", FMOD, &["sockets::client_of_an_agents_server_is_served_whatever_its_source_port", IN_PLACE]),
+    hook("pp_fmod_connect", FMOD, &["backend::programs_of_the_backend_refuse_first"]),
+    hook("pp_fmod_sendmsg", FMOD, &["backend::programs_of_the_backend_refuse_first"]),
+    hook("pp_lsm_kill", BENEATH, &["tamper::daemon_cannot_be_signalled"]),
+    hook("pp_lsm_fcntl", BENEATH, &["tamper::daemon_cannot_be_signalled"]),
+    hook("pp_lsm_ptrace", BENEATH, &["tamper::process_of_nobodys_session_cannot_be_taken_over"]),
+    hook("pp_lsm_bpf", BENEATH, &["tamper::bpf_is_closed"]),
+    hook("pp_lsm_umount", BENEATH, &["tamper::bpffs_cannot_be_unmounted_moved_or_covered"]),
+    hook("pp_lsm_mount", BENEATH, &["tamper::bpffs_cannot_be_unmounted_moved_or_covered"]),
+    hook("pp_lsm_move_mount", BENEATH, &["tamper::bpffs_cannot_be_unmounted_moved_or_covered", IN_PLACE]),
+    hook("pp_lsm_pivot", BENEATH, &["tamper::bpffs_cannot_be_unmounted_moved_or_covered", IN_PLACE]),
+    hook("pp_lsm_open", BENEATH, &["tamper::policy_keys_and_state_cannot_be_changed"]),
+    hook(
+        "pp_lsm_inode_create",
+        BENEATH,
+        &["tamper::files_that_act_later_cannot_be_changed", "tamper::policy_keys_and_state_cannot_be_changed"],
+    ),
+    hook("pp_lsm_mkdir", BENEATH, &["tamper::files_that_act_later_cannot_be_changed", "tamper::pins_cannot_be_removed_or_joined"]),
+    hook(
+        "pp_lsm_mknod",
+        BENEATH,
+        &[
+            "tamper::memory_disks_and_tun_cannot_be_opened",
+            "tamper::program_and_socket_cannot_be_replaced",
+            "tamper::files_that_act_later_cannot_be_changed",
+            IN_PLACE,
+        ],
+    ),
+    hook("pp_lsm_symlink", BENEATH, &["tamper::files_that_act_later_cannot_be_changed", "tamper::policy_keys_and_state_cannot_be_changed"]),
+    hook("pp_lsm_link", BENEATH, &["tamper::files_that_act_later_cannot_be_changed", "tamper::policy_keys_and_state_cannot_be_changed"]),
+    hook("pp_lsm_unlink", BENEATH, &["tamper::pins_cannot_be_removed_or_joined"]),
+    hook("pp_lsm_rmdir", BENEATH, &["tamper::pins_cannot_be_removed_or_joined", "tamper::policy_keys_and_state_cannot_be_changed"]),
+    hook("pp_lsm_truncate", BENEATH, &["tamper::policy_keys_and_state_cannot_be_changed"]),
+    hook("pp_lsm_chmod", BENEATH, &["tamper::policy_keys_and_state_cannot_be_changed"]),
+    hook("pp_lsm_chown", BENEATH, &["tamper::policy_keys_and_state_cannot_be_changed"]),
+    hook("pp_lsm_read_file", BENEATH, &["tamper::code_cannot_be_loaded_into_the_kernel"]),
+    hook("pp_lsm_load_data", BENEATH, &["tamper::code_cannot_be_loaded_into_the_kernel"]),
+    hook("pp_lsm_unix_connect", BENEATH, &["delegates::socket_at_dockers_path_is_refused_whatever_the_way_to_it"]),
+    hook("pp_lsm_unix_send", BENEATH, &["delegates::socket_that_policy_names_is_refused_and_one_it_allows_is_not"]),
+    hook("pp_lsm_rename", LSM, &["tamper::policy_keys_and_state_cannot_be_changed"]),
+    hook("pp_fmod_rename", FMOD, &["tamper::policy_keys_and_state_cannot_be_changed"]),
+];
+
+/// Runs the test of that name.
+fn run(world: &mut World, name: &str) -> Result<()> {
+    for (group, tests) in crate::GROUPS {
+        if let Some(test) = tests.iter().find(|test| name.split_once("::") == Some((group, test.name))) {
+            return (test.run)(world);
+        }
+    }
+    let line = coverage::own().find(|line| line.test() == name).with_context(|| format!("no test {name}"))?;
+    coverage::row(world, line)
+}
+
+/// The test of these that fails without the program, and how; `None`: all of them pass.
+fn missed(world: &mut World, hook: &Hook) -> Result<Option<String>> {
+    for name in hook.tests {
+        table::begin(name);
+        match run(world, name) {
+            Ok(()) => {}
+            Err(error) if error.downcast_ref::<Skip>().is_some() => {}
+            Err(error) => {
+                let text = format!("{error:#}");
+                ensure!(!text.contains("no test "), "{text}");
+                return Ok(Some(format!("{name}: {}", text.lines().next().unwrap_or_default())));
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn tests_fail_without_any_one_of_the_hooks(world: &mut World) -> Result<()> {
+    let backend = world.backend()?;
+    let mut idle = Vec::new();
+    for hook in HOOKS.iter().filter(|hook| hook.backends.contains(&backend.as_str())) {
+        world.leave_out(Some(hook.program));
+        let found = table::unnoted(|| missed(world, hook));
+        world.leave_out(None);
+        match found? {
+            Some(found) => eprintln!("without {}: {found}", hook.program),
+            None => idle.push(hook.program),
+        }
+    }
+    ensure!(idle.is_empty(), "every test passes without {idle:?}");
+    Ok(())
+}
