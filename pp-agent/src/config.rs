@@ -157,6 +157,14 @@ pub struct Authority {
     pub max_ttl: Duration,
 }
 
+#[cfg(test)]
+impl Config {
+    /// The policy that this text is.
+    pub(crate) fn of_text(text: &str) -> Self {
+        Self::from_sources(vec![Source { name: "policy.toml".to_owned(), text: text.to_owned() }]).expect("a policy")
+    }
+}
+
 impl Config {
     /// Reads the policy of this host. Without any file: [`Config::builtin`].
     ///

@@ -19,7 +19,7 @@ use crate::turns::Talk;
 /// else. `PP_ABI_VERSION` at build time overrides it, for the upgrade test.
 pub const ABI_VERSION: u32 = match option_env!("PP_ABI_VERSION") {
     Some(text) => parse_u32(text),
-    None => 1,
+    None => 2,
 };
 
 /// Identifies an agent, zone, gateway or service by its name: the first eight

@@ -31,8 +31,8 @@ pub struct InodeKey {
     pub ino: u64,
     /// `super_block.s_dev`.
     pub dev: u32,
-    /// Zero.
-    pub pad: u32,
+    /// One for a folder: on overlayfs files and folders are numbered apart.
+    pub folder: u32,
 }
 
 /// What is guarded about an inode.
@@ -362,6 +362,8 @@ const S_IFCHR: u16 = 0o020_000;
 const S_IFBLK: u16 = 0o060_000;
 /// A regular file in an inode's mode.
 pub const S_IFREG: u16 = 0o100_000;
+/// The same of a folder.
+pub const S_IFDIR: u16 = 0o040_000;
 
 /// The kind of file in an inode's mode.
 #[must_use]

@@ -8,7 +8,7 @@ use pp_common::{
     dest::Addr,
     protect::{
         GUARD_DEPTH, GUARD_LATER, GUARD_NAMES, GUARD_SELF, GuardHook, GuardOffsets, GuardRecord, InodeKey, NAME_WORDS, NameKey, Place,
-        TEXT_WORDS, Tamper, hash, is_login_file,
+        S_IFDIR, TEXT_WORDS, Tamper, file_type, hash, is_login_file,
     },
     record::kind,
 };
@@ -94,7 +94,7 @@ pub(crate) struct Object {
 }
 
 impl Object {
-    pub(crate) const NONE: Self = Self { key: InodeKey { ino: 0, dev: 0, pad: 0 }, target_tgid: 0, number: 0 };
+    pub(crate) const NONE: Self = Self { key: InodeKey { ino: 0, dev: 0, folder: 0 }, target_tgid: 0, number: 0 };
 
     #[inline(always)]
     pub(crate) const fn number(number: u32) -> Self {
@@ -117,7 +117,8 @@ pub(crate) struct Seen {
 #[inline(always)]
 pub(crate) fn inode(inode: u64) -> Option<(InodeKey, u32)> {
     let super_block: u64 = read(inode, at!(inode_i_sb))?;
-    let key = InodeKey { ino: read(inode, at!(inode_i_ino))?, dev: read(super_block, at!(super_s_dev))?, pad: 0 };
+    let folder = (file_type(read::<u16>(inode, at!(inode_i_mode))?) == S_IFDIR) as u32;
+    let key = InodeKey { ino: read(inode, at!(inode_i_ino))?, dev: read(super_block, at!(super_s_dev))?, folder };
     let Some(guard) = GUARDED.get_ptr(&key) else { return Some((key, 0)) };
     // SAFETY: a map value; it stays readable while this program runs.
     let (flags, generation) = unsafe { ((*guard).flags, (*guard).generation) };
@@ -130,9 +131,9 @@ pub(crate) fn inode(inode: u64) -> Option<(InodeKey, u32)> {
 #[inline(always)]
 pub(crate) fn look(dentry: u64, name: &mut Name) -> Option<Seen> {
     let node: u64 = read(dentry, at!(dentry_d_inode))?;
-    let (key, own) = if node == 0 { (InodeKey { ino: 0, dev: 0, pad: 0 }, 0) } else { inode(node)? };
+    let (key, own) = if node == 0 { (InodeKey { ino: 0, dev: 0, folder: 0 }, 0) } else { inode(node)? };
     let mut place = Place { own, parent: 0, above: 0, named: 0 };
-    let mut folder = InodeKey { ino: 0, dev: 0, pad: 0 };
+    let mut folder = InodeKey { ino: 0, dev: 0, folder: 0 };
     let mut folder_dentry = dentry;
     let mut at = dentry;
     for level in 0..GUARD_DEPTH {

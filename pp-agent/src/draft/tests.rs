@@ -1,36 +1,19 @@
 use super::*;
-use crate::config::Source;
 use crate::events::{Destination, Event, Usage};
 
 const ZONE: &str = "[[zone]]\nname = 'plant-7'\nnetworks = ['10.20.0.0/16']\n";
 const OFFICE: &str = "10.50.0.21";
 
-fn config(policy: &str) -> Config {
-    Config::from_sources(vec![Source { name: "draft".into(), text: policy.into() }]).unwrap()
-}
-
-/// An attempt as events tell it.
-fn event(verdict: &str, reason: &str, address: &str, port: u16) -> Event {
-    let mut event = Event::new(crate::events::Kind::Verdict, "eng-ws-12", 1_000);
-    event.verdict = Some(verdict.into());
-    event.reason = Some(reason.into());
-    event.agent = Some("claude-code".into());
-    event.session = Some("0000000000000abc".into());
-    event.pid = Some(42);
-    event.destination = Some(Destination { address: address.into(), port: Some(port), transport: "tcp".into() });
-    event
-}
-
 /// A behaviour rule's first refusal.
 fn tripped(reason: &str, port: u16, count: u64, window_s: u64) -> Event {
-    let mut event = event("block", reason, OFFICE, port);
+    let mut event = Event::of_attempt("block", reason, OFFICE, port);
     event.count = Some(count);
     event.window_s = Some(window_s);
     event
 }
 
 fn compared<T>(policy: &str, events: &[Event], look: impl Fn(&Comparison<'_>) -> T) -> T {
-    let config = config(policy);
+    let config = Config::of_text(policy);
     let mut comparison = Comparison::new(Draft::new(&config).unwrap());
     for event in events {
         comparison.take(event).unwrap();
@@ -50,7 +33,7 @@ fn change(policy: &str, events: &[Event]) -> (Change, &'static str) {
 
 #[test]
 fn attempt_that_was_observed_is_refused_once_the_draft_enforces() {
-    let seen = [event("observe", "no_receipt", "10.20.4.7", 8080)];
+    let seen = [Event::of_attempt("observe", "no_receipt", "10.20.4.7", 8080)];
     assert_eq!(change(ZONE, &seen), (Change::NewlyRefused, "no_receipt"));
     assert_eq!(change(&format!("mode = 'observe'\n{ZONE}"), &seen), (Change::LetThrough, "no_receipt"));
     assert_eq!(change("", &seen), (Change::NoLongerTold, "not_protected"));
@@ -58,25 +41,25 @@ fn attempt_that_was_observed_is_refused_once_the_draft_enforces() {
 
 #[test]
 fn attempt_that_was_refused_goes_through_where_the_draft_opens_it() {
-    let seen = [event("block", "no_receipt", "10.40.0.5", 502)];
+    let seen = [Event::of_attempt("block", "no_receipt", "10.40.0.5", 502)];
     assert_eq!(change("", &seen), (Change::Refused, "no_receipt"));
     assert_eq!(change("[services]\nexempt = ['10.40.0.5/32']", &seen), (Change::NewlyAllowed, "not_protected"));
     assert_eq!(change("[services]\nmode = 'observe'", &seen), (Change::NewlyAllowed, "no_receipt"));
     // The address that is really reached is what counts, as in the kernel.
-    let embedded = [event("block", "no_receipt", "64:ff9b::10.20.4.7", 9)];
+    let embedded = [Event::of_attempt("block", "no_receipt", "64:ff9b::10.20.4.7", 9)];
     assert_eq!(change(ZONE, &embedded), (Change::Refused, "no_receipt"));
 }
 
 #[test]
 fn packet_without_a_port_is_judged_by_its_address() {
-    let mut ping = event("observe", "no_receipt", "10.20.4.7", 0);
+    let mut ping = Event::of_attempt("observe", "no_receipt", "10.20.4.7", 0);
     ping.destination = Some(Destination { address: "10.20.4.7".into(), port: None, transport: "icmp".into() });
     assert_eq!(change(ZONE, &[ping]), (Change::NewlyRefused, "no_receipt"));
 }
 
 #[test]
 fn what_a_receipt_allowed_goes_on_unless_the_draft_makes_it_a_login() {
-    let mut allowed = event("allow", "receipt", "10.20.4.7", 8443);
+    let mut allowed = Event::of_attempt("allow", "receipt", "10.20.4.7", 8443);
     allowed.receipt = Some("r-1".into());
     allowed.budget = Some(Usage::default());
     let gateway = format!("{ZONE}[[gateway]]\nname = 'g'\naddress = '10.20.4.7'\n");
@@ -89,7 +72,7 @@ fn what_a_receipt_allowed_goes_on_unless_the_draft_makes_it_a_login() {
 
 #[test]
 fn behaviour_rules_are_judged_by_the_number_that_was_recorded() {
-    let seen = [tripped("spray_target", 21, 11, 60), event("block", "spray_target", OFFICE, 21)];
+    let seen = [tripped("spray_target", 21, 11, 60), Event::of_attempt("block", "spray_target", OFFICE, 21)];
     assert_eq!(change("", &seen), (Change::Refused, "spray_target"));
     assert_eq!(change("[behaviour]\ntarget_per_minute = 11", &seen), (Change::NewlyAllowed, "not_protected"));
     assert_eq!(change("[behaviour]\ntarget_per_half_hour = 60", &seen), (Change::Refused, "spray_target"));
@@ -115,7 +98,7 @@ fn behaviour_rules_are_judged_by_the_number_that_was_recorded() {
 
 #[test]
 fn blocked_pattern_without_its_first_event_is_not_judged() {
-    compared("", &[event("block", "spray_target", OFFICE, 21)], |comparison| {
+    compared("", &[Event::of_attempt("block", "spray_target", OFFICE, 21)], |comparison| {
         assert_eq!(comparison.to_json()["not_judged"][0]["what"], "pattern");
         assert!(comparison.notes().contains(&"no attempt was judged".to_owned()));
     });
@@ -123,7 +106,7 @@ fn blocked_pattern_without_its_first_event_is_not_judged() {
 
 #[test]
 fn kinds_of_sockets_follow_the_hosts_mode() {
-    let mut socket = event("observe", "socket_family", "10.0.0.1", 17);
+    let mut socket = Event::of_attempt("observe", "socket_family", "10.0.0.1", 17);
     socket.destination = None;
     assert_eq!(change("", &[socket.clone()]), (Change::NewlyRefused, "socket_family"));
     assert_eq!(change("mode = 'observe'", &[socket]), (Change::LetThrough, "socket_family"));
@@ -131,13 +114,13 @@ fn kinds_of_sockets_follow_the_hosts_mode() {
 
 #[test]
 fn what_an_event_does_not_say_is_counted_and_never_guessed() {
-    let mut delegate = event("block", "delegate", "10.0.0.1", 1);
+    let mut delegate = Event::of_attempt("block", "delegate", "10.0.0.1", 1);
     delegate.destination = None;
-    let mut nothing = event("block", "no_receipt", "10.0.0.1", 1);
+    let mut nothing = Event::of_attempt("block", "no_receipt", "10.0.0.1", 1);
     nothing.reason = None;
-    let flow = event("block", "turns_exhausted", "10.20.4.7", 443);
+    let flow = Event::of_attempt("block", "turns_exhausted", "10.20.4.7", 443);
     let tool = Event::new(crate::events::Kind::Exec, "h", 0);
-    let gate = event("block", "gate_error", "10.0.0.1", 1);
+    let gate = Event::of_attempt("block", "gate_error", "10.0.0.1", 1);
     let told = [delegate, nothing, flow, tool, gate, Event::new(crate::events::Kind::SessionStart, "h", 0)];
     compared(ZONE, &told, |comparison| {
         let json = comparison.to_json();
@@ -149,9 +132,9 @@ fn what_an_event_does_not_say_is_counted_and_never_guessed() {
 
 #[test]
 fn repeats_count_as_attempts_and_missing_events_are_told() {
-    let mut first = event("block", "no_receipt", "10.20.4.7", 502);
+    let mut first = Event::of_attempt("block", "no_receipt", "10.20.4.7", 502);
     first.repeats = 4;
-    let mut repeats = event("block", "no_receipt", "10.20.4.7", 502);
+    let mut repeats = Event::of_attempt("block", "no_receipt", "10.20.4.7", 502);
     repeats.pid = None;
     repeats.repeats = 7;
     let mut lost = Event::new(crate::events::Kind::Lost, "eng-ws-12", 0);
@@ -168,7 +151,7 @@ fn repeats_count_as_attempts_and_missing_events_are_told() {
 
 #[test]
 fn values_that_no_event_has_are_refused_by_name() {
-    let good = event("block", "no_receipt", "10.20.4.7", 502);
+    let good = Event::of_attempt("block", "no_receipt", "10.20.4.7", 502);
     let with = |change: fn(&mut Event)| {
         let mut event = good.clone();
         change(&mut event);

@@ -199,6 +199,21 @@ fn is_zero(value: &u64) -> bool {
     *value == 0
 }
 
+#[cfg(test)]
+impl Event {
+    /// The verdict of an attempt over TCP, as events tell it.
+    pub(crate) fn of_attempt(verdict: &str, reason: &str, address: &str, port: u16) -> Self {
+        let mut event = Self::new(Kind::Verdict, "eng-ws-12", 1_000);
+        event.verdict = Some(verdict.into());
+        event.reason = Some(reason.into());
+        event.agent = Some("claude-code".into());
+        event.session = Some("0000000000000abc".into());
+        event.pid = Some(42);
+        event.destination = Some(Destination { address: address.into(), port: Some(port), transport: "tcp".into() });
+        event
+    }
+}
+
 impl Event {
     /// An event of this kind that says nothing else yet; the hub gives the id.
     #[must_use]

@@ -137,10 +137,19 @@ impl Table {
         }
     }
 
+    /// On overlayfs files of two layers can have one number in the kernel, and are guarded alike, as the gate's own where one of them is.
     fn guard(&mut self, found: &Found, flags: u32) {
+        let is_own = |flags: u32| flags & (GUARD_SELF | GUARD_TREE | GUARD_FILES) != 0 && flags & GUARD_LATER == 0;
         let entry = self.guarded.entry(found.key).or_insert((0, found.generation));
+        let own = is_own(entry.0) || is_own(flags);
         entry.0 |= flags;
-        entry.1 = found.generation;
+        if own {
+            entry.0 &= !GUARD_LATER;
+        }
+        if entry.1 != found.generation {
+            // It fits any.
+            entry.1 = 0;
+        }
     }
 }
 
@@ -245,7 +254,7 @@ fn inode(devices: &Devices, path: &Path) -> Option<Found> {
     let dev = *devices.get(&found.stx_mnt_id)?;
     let is_folder = u32::from(found.stx_mode) & libc::S_IFMT == libc::S_IFDIR;
     let ino = if !is_folder && is_overlay(&name) { kernels_ino(path)? } else { found.stx_ino };
-    Some(Found { key: InodeKey { ino, dev, pad: 0 }, generation: generation(path), mount: found.stx_mnt_id })
+    Some(Found { key: InodeKey { ino, dev, folder: is_folder.into() }, generation: generation(path), mount: found.stx_mnt_id })
 }
 
 /// Overlayfs tells `stat` the number that a file has in the layer it lies in; to the kernel it has another, and the two
@@ -316,6 +325,23 @@ mod tests {
         assert_eq!(flags(Path::new("/")) & (GUARD_PATH | GUARD_MOUNT), GUARD_PATH | GUARD_MOUNT);
         let dir = inode(&devices, folder.path()).unwrap().key;
         assert_eq!(table.names[&NameKey { dir, hash: hash_name(b"keys.json") }], GUARD_SELF);
+    }
+
+    #[test]
+    fn file_that_shares_a_number_with_another_is_guarded_as_the_gates_own() {
+        let found = |generation| Found { key: InodeKey { ino: 7, dev: 1, folder: 0 }, generation, mount: 1 };
+        let flags = [GUARD_SELF, GUARD_SELF | GUARD_LATER];
+        for order in [flags, [flags[1], flags[0]]] {
+            let mut table = Table::default();
+            table.guard(&found(3), order[0]);
+            table.guard(&found(4), order[1]);
+            table.guard(&found(4), GUARD_PATH);
+            assert_eq!(table.guarded[&found(0).key], (GUARD_SELF | GUARD_PATH, 0));
+        }
+        let mut table = Table::default();
+        table.guard(&found(3), GUARD_PATH);
+        table.guard(&found(3), flags[1]);
+        assert_eq!(table.guarded[&found(0).key], (GUARD_SELF | GUARD_LATER | GUARD_PATH, 3));
     }
 
     #[test]

@@ -1,18 +1,12 @@
 use super::*;
-use crate::config::Source;
 use pp_common::decide::{Attempt, Kind, Reason, Subject, Tables, Verdict, decide, transport};
 use pp_common::dest::Addr;
 use proptest::prelude::*;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-fn config(text: &str) -> Config {
-    let source = Source { name: "policy.toml".to_owned(), text: text.to_owned() };
-    Config::from_sources(vec![source]).unwrap()
-}
-
 fn tables(text: &str, receipts: &[ActiveReceipt]) -> HostTables {
-    HostTables::new(&compile(&config(text), receipts, &[], &[]).unwrap(), 1_000, HashMap::new())
+    HostTables::new(&compile(&Config::of_text(text), receipts, &[], &[]).unwrap(), 1_000, HashMap::new())
 }
 
 fn addr(text: &str) -> Addr {
@@ -54,7 +48,7 @@ fn each_gateway_has_its_limits_and_a_receipt_its_own() {
     let policy = format!("{NESTED}max_turns = 40\nmax_bytes_out = 9000\n");
     let mut strict = receipt(3, &["10.30.0.1/32"], (443, 443));
     strict.terms.max_turns = 5;
-    let tables = compile(&config(&policy), &[receipt(2, &["10.30.0.1/32"], (443, 443)), strict], &[], &[]).unwrap();
+    let tables = compile(&Config::of_text(&policy), &[receipt(2, &["10.30.0.1/32"], (443, 443)), strict], &[], &[]).unwrap();
     let own = Limits { max_turns: 40, max_bytes_out: 9_000, pad: 0 };
     let this_host = (name_id(THIS_HOST), Limits::default());
     assert_eq!(tables.gateway_limits, [(name_id("gate"), Limits::default()), (name_id("open-gate"), own), this_host]);
@@ -87,7 +81,7 @@ fn a_gateway_entry_carries_the_zone_around_it() {
 #[test]
 fn a_gateway_with_the_very_prefix_of_a_zone_is_one_entry_with_both() {
     let text = "[[zone]]\nname = 'z'\nnetworks = ['10.0.0.1/32']\n[[gateway]]\nname = 'g'\naddress = '10.0.0.1'";
-    let compiled = compile(&config(text), &[], &[], &[]).unwrap();
+    let compiled = compile(&Config::of_text(text), &[], &[], &[]).unwrap();
     let here: Vec<_> = compiled.places.iter().filter(|(at, _)| *at == prefix("10.0.0.1/32")).collect();
     assert_eq!(here.len(), 1);
     let place = here[0].1;
@@ -97,7 +91,7 @@ fn a_gateway_with_the_very_prefix_of_a_zone_is_one_entry_with_both() {
 #[test]
 fn this_host_is_a_gateway_to_itself_on_the_ports_of_delegates() {
     let verdict = |text: &str, dialled: &str, kind: Kind, port: u16| {
-        let tables = HostTables::new(&compile(&config(text), &[], &[], &[addr("10.9.0.2")]).unwrap(), 0, HashMap::new());
+        let tables = HostTables::new(&compile(&Config::of_text(text), &[], &[], &[addr("10.9.0.2")]).unwrap(), 0, HashMap::new());
         let subject = Subject { session: 1, agent: 7, owner: 1000 };
         let transport = if matches!(kind, Kind::Portless) { 1 } else { transport::TCP };
         let attempt = Attempt { addr: addr(dialled), port, transport, kind, counted: 0 };
@@ -114,7 +108,7 @@ fn this_host_is_a_gateway_to_itself_on_the_ports_of_delegates() {
     assert_eq!(verdict(allowed, "127.0.0.1", Kind::Open, 10250), Verdict::Block);
     let zone = "[[zone]]\nname = 'z'\nnetworks = ['127.0.0.0/8']";
     assert_eq!(verdict(zone, "127.0.0.1", Kind::Portless, 0), Verdict::Block);
-    let touched = touches(&config(""), "127.0.0.1/32".parse().unwrap(), transport::TCP, &[(20, 30)]);
+    let touched = touches(&Config::of_text(""), "127.0.0.1/32".parse().unwrap(), transport::TCP, &[(20, 30)]);
     assert_eq!(touched.gateways, [THIS_HOST]);
     assert!(touched.unprotected_part);
 }
@@ -132,7 +126,7 @@ fn mapped_networks_are_ipv4_and_embedding_ones_stay_literal() {
 #[test]
 fn enabled_services_are_in_the_tables_port_by_port() {
     let text = "[services]\nenable = ['codesys', 'opc-ua']\nmode = 'observe'";
-    let compiled = compile(&config(text), &[], &[], &[]).unwrap();
+    let compiled = compile(&Config::of_text(text), &[], &[], &[]).unwrap();
     let ports: Vec<_> = compiled.services.iter().map(|(key, _)| *key).collect();
     let tcp = |port| (transport::TCP, port);
     let udp = |port| (transport::UDP, port);
@@ -180,7 +174,7 @@ fn more_grants_than_an_entry_holds_are_refused_naming_the_place() {
     let most = u32::try_from(MAX_GRANTS_PER_PREFIX).unwrap();
     let wide: Vec<ActiveReceipt> = (1..most).map(|serial| receipt(serial, &["10.0.0.0/8"], (1, 9))).collect();
     let narrow = [receipt(most + 1, &["10.1.0.0/16"], (1, 9)), receipt(most + 2, &["10.1.0.0/16"], (1, 9))];
-    let config = config("");
+    let config = Config::of_text("");
     compile(&config, &[wide.clone(), narrow[..1].to_vec()].concat(), &[], &[]).unwrap();
     let error = compile(&config, &[wide, narrow.to_vec()].concat(), &[], &[]).unwrap_err();
     let need = MAX_GRANTS_PER_PREFIX + 1;
@@ -190,7 +184,7 @@ fn more_grants_than_an_entry_holds_are_refused_naming_the_place() {
 
 #[test]
 fn tables_that_do_not_fit_are_refused_before_the_kernel_sees_them() {
-    let config = config("");
+    let config = Config::of_text("");
     let hosts: Vec<String> = (0..=MAX_GRANT_PREFIXES / 2).map(|n| format!("10.{}.{}.{}/32", n >> 16, n >> 8 & 255, n & 255)).collect();
     let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
     let error = compile(&config, &[receipt(1, &hosts, (1, 9))], &[], &[]).unwrap_err();
@@ -201,7 +195,7 @@ fn tables_that_do_not_fit_are_refused_before_the_kernel_sees_them() {
     assert!(matches!(error, PolicyError::TableFull { table: "cgroups of agents", .. }), "{error}");
     let networks: Vec<String> = (0..=MAX_PLACES / 2).map(|n| format!("'10.{}.{}.{}/32'", n >> 16, n >> 8 & 255, n & 255)).collect();
     let text = format!("[[zone]]\nname = 'z'\nnetworks = [{}]", networks.join(","));
-    let mut config = self::config(&text);
+    let mut config = Config::of_text(&text);
     let error = compile(&config, &[], &[], &[]).unwrap_err();
     assert!(matches!(error, PolicyError::TableFull { table: "zones and gateways", .. }), "{error}");
     // A policy that is taken leaves room for every address that can come to the host.
@@ -224,14 +218,14 @@ fn tables_that_do_not_fit_are_refused_before_the_kernel_sees_them() {
 #[test]
 fn compiling_twice_gives_equal_tables() {
     let receipts = [receipt(2, &["10.20.4.0/24"], (1, 9)), receipt(1, &["10.0.0.0/8"], (1, 9))];
-    let config = config(NESTED);
+    let config = Config::of_text(NESTED);
     let once = compile(&config, &receipts, &[(9, 1)], &[]).unwrap();
     assert_eq!(once, compile(&config, &receipts, &[(9, 1)], &[]).unwrap());
     assert_eq!(once.identity.cgroups, [(9, 1)]);
 }
 
 fn touched(text: &str, network: &str, ports: &[(u16, u16)]) -> Touched {
-    touches(&config(text), network.parse().unwrap(), transport::TCP, ports)
+    touches(&Config::of_text(text), network.parse().unwrap(), transport::TCP, ports)
 }
 
 #[test]

@@ -1,21 +1,10 @@
 use super::*;
-use crate::events::{Destination, Kind};
+use crate::events::Kind;
 use pp_common::decide::{Reason, Verdict};
 use proptest::prelude::*;
 
-fn config(policy: &str) -> Config {
-    Config::from_sources(vec![Source { name: "policy".into(), text: policy.into() }]).unwrap()
-}
-
 fn event(reason: &str, address: &str, port: u16) -> Event {
-    let mut event = Event::new(Kind::Verdict, "eng-ws-12", 1_000);
-    event.verdict = Some("observe".into());
-    event.reason = Some(reason.into());
-    event.agent = Some("claude-code".into());
-    event.session = Some("0000000000000abc".into());
-    event.pid = Some(42);
-    event.destination = Some(Destination { address: address.into(), port: Some(port), transport: "tcp".into() });
-    event
+    Event::of_attempt("observe", reason, address, port)
 }
 
 fn tripped(port: u16, targets: &[&str]) -> Event {
@@ -50,7 +39,7 @@ fn networks(config: &Config) -> Vec<String> {
 
 #[test]
 fn stray_equipment_becomes_a_zone_no_wider_than_it_needs() {
-    let policy = config("");
+    let policy = Config::of_text("");
     let told = [
         event("no_receipt", "10.40.0.5", 502),
         event("no_receipt", "10.40.0.5", 502),
@@ -73,14 +62,14 @@ fn stray_equipment_becomes_a_zone_no_wider_than_it_needs() {
 
 #[test]
 fn hosts_of_two_networks_are_never_joined() {
-    let policy = config("");
+    let policy = Config::of_text("");
     let told: Vec<Event> = (0..4).map(|third| event("no_receipt", &format!("10.40.{third}.5"), 502)).collect();
     assert_eq!(networks(&beside(&policy, &proposal(&policy, &told))).len(), 4);
 }
 
 #[test]
 fn proposal_in_force_proposes_no_more() {
-    let policy = config("");
+    let policy = Config::of_text("");
     let told = [event("no_receipt", "10.40.0.5", 502), event("no_receipt", "10.40.0.5", 443)];
     let first = proposal(&policy, &told);
     let after = beside(&policy, &first);
@@ -92,8 +81,9 @@ fn proposal_in_force_proposes_no_more() {
 
 #[test]
 fn web_interface_of_protected_equipment_becomes_a_gateway() {
-    let policy =
-        config("[[zone]]\nname = 'z'\nnetworks = ['10.30.0.0/16']\n[[gateway]]\nname = 'old'\naddress = '10.30.0.2'\nports = [80]\n");
+    let policy = Config::of_text(
+        "[[zone]]\nname = 'z'\nnetworks = ['10.30.0.0/16']\n[[gateway]]\nname = 'old'\naddress = '10.30.0.2'\nports = [80]\n",
+    );
     let told = [
         event("no_receipt", "10.30.0.1", 8443),
         event("no_receipt", "10.30.0.1", 8088),
@@ -111,14 +101,14 @@ fn web_interface_of_protected_equipment_becomes_a_gateway() {
 
 #[test]
 fn name_that_policy_has_already_gets_a_number() {
-    let policy = config("[[zone]]\nname = 'seen-10.40.0.5-32'\nnetworks = ['10.99.0.0/24']\n");
+    let policy = Config::of_text("[[zone]]\nname = 'seen-10.40.0.5-32'\nnetworks = ['10.99.0.0/24']\n");
     let after = beside(&policy, &proposal(&policy, &[event("no_receipt", "10.40.0.5", 502)]));
     assert_eq!(after.zones[1].name, "seen-10.40.0.5-32-2");
 }
 
 #[test]
 fn exemptions_are_proposed_as_comments_and_hold_when_put_back() {
-    let policy = config("");
+    let policy = Config::of_text("");
     let told = [event("no_receipt", "10.40.0.5", 502), tripped(80, &["10.50.0.1:80/tcp", "10.50.0.7:80/tcp", "10.50.9.1:80/tcp"])];
     let toml = proposal(&policy, &told);
     assert!(
@@ -136,7 +126,7 @@ fn exemptions_are_proposed_as_comments_and_hold_when_put_back() {
 
 #[test]
 fn one_network_gets_no_more_exempt_ports_than_it_can_have() {
-    let policy = config("");
+    let policy = Config::of_text("");
     let told: Vec<Event> = (1..=12).map(|port| tripped(port, &[])).collect();
     let open = beside(&policy, &put_back(&proposal(&policy, &told)));
     assert_eq!(open.behaviour.exempt.len(), GROUND_PORTS);
@@ -145,7 +135,7 @@ fn one_network_gets_no_more_exempt_ports_than_it_can_have() {
 
 #[test]
 fn loopback_multicast_and_what_names_no_address_propose_nothing() {
-    let policy = config("[services]\nexempt = []");
+    let policy = Config::of_text("[services]\nexempt = []");
     let mut socket = event("socket_family", "10.0.0.1", 17);
     socket.destination = None;
     let told = [
@@ -166,7 +156,7 @@ fn loopback_multicast_and_what_names_no_address_propose_nothing() {
 
 #[test]
 fn services_that_observe_are_not_silently_overtaken() {
-    let toml = proposal(&config("[services]\nmode = 'observe'"), &[event("no_receipt", "10.40.0.5", 502)]);
+    let toml = proposal(&Config::of_text("[services]\nmode = 'observe'"), &[event("no_receipt", "10.40.0.5", 502)]);
     assert!(toml.contains("# Services only observe on this host; the zones below refuse."), "{toml}");
 }
 
@@ -251,7 +241,7 @@ proptest! {
 
     #[test]
     fn nothing_that_others_wrote_leaves_its_comment(seen in proptest::collection::vec((hostile(), hostile(), places()), 1..24)) {
-        let policy = config("[[zone]]\nname = 'z'\nnetworks = ['10.20.1.0/24']\n");
+        let policy = Config::of_text("[[zone]]\nname = 'z'\nnetworks = ['10.20.1.0/24']\n");
         let mut events: Vec<Event> = Vec::new();
         for (agent, host, (address, port)) in &seen {
             for reason in ["no_receipt", "scan_hosts"] {
@@ -286,7 +276,7 @@ proptest! {
         seen in proptest::collection::vec((places(), proptest::sample::select(["no_receipt", "receipt", "scan_hosts", "spray_target"].as_slice())), 1..24),
         tried in proptest::collection::vec(places(), 1..96),
     ) {
-        let policy = config(&text);
+        let policy = Config::of_text(&text);
         let mut events = Vec::new();
         for ((address, port), reason) in &seen {
             let mut one = event(reason, &address.to_string(), *port);

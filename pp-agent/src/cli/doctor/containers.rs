@@ -141,11 +141,6 @@ fn rule(runtime: &Runtime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Source;
-
-    fn config(text: &str) -> Config {
-        Config::from_sources(vec![Source { name: "policy.toml".to_owned(), text: text.to_owned() }]).unwrap()
-    }
 
     /// A root with these files in it.
     fn root(files: &[&str]) -> tempfile::TempDir {
@@ -169,13 +164,13 @@ mod tests {
 
     #[test]
     fn hosts_without_a_runtime_have_no_finding() {
-        assert!(findings(root(&["run/other.sock"]).path(), &config("")).is_empty());
+        assert!(findings(root(&["run/other.sock"]).path(), &Config::of_text("")).is_empty());
     }
 
     #[test]
     fn each_runtime_that_is_there_is_refused_to_sessions_and_its_rule_printed() {
         let root = root(&SOCKETS);
-        let found = findings(root.path(), &config(""));
+        let found = findings(root.path(), &Config::of_text(""));
         let names = ["docker", "containerd", "podman", "crio"];
         assert_eq!(found.len(), names.len());
         for (finding, name) in found.iter().zip(names) {
@@ -189,8 +184,8 @@ mod tests {
     fn advised_rules_are_taken_and_mark_the_containers_with_and_without_systemd() {
         for files in [&SOCKETS[..], &[&SOCKETS[..], &["run/systemd/system/any"]].concat()] {
             let root = root(files);
-            let rules: Vec<String> = findings(root.path(), &config("")).iter().map(advised).collect();
-            let found = findings(root.path(), &config(&rules.join("\n")));
+            let rules: Vec<String> = findings(root.path(), &Config::of_text("")).iter().map(advised).collect();
+            let found = findings(root.path(), &Config::of_text(&rules.join("\n")));
             assert_eq!(found.len(), SOCKETS.len());
             for finding in &found {
                 assert!(finding.good && finding.found.contains("-containers marks its containers"), "{}", finding.found);
@@ -198,7 +193,7 @@ mod tests {
             }
             // And what is advised then lets sessions use them, with nothing left to say.
             let opened: Vec<String> = rules.into_iter().chain(found.iter().map(advised)).collect();
-            for finding in findings(root.path(), &config(&opened.join("\n"))) {
+            for finding in findings(root.path(), &Config::of_text(&opened.join("\n"))) {
                 assert!(finding.good && finding.advice.is_none() && finding.found.ends_with("is allowed to sessions"), "{}", finding.found);
             }
         }
@@ -207,14 +202,14 @@ mod tests {
     #[test]
     fn rule_for_some_of_the_places_is_not_enough() {
         let root = root(&["run/containerd/containerd.sock"]);
-        let found = findings(root.path(), &config("[[agent]]\nname = 'some'\ncgroup = ['/default/*']"));
+        let found = findings(root.path(), &Config::of_text("[[agent]]\nname = 'some'\ncgroup = ['/default/*']"));
         assert!(found[0].found.starts_with("containerd: no rule"), "{}", found[0].found);
     }
 
     #[test]
     fn runtime_that_is_allowed_without_a_rule_is_a_fault() {
         let root = root(&["run/docker.sock"]);
-        let found = findings(root.path(), &config("[[delegate]]\nname = 'docker'\naction = 'allow'"));
+        let found = findings(root.path(), &Config::of_text("[[delegate]]\nname = 'docker'\naction = 'allow'"));
         assert!(!found[0].good && advised(&found[0]).starts_with("[[agent]]"), "{}", found[0].found);
     }
 }
