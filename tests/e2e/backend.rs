@@ -8,16 +8,19 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, ensure};
 use pp_tests::agent::Daemon;
 use pp_tests::attack;
+use pp_tests::coverage::At;
 use pp_tests::harness::{By, Refusal};
-use pp_tests::lab::{PLC, PLC_V6, UDP, UDP_V6};
 use pp_tests::policy::AGENT;
 
-use crate::world::{World, skip, tests};
+use crate::coverage::fresh;
+use crate::world::{Test, World, skip, tests};
 
-tests![
-    programs_of_the_backend_refuse_first,
-    status_says_why_each_backend_is_or_is_not_in_use,
-    upgrade_keeps_the_backend_and_one_pin_of_each_program,
+tests![programs_of_the_backend_refuse_first];
+
+/// What takes minutes on an emulated processor.
+pub(crate) const LONG: &[Test] = &[
+    Test { name: "status_says_why_each_backend_is_or_is_not_in_use", run: status_says_why_each_backend_is_or_is_not_in_use },
+    Test { name: "upgrade_keeps_the_backend_and_one_pin_of_each_program", run: upgrade_keeps_the_backend_and_one_pin_of_each_program },
 ];
 
 /// The event names the hook that refused. Were a program of the backend not attached, or inert, the cgroup programs would be named.
@@ -33,9 +36,11 @@ fn refused_first(daemon: &Daemon, backend: &str) -> Result<()> {
         ensure!(event["hook"] == hook.as_str(), "{hook} did not refuse it: {event}");
         Ok(())
     };
-    for (stream, datagram) in [(PLC, UDP), (PLC_V6, UDP_V6)] {
-        refused_at(attack::tcp(daemon.lab(), stream), "connect", "socket_connect")?;
-        let datagram = attack::workload(daemon.lab(), &["try", "udp-sendto", &datagram.to_string()], datagram);
+    // Where nothing went before: what an earlier test left open may still be told.
+    for at in [At::V4, At::V6] {
+        refused_at(attack::tcp(daemon.lab(), fresh(at).0), "connect", "socket_connect")?;
+        let target = fresh(at).0;
+        let datagram = attack::workload(daemon.lab(), &["try", "udp-sendto", &target.to_string()], target);
         refused_at(datagram, "sendmsg", "socket_sendmsg")?;
     }
     Ok(())

@@ -221,17 +221,24 @@ fn what_a_killed_daemon_had_not_stored_is_told(world: &mut World) -> Result<()> 
     // What was told in the last two seconds is not on the disk yet.
     daemon.crash()?;
     daemon.spawn()?;
-    let count = || -> Result<(u64, u64)> {
+    let count = |daemon: &Daemon| -> Result<(u64, u64)> {
         let body = daemon.client()?.get("/v1/events")?.body;
         let events: Vec<Value> = body.as_str().unwrap_or_default().lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let lost = events.iter().filter(|event| event["kind"] == "lost").filter_map(|event| event["count"].as_u64()).sum();
         Ok((events.iter().filter(|event| is_refusal(event)).count() as u64, lost))
     };
-    wait::until_true("its refusals, stored or counted", wait::SOON, || count().is_ok_and(|(stored, lost)| stored + lost >= REFUSED))
-        .with_context(|| format!("stored and lost: {:?}", count()))?;
+    wait::until_true("its refusals, stored or counted", wait::SOON, || count(&daemon).is_ok_and(|(stored, lost)| stored + lost >= REFUSED))
+        .with_context(|| format!("stored and lost: {:?}", count(&daemon)))?;
     // A session's begin and end, and a canary's attempts, are records too.
-    let (stored, lost) = count()?;
+    let (stored, lost) = count(&daemon)?;
     ensure!(stored + lost <= REFUSED + 20, "{stored} stored, {lost} told as lost, {REFUSED} refused");
+    // Told once: a clean restart afterwards has lost nothing.
+    daemon.stop()?;
+    daemon.spawn()?;
+    let begun = std::time::Instant::now();
+    wait::until_true("the time after which a loss would be told", wait::SOON, || begun.elapsed() > Duration::from_secs(4))?;
+    let again = count(&daemon)?;
+    ensure!(again == (stored, lost), "{again:?} after a clean restart, {stored} and {lost} before");
     Ok(())
 }
 

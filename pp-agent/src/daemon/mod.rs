@@ -232,7 +232,13 @@ async fn serve(args: &DaemonArgs, socket: &Path) -> Result<(), DaemonError> {
         tracing::debug!("control: nobody listens any more");
     }
     tasks.iter().for_each(tokio::task::JoinHandle::abort);
-    let ending = tokio::task::spawn_blocking(move || daemon.hub.stop()).await;
+    let end = move || {
+        if let Some(accounted) = daemon.tally.take_silent() {
+            daemon.hub.read(accounted);
+        }
+        daemon.hub.stop();
+    };
+    let ending = tokio::task::spawn_blocking(end).await;
     if let Err(error) = ending {
         tracing::error!("events: {error}");
     }

@@ -1,6 +1,7 @@
 //! From the ring buffer to events.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use pp_common::abi::Counter;
 use pp_common::decide::{Attempt, Kind as AttemptKind, Reason, Subject, Verdict, transport};
@@ -16,7 +17,7 @@ use crate::kernel::Records;
 /// Reads records until the daemon stops.
 pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
     loop {
-        let bytes = records.next(|| daemon.tally.idle(|| daemon.counter(Counter::Written))).await;
+        let bytes = records.next(|| daemon.tally.idle(Instant::now(), || daemon.counter(Counter::Written))).await;
         let read = daemon.tally.read();
         let Some(mut record) = Record::from_bytes(&bytes) else {
             tracing::error!("ring buffer: {} bytes that are no record of this build", bytes.len());
@@ -31,7 +32,7 @@ pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
         let event = daemon.builder().build(&record, Now::read());
         let Some(mut event) = event.filter(|event| event.kind != Kind::Canary || daemon.watch.tells_canaries()) else {
             if let Some(read) = read {
-                daemon.hub.read(read);
+                daemon.tally.silent(read);
             }
             continue;
         };

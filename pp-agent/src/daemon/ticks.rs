@@ -117,19 +117,22 @@ impl Daemon {
         let lost = self.counter(Counter::LostRecords).unwrap_or(*told);
         let now = Now::read();
         if lost > *told {
-            self.hub.publish_lost(lost - *told, "the kernel's ring buffer was full", now.wall_ms);
+            self.hub.publish_lost(lost - *told, "the kernel's ring buffer was full", now.wall_ms, None);
             if let Err(error) = self.state.keep_lost_told(lost) {
                 tracing::warn!("{error}");
             }
         }
         *told = lost;
-        if let Some(unstored) = self.tally.lost(Instant::now()) {
+        if let Some(loss) = self.tally.lost(Instant::now()) {
             let what = "the daemon before this one ended without storing what it had read; records that make no event are among them";
-            self.hub.publish_lost(unstored, what, now.wall_ms);
+            self.hub.publish_lost(loss.count, what, now.wall_ms, Some(loss.accounted));
+        }
+        if let Some(accounted) = self.tally.take_silent() {
+            self.hub.read(accounted);
         }
         let unstored = self.hub.take_unstored();
         if unstored > 0 {
-            self.hub.publish_lost(unstored, "events that were told but could not be stored", now.wall_ms);
+            self.hub.publish_lost(unstored, "events that were told but could not be stored", now.wall_ms, None);
         }
     }
 

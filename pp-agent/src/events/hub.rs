@@ -101,11 +101,11 @@ impl Hub {
         self.store.read(records);
     }
 
-    /// Tells that events are missing.
-    pub fn publish_lost(&self, count: u64, detail: &str, wall_ms: i64) {
+    /// Tells that events are missing; `records`: so many are accounted for once that is stored.
+    pub fn publish_lost(&self, count: u64, detail: &str, wall_ms: i64, records: Option<u64>) {
         let mut event = Event::new(Kind::Lost, &self.host, wall_ms).detail(detail);
         event.count = Some(count);
-        self.publish(event);
+        self.publish_read(event, records);
     }
 
     /// Everything from now on.

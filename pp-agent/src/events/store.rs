@@ -374,10 +374,10 @@ fn write_all(shared: &Shared, queue: &Receiver<Work>, reserved: u64) {
             match work {
                 Work::Event(event, read) => {
                     batch.push(event);
-                    records = read.or(records);
+                    records = records.max(read);
                 }
                 Work::Read(read) => {
-                    records = Some(read);
+                    records = records.max(Some(read));
                     dirty = true;
                 }
                 Work::Flush(done) => flush = Some(done),

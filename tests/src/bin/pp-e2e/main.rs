@@ -93,6 +93,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("ordinary", ordinary::TESTS),
     ("sockets", sockets::TESTS),
     ("backend", backend::TESTS),
+    ("backend_upgrade", backend::LONG),
     ("tamper", tamper::TESTS),
     ("delegates", delegates::TESTS),
     ("confine", confine::TESTS),
