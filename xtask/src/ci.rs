@@ -76,8 +76,8 @@ fn compiled(paths: &Paths) -> Result<(Vec<Line>, Option<PathBuf>)> {
     Ok((table, bin.ok()))
 }
 
-/// The rows of the matrix and the installed service. Each virtual machine keeps one processor busy; this machine's own row mostly waits, so
-/// it runs beside them and goes first where both want a processor.
+/// The rows of the matrix and the installed service. Each virtual machine keeps one processor busy; this machine's own row waits now and then
+/// and measures time, so it runs beside them and goes first where both want a processor.
 fn in_machines(paths: &Paths, matrix: &Matrix, bin: &Path) -> Vec<Line> {
     let agent = bin.join("pp-agent");
     let agent = &agent;
