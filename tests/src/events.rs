@@ -100,7 +100,15 @@ impl EventLog {
     /// # Errors
     /// None came in time; the error shows those that did.
     pub fn wait_since(&self, mark: usize, what: &str, probe: impl Fn(&Value) -> bool) -> Result<Value> {
-        wait::until(what, wait::SOON, || self.since(mark).into_iter().find(|event| probe(event))).with_context(|| {
+        let mut from = mark;
+        let found = || {
+            let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let later = seen.get(from..).unwrap_or_default();
+            let event = later.iter().find(|seen| probe(&seen.event)).map(|seen| seen.event.clone());
+            from = seen.len().max(from);
+            event
+        };
+        wait::until(what, wait::SOON, found).with_context(|| {
             let seen = self.since(mark);
             let last: Vec<String> = seen.iter().rev().take(3).map(brief).collect();
             format!("{} events since, the last of them: {}", seen.len(), if last.is_empty() { "none".to_owned() } else { last.join("; ") })

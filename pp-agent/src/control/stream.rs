@@ -52,16 +52,15 @@ impl Stream {
     async fn run(mut self, follower: Option<Follower>) -> Option<()> {
         self.stored().await?;
         let mut follower = follower?;
+        self.last_id = self.last_id.max(follower.first_id() - 1);
         loop {
             tokio::select! {
                 () = self.lines.closed() => return None,
                 item = follower.next() => match item? {
-                    Item::Lost(count) => self.send(lost(count)).await?,
-                    Item::Event(event) => {
-                        if event.id > self.last_id && self.filter.wants(&event) {
-                            self.tell(&event).await?;
-                        }
-                    }
+                    Item::Missed(count) => self.catch_up(count).await?,
+                    Item::Event(event) if event.id <= self.last_id => {}
+                    Item::Event(event) if self.filter.wants(&event) => self.tell(&event).await?,
+                    Item::Event(event) => self.last_id = event.id,
                 },
             }
         }
@@ -78,7 +77,12 @@ impl Stream {
             }
             return Some(());
         }
-        let mut next_id = Some(self.filter.first_id());
+        self.pages(self.filter.first_id()).await
+    }
+
+    /// The stored events from this id on, to the newest.
+    async fn pages(&mut self, first_id: u64) -> Option<()> {
+        let mut next_id = Some(first_id);
         while let Some(from_id) = next_id {
             let (governor, filter) = (Arc::clone(&self.governor), self.filter.clone());
             let (found, rest) = blocking(move || governor.hub().page(from_id, PAGE, &filter)).await?;
@@ -88,6 +92,21 @@ impl Stream {
             next_id = rest;
         }
         Some(())
+    }
+
+    /// Tells from the store what the caller was too slow to receive, and how much of it is there no more. `count`: what the
+    /// queue had no room for.
+    async fn catch_up(&mut self, count: u64) -> Option<()> {
+        let wanted = self.last_id + 1;
+        let governor = Arc::clone(&self.governor);
+        let Some(oldest) = blocking(move || governor.hub().oldest_id()).await else {
+            return self.send(lost(count)).await;
+        };
+        let gone = oldest.map_or(count, |oldest| oldest.saturating_sub(wanted));
+        if gone > 0 {
+            self.send(lost(gone)).await?;
+        }
+        self.pages(wanted).await
     }
 
     async fn tell(&mut self, event: &Event) -> Option<()> {

@@ -1,6 +1,6 @@
 //! Numbers each event and hands it to the store, the journal and whoever
-//! follows. A slow follower loses events and is told how many; nobody waits
-//! for it.
+//! follows. A slow follower misses events here, is told how many, and finds
+//! them in the store; nobody waits for it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,8 +18,8 @@ const FOLLOWER_QUEUE: usize = 1_024;
 pub enum Item {
     /// An event.
     Event(Arc<Event>),
-    /// So many events are missing here.
-    Lost(u64),
+    /// So many events found no room in the queue.
+    Missed(u64),
 }
 
 /// The hub.
@@ -39,28 +39,35 @@ struct Inner {
 #[derive(Debug)]
 struct Sending {
     queue: Sender<Item>,
-    lost: Arc<AtomicU64>,
+    missed: Arc<AtomicU64>,
 }
 
 /// The receiving end of one follower.
 #[derive(Debug)]
 pub struct Follower {
     queue: Receiver<Item>,
-    lost: Arc<AtomicU64>,
+    missed: Arc<AtomicU64>,
     pending: Option<Item>,
+    first_id: u64,
 }
 
 impl Follower {
+    /// The id of the first event that it can receive.
+    #[must_use]
+    pub const fn first_id(&self) -> u64 {
+        self.first_id
+    }
+
     /// The next item; `None` when the daemon stops.
     pub async fn next(&mut self) -> Option<Item> {
         if let Some(item) = self.pending.take() {
             return Some(item);
         }
         let item = self.queue.recv().await?;
-        // The loss is told where the queue runs dry, not only at the next event.
+        // It is told where the queue runs dry, not only at the next event.
         if self.queue.is_empty() {
-            let lost = self.lost.swap(0, Ordering::AcqRel);
-            self.pending = (lost > 0).then_some(Item::Lost(lost));
+            let missed = self.missed.swap(0, Ordering::AcqRel);
+            self.pending = (missed > 0).then_some(Item::Missed(missed));
         }
         Some(item)
     }
@@ -112,10 +119,11 @@ impl Hub {
     #[must_use]
     pub fn follow(&self) -> Follower {
         let (sender, queue) = channel(FOLLOWER_QUEUE);
-        let lost = Arc::new(AtomicU64::new(0));
-        let sending = Sending { queue: sender, lost: Arc::clone(&lost) };
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).followers.push(sending);
-        Follower { queue, lost, pending: None }
+        let missed = Arc::new(AtomicU64::new(0));
+        let sending = Sending { queue: sender, missed: Arc::clone(&missed) };
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.followers.push(sending);
+        Follower { queue, missed, pending: None, first_id: inner.next_id }
     }
 
     /// Stored events; see [`Store::query`]. Blocks on the disk.
@@ -132,6 +140,14 @@ impl Hub {
     /// When the file cannot be read.
     pub fn page(&self, first_id: u64, max: usize, filter: &Filter) -> Result<(Vec<Event>, Option<u64>), StoreError> {
         self.store.page(first_id, max, filter)
+    }
+
+    /// The oldest event that is stored; see [`Store::oldest_id`]. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn oldest_id(&self) -> Result<Option<u64>, StoreError> {
+        self.store.oldest_id()
     }
 
     /// One stored event. Blocks on the disk.
@@ -159,12 +175,12 @@ impl Hub {
 impl Sending {
     /// Whether the follower is still there.
     fn send(&self, event: &Arc<Event>) -> bool {
-        let lost = self.lost.swap(0, Ordering::AcqRel);
-        if lost > 0 {
-            match self.queue.try_send(Item::Lost(lost)) {
+        let missed = self.missed.swap(0, Ordering::AcqRel);
+        if missed > 0 {
+            match self.queue.try_send(Item::Missed(missed)) {
                 Ok(()) => {}
                 Err(TrySendError::Full(_)) => {
-                    self.lost.fetch_add(lost + 1, Ordering::AcqRel);
+                    self.missed.fetch_add(missed + 1, Ordering::AcqRel);
                     return true;
                 }
                 Err(TrySendError::Closed(_)) => return false,
@@ -173,7 +189,7 @@ impl Sending {
         match self.queue.try_send(Item::Event(Arc::clone(event))) {
             Ok(()) => true,
             Err(TrySendError::Full(_)) => {
-                self.lost.fetch_add(1, Ordering::AcqRel);
+                self.missed.fetch_add(1, Ordering::AcqRel);
                 true
             }
             Err(TrySendError::Closed(_)) => false,
@@ -202,7 +218,7 @@ mod tests {
         for _ in 0..FOLLOWER_QUEUE {
             assert!(matches!(follower.next().await, Some(Item::Event(_))));
         }
-        assert_eq!(follower.next().await, Some(Item::Lost(extra as u64)));
+        assert_eq!(follower.next().await, Some(Item::Missed(extra as u64)));
         hub.publish(Event::new(Kind::Policy, "h", 0));
         assert!(matches!(follower.next().await, Some(Item::Event(_))));
     }

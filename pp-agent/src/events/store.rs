@@ -200,6 +200,15 @@ impl Store {
         })
     }
 
+    /// The id of the oldest event that is still here.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn oldest_id(&self) -> Result<Option<u64>, StoreError> {
+        self.flush()?;
+        self.shared.read(|events| Ok(events.first()?.map(|(id, _)| id.value())))
+    }
+
     /// One event.
     ///
     /// # Errors
