@@ -19,7 +19,7 @@ use crate::turns::Talk;
 /// else. `PP_ABI_VERSION` at build time overrides it, for the upgrade test.
 pub const ABI_VERSION: u32 = match option_env!("PP_ABI_VERSION") {
     Some(text) => parse_u32(text),
-    None => 2,
+    None => 3,
 };
 
 /// Identifies an agent, zone, gateway or service by its name: the first eight
@@ -31,6 +31,10 @@ pub type Serial = u32;
 
 /// Most processes that can be marked at once; policy `max_tasks` overrides it.
 pub const MAX_TASKS: u32 = 65_536;
+/// Pids whose bytes stand in one entry of the pid map.
+pub const PID_PAGE: usize = 512;
+/// Entries of the pid map: together a byte for each pid below 4 Mi, which is the kernel's `PID_MAX_LIMIT` (`include/linux/threads.h`).
+pub const PID_PAGES: u32 = 8_192;
 /// Most prefixes of zones and gateways, counting two generations.
 pub const MAX_PLACES: u32 = 16_384;
 /// Most prefixes that grants name, counting two generations.
@@ -378,6 +382,7 @@ const fn parse_u32(text: &str) -> u32 {
 }
 
 const _: () = {
+    assert!(PID_PAGE * PID_PAGES as usize == 4 << 20);
     assert!(size_of::<TaskMark>() == 4 * 8 + 2 * 4);
     assert!(size_of::<Flow>() == 16 + 4 + 2 + 1 + 1);
     assert!(size_of::<Peer>() == 16 + 2 + 6);

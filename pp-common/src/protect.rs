@@ -1,6 +1,5 @@
-//! Tampering: what a session may not do to its own gate, and to what acts in
-//! its stead later. Layouts, and the decisions, which are pure: a hook gathers
-//! what they ask for and carries out what they say.
+//! Tampering: what a session may not do to its own gate, and to what acts in its stead later. Layouts, and the decisions, which are pure: a
+//! hook gathers what they ask for and carries out what they say.
 //!
 //! Layouts as in [`crate::abi`]: integers and byte arrays only, named padding.
 

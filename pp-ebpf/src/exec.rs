@@ -21,6 +21,7 @@ use crate::{
     kernel::{current_task, offset, read, start_ns},
     maps::{EXEC_INPUT, ExecInput, TASKS},
     mark::{current, current_tgid},
+    pids::enter,
     tasks::{FIRST_MARK, insert, kill_current, task_record},
     tools::tool_rule,
 };
@@ -79,6 +80,7 @@ fn begin(found: &Match, input: &mut ExecInput) -> Option<&'static TaskMark> {
         owner: bpf_get_current_uid_gid() as u32,
         flags: TASK_ROOT,
     };
+    enter(tgid);
     if TASKS.insert(tgid, &mark, FIRST_MARK).is_ok() || insert(tgid, &mark) {
         input.begun = 1;
         exec_record(kind::SESSION_START, &mark, input, found.rule);

@@ -46,6 +46,8 @@ mod packet;
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod passed;
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
+mod pids;
+#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod protect;
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod reach;

@@ -5,14 +5,15 @@
 //! until no program can still be reading, and only then removes the old one.
 
 use aya_ebpf::{
-    bindings::{BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE, bpf_spin_lock},
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE, bpf_spin_lock},
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use pp_common::abi::{
     BudgetValue, COUNTERS, Control, DFA_STATES, DfaClasses, DfaRow, EXEC_PATH_LEN, GatewayPortKey, GrantList, MAX_CGROUPS, MAX_DOOMED,
     MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_PLACES, MAX_RECEIPTS, MAX_RULES, MAX_SERVICES, MAX_TASKS, MAX_USER_BITS,
-    MAX_USERS, NameId, Place, PrefixKey, RepeatKey, Repeats, RuleTarget, Service, ServiceKey, SockMark, TaskMark, UserKey,
+    MAX_USERS, NameId, PID_PAGE, PID_PAGES, Place, PrefixKey, RepeatKey, Repeats, RuleTarget, Service, ServiceKey, SockMark, TaskMark,
+    UserKey,
 };
 use pp_common::behaviour::{self, Attempts, Ground, History, Kept, LoginKey, MAX_GROUNDS, MAX_LOGIN_TARGETS, MAX_OWN, MAX_SESSIONS};
 use pp_common::dest::Addr;
@@ -32,6 +33,12 @@ pub(crate) static TASKS: HashMap<u32, TaskMark, { MAX_TASKS as usize }> = HashMa
 /// each entry costs a process of `TASKS` its place.
 #[btf_map]
 pub(crate) static DOOMED: HashMap<u32, TaskMark, { MAX_DOOMED as usize }> = HashMap::new();
+
+/// Which pids may be a marked process's: never zero for one that is in `TASKS` or `DOOMED`, or that found no room in either. Written before
+/// those are, at fork and exec and by the daemon, which maps it into its memory; cleared when the process's last thread ends. Read by every
+/// hook, before them. Cannot fill.
+#[btf_map]
+pub(crate) static PIDS: Array<[u8; PID_PAGE], { PID_PAGES as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// The mark of sockets. Written by socket, connect and send hooks and by the daemon when it
 /// adopts a process, read at egress and ingress. Cannot fill; without memory the caller is refused.

@@ -17,6 +17,7 @@ use crate::{
     event::count,
     kernel::{current_task, offset, read, start_ns},
     maps::{CONTROL, DOOMED, PLACES, SOCKS, TASKS, USER_BITS},
+    pids::may_be_marked,
 };
 
 /// Ancestors looked at while the task table has overflowed.
@@ -41,9 +42,11 @@ pub(crate) fn control() -> Control {
 #[inline(always)]
 pub(crate) fn current() -> Option<&'static TaskMark> {
     let tgid = current_tgid();
+    if !may_be_marked(tgid) {
+        return if cfg!(feature = "bench-extra") { extra(tgid) } else { None };
+    }
     match TASKS.get_ptr_mut(tgid) {
         Some(mark) => verified(tgid, mark),
-        None if cfg!(feature = "bench-extra") => extra(tgid),
         None => match CONTROL.get(0) {
             Some(control) if control.overflow != 0 => overflowed(tgid),
             Some(_) | None => None,

@@ -12,6 +12,7 @@ use crate::{
     kernel::{offset, read, start_ns},
     maps::{CONTROL, DOOMED, TASKS},
     mark::{current, current_tgid},
+    pids::{enter, leave, may_be_marked},
 };
 
 pub(crate) const SIGKILL: u32 = 9;
@@ -47,28 +48,33 @@ pub(crate) fn pp_fork(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub(crate) fn pp_exit(ctx: RawTracePointContext) -> i32 {
     let tgid = current_tgid();
-    let Some(found) = TASKS.get_ptr(tgid) else {
-        // A process that is in neither is the usual case.
-        if DOOMED.get_ptr(tgid).is_some() && threads_left(ctx.arg(0)) == Some(0) && DOOMED.remove(tgid).is_err() {
-            count(Counter::ReadErrors);
-        }
+    if !may_be_marked(tgid) {
         return 0;
-    };
+    }
     match threads_left(ctx.arg(0)) {
-        Some(0) => {
-            // SAFETY: a map value, copied before it is removed.
-            let mark = unsafe { *found };
-            if TASKS.remove(tgid).is_err() {
-                count(Counter::ReadErrors);
-            }
-            task_record(kind::EXIT, &mark, tgid, 0);
-        }
+        Some(0) => forget(tgid),
         // Other threads go on.
         Some(_) => {}
         // The mark stays; its start time tells the next process of this pid apart.
         None => count(Counter::ReadErrors),
     }
     0
+}
+
+/// Removes what is known of a process that has ended.
+#[inline(always)]
+fn forget(tgid: u32) {
+    if let Some(found) = TASKS.get_ptr(tgid) {
+        // SAFETY: a map value, copied before it is removed.
+        let mark = unsafe { *found };
+        if TASKS.remove(tgid).is_err() {
+            count(Counter::ReadErrors);
+        }
+        task_record(kind::EXIT, &mark, tgid, 0);
+    } else if DOOMED.get_ptr(tgid).is_some() && DOOMED.remove(tgid).is_err() {
+        count(Counter::ReadErrors);
+    }
+    leave(tgid);
 }
 
 /// How many threads of an ending task's process go on.
@@ -80,6 +86,7 @@ fn threads_left(task: u64) -> Option<i32> {
 /// Enters a mark; `false` when there is no room, which from then on makes hooks look at ancestors.
 #[inline(always)]
 pub(crate) fn insert(tgid: u32, mark: &TaskMark) -> bool {
+    enter(tgid);
     // An entry of this tgid can only be a stale one of a process that has ended.
     if TASKS.insert(tgid, mark, 0).is_ok() {
         return true;

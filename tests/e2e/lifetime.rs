@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::libc;
 use pp_tests::agent::Daemon;
 use pp_tests::attack::{self, Answer};
@@ -31,7 +31,9 @@ tests![
     what_a_killed_daemon_had_not_stored_is_told,
     bad_policy_at_start_leaves_the_last_good_one_in_force,
     upgrade_to_another_abi_opens_nothing,
+    upgrade_from_a_build_without_the_map_of_pids_opens_nothing,
     agents_that_start_during_an_upgrade_are_agents,
+    start_without_a_map_of_the_attached_programs_is_refused,
     uninstalled_hooks_refuse_nothing,
 ];
 
@@ -270,13 +272,19 @@ fn bad_policy_at_start_leaves_the_last_good_one_in_force(world: &mut World) -> R
     Ok(())
 }
 
-fn upgrade_to_another_abi_opens_nothing(world: &mut World) -> Result<()> {
+/// A build with another ABI, installed beside the one under test.
+fn next_build(daemon: &Daemon) -> Result<PathBuf> {
     let Some(next) = std::env::var_os("PP_AGENT_NEXT_BIN").map(PathBuf::from) else {
         return Err(skip("PP_AGENT_NEXT_BIN names no build with another ABI_VERSION"));
     };
-    let mut daemon = own(world)?;
     let installed = daemon.lab().directory().join("bin/pp-agent-next");
     fs::copy(&next, &installed).with_context(|| next.display().to_string())?;
+    Ok(installed)
+}
+
+fn upgrade_to_another_abi_opens_nothing(world: &mut World) -> Result<()> {
+    let mut daemon = own(world)?;
+    let installed = next_build(&daemon)?;
     not_one_gets_through(&mut daemon, |daemon| {
         daemon.stop()?;
         daemon.set_binary(installed);
@@ -285,15 +293,35 @@ fn upgrade_to_another_abi_opens_nothing(world: &mut World) -> Result<()> {
     silently_refused(&daemon)
 }
 
+/// The sessions that run are older than the map by which hooks tell them from everybody else.
+fn upgrade_from_a_build_without_the_map_of_pids_opens_nothing(world: &mut World) -> Result<()> {
+    let mut daemon = own(world)?;
+    let installed = next_build(&daemon)?;
+    not_one_gets_through(&mut daemon, |daemon| {
+        daemon.stop()?;
+        fs::remove_file(daemon.bpffs().join("maps/PIDS@1"))?;
+        daemon.set_binary(installed);
+        daemon.spawn()
+    })?;
+    silently_refused(&daemon)
+}
+
+fn start_without_a_map_of_the_attached_programs_is_refused(world: &mut World) -> Result<()> {
+    let mut daemon = own(world)?;
+    silently_refused(&daemon)?;
+    daemon.stop()?;
+    fs::remove_file(daemon.bpffs().join("maps/TASKS@1"))?;
+    let Err(error) = daemon.spawn() else { bail!("it started without the map of marks that the programs use") };
+    let log = format!("{error:#}");
+    ensure!(log.contains("maps/TASKS@1: gone") && log.contains("run pp-agent uninstall-hooks"), "it does not say what to do:\n{log}");
+    silently_refused(&daemon)
+}
+
 fn agents_that_start_during_an_upgrade_are_agents(world: &mut World) -> Result<()> {
     /// Starts the command over and over until the file is there, ten answers at the least.
     const LOOP: &str = "enough=$1; shift; n=0; until [ -e \"$enough\" ] && [ $n -ge 10 ]; do \"$@\"; n=$((n+1)); done";
-    let Some(next) = std::env::var_os("PP_AGENT_NEXT_BIN").map(PathBuf::from) else {
-        return Err(skip("PP_AGENT_NEXT_BIN names no build with another ABI_VERSION"));
-    };
     let mut daemon = own(world)?;
-    let installed = daemon.lab().directory().join("bin/pp-agent-next");
-    fs::copy(&next, &installed).with_context(|| next.display().to_string())?;
+    let installed = next_build(&daemon)?;
     silently_refused(&daemon)?;
     let enough = daemon.path("enough-starts");
     let mut words: Vec<String> = ["/bin/bash", "-c", LOOP, "loop"].map(str::to_owned).into();

@@ -49,6 +49,14 @@ pub enum KernelError {
         /// What the kernel and its verifier said.
         reason: String,
     },
+    /// A pin of a map is gone, those of the programs that use it are not.
+    #[error(
+        "{path}: gone, but the programs that use this map are attached and go on refusing by it; run pp-agent uninstall-hooks, which ends all sessions, and start again"
+    )]
+    LostMap {
+        /// The pin.
+        path: PathBuf,
+    },
     /// A map operation.
     #[error("map {map}: {reason}")]
     Map {

@@ -44,9 +44,10 @@ const LAYOUTS: [(&str, u32); 1] = [("SOCKS", SOCKS_LAYOUT)];
 const SOCKS_LAYOUT: u32 = if option_env!("PP_ABI_VERSION").is_some() { 3 } else { 2 };
 
 /// Every map, by its name in the object.
-pub(super) const MAPS: [&str; 33] = [
+pub(super) const MAPS: [&str; 34] = [
     "TASKS",
     "DOOMED",
+    "PIDS",
     "SOCKS",
     "CONTROL",
     "PLACES",
@@ -136,6 +137,7 @@ impl Loader {
             fs::create_dir_all(dir).map_err(KernelError::io(dir.display().to_string()))?;
         }
         let fresh = !map_pin(&options.bpffs, "TASKS").exists();
+        complete(&options.bpffs, &links)?;
         // A kernel that keeps these elsewhere still gets everything else.
         let guard_offsets = offsets::find_guard_in(&kernel);
         let ebpf = object(&offsets, guard_offsets.as_ref().copied().unwrap_or_default(), options)?;
@@ -295,6 +297,18 @@ impl Loader {
 
 /// A program that this kernel refused, and its words.
 pub(super) type Refused = (&'static str, String);
+
+/// Programs of this build that are attached have their maps. One made anew beside them would be written by the daemon and read by nobody.
+fn complete(bpffs: &Path, links: &Path) -> Result<(), KernelError> {
+    let own = format!("@{}", build_id());
+    let entries = fs::read_dir(links).map_err(KernelError::io(links.display().to_string()))?;
+    let attached = entries.flatten().any(|entry| entry.file_name().to_string_lossy().ends_with(&own));
+    let lost = MAPS.iter().map(|name| map_pin(bpffs, name)).find(|pin| !pin.exists());
+    match lost.filter(|_| attached) {
+        Some(path) => Err(KernelError::LostMap { path }),
+        None => Ok(()),
+    }
+}
 
 fn remove(pin: &Path) -> Result<(), KernelError> {
     match fs::remove_file(pin) {

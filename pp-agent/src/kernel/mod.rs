@@ -17,6 +17,7 @@ mod load;
 mod maps;
 pub mod offsets;
 pub mod peer;
+mod pids;
 mod pinned;
 mod programs;
 mod publish;
@@ -52,11 +53,13 @@ use crate::{delegates::Delegate, guarded::Target, policy::KernelTables};
 use earlier::EarlierSocks;
 use live::Live;
 use maps::{Maps, entries, map_error};
+use pids::Pids;
 
 /// The gate: programs attached, maps open. Dropping it leaves everything in
 /// force.
 pub struct Gate {
     maps: Maps,
+    pids: Pids,
     records: Mutex<Option<Records>>,
     fresh: bool,
     max_tasks: u32,
@@ -95,8 +98,11 @@ impl Gate {
         let tasks = MapInfo::from_pin(load::map_pin(&options.bpffs, "TASKS")).map_err(|error| map_error("TASKS", &error))?;
         let earlier_socks = loader.earlier_socks.take().map(EarlierSocks::open).transpose()?;
         let other_layout = earlier_socks.is_some();
+        let pids = load::map_pin(&options.bpffs, "PIDS");
+        let pids = sys::object(&pids).map_err(KernelError::io(pids.display().to_string()))?;
         let mut gate = Self {
             maps,
+            pids: Pids::open(&pids, loader.fresh)?,
             earlier_socks,
             records: Mutex::new(Some(Records::new(ring)?)),
             fresh: loader.fresh,
@@ -291,6 +297,7 @@ impl Gate {
     /// The table is full or cannot be written.
     pub fn insert_mark(&self, tgid: u32, mark: TaskMark) -> Result<bool, KernelError> {
         const NO_EXIST: u64 = 1;
+        self.pids.enter(tgid);
         match self.maps.tasks.lock().insert(tgid, mark, NO_EXIST) {
             Ok(()) => Ok(true),
             Err(aya::maps::MapError::SyscallError(call)) if call.io_error.raw_os_error() == Some(libc::EEXIST) => Ok(false),

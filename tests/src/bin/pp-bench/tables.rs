@@ -10,8 +10,8 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapError, SkStorage};
 use pp_common::abi::{
-    BudgetValue, Control, Grant, GrantList, MAX_GRANTS_PER_PREFIX, PREFIX_HEAD_BITS, Place, PrefixKey, SOCK_OPENED, Service, ServiceKey,
-    SockMark, TaskMark, UserKey,
+    BudgetValue, Control, Grant, GrantList, MAX_GRANTS_PER_PREFIX, PID_PAGE, PREFIX_HEAD_BITS, Place, PrefixKey, SOCK_OPENED, Service,
+    ServiceKey, SockMark, TaskMark, UserKey,
 };
 use pp_common::behaviour::{GROUND_EXEMPT, GROUND_INTERNAL, GROUND_PORTS, Ground, History, Kept, Limits, PortRange};
 use pp_common::decide::transport;
@@ -102,14 +102,24 @@ fn receipt() -> GrantList {
 /// # Errors
 /// The kernel refuses it.
 pub(crate) fn mark_process(ebpf: &mut Ebpf, marked: bool) -> Result<()> {
-    let mut tasks: HashMap<_, u32, TaskMark> = open(ebpf, "TASKS")?;
     let tgid = process::id();
+    note_pid(ebpf, tgid, marked)?;
+    let mut tasks: HashMap<_, u32, TaskMark> = open(ebpf, "TASKS")?;
     if marked {
         let mark = TaskMark { session: SESSION, agent: AGENT, owner: OWNER, ..TaskMark::default() };
         Ok(tasks.insert(tgid, mark, 0)?)
     } else {
         Ok(tasks.remove(&tgid)?)
     }
+}
+
+/// Whether this process must be looked for among the marked ones. Nothing else writes these bytes while the bench runs.
+fn note_pid(ebpf: &mut Ebpf, tgid: u32, marked: bool) -> Result<()> {
+    let mut pids: Array<_, [u8; PID_PAGE]> = open(ebpf, "PIDS")?;
+    let (page, byte) = (tgid / u32::try_from(PID_PAGE)?, usize::try_from(tgid)? % PID_PAGE);
+    let mut bytes = pids.get(&page, 0)?;
+    bytes[byte] = marked.into();
+    Ok(pids.set(page, bytes, 0)?)
 }
 
 /// Gives a socket the mark that the hook of its creation would have given it; `opened`: and that of its connect.

@@ -1,0 +1,105 @@
+//! Which pids may be a marked process's: the daemon's side of the map `PIDS`.
+
+use std::{
+    ffi::c_void,
+    num::NonZeroUsize,
+    os::fd::AsFd,
+    ptr::NonNull,
+    slice,
+    sync::atomic::{AtomicU8, Ordering},
+};
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use pp_common::abi::{PID_PAGE, PID_PAGES};
+
+use super::KernelError;
+
+/// Bytes of the map.
+const LEN: NonZeroUsize = NonZeroUsize::new(PID_PAGE * PID_PAGES as usize).expect("not zero");
+/// The kernel's idle task, which nothing marks: its byte says that the others can be relied on.
+const IDLE: u32 = 0;
+
+/// The map in this process's memory. Programs write bytes of it at any time, so each is written whole and none is read to be written again.
+pub(super) struct Pids {
+    start: NonNull<c_void>,
+}
+
+// SAFETY: the memory belongs to no thread, and all access to it is atomic.
+unsafe impl Send for Pids {}
+// SAFETY: as above.
+unsafe impl Sync for Pids {}
+
+impl Pids {
+    /// Maps it. Where marks are older than the map (`fresh` is false, and no start has come to here before), each pid may be one of theirs.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub(super) fn open(map: impl AsFd, fresh: bool) -> Result<Self, KernelError> {
+        // SAFETY: a new place, of the size of the map; nobody else knows it.
+        let start = unsafe { mmap(None, LEN, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, map, 0) };
+        let start = start.map_err(|error| KernelError::Map { map: "PIDS", reason: format!("cannot be mapped: {error}") })?;
+        let pids = Self { start };
+        if pids.byte(IDLE).is_some_and(|byte| byte.load(Ordering::SeqCst) == 0) {
+            if !fresh {
+                pids.bytes().iter().skip(1).for_each(|byte| byte.store(1, Ordering::SeqCst));
+            }
+            pids.enter(IDLE);
+        }
+        Ok(pids)
+    }
+
+    /// From now on this process must be looked for among the marked ones. To be called before the mark is there to be found.
+    pub(super) fn enter(&self, tgid: u32) {
+        if let Some(byte) = self.byte(tgid) {
+            byte.store(1, Ordering::SeqCst);
+        }
+    }
+
+    /// A pid that has none is always looked for.
+    fn byte(&self, tgid: u32) -> Option<&AtomicU8> {
+        self.bytes().get(usize::try_from(tgid).ok()?)
+    }
+
+    fn bytes(&self) -> &[AtomicU8] {
+        // SAFETY: so many bytes are mapped, readable and writable, as long as `self` is there, and any of them is a value.
+        unsafe { slice::from_raw_parts(self.start.as_ptr().cast(), LEN.get()) }
+    }
+}
+
+impl Drop for Pids {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `open`, and no reference outlives `self`.
+        if let Err(error) = unsafe { munmap(self.start, LEN.get()) } {
+            tracing::warn!("map PIDS: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(pids: &Pids) -> Vec<u8> {
+        pids.bytes().iter().map(|byte| byte.load(Ordering::SeqCst)).collect()
+    }
+
+    #[test]
+    fn map_that_is_younger_than_the_marks_rules_no_pid_out() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(LEN.get() as u64).unwrap();
+        assert!(bytes(&Pids::open(&file, false).unwrap()).iter().all(|byte| *byte == 1));
+    }
+
+    #[test]
+    fn later_start_finds_what_was_entered() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(LEN.get() as u64).unwrap();
+        let first = Pids::open(&file, true).unwrap();
+        first.enter(4_194_303);
+        first.enter(u32::MAX);
+        drop(first);
+        let found = bytes(&Pids::open(&file, false).unwrap());
+        let entered: Vec<usize> = found.iter().enumerate().filter_map(|(pid, byte)| (*byte == 1).then_some(pid)).collect();
+        assert_eq!(entered, [0, 4_194_303]);
+    }
+}
