@@ -12,6 +12,7 @@ use std::{
     fs,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
+    sync::LazyLock,
 };
 
 use aya::{
@@ -410,11 +411,15 @@ fn attach_one(program: &mut Program, hang: Hang, cgroup: &fs::File) -> Result<Fd
 }
 
 /// Tells builds apart: the object and the ABI.
-fn build_id() -> String {
-    let mut hash = Sha256::new();
-    hash.update(OBJECT);
-    hash.update(ABI_VERSION.to_le_bytes());
-    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+fn build_id() -> &'static str {
+    // Asked for each program, and the object is megabytes.
+    static ID: LazyLock<String> = LazyLock::new(|| {
+        let mut hash = Sha256::new();
+        hash.update(OBJECT);
+        hash.update(ABI_VERSION.to_le_bytes());
+        hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    });
+    &ID
 }
 
 /// Removes every hook and map; works with the daemon dead.
