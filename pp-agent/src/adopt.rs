@@ -4,9 +4,10 @@
 use std::{
     collections::{HashMap, HashSet},
     fs,
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, OwnedFd},
 };
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pp_common::abi::{NameId, SOCK_OPENED, SockMark, TASK_ROOT, TaskMark};
 
 use crate::{
@@ -49,17 +50,13 @@ pub fn adopt(gate: &Gate, pid: u32, agent: NameId, owner: u32) -> Result<u64, Ad
     if pid <= 1 || pid == std::process::id() || is_kernel_thread(pid) {
         return Err(AdoptError::Never(pid));
     }
-    let process = pidfd(pid).map_err(|_| AdoptError::NoProcess(pid))?;
+    let process = Handle::of(pid).ok_or(AdoptError::NoProcess(pid))?;
     let now = host::boot_ns().map_err(|source| KernelError::Io { what: "boot time".into(), source })?;
     let mark = TaskMark { session: new_session(), agent, start_ns: 0, session_start_ns: now, owner, flags: TASK_ROOT };
-    if !gate.insert_mark(pid, mark)? {
-        return Err(AdoptError::AlreadyMarked(pid));
-    }
-    // RACE: were it gone before the mark was in place, the mark would be another's.
-    if nix::poll::poll(&mut [nix::poll::PollFd::new(process.as_fd(), nix::poll::PollFlags::POLLIN)], nix::poll::PollTimeout::ZERO) != Ok(0)
-    {
-        gate.remove_mark(pid)?;
-        return Err(AdoptError::NoProcess(pid));
+    match process.mark(gate, mark)? {
+        Marking::Done => {}
+        Marking::Already => return Err(AdoptError::AlreadyMarked(pid)),
+        Marking::Gone => return Err(AdoptError::NoProcess(pid)),
     }
     tag_sockets(gate, pid, &mark);
     spread(gate, &mut Report::default())?;
@@ -123,15 +120,19 @@ fn spread(gate: &Gate, report: &mut Report) -> Result<(), KernelError> {
     loop {
         let marks: HashMap<u32, TaskMark> = gate.marks()?.into_iter().collect();
         let mut found = 0;
-        for process in processes(report) {
-            let Some(parent) = marks.get(&process.parent) else { continue };
-            if marks.contains_key(&process.pid) {
+        let descendants = descendants(&processes(report), &marks);
+        // Where the table fills before the last of them is in it, hooks find the others by their ancestors.
+        descendants.iter().for_each(|(pid, _)| gate.expect_mark(*pid));
+        for (pid, parent) in descendants {
+            let Some(process) = Handle::of(pid) else { continue };
+            // By now the pid may be another process's, or it another's child.
+            let Ok(Some(from)) = read_process(pid).map(|now| (now.parent == parent).then(|| marks.get(&parent)).flatten()) else {
                 continue;
-            }
-            let mark = TaskMark { start_ns: 0, flags: parent.flags & !TASK_ROOT, ..*parent };
-            if gate.insert_mark(process.pid, mark)? {
-                tag_sockets(gate, process.pid, &mark);
-                report.marked.push((process.pid, mark.session));
+            };
+            let mark = TaskMark { start_ns: 0, flags: from.flags & !TASK_ROOT, ..*from };
+            if process.mark(gate, mark)? == Marking::Done {
+                tag_sockets(gate, pid, &mark);
+                report.marked.push((pid, mark.session));
                 found += 1;
             }
         }
@@ -190,6 +191,79 @@ pub fn mark_sockets_again(gate: &Gate) -> Result<(), KernelError> {
         tag_sockets(gate, pid, &mark);
     }
     Ok(())
+}
+
+/// The unmarked descendants of marked processes with their parents, each after its own.
+fn descendants(processes: &[Process], marks: &HashMap<u32, TaskMark>) -> Vec<(u32, u32)> {
+    let mut found: Vec<(u32, u32)> = Vec::new();
+    let mut known: HashSet<u32> = marks.keys().copied().collect();
+    loop {
+        let before = found.len();
+        for process in processes {
+            if known.contains(&process.parent) && known.insert(process.pid) {
+                found.push((process.pid, process.parent));
+            }
+        }
+        if found.len() == before {
+            return found;
+        }
+    }
+}
+
+/// What came of marking a running process.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Marking {
+    Done,
+    /// It has a mark.
+    Already,
+    /// It has ended, or is about to.
+    Gone,
+}
+
+/// One process, and not the next one that gets its pid.
+struct Handle {
+    pid: u32,
+    pidfd: OwnedFd,
+}
+
+impl Handle {
+    fn of(pid: u32) -> Option<Self> {
+        Some(Self { pid, pidfd: pidfd(pid).ok()? })
+    }
+
+    /// Marks it, if it goes on: a mark that comes after its end would be that of the next process of this pid.
+    fn mark(&self, gate: &Gate, mark: TaskMark) -> Result<Marking, KernelError> {
+        if !gate.insert_mark(self.pid, mark)? {
+            return Ok(Marking::Already);
+        }
+        if self.goes_on() {
+            return Ok(Marking::Done);
+        }
+        // RACE: by now the mark may be one that the kernel gave the next process, which knows when that started.
+        if gate.mark(self.pid)?.is_some_and(|found| found.session == mark.session && found.start_ns == 0) {
+            gate.remove_mark(self.pid)?;
+        }
+        Ok(Marking::Gone)
+    }
+
+    /// Some thread of it has not begun to end. The kernel raises a thread's flag before its exit hook, so a mark that is there by now
+    /// will be found by that.
+    fn goes_on(&self) -> bool {
+        let ended = PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN);
+        if poll(&mut [ended], PollTimeout::ZERO) != Ok(0) {
+            return false;
+        }
+        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.pid)) else { return false };
+        threads.flatten().any(|thread| fs::read_to_string(thread.path().join("stat")).is_ok_and(|stat| !is_ending(&stat)))
+    }
+}
+
+/// Whether a thread has begun to end, by its line in `/proc/PID/task/TID/stat` (`proc_pid_stat(5)`: flags are the seventh after the name).
+fn is_ending(stat: &str) -> bool {
+    /// `include/linux/sched.h`.
+    const PF_EXITING: u64 = 4;
+    let flags = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(6)).and_then(|flags| flags.parse::<u64>().ok());
+    flags.is_some_and(|flags| flags & PF_EXITING != 0)
 }
 
 /// What `/proc` says of a process.
@@ -278,4 +352,39 @@ fn cgroup_rule(identity: &IdentityTables, pid: u32) -> Option<NameId> {
 #[must_use]
 pub fn new_session() -> u64 {
     uuid::Uuid::new_v4().as_u64_pair().1 | 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thread_that_has_begun_to_end_is_told_from_one_that_goes_on() {
+        let stat = |name: &str, flags: u32| format!("77 ({name}) S 1 77 77 0 -1 {flags} 0 0");
+        assert!(is_ending(&stat("cat", 0x40_0004)));
+        assert!(!is_ending(&stat("cat", 0x40_0100)));
+        assert!(!is_ending(&stat("a) Z 1 1 1 0 -1 4 (", 0x40_0100)));
+        assert!(!is_ending("nothing of the kind"));
+        assert!(!is_ending(&fs::read_to_string("/proc/thread-self/stat").unwrap()));
+    }
+
+    #[test]
+    fn process_that_has_ended_does_not_go_on() {
+        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+        let process = Handle::of(child.id()).unwrap();
+        // Not waited for yet: a zombie, which keeps its pid.
+        let mut ended = [PollFd::new(process.pidfd.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut ended, 10_000u16), Ok(1));
+        assert!(!process.goes_on());
+        child.wait().unwrap();
+        assert!(Handle::of(std::process::id()).unwrap().goes_on());
+    }
+
+    #[test]
+    fn descendants_come_after_their_parents() {
+        let process = |pid, parent| Process { pid, parent, uid: 0, kernel_thread: false };
+        let all = [process(10, 20), process(20, 30), process(30, 1), process(40, 1), process(50, 40)];
+        let marks = HashMap::from([(30, TaskMark::default())]);
+        assert_eq!(descendants(&all, &marks), [(20, 30), (10, 20)]);
+    }
 }

@@ -41,9 +41,9 @@ pub fn start() {
     }
 }
 
-/// Logs one event. A refusal is a warning, everything else is information.
+/// Logs one event. A refusal of whatever kind and a loss are warnings, everything else is information.
 pub fn tell(event: &Event) {
-    let refused = matches!(event.kind, Kind::Verdict | Kind::Tamper) && event.verdict.as_deref() == Some("block");
+    let refused = event.kind != Kind::Canary && event.verdict.as_deref() == Some("block");
     if refused || event.kind == Kind::Lost {
         tell_at::<true>(event);
     } else {

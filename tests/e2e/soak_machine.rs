@@ -2,7 +2,8 @@
 //! nothing comes into the zone, nobody without a mark is refused, memory stays bounded, and what could not be told is counted.
 
 use std::fs;
-use std::path::Path;
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,6 +13,7 @@ use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_settime};
 use pp_tests::agent::{BPFFS, Daemon};
 use pp_tests::attack::{self, Answer};
+use pp_tests::forge;
 use pp_tests::harness::{By, Refusal};
 use pp_tests::hunt::boot_ns;
 use pp_tests::lab::{PLC, Place, WEB, fresh_target, is_emulated};
@@ -30,6 +32,7 @@ tests![
     full_ring_buffer_of_a_stopped_daemon_loses_no_refusal_uncounted,
     clock_a_year_off_opens_nothing_and_lengthens_no_receipt,
     bpffs_unmounted_and_mounted_again_opens_nothing,
+    full_disk_opens_nothing_keeps_nothing_open_and_tells_what_it_lost,
 ];
 
 /// Most processes in the storm's cgroup.
@@ -349,5 +352,89 @@ fn bpffs_unmounted_and_mounted_again_opens_nothing(world: &mut World) -> Result<
         daemon.spawn()?;
         is_refused(daemon, "after the next start")
     })?;
+    refuses(&daemon)
+}
+
+/// The daemon's state on a disk of its own, which is full after a while.
+struct SmallDisk {
+    at: PathBuf,
+}
+
+impl SmallDisk {
+    fn mount(at: PathBuf) -> Result<Self> {
+        mount(Some("small"), &at, Some("tmpfs"), MsFlags::empty(), Some("size=16m"))?;
+        Ok(Self { at })
+    }
+
+    fn fill(&self) -> Result<()> {
+        let mut file = fs::File::create(self.at.join("filler"))?;
+        loop {
+            match file.write(&[0; 4096]) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::StorageFull => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn free(&self) -> Result<()> {
+        Ok(fs::remove_file(self.at.join("filler"))?)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        if let Err(error) = umount2(&self.at, MntFlags::MNT_DETACH) {
+            eprintln!("{}: {error}", self.at.display());
+        }
+    }
+}
+
+fn full_disk_opens_nothing_keeps_nothing_open_and_tells_what_it_lost(world: &mut World) -> Result<()> {
+    /// More than the events' file has room for without growing.
+    const REFUSALS: u64 = 6_000;
+    only_here()?;
+    let mut daemon = world.prepared(&Policy::standard(world.lab()))?;
+    let disk = SmallDisk::mount(daemon.path("state"))?;
+    daemon.spawn()?;
+    refuses(&daemon)?;
+    let mark = daemon.events().mark();
+    let (early, late) = (fresh_target(), fresh_target());
+    let reach = |daemon: &Daemon, target| AGENT_ALONE.attempt(daemon, &attack::tcp(daemon.lab(), target));
+    holds_under(&mut daemon, "full disk", &[early, late], |daemon| {
+        let kept = opening(early).sign(daemon.operator());
+        let _registered = daemon.register(&kept)?;
+        ensure!(reach(daemon, early)? == Answer::Delivered, "the receipt opens nothing");
+        disk.fill()?;
+        let words = attack::workload(daemon.lab(), &["storm", "pairs", FIRST_PAIR, "--count", &REFUSALS.to_string()], PLC).words;
+        let answers = AGENT_ALONE.run_words(daemon, &words)?.success()?.json()?["answers"].clone();
+        ensure!(answers[libc::EPERM.to_string()] == REFUSALS, "answers by error number: {answers}");
+
+        let artifact = opening(late).sign(daemon.operator());
+        let answer = daemon.client()?.post("/v1/receipts", &artifact)?;
+        ensure!(answer.status >= 500 && answer.body.to_string().contains("No space left"), "registering: {}", answer.body);
+        ensure!(reach(daemon, late)? == Answer::Refused(libc::EPERM), "a receipt that could not be kept opens its target");
+
+        let output = daemon.cli(&["receipt", "revoke", &forge::id(&kept), "--reason", "full disk"])?;
+        ensure!(output.code() != 0 && output.both().contains("could not be kept"), "revoking: {output}");
+        ensure!(reach(daemon, early)? == Answer::Refused(libc::EPERM), "a revocation that could not be kept revokes nothing");
+
+        disk.free()?;
+        let is_loss =
+            |event: &Value| event["kind"] == "lost" && event["detail"].as_str().is_some_and(|text| text.contains("could not be stored"));
+        let told = daemon.events().wait_since(mark, "the loss to be told once there is room", is_loss)?;
+        ensure!(told["count"].as_u64().is_some_and(|count| count > 0), "{told}");
+        let _revoked = daemon.cli(&["receipt", "revoke", &forge::id(&kept), "--reason", "full disk"])?.success()?;
+        let _registered = daemon.register(&artifact)?;
+        ensure!(reach(daemon, late)? == Answer::Delivered, "with room again the receipt opens nothing");
+        daemon.crash()?;
+        daemon.spawn()?;
+        ensure!(reach(daemon, early)? == Answer::Refused(libc::EPERM), "the revocation did not survive");
+        ensure!(reach(daemon, late)? == Answer::Delivered, "the receipt did not survive");
+        Ok(())
+    })?;
+    eprintln!("{} events were told and not stored", told_lost(&daemon.events().since(mark)));
+    let ids: Vec<u64> = daemon.events().since(mark).iter().filter_map(|event| event["id"].as_u64()).collect();
+    ensure!(ids.is_sorted(), "ids of events went back");
     refuses(&daemon)
 }

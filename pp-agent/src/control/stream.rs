@@ -1,6 +1,7 @@
 //! Events as newline-delimited JSON: the stored ones, then, if asked, every
 //! new one until the caller leaves or loses the right to see it.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -52,15 +53,22 @@ impl Stream {
     async fn run(mut self, follower: Option<Follower>) -> Option<()> {
         self.stored().await?;
         let mut follower = follower?;
-        self.last_id = self.last_id.max(follower.first_id() - 1);
+        // Every event has its place in the queue, in the order of ids, be it itself or as one of so many missed.
+        let mut queued_id = follower.first_id() - 1;
         loop {
             tokio::select! {
                 () = self.lines.closed() => return None,
                 item = follower.next() => match item? {
-                    Item::Missed(count) => self.catch_up(count).await?,
-                    Item::Event(event) if event.id <= self.last_id => {}
-                    Item::Event(event) if self.filter.wants(&event) => self.tell(&event).await?,
-                    Item::Event(event) => self.last_id = event.id,
+                    Item::Missed(count) => {
+                        self.catch_up(queued_id + 1..=queued_id + count).await?;
+                        queued_id += count;
+                    }
+                    Item::Event(event) => {
+                        queued_id = event.id;
+                        if event.id > self.last_id && self.filter.wants(&event) {
+                            self.tell(&event).await?;
+                        }
+                    }
                 },
             }
         }
@@ -77,36 +85,38 @@ impl Stream {
             }
             return Some(());
         }
-        self.pages(self.filter.first_id()).await
+        self.pages(self.filter.first_id()..=u64::MAX).await.map(drop)
     }
 
-    /// The stored events from this id on, to the newest.
-    async fn pages(&mut self, first_id: u64) -> Option<()> {
-        let mut next_id = Some(first_id);
+    /// Tells the stored events of these ids. Returns how many are stored there, told or not; an error of the disk ends it, `None` the stream.
+    async fn pages(&mut self, ids: RangeInclusive<u64>) -> Option<u64> {
+        let (mut next_id, last_id) = (Some(*ids.start()), *ids.end());
+        let mut stored = 0;
         while let Some(from_id) = next_id {
             let (governor, filter) = (Arc::clone(&self.governor), self.filter.clone());
-            let (found, rest) = blocking(move || governor.hub().page(from_id, PAGE, &filter)).await?;
-            for event in &found {
+            let page = blocking(move || governor.hub().page(from_id..=last_id, PAGE, &filter)).await?;
+            for event in &page.events {
                 self.tell(event).await?;
             }
-            next_id = rest;
+            stored += page.stored;
+            next_id = page.next_id;
         }
-        Some(())
+        Some(stored)
     }
 
-    /// Tells from the store what the caller was too slow to receive, and how much of it is there no more. `count`: what the
-    /// queue had no room for.
-    async fn catch_up(&mut self, count: u64) -> Option<()> {
-        let wanted = self.last_id + 1;
-        let governor = Arc::clone(&self.governor);
-        let Some(oldest) = blocking(move || governor.hub().oldest_id()).await else {
-            return self.send(lost(count)).await;
-        };
-        let gone = oldest.map_or(count, |oldest| oldest.saturating_sub(wanted));
+    /// Tells from the store what the queue had no room for, and how much of it is not there: never written, or no more.
+    async fn catch_up(&mut self, ids: RangeInclusive<u64>) -> Option<()> {
+        // What was told from the store at the beginning is not told again.
+        let ids = (*ids.start()).max(self.last_id + 1)..=*ids.end();
+        let wanted = (ids.end() + 1).saturating_sub(*ids.start());
+        if wanted == 0 {
+            return Some(());
+        }
+        let gone = wanted.saturating_sub(self.pages(ids).await?);
         if gone > 0 {
             self.send(lost(gone)).await?;
         }
-        self.pages(wanted).await
+        Some(())
     }
 
     async fn tell(&mut self, event: &Event) -> Option<()> {

@@ -2,12 +2,13 @@
 //! follows. A slow follower misses events here, is told how many, and finds
 //! them in the store; nobody waits for it.
 
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 
-use super::store::{Store, StoreError};
+use super::store::{Page, Store, StoreError};
 use super::{Event, Filter, Kind};
 
 /// Events that may wait for one follower.
@@ -138,16 +139,8 @@ impl Hub {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn page(&self, first_id: u64, max: usize, filter: &Filter) -> Result<(Vec<Event>, Option<u64>), StoreError> {
-        self.store.page(first_id, max, filter)
-    }
-
-    /// The oldest event that is stored; see [`Store::oldest_id`]. Blocks on the disk.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn oldest_id(&self) -> Result<Option<u64>, StoreError> {
-        self.store.oldest_id()
+    pub fn page(&self, ids: RangeInclusive<u64>, max: usize, filter: &Filter) -> Result<Page, StoreError> {
+        self.store.page(ids, max, filter)
     }
 
     /// One stored event. Blocks on the disk.

@@ -4,6 +4,7 @@
 //! and a file that cannot be read is set aside.
 
 use std::hash::BuildHasher as _;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -12,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use foldhash::fast::FixedState;
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata as _, TableDefinition};
 
 use super::{Event, Filter};
 
@@ -59,6 +60,17 @@ enum Work {
     Stop,
 }
 
+/// Some of the stored events.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// Those that the filter takes.
+    pub events: Vec<Event>,
+    /// How many were looked at.
+    pub stored: u64,
+    /// Where the next page begins; `None` at the end.
+    pub next_id: Option<u64>,
+}
+
 /// The store. Writing never blocks the caller.
 #[derive(Debug)]
 pub struct Store {
@@ -78,6 +90,7 @@ struct Shared {
     failing: AtomicBool,
     /// What stands for this boot.
     boot: u64,
+    max_events: u64,
 }
 
 impl Store {
@@ -86,6 +99,10 @@ impl Store {
     /// # Errors
     /// When not even a new file can be made.
     pub fn open(path: &Path, boot_id: &str) -> Result<Self, StoreError> {
+        Self::of_size(path, boot_id, MAX_EVENTS)
+    }
+
+    fn of_size(path: &Path, boot_id: &str, max_events: u64) -> Result<Self, StoreError> {
         let (database, damaged) = open_or_set_aside(path)?;
         let shared = Arc::new(Shared {
             path: path.to_owned(),
@@ -93,6 +110,7 @@ impl Store {
             lost: AtomicU64::new(0),
             failing: AtomicBool::new(false),
             boot: FixedState::default().hash_one(boot_id),
+            max_events,
         });
         // No count of events reaches the milliseconds since 1970, so ids stay
         // above those of a file that was set aside.
@@ -177,36 +195,28 @@ impl Store {
         Ok(found)
     }
 
-    /// At most `max` stored events from `first_id` on, oldest first, that a
-    /// filter takes, and the id to go on from; `None` at the end.
+    /// At most `max` of the stored events of these ids that a filter takes, oldest first.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn page(&self, first_id: u64, max: usize, filter: &Filter) -> Result<(Vec<Event>, Option<u64>), StoreError> {
+    pub fn page(&self, ids: RangeInclusive<u64>, max: usize, filter: &Filter) -> Result<Page, StoreError> {
         self.flush()?;
         self.shared.read(|events| {
-            let mut found = Vec::new();
-            for entry in events.range(first_id..)? {
+            let mut page = Page::default();
+            for entry in events.range(ids)? {
                 let (id, bytes) = entry?;
-                if found.len() >= max {
-                    return Ok((found, Some(id.value())));
+                if page.events.len() >= max {
+                    page.next_id = Some(id.value());
+                    break;
                 }
+                page.stored += 1;
                 let Ok(event) = serde_json::from_slice::<Event>(bytes.value()) else { continue };
                 if filter.wants(&event) {
-                    found.push(event);
+                    page.events.push(event);
                 }
             }
-            Ok((found, None))
+            Ok(page)
         })
-    }
-
-    /// The id of the oldest event that is still here.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn oldest_id(&self) -> Result<Option<u64>, StoreError> {
-        self.flush()?;
-        self.shared.read(|events| Ok(events.first()?.map(|(id, _)| id.value())))
     }
 
     /// One event.
@@ -317,13 +327,9 @@ impl Shared {
                     let bytes = serde_json::to_vec(event.as_ref()).unwrap_or_default();
                     events.insert(event.id, bytes.as_slice())?;
                 }
-                let newest = batch.last().map_or(0, |event| event.id);
-                loop {
-                    let oldest = events.first()?.map(|(id, _)| id.value());
-                    let Some(oldest) = oldest.filter(|id| id.saturating_add(MAX_EVENTS) <= newest) else {
-                        break;
-                    };
-                    events.remove(oldest)?;
+                // Ids have gaps, where a daemon was killed.
+                while events.len()? > self.max_events {
+                    events.pop_first()?;
                 }
                 let mut meta = write.open_table(META)?;
                 if let Some(next_id) = reserve {

@@ -99,6 +99,8 @@ pub(super) struct Loader {
     pub(super) ebpf: Ebpf,
     /// The maps were made by this start, not found.
     pub(super) fresh: bool,
+    /// Programs of other builds may have marked processes without a word in `PIDS`.
+    pub(super) doubtful: bool,
     without: Vec<String>,
     /// The marks of sockets that a build with another layout kept.
     pub(super) earlier_socks: Option<MapData>,
@@ -138,7 +140,8 @@ impl Loader {
             fs::create_dir_all(dir).map_err(KernelError::io(dir.display().to_string()))?;
         }
         let fresh = !map_pin(&options.bpffs, "TASKS").exists();
-        complete(&options.bpffs, &links)?;
+        let attached = Attached::by(&links)?;
+        complete(&options.bpffs, attached, fresh)?;
         // A kernel that keeps these elsewhere still gets everything else.
         let guard_offsets = offsets::find_guard_in(&kernel);
         let ebpf = object(&offsets, guard_offsets.as_ref().copied().unwrap_or_default(), options)?;
@@ -153,6 +156,7 @@ impl Loader {
         Ok(Self {
             ebpf,
             fresh,
+            doubtful: !fresh && attached.others,
             without: options.without.clone(),
             earlier_socks,
             cgroup: fs::File::open(&cgroup).map_err(KernelError::io(cgroup.display().to_string()))?,
@@ -179,7 +183,7 @@ impl Loader {
     /// Attaches what marks processes, and gives the link descriptors away: they
     /// hold the hooks if somebody unmounts the pins.
     pub(super) fn close(mut self) -> Result<Vec<OwnedFd>, KernelError> {
-        self.put_for_all(&LAST)?;
+        LAST.iter().try_for_each(|program| self.put_for_all(program))?;
         Ok(self.held.into_iter().map(|(_, link)| link).collect())
     }
 
@@ -222,11 +226,11 @@ impl Loader {
     }
 
     /// Removes the pins of programs that are not in use any more: of earlier
-    /// builds, of other backends. Returns how many there were. The one that is
-    /// attached last has its successor yet to come.
+    /// builds, of other backends. Returns how many there were. Those that are
+    /// attached last have their successors yet to come.
     pub(super) fn sweep(&self) -> Result<usize, KernelError> {
         let entries = fs::read_dir(&self.links).map_err(KernelError::io(self.links.display().to_string()))?;
-        let last = pins_of(&self.links, LAST.name);
+        let last: Vec<PathBuf> = LAST.iter().flat_map(|program| pins_of(&self.links, program.name)).collect();
         let left = entries.flatten().map(|entry| entry.path());
         let left = left.filter(|path| !last.contains(path) && self.held.iter().all(|(held, _)| held != path));
         let left: Vec<PathBuf> = left.collect();
@@ -299,13 +303,37 @@ impl Loader {
 /// A program that this kernel refused, and its words.
 pub(super) type Refused = (&'static str, String);
 
-/// Programs of this build that are attached have their maps. One made anew beside them would be written by the daemon and read by nobody.
-fn complete(bpffs: &Path, links: &Path) -> Result<(), KernelError> {
-    let own = format!("@{}", build_id());
-    let entries = fs::read_dir(links).map_err(KernelError::io(links.display().to_string()))?;
-    let attached = entries.flatten().any(|entry| entry.file_name().to_string_lossy().ends_with(&own));
+/// Whose programs hang.
+#[derive(Clone, Copy)]
+struct Attached {
+    /// Some of this build.
+    own: bool,
+    /// Some of another.
+    others: bool,
+}
+
+impl Attached {
+    fn by(links: &Path) -> Result<Self, KernelError> {
+        let error = || KernelError::io(links.display().to_string());
+        let own = format!("@{}", build_id());
+        let mut attached = Self { own: false, others: false };
+        for entry in fs::read_dir(links).map_err(error())? {
+            let name = entry.map_err(error())?.file_name();
+            if name.to_string_lossy().ends_with(&own) {
+                attached.own = true;
+            } else {
+                attached.others = true;
+            }
+        }
+        Ok(attached)
+    }
+}
+
+/// Programs that are attached have their maps: those of this build all of them, those of any the marks of processes. One made anew beside
+/// them would be written by the daemon and read by nobody.
+fn complete(bpffs: &Path, attached: Attached, fresh: bool) -> Result<(), KernelError> {
     let lost = MAPS.iter().map(|name| map_pin(bpffs, name)).find(|pin| !pin.exists());
-    match lost.filter(|_| attached) {
+    match lost.filter(|_| attached.own || attached.others && fresh) {
         Some(path) => Err(KernelError::LostMap { path }),
         None => Ok(()),
     }
@@ -334,8 +362,11 @@ pub(super) fn map_pin(bpffs: &Path, name: &str) -> PathBuf {
     bpffs.join("maps").join(format!("{name}@{layout}"))
 }
 
-/// Lets go of maps in layouts that no attached program knows any more.
+/// Lets go of maps in layouts that no attached program knows any more; they stay while one does.
 pub(super) fn drop_other_layouts(bpffs: &Path) -> Result<(), KernelError> {
+    if Attached::by(&bpffs.join("links"))?.others {
+        return Ok(());
+    }
     LAYOUTS.iter().flat_map(|(name, _)| other_layouts(bpffs, name)).try_for_each(|pin| remove(&pin))
 }
 

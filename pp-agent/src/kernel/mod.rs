@@ -102,7 +102,7 @@ impl Gate {
         let pids = sys::object(&pids).map_err(KernelError::io(pids.display().to_string()))?;
         let mut gate = Self {
             maps,
-            pids: Pids::open(&pids, loader.fresh)?,
+            pids: Pids::open(&pids, loader.fresh, loader.doubtful)?,
             earlier_socks,
             records: Mutex::new(Some(Records::new(ring)?)),
             fresh: loader.fresh,
@@ -298,11 +298,22 @@ impl Gate {
     pub fn insert_mark(&self, tgid: u32, mark: TaskMark) -> Result<bool, KernelError> {
         const NO_EXIST: u64 = 1;
         self.pids.enter(tgid);
-        match self.maps.tasks.lock().insert(tgid, mark, NO_EXIST) {
-            Ok(()) => Ok(true),
-            Err(aya::maps::MapError::SyscallError(call)) if call.io_error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
-            Err(error) => Err(map_error("TASKS", &error)),
+        let entered = match self.maps.tasks.lock().insert(tgid, mark, NO_EXIST) {
+            Ok(()) => true,
+            Err(aya::maps::MapError::SyscallError(call)) if call.io_error.raw_os_error() == Some(libc::EEXIST) => false,
+            Err(error) => return Err(map_error("TASKS", &error)),
+        };
+        // RACE: an end that found no mark yet may have taken the byte away.
+        self.pids.enter(tgid);
+        if entered {
+            publish::absent_is_fine(self.maps.doomed.lock().remove(&tgid)).map_err(|error| map_error("DOOMED", &error))?;
         }
+        Ok(entered)
+    }
+
+    /// Has every hook look for a mark of this process, or of its ancestors while the task table has overflowed.
+    pub fn expect_mark(&self, tgid: u32) {
+        self.pids.enter(tgid);
     }
 
     /// Takes a process's mark away.

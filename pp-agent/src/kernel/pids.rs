@@ -30,21 +30,21 @@ unsafe impl Send for Pids {}
 unsafe impl Sync for Pids {}
 
 impl Pids {
-    /// Maps it. Where marks are older than the map (`fresh` is false, and no start has come to here before), each pid may be one of theirs.
+    /// Maps it. Where marks are older than the map (`fresh` is false, and no start has come to here before), or programs that do not know it
+    /// may have made some (`doubtful`), each pid may be one of theirs. Its process's end rules it out again.
     ///
     /// # Errors
     /// The kernel refuses it.
-    pub(super) fn open(map: impl AsFd, fresh: bool) -> Result<Self, KernelError> {
+    pub(super) fn open(map: impl AsFd, fresh: bool, doubtful: bool) -> Result<Self, KernelError> {
         // SAFETY: a new place, of the size of the map; nobody else knows it.
         let start = unsafe { mmap(None, LEN, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, map, 0) };
         let start = start.map_err(|error| KernelError::Map { map: "PIDS", reason: format!("cannot be mapped: {error}") })?;
         let pids = Self { start };
-        if pids.byte(IDLE).is_some_and(|byte| byte.load(Ordering::SeqCst) == 0) {
-            if !fresh {
-                pids.bytes().iter().skip(1).for_each(|byte| byte.store(1, Ordering::SeqCst));
-            }
-            pids.enter(IDLE);
+        let new = pids.byte(IDLE).is_none_or(|byte| byte.load(Ordering::SeqCst) == 0);
+        if doubtful || new && !fresh {
+            pids.bytes().iter().skip(1).for_each(|byte| byte.store(1, Ordering::SeqCst));
         }
+        pids.enter(IDLE);
         Ok(pids)
     }
 
@@ -87,18 +87,26 @@ mod tests {
     fn map_that_is_younger_than_the_marks_rules_no_pid_out() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(LEN.get() as u64).unwrap();
-        assert!(bytes(&Pids::open(&file, false).unwrap()).iter().all(|byte| *byte == 1));
+        assert!(bytes(&Pids::open(&file, false, false).unwrap()).iter().all(|byte| *byte == 1));
+    }
+
+    #[test]
+    fn programs_of_another_build_rule_no_pid_out() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(LEN.get() as u64).unwrap();
+        drop(Pids::open(&file, true, false).unwrap());
+        assert!(bytes(&Pids::open(&file, false, true).unwrap()).iter().all(|byte| *byte == 1));
     }
 
     #[test]
     fn later_start_finds_what_was_entered() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(LEN.get() as u64).unwrap();
-        let first = Pids::open(&file, true).unwrap();
+        let first = Pids::open(&file, true, false).unwrap();
         first.enter(4_194_303);
         first.enter(u32::MAX);
         drop(first);
-        let found = bytes(&Pids::open(&file, false).unwrap());
+        let found = bytes(&Pids::open(&file, false, false).unwrap());
         let entered: Vec<usize> = found.iter().enumerate().filter_map(|(pid, byte)| (*byte == 1).then_some(pid)).collect();
         assert_eq!(entered, [0, 4_194_303]);
     }

@@ -79,8 +79,7 @@ const fn entry(name: &'static str, function: &'static str) -> Program {
 }
 
 /// Attached first, in this order: descent before all, so that no child of a process that is marked later can slip by.
-pub(super) const FIRST: [Program; 9] = [
-    tracepoint("pp_exit", "sched_process_exit"),
+pub(super) const FIRST: [Program; 8] = [
     tracepoint("pp_fork", "sched_process_fork"),
     cgroup("pp_sock_create"),
     cgroup("pp_egress"),
@@ -133,13 +132,14 @@ pub(super) const REFUSING: [Program; 37] = [
     fmod("pp_fmod_rename", "inode_rename").where_it_loads(),
 ];
 
-/// Attached when everything else is: from here on processes are marked.
-pub(super) const LAST: Program = tracepoint("pp_exec", "sched_process_exec");
+/// Attached when everything else is, in this order: from here on processes are marked, and then forgotten when they end. What marks must be
+/// of one build before its end is: an earlier one may not write all that is cleared there (`PIDS`).
+pub(super) const LAST: [Program; 2] = [tracepoint("pp_exec", "sched_process_exec"), tracepoint("pp_exit", "sched_process_exit")];
 
 /// Every program that hangs with this backend beside the cgroup programs, or with those alone.
 pub(super) fn of(backend: Option<Backend>) -> impl Iterator<Item = (&'static Program, String)> {
     let refusing =
         REFUSING.iter().filter_map(move |program| backend.filter(|backend| program.serves(*backend)).map(|with| (program, with)));
-    let always = FIRST.iter().chain(std::iter::once(&LAST));
+    let always = FIRST.iter().chain(&LAST);
     refusing.chain(always.map(|program| (program, Backend::Cgroup))).map(|(program, with)| (program, program.stem(with)))
 }
