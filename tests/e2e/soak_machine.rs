@@ -392,7 +392,9 @@ impl Drop for SmallDisk {
 
 fn full_disk_opens_nothing_keeps_nothing_open_and_tells_what_it_lost(world: &mut World) -> Result<()> {
     /// More than the events' file has room for without growing.
-    const REFUSALS: u64 = 6_000;
+    const REFUSALS: u64 = 4_000;
+    /// Pairs of the zone that no receipt here names.
+    const OTHERS: &str = "10.20.128.0:7000";
     only_here()?;
     let mut daemon = world.prepared(&Policy::standard(world.lab()))?;
     let disk = SmallDisk::mount(daemon.path("state"))?;
@@ -406,9 +408,14 @@ fn full_disk_opens_nothing_keeps_nothing_open_and_tells_what_it_lost(world: &mut
         let _registered = daemon.register(&kept)?;
         ensure!(reach(daemon, early)? == Answer::Delivered, "the receipt opens nothing");
         disk.fill()?;
-        let words = attack::workload(daemon.lab(), &["storm", "pairs", FIRST_PAIR, "--count", &REFUSALS.to_string()], PLC).words;
+        let words = attack::workload(daemon.lab(), &["storm", "pairs", OTHERS, "--count", &REFUSALS.to_string()], PLC).words;
         let answers = AGENT_ALONE.run_words(daemon, &words)?.success()?.json()?["answers"].clone();
         ensure!(answers[libc::EPERM.to_string()] == REFUSALS, "answers by error number: {answers}");
+        let mut told = 0;
+        wait::until_every(Duration::from_secs(10), "the end of the telling", TELLING, || {
+            let before = std::mem::replace(&mut told, daemon.events().mark());
+            (told == before).then_some(())
+        })?;
 
         let artifact = opening(late).sign(daemon.operator());
         let answer = daemon.client()?.post("/v1/receipts", &artifact)?;

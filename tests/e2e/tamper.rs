@@ -54,18 +54,25 @@ fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
+/// Programs of 5.10 cannot take the owner that `chown` sets: a structure passed by value. All else is refused there.
+fn lacks_chown() -> bool {
+    kernel_release().starts_with("5.10.")
+}
+
 /// True where no hook sees any of this, after `status` has said so.
 fn is_stated_gap(world: &mut World, gap: &str) -> Result<bool> {
     let backend = world.backend()?;
     let status = world.daemon()?.client()?.status()?;
     let named = status["gaps"].as_array().is_some_and(|gaps| gaps.iter().any(|name| name == gap));
-    // Of the guarding programs, those that see calls over unix sockets do not load on 5.10.
-    let expected = backend == "cgroup" || (gap == "unix" && kernel_release().starts_with("5.10."));
+    // Of the guarding programs, those that see calls over unix sockets do not load on 5.10 either.
+    let partly = gap == "tamper" && lacks_chown();
+    let expected = backend == "cgroup" || partly || (gap == "unix" && kernel_release().starts_with("5.10."));
     ensure!(named == expected, "backend {backend}, and the gap {gap} is {named} in {}", status["gaps"]);
-    if named {
+    let whole = named && (backend == "cgroup" || !partly);
+    if whole {
         coverage::meet(gap);
     }
-    Ok(named)
+    Ok(whole)
 }
 
 fn gaps_of_this_kernel_are_named(world: &mut World) -> Result<()> {
@@ -238,6 +245,10 @@ fn policy_keys_and_state_cannot_be_changed(world: &mut World) -> Result<()> {
         // Opened, and not written to.
         allowed(daemon, &["write", &path])?;
         for what in ["write", "truncate", "unlink", "chmod", "chown"] {
+            if what == "chown" && lacks_chown() {
+                coverage::meet("tamper");
+                continue;
+            }
             if what != "write" {
                 fs::write(&spare, "spare")?;
                 allowed(daemon, &[what, &text(&spare)])?;

@@ -8,7 +8,8 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use nix::libc;
+use nix::libc::{self, RLIM_INFINITY};
+use nix::sys::resource::{Resource, setrlimit};
 use serde_json::json;
 
 use crate::args::Harm;
@@ -125,6 +126,8 @@ pub(crate) fn harm(pin: &Path, how: Harm) -> Result<()> {
 }
 
 fn load(program: &[Instruction]) -> Result<OwnedFd> {
+    // Before 5.11 programs count as locked memory.
+    setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY)?;
     let load = ProgLoad {
         prog_type: BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
         insn_cnt: u32::try_from(program.len())?,
