@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use nix::errno::Errno;
 use nix::libc::{self, RLIM_INFINITY};
 use nix::sys::resource::{Resource, setrlimit};
 use serde_json::json;
@@ -126,8 +127,11 @@ pub(crate) fn harm(pin: &Path, how: Harm) -> Result<()> {
 }
 
 fn load(program: &[Instruction]) -> Result<OwnedFd> {
-    // Before 5.11 programs count as locked memory.
-    setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY)?;
+    // Before 5.11 programs count as locked memory. Later kernels need no such right, and not every machine has it.
+    match setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
+        Ok(()) | Err(Errno::EPERM) => {}
+        Err(error) => return Err(error.into()),
+    }
     let load = ProgLoad {
         prog_type: BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
         insn_cnt: u32::try_from(program.len())?,
