@@ -27,8 +27,6 @@ const INTERNET: [&str; 3] = ["198.51.100.0/24", "203.0.113.0/24", "2001:db8:113:
 pub(super) fn build(lab: &Lab) -> Result<()> {
     for place in Place::ALL {
         ip(&["netns", "add", &lab.namespace(place)], "")?;
-        // No host asks for routers in the first seconds, where a test counts packets.
-        set(lab, place, "net/ipv6/conf/default/router_solicitations", "0")?;
     }
     let mut links = String::new();
     for (place, network, mac) in
