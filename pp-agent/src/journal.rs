@@ -41,10 +41,14 @@ pub fn start() {
     }
 }
 
-/// Logs one event. A refusal of whatever kind and a loss are warnings, everything else is information.
+/// A refusal of whatever kind, but for those that the daemon provokes, and a loss.
+fn is_warning(event: &Event) -> bool {
+    event.kind == Kind::Lost || event.kind != Kind::Canary && event.verdict.as_deref() == Some("block")
+}
+
+/// Logs one event. Warnings are warnings, everything else is information.
 pub fn tell(event: &Event) {
-    let refused = event.kind != Kind::Canary && event.verdict.as_deref() == Some("block");
-    if refused || event.kind == Kind::Lost {
+    if is_warning(event) {
         tell_at::<true>(event);
     } else {
         tell_at::<false>(event);
@@ -153,5 +157,19 @@ mod tests {
         event.agent = Some("codex".into());
         event.destination = Some(Destination { address: "10.20.4.7".into(), port: Some(502), transport: "tcp".into() });
         assert_eq!(sentence(&event), "verdict block 10.20.4.7:502/tcp: no_receipt agent codex");
+    }
+
+    #[test]
+    fn refusals_of_every_kind_and_losses_are_warnings() {
+        let event = |kind: Kind, verdict: Option<&str>| {
+            let mut event = Event::new(kind, "h", 0);
+            event.verdict = verdict.map(str::to_owned);
+            event
+        };
+        for kind in [Kind::Verdict, Kind::Tamper, Kind::Exec] {
+            assert!(is_warning(&event(kind, Some("block"))) && !is_warning(&event(kind, Some("observe"))), "{kind:?}");
+        }
+        assert!(is_warning(&event(Kind::Lost, None)));
+        assert!(!is_warning(&event(Kind::Canary, Some("block"))) && !is_warning(&event(Kind::SessionStart, None)));
     }
 }

@@ -443,7 +443,7 @@ fn full_disk_opens_nothing_keeps_nothing_open_and_tells_what_it_lost(world: &mut
         ensure!(reach(daemon, late)? == Answer::Delivered, "the receipt did not survive");
         Ok(())
     })?;
-    eprintln!("{} events were told and not stored", told_lost(&daemon.events().since(mark)));
+    eprintln!("losses of {} events were told, by the store and to this reader", told_lost(&daemon.events().since(mark)));
     let ids: Vec<u64> = daemon.events().since(mark).iter().filter_map(|event| event["id"].as_u64()).collect();
     ensure!(ids.is_sorted(), "ids of events went back");
     refuses(&daemon)

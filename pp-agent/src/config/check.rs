@@ -348,7 +348,7 @@ fn notes(config: &Config) -> Vec<String> {
         notes.push("host, tenant and an authority are not all set: no receipt can be registered".to_owned());
     }
     if config.mode == Mode::Observe {
-        notes.push("the host only observes: nothing is refused".to_owned());
+        notes.push("the host only observes: no connection is refused".to_owned());
     }
     notes
 }

@@ -53,7 +53,7 @@ impl Stream {
     async fn run(mut self, follower: Option<Follower>) -> Option<()> {
         self.stored().await?;
         let mut follower = follower?;
-        // Every event has its place in the queue, in the order of ids, be it itself or as one of so many missed.
+        // Ids that come out of the queue have no gaps but where it had no room.
         let mut queued_id = follower.first_id() - 1;
         loop {
             tokio::select! {
@@ -64,7 +64,8 @@ impl Stream {
                         queued_id += count;
                     }
                     Item::Event(event) => {
-                        queued_id = event.id;
+                        self.catch_up(queued_id + 1..=event.id - 1).await?;
+                        queued_id = queued_id.max(event.id);
                         if event.id > self.last_id && self.filter.wants(&event) {
                             self.tell(&event).await?;
                         }
