@@ -12,6 +12,13 @@ pub fn status(status: &str) {
     send(&[NotifyState::Status(status)]);
 }
 
+/// The daemon is alive. To be said more often than `WatchdogSec=` of its unit.
+pub fn alive() {
+    if sd_notify::watchdog_enabled().is_some() {
+        send(&[NotifyState::Watchdog]);
+    }
+}
+
 /// The daemon stops.
 pub fn stopping() {
     send(&[NotifyState::Stopping]);

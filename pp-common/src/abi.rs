@@ -337,8 +337,12 @@ pub struct Offsets {
     pub msghdr_name: u32,
     /// `sock_common.skc_state`
     pub sk_state: u32,
-    /// `file.f_inode`, reserved for passed sockets.
+    /// `file.f_inode`
     pub file_inode: u32,
+    /// `file.private_data`
+    pub file_private: u32,
+    /// `inode.i_mode`
+    pub inode_mode: u32,
 }
 
 /// Counters that the programs keep per CPU, by index.
@@ -395,7 +399,7 @@ const _: () = {
     assert!(size_of::<GatewayPortKey>() == 8 + 4 + 2 + 2);
     assert!(size_of::<RepeatKey>() == 8 + 16 + 2 + 4 + 2);
     assert!(size_of::<Repeats>() == 2 * 8);
-    assert!(size_of::<Offsets>() == 26 * 4);
+    assert!(size_of::<Offsets>() == 28 * 4);
 };
 
 #[cfg(feature = "user")]

@@ -51,6 +51,33 @@ impl Action {
     }
 }
 
+/// A command name as two little-endian words of `task_struct.comm`, without what follows its end: kernels before 5.17 leave
+/// the rest of an earlier, longer name there.
+#[must_use]
+#[inline(always)]
+pub const fn command_name([low, high]: [u64; 2]) -> [u64; 2] {
+    match (up_to_nul(low), up_to_nul(high)) {
+        (Some(low), _) => [low, 0],
+        (None, Some(high)) => [low, high],
+        // Too long for a name.
+        (None, None) => [low, high],
+    }
+}
+
+/// The bytes before the first NUL; `None`: there is none.
+#[inline(always)]
+const fn up_to_nul(word: u64) -> Option<u64> {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const TOPS: u64 = ONES << 7;
+    // The top bit of the lowest byte that is zero; those above it may be wrong.
+    let nul = word.wrapping_sub(ONES) & !word & TOPS;
+    if nul == 0 {
+        return None;
+    }
+    let lowest = nul & nul.wrapping_neg();
+    Some(word & ((lowest >> 7) - 1))
+}
+
 /// Whether a session may call this server. What the operator said of the bound
 /// name or of the path comes before what its program is called.
 #[must_use]
@@ -78,6 +105,25 @@ mod pod {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_name_ends_where_it_ends() {
+        let words = |bytes: &[u8; 16]| {
+            let (low, high) = bytes.split_at(8);
+            [low, high].map(|half| u64::from_le_bytes(half.try_into().unwrap()))
+        };
+        for (held, meant) in [
+            (b"dockerd\0oad\0\0\0\0\0", b"dockerd\0\0\0\0\0\0\0\0\0"),
+            (b"containerd\0him\0\0", b"containerd\0\0\0\0\0\0"),
+            (b"\0ockerd\0\x01\x80\xff\0\0\0\0\0", &[0; 16]),
+            (b"\x01\0\x01\x80\xff\0\x7f\xff\x01\0\0\0\0\0\0\0", b"\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"),
+            (b"eight888\0rest\0\0\0", b"eight888\0\0\0\0\0\0\0\0"),
+            (b"fifteen-letters\0", b"fifteen-letters\0"),
+            (b"nowhere-an-end!!", b"nowhere-an-end!!"),
+        ] {
+            assert_eq!(command_name(words(held)), words(meant), "{held:?}");
+        }
+    }
 
     #[test]
     fn nobodys_server_is_never_touched() {

@@ -13,5 +13,6 @@ pub mod dest;
 pub mod family;
 pub mod protect;
 pub mod record;
+pub mod tamper;
 pub mod tools;
 pub mod turns;

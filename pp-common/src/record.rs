@@ -53,6 +53,8 @@ pub enum Hook {
     LsmReceive = 9,
     /// The daemon, which found an open flow whose receipt had ended.
     Daemon = 10,
+    /// `lsm/file_permission`: `sendfile`, `splice` or `write` on a connected socket.
+    LsmWrite = 11,
 }
 
 impl Hook {
@@ -70,6 +72,7 @@ impl Hook {
             8 => "lsm_socket_create",
             9 => "lsm_file_receive",
             10 => "daemon",
+            11 => "lsm_file_permission",
             _ => "unknown",
         }
     }

@@ -8,7 +8,7 @@ use aya_ebpf::{helpers::generated::bpf_probe_read_kernel, macros::lsm, programs:
 use pp_common::{
     abi::{CONTROL_OBSERVE, TASK_CANARY, TaskMark},
     decide::Verdict,
-    delegate::{Action, DelegateKey, by, refuses},
+    delegate::{Action, DelegateKey, by, command_name, refuses},
     protect::{GuardHook, NAME_WORDS, TEXT_LEN, TEXT_WORDS, Tamper, hash},
     record::kind,
 };
@@ -132,7 +132,7 @@ fn by_inode(sk: u64) -> Option<Option<Action>> {
 /// What is said of the program that listens.
 #[inline(always)]
 fn by_comm(listener: u64) -> Option<Action> {
-    let [low, high]: [u64; 2] = read(listener, at!(task_comm))?;
+    let [low, high] = command_name(read(listener, at!(task_comm))?);
     let mut name = MaybeUninit::<Name>::uninit();
     let first = name.as_mut_ptr().cast::<u64>();
     for i in 0..NAME_WORDS {

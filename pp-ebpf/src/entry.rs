@@ -8,6 +8,7 @@ use pp_common::abi::{SOCK_OPENED, TaskMark};
 
 use crate::{
     far::{Dialled, dialled, inet, sent_to, sk_of},
+    lsm::MAY_WRITE,
     mark::{current, tag},
     passed::{accepted, received, sender},
     tasks::kill_current,
@@ -48,6 +49,19 @@ pub(crate) fn pp_entry_sendmsg(ctx: FEntryContext) -> i32 {
 #[fentry(function = "security_file_receive")]
 pub(crate) fn pp_entry_receive(ctx: FEntryContext) -> i32 {
     let Some(task) = current() else { return 0 };
+    let file: *mut c_void = ctx.arg(0);
+    // SAFETY: the function's own argument, which the verifier knows as a file.
+    marked_or_killed(unsafe { received(file, task) })
+}
+
+/// Marks a socket that is written, before 6.5: there `sendfile` and `splice` pass no other function.
+#[fentry(function = "security_file_permission")]
+pub(crate) fn pp_entry_write(ctx: FEntryContext) -> i32 {
+    let Some(task) = current() else { return 0 };
+    let mask: u32 = ctx.arg(1);
+    if mask & MAY_WRITE == 0 {
+        return 0;
+    }
     let file: *mut c_void = ctx.arg(0);
     // SAFETY: the function's own argument, which the verifier knows as a file.
     marked_or_killed(unsafe { received(file, task) })

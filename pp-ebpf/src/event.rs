@@ -1,5 +1,7 @@
 //! Telling the daemon: verdict records, and counters where a record is too much.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
     helpers::bpf_ktime_get_boot_ns,
@@ -21,8 +23,8 @@ use crate::{
 #[inline(always)]
 pub(crate) fn count(counter: Counter) {
     if let Some(value) = COUNTS.get_ptr_mut(counter as u32) {
-        // SAFETY: this CPU's own element.
-        unsafe { *value += 1 };
+        // SAFETY: this CPU's own element, but a packet's hook may interrupt a call's between its load and its store.
+        unsafe { asm!("lock *(u64 *)({} + 0) += {}", in(reg) value, in(reg) 1_u64, options(nostack)) };
     }
 }
 

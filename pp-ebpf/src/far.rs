@@ -3,7 +3,7 @@
 
 use core::ffi::c_void;
 
-use pp_common::dest::Addr;
+use pp_common::{dest::Addr, protect::file_type};
 
 use crate::kernel::{offset, read};
 
@@ -12,6 +12,8 @@ const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 const IPPROTO_TCP: u16 = 6;
 const IPPROTO_MPTCP: u16 = 262;
+/// `include/uapi/linux/stat.h`.
+const S_IFSOCK: u16 = 0o140_000;
 const SOCKADDR_IN_LEN: usize = 8;
 const SOCKADDR_IN6_LEN: usize = 24;
 
@@ -80,9 +82,21 @@ pub(crate) fn dialled(address: u64, length: usize) -> Dialled {
     }
 }
 
+/// The `struct sock` behind a file, as a number. The outer `None`: it cannot be read; the inner: it is no socket.
+#[inline(always)]
+pub(crate) fn sock_behind(file: u64) -> Option<Option<u64>> {
+    let inode: u64 = read(file, offset!(file_inode))?;
+    if file_type(read::<u16>(inode, offset!(inode_mode))?) != S_IFSOCK {
+        return Some(None);
+    }
+    let sock: u64 = read(file, offset!(file_private))?;
+    let sk: u64 = read(sock, offset!(socket_sk))?;
+    Some((sk != 0).then_some(sk))
+}
+
 /// The far end that a socket is connected to.
 #[inline(always)]
-fn connected(sk: u64) -> Dialled {
+pub(crate) fn connected(sk: u64) -> Dialled {
     let Some(family) = read::<u16>(sk, offset!(sk_family)) else { return Dialled::Unreadable };
     let Some(port) = read::<[u8; 2]>(sk, offset!(sk_dport_be)).map(u16::from_be_bytes) else {
         return Dialled::Unreadable;

@@ -22,8 +22,8 @@ use pp_common::{
 };
 
 use crate::{
-    far::{Dialled, dialled, protocol, sent_to, sk_of},
-    lsm::{EPERM, lsm_return},
+    far::{Dialled, connected, dialled, protocol, sent_to, sk_of, sock_behind},
+    lsm::{EPERM, MAY_WRITE, lsm_return},
     mark::{control, current, current_tgid, subject},
     reach::{attempt, judge_alone, scene},
 };
@@ -68,6 +68,36 @@ pub(crate) fn pp_fmod_sendmsg(ctx: LsmContext) -> i32 {
     }
 }
 
+/// Refuses what is written into a zone by `sendfile` and `splice` on 5.10.
+#[lsm(hook = "file_permission")]
+pub(crate) fn pp_fmod_splice(ctx: LsmContext) -> i32 {
+    written(&ctx)
+}
+
+/// What is written to a file, if that is a connected socket.
+#[inline(always)]
+pub(crate) fn written(ctx: &LsmContext) -> i32 {
+    let earlier: i32 = ctx.arg(2);
+    if earlier != 0 {
+        return earlier;
+    }
+    let Some(task) = current() else { return 0 };
+    let (file, mask): (u64, u32) = (ctx.arg(0), ctx.arg(1));
+    if mask & MAY_WRITE == 0 {
+        return 0;
+    }
+    let sk = match sock_behind(file) {
+        Some(Some(sk)) => sk,
+        Some(None) => return 0,
+        None => return -EPERM,
+    };
+    match connected(sk) {
+        Dialled::Inet(addr, port) => reach(sk as *const c_void, task, addr, port, Hook::LsmWrite),
+        Dialled::Unspecified(..) | Dialled::Other => 0,
+        Dialled::Unreadable => -EPERM,
+    }
+}
+
 #[inline(always)]
 fn reach(sk: *const c_void, task: &TaskMark, addr: Addr, port: u16, hook: Hook) -> i32 {
     if sk.is_null() {
@@ -75,7 +105,7 @@ fn reach(sk: *const c_void, task: &TaskMark, addr: Addr, port: u16, hook: Hook) 
     }
     let Some(protocol) = protocol(sk as u64) else { return -EPERM };
     let kind = match hook {
-        Hook::LsmSendmsg => Kind::Answer,
+        Hook::LsmSendmsg | Hook::LsmWrite => Kind::Answer,
         _ if protocol == u16::from(transport::UDP) => Kind::UdpConnect,
         _ => Kind::Open,
     };

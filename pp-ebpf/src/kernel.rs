@@ -32,6 +32,8 @@ static OFFSETS: Offsets = Offsets {
     msghdr_name: 0,
     sk_state: 0,
     file_inode: 0,
+    file_private: 0,
+    inode_mode: 0,
 };
 
 /// The offset that `pick` selects.

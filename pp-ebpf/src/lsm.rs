@@ -16,12 +16,14 @@ use pp_common::{
 use crate::{
     count::heard_from,
     far::{Dialled, dialled, protocol, sent_to, sk_of},
+    fmod::written,
     mark::{control, current, subject, tag},
     passed::{accepted, received, sender},
     reach::{Counting, attempt, judge, refuse, scene},
 };
 
 pub(crate) const EPERM: i32 = 1;
+pub(crate) const MAY_WRITE: u32 = 2;
 
 /// Refuses a connect of any transport.
 #[lsm(hook = "socket_connect")]
@@ -93,6 +95,29 @@ pub(crate) fn pp_lsm_receive(ctx: LsmContext) -> i32 {
     let file: *mut c_void = ctx.arg(0);
     // SAFETY: the hook's own argument, which the verifier knows as a file.
     if unsafe { received(file, task) } { 0 } else { -EPERM }
+}
+
+/// Marks a socket that is written, before 6.5: there `sendfile` and `splice` pass no other hook.
+#[lsm(hook = "file_permission")]
+pub(crate) fn pp_lsm_write(ctx: LsmContext) -> i32 {
+    let earlier: i32 = ctx.arg(2);
+    if earlier != 0 {
+        return earlier;
+    }
+    let Some(task) = current() else { return 0 };
+    let mask: u32 = ctx.arg(1);
+    if mask & MAY_WRITE == 0 {
+        return 0;
+    }
+    let file: *mut c_void = ctx.arg(0);
+    // SAFETY: the hook's own argument, which the verifier knows as a file.
+    if unsafe { received(file, task) } { 0 } else { -EPERM }
+}
+
+/// The same on 5.10, which gives programs no socket of a file: what is written is judged there and then, by destination alone.
+#[lsm(hook = "file_permission")]
+pub(crate) fn pp_lsm_splice(ctx: LsmContext) -> i32 {
+    written(&ctx)
 }
 
 /// Marks what is accepted on a listener that the session did not make itself.

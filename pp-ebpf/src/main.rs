@@ -6,6 +6,8 @@
 //! allows; an unmarked caller pays one lookup.
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+// Atomic addition: `core::sync::atomic` has none for this target.
+#![cfg_attr(all(target_arch = "bpf", not(feature = "bench-empty")), feature(asm_experimental_arch))]
 #![cfg_attr(
     target_arch = "bpf",
     allow(clippy::needless_borrows_for_generic_args, reason = "by value the map key is copied, 74 to 88 verified instructions a lookup")
@@ -41,6 +43,8 @@ mod lsm;
 mod maps;
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod mark;
+#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
+mod moves;
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod packet;
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]

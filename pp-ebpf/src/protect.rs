@@ -26,6 +26,8 @@ const FMODE_WRITE: u32 = 2;
 const F_SETOWN: u32 = 8;
 const F_SETSIG: u32 = 10;
 const F_SETOWN_EX: u32 = 15;
+const ATTR_UID: u32 = 2;
+const ATTR_GID: u32 = 4;
 const SIGURG: u64 = 23;
 const SIGIO: u64 = 29;
 
@@ -371,6 +373,20 @@ pub(crate) fn pp_lsm_chown(ctx: LsmContext) -> i32 {
     match current() {
         Some(task) => touched_path(task, GuardHook::Chown, Touch::Attributes, ctx.arg(0)),
         None => 0,
+    }
+}
+
+/// The same on kernels whose programs cannot have the new owner, a structure passed by value (5.10). Newer kernels pass
+/// something else first.
+#[lsm(hook = "inode_setattr")]
+pub(crate) fn pp_lsm_setattr(ctx: LsmContext) -> i32 {
+    let Some(task) = current() else { return 0 };
+    let (dentry, change): (u64, u64) = (ctx.arg(0), ctx.arg(1));
+    // What changes is the first member of `struct iattr`.
+    match read::<u32>(change, 0) {
+        Some(valid) if valid & (ATTR_UID | ATTR_GID) == 0 => 0,
+        Some(_) => touched(task, GuardHook::Chown, Touch::Attributes, dentry),
+        None => unreadable(task, GuardHook::Chown),
     }
 }
 

@@ -353,7 +353,11 @@ fn full_task_table_refuses_loudly(world: &mut World) -> Result<()> {
     let daemon = world.own(&policy)?;
     let attempt = attack::tcp(daemon.lab(), PLC).words.join(" ");
     let mark = daemon.events().mark();
-    let script = format!("for i in $(seq 1020); do sleep 50 & done; for i in $(seq 30); do ( {attempt} ) & done; sleep 1");
+    // Forks alone, and each waits for somebody to write: an emulated machine starts a thousand programs in a minute.
+    let fifo = daemon.path("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU)?;
+    let wait = format!("( read -r _ < {} ) &", fifo.display());
+    let script = format!("for i in {{1..1020}}; do {wait} done; for i in {{1..30}}; do ( {attempt} ) & done; wait");
     let quiet = pp_tests::harness::Quiet::begin(daemon.lab())?;
     let crowd = By::Program("lab-claude").start_words(&daemon, &["/bin/bash".into(), "-c".into(), script])?;
     let told = daemon.events().wait_since(mark, "an event about the full table", |event| event["kind"] == "lost");

@@ -4,12 +4,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::libc;
 use nix::sys::signal::Signal;
-use pp_agent::kernel::host::kernel_release;
 use pp_tests::agent::Daemon;
 use pp_tests::attack::{Answer, Attempt, workload};
 use pp_tests::coverage;
@@ -54,21 +52,16 @@ fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// Programs of 5.10 cannot take the owner that `chown` sets, a structure passed by value; those for unix sockets do not load there either.
-static IS_5_10: LazyLock<bool> = LazyLock::new(|| kernel_release().starts_with("5.10."));
-
 /// True where no hook sees any of this, after `status` has said so.
 fn is_stated_gap(world: &mut World, gap: &str) -> Result<bool> {
-    let backend = world.backend()?;
+    let alone = world.backend()? == "cgroup";
     let status = world.daemon()?.client()?.status()?;
     let named = status["gaps"].as_array().is_some_and(|gaps| gaps.iter().any(|name| name == gap));
-    let whole = backend == "cgroup" || gap == "unix" && *IS_5_10;
-    let expected = whole || gap == "tamper" && *IS_5_10;
-    ensure!(named == expected, "backend {backend}, and the gap {gap} is {named} in {}", status["gaps"]);
-    if whole {
+    ensure!(named == alone, "cgroup programs alone: {alone}, and the gap {gap} is {named} in {}", status["gaps"]);
+    if alone {
         coverage::meet(gap);
     }
-    Ok(whole)
+    Ok(alone)
 }
 
 fn gaps_of_this_kernel_are_named(world: &mut World) -> Result<()> {
@@ -241,10 +234,6 @@ fn policy_keys_and_state_cannot_be_changed(world: &mut World) -> Result<()> {
         // Opened, and not written to.
         allowed(daemon, &["write", &path])?;
         for what in ["write", "truncate", "unlink", "chmod", "chown"] {
-            if what == "chown" && *IS_5_10 {
-                coverage::meet("tamper");
-                continue;
-            }
             if what != "write" {
                 fs::write(&spare, "spare")?;
                 allowed(daemon, &[what, &text(&spare)])?;

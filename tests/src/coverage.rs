@@ -305,6 +305,7 @@ pub static TABLE: &[Line] = &[
     beside("taking over a process of nobody's", "ptrace", "tamper::process_of_nobodys_session_cannot_be_taken_over"),
     beside("signals to the daemon", "tamper", "tamper::daemon_cannot_be_signalled"),
     beside("bpf() on the gate's objects and new programs", "tamper", "tamper::bpf_is_closed"),
+    elsewhere("moving the daemon to another cgroup", "-", "moves::daemon_that_a_session_moves_goes_back"),
     beside("removing pins, joining the gate's cgroup", "tamper", "tamper::pins_cannot_be_removed_or_joined"),
     beside("writing policy, keys and state", "tamper", "tamper::policy_keys_and_state_cannot_be_changed"),
     beside("replacing the program and its socket", "tamper", "tamper::program_and_socket_cannot_be_replaced"),

@@ -14,8 +14,8 @@ use anyhow::{Context as _, Result, bail};
 use crate::{packages, paths::Paths, sh};
 
 const BPF_LINKER: &str = "0.13.0";
-/// Stable rustc refuses unstable features except for the crates named here: `aya-ebpf` uses `asm_experimental_arch`.
-const UNSTABLE_CRATES: &str = "aya_ebpf";
+/// Stable rustc refuses unstable features except for the crates named here: both use `asm_experimental_arch`.
+const UNSTABLE_CRATES: &str = "aya_ebpf,pp_ebpf";
 
 /// A complete toolchain.
 #[derive(Debug, Clone)]

@@ -149,7 +149,7 @@ impl Daemon {
             Err(error) => return posture("open", vec![format!("the canary could not be sent: {error}")]),
         };
         self.watch.canary(&findings);
-        let gaps = known_gaps(self.gate.backend(), self.gate.sees_passed(), |program| self.gate.has(program));
+        let gaps = known_gaps(self.gate.backend(), self.gate.sees_passed(), |program| self.gate.covers(program));
         let through = went_through(&findings, &gaps);
         if !through.is_empty() {
             return posture("open", through);
@@ -184,8 +184,7 @@ fn known_gaps(backend: Backend, sees_passed: bool, has: impl Fn(&str) -> bool) -
     let closed = [
         ("packet", true),
         ("vsock", true),
-        // On the kernels without these two, 5.10, a server that is known only by who listens was seen to be reached.
-        ("unix", all(&unix) && all(&["pp_lsm_receive", "pp_entry_receive"])),
+        ("unix", all(&unix)),
         ("ptrace", all(&["pp_lsm_ptrace"])),
         ("passed", sees_passed),
         ("tamper", all(&tamper)),

@@ -83,6 +83,7 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
         gate,
         state,
         hub: Hub::new(store, &host_name),
+        home: super::home::Home::note().map_err(DaemonError::io("/proc/self/cgroup"))?,
         tally,
         counters: ControlCounters::default(),
         builder: Mutex::new(builder),

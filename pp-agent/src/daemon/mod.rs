@@ -6,6 +6,7 @@ mod check;
 mod governor;
 mod guard;
 mod health;
+mod home;
 mod load;
 mod posture;
 mod receipts;
@@ -144,6 +145,7 @@ pub(crate) struct Daemon {
     /// A packet of an open TCP flow was refused: its program should hear of it.
     flow_refused: Notify,
     watch: posture::Watch,
+    home: home::Home,
     /// Which of the kernel's records are accounted for.
     tally: Tally,
     args: DaemonArgs,

@@ -6,6 +6,7 @@ use std::time::Instant;
 use pp_common::abi::Counter;
 use pp_common::decide::{Attempt, Kind as AttemptKind, Reason, Subject, Verdict, transport};
 use pp_common::record::{Hook, VerdictRecord};
+use pp_common::tamper::Tamper;
 
 use super::Daemon;
 use crate::clock::Now;
@@ -28,6 +29,11 @@ pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
             if is_refused_flow(verdict) {
                 daemon.flow_refused.notify_one();
             }
+        }
+        if let Record::Tamper(tamper) = &record
+            && tamper.what == Tamper::CgroupMove as u8
+        {
+            daemon.home.go_back();
         }
         let event = daemon.builder().build(&record, Now::read());
         let Some(mut event) = event.filter(|event| event.kind != Kind::Canary || daemon.watch.tells_canaries()) else {

@@ -18,6 +18,7 @@ use crate::events::{Destination, Kind};
 use crate::flows;
 use crate::kernel::canary;
 use crate::name::name_id;
+use crate::notify;
 
 /// A jump of wall against boot time that is a step, not the clock's drift.
 const STEP_MS: i64 = 500;
@@ -57,7 +58,10 @@ pub(super) async fn seconds(daemon: Arc<Daemon>) {
             (lost, offset_ms)
         };
         match tokio::task::spawn_blocking(work).await {
-            Ok(state) => (lost, offset_ms) = state,
+            Ok(state) => {
+                (lost, offset_ms) = state;
+                notify::alive();
+            }
             Err(error) => tracing::error!("housekeeping ended by a panic: {error}"),
         }
     }

@@ -40,7 +40,7 @@ fn reason(what: Option<Tamper>) -> &'static str {
 fn object(what: Option<Tamper>, record: &GuardRecord) -> Option<String> {
     let text = text(record);
     match what? {
-        Tamper::Signal | Tamper::Trace => (record.target_tgid != 0).then(|| format!("pid {}", record.target_tgid)),
+        Tamper::Signal | Tamper::Trace | Tamper::CgroupMove => (record.target_tgid != 0).then(|| format!("pid {}", record.target_tgid)),
         Tamper::Bpf => Some(format!("command {}", record.number)),
         _ if text.is_empty() && record.target_tgid != 0 => Some(format!("pid {}", record.target_tgid)),
         _ => (!text.is_empty()).then_some(text),
@@ -64,6 +64,7 @@ fn words(what: Option<Tamper>, record: &GuardRecord) -> String {
         Some(Tamper::Tun) => "opening a tun device".to_owned(),
         Some(Tamper::KernelSetting) => format!("writing the kernel's {text}"),
         Some(Tamper::DaemonFile) => format!("writing {text} of the daemon's process or cgroup"),
+        Some(Tamper::CgroupMove) => "moving the daemon to another cgroup: the process was ended, and the daemon goes back".to_owned(),
         Some(Tamper::Delegate) if pid != 0 => format!("asking another process to act for the session: pid {pid} listens"),
         Some(Tamper::Delegate) => "asking another process to act for the session".to_owned(),
         Some(Tamper::Unreadable) => "the kernel's own structures could not be read".to_owned(),

@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// The programs that guard, which need more of the kernel's types than the others.
-pub const PROGRAMS: [&str; 25] = [
+pub const PROGRAMS: [&str; 26] = [
     "pp_lsm_kill",
     "pp_lsm_fcntl",
     "pp_lsm_ptrace",
@@ -61,6 +61,7 @@ pub const PROGRAMS: [&str; 25] = [
     "pp_lsm_truncate",
     "pp_lsm_chmod",
     "pp_lsm_chown",
+    "pp_lsm_setattr",
     "pp_lsm_read_file",
     "pp_lsm_load_data",
     "pp_lsm_unix_connect",

@@ -12,6 +12,8 @@ struct Mount {
     point: PathBuf,
     root: String,
     kind: String,
+    /// Options of the file system, for version 1 of cgroups the controllers.
+    options: String,
 }
 
 fn mounts() -> io::Result<Vec<Mount>> {
@@ -24,8 +26,10 @@ fn parse_mount(line: &str) -> Option<Mount> {
     let mut fields = before.split(' ');
     let root = fields.nth(3)?.to_owned();
     let point = PathBuf::from(unescape(fields.next()?));
-    let kind = after.split(' ').next()?.to_owned();
-    Some(Mount { point, root, kind })
+    let mut after = after.split(' ');
+    let kind = after.next()?.to_owned();
+    let options = after.nth(1).unwrap_or_default().to_owned();
+    Some(Mount { point, root, kind, options })
 }
 
 /// Undoes the octal escapes of space, tab, newline and backslash (proc(5)).
@@ -41,6 +45,32 @@ fn unescape(text: &str) -> String {
 pub fn cgroup2_root() -> Result<PathBuf, KernelError> {
     let mounts = mounts().map_err(KernelError::io("/proc/self/mountinfo"))?;
     mounts.into_iter().find(|mount| mount.kind == "cgroup2" && mount.root == "/").map(|mount| mount.point).ok_or(KernelError::NoCgroup2)
+}
+
+/// The files to write a process id to that would move it where this process is now, one for each hierarchy of cgroups that is
+/// mounted here.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn own_cgroups() -> io::Result<Vec<PathBuf>> {
+    let mounts = mounts()?;
+    let own = fs::read_to_string("/proc/self/cgroup")?;
+    Ok(own.lines().filter_map(|line| cgroup_procs(&mounts, line)).collect())
+}
+
+/// From a line of `/proc/PID/cgroup`: number, controllers, path. `None`: that hierarchy is not mounted here.
+fn cgroup_procs(mounts: &[Mount], line: &str) -> Option<PathBuf> {
+    let mut fields = line.splitn(3, ':').skip(1);
+    let (controllers, path) = (fields.next()?, fields.next()?);
+    let holds = |mount: &&Mount| match controllers {
+        "" => mount.kind == "cgroup2",
+        some => mount.kind == "cgroup" && some.split(',').all(|one| mount.options.split(',').any(|option| option == one)),
+    };
+    let below = |mount: &Mount| {
+        let rest = Path::new(path).strip_prefix(&mount.root).ok()?;
+        Some(mount.point.join(rest).join("cgroup.procs"))
+    };
+    mounts.iter().filter(holds).find_map(below)
 }
 
 /// Makes sure that `dir` is a directory of our own on a bpf file system;
@@ -113,7 +143,7 @@ pub fn boot_ns() -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse_mount;
+    use super::{cgroup_procs, parse_mount};
 
     #[test]
     fn mountinfo_lines_of_a_hybrid_layout_are_understood() {
@@ -122,5 +152,27 @@ mod tests {
         assert_eq!(mount.kind, "cgroup2");
         assert_eq!(mount.root, "/");
         assert_eq!(mount.point.to_str(), Some("/sys/fs/cgroup/my unified"));
+    }
+
+    #[test]
+    fn cgroups_of_both_versions_are_found_where_they_are_mounted() {
+        let mounts: Vec<_> = [
+            "34 25 0:29 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 cgroup2 rw",
+            "35 25 0:30 / /sys/fs/cgroup/cpu,cpuacct rw shared:10 - cgroup cgroup rw,cpu,cpuacct",
+            "36 25 0:31 /docker/1 /sys/fs/cgroup/memory rw shared:11 - cgroup cgroup rw,memory",
+            "37 25 0:32 / /sys/fs/cgroup/systemd rw shared:12 - cgroup cgroup rw,xattr,name=systemd",
+        ]
+        .into_iter()
+        .map(|line| parse_mount(line).unwrap())
+        .collect();
+        let found = |line| cgroup_procs(&mounts, line).map(|path| path.display().to_string());
+        assert_eq!(
+            found("0::/system.slice/pp-agent.service").unwrap(),
+            "/sys/fs/cgroup/unified/system.slice/pp-agent.service/cgroup.procs"
+        );
+        assert_eq!(found("3:cpu,cpuacct:/").unwrap(), "/sys/fs/cgroup/cpu,cpuacct/cgroup.procs");
+        assert_eq!(found("4:memory:/docker/1/a:b").unwrap(), "/sys/fs/cgroup/memory/a:b/cgroup.procs");
+        assert_eq!(found("1:name=systemd:/x").unwrap(), "/sys/fs/cgroup/systemd/x/cgroup.procs");
+        assert_eq!(found("5:freezer:/"), None);
     }
 }

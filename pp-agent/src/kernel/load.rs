@@ -107,6 +107,8 @@ pub(super) struct Loader {
     cgroup: fs::File,
     btf: Btf,
     kernel: btf_rs::Btf,
+    /// See [`offsets::splices_by_message`].
+    pub(super) splices_by_message: bool,
     links: PathBuf,
     /// The maps' descriptors, until the object is read again for fmod_ret.
     maps: Vec<(String, OwnedFd)>,
@@ -161,6 +163,7 @@ impl Loader {
             earlier_socks,
             cgroup: fs::File::open(&cgroup).map_err(KernelError::io(cgroup.display().to_string()))?,
             btf: Btf::from_sys_fs().map_err(|error| KernelError::Btf(error.to_string()))?,
+            splices_by_message: offsets::splices_by_message(&kernel),
             kernel,
             links,
             maps: descriptors,
@@ -168,11 +171,6 @@ impl Loader {
             unguarded: guard_offsets.err().map(|error| error.to_string()),
             held: Vec::new(),
         })
-    }
-
-    /// See [`offsets::splices_by_message`].
-    pub(super) fn splices_by_message(&self) -> bool {
-        offsets::splices_by_message(&self.kernel)
     }
 
     /// Attaches what every backend has.
@@ -200,6 +198,10 @@ impl Loader {
     pub(super) fn attach(&mut self, backend: Backend) -> Result<Vec<Refused>, Refused> {
         let mut refused = Vec::new();
         for program in REFUSING.iter().filter(|program| program.serves(backend)) {
+            let stands_by = program.in_place_of.is_some_and(|other| refused.iter().all(|(name, _)| *name != other));
+            if stands_by || program.for_splices && self.splices_by_message {
+                continue;
+            }
             match self.put(program, backend) {
                 Ok(()) => {}
                 Err(reason) if program.needed => return Err((program.name, reason)),

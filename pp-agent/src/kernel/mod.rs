@@ -106,7 +106,7 @@ impl Gate {
             earlier_socks,
             records: Mutex::new(Some(Records::new(ring)?)),
             fresh: loader.fresh,
-            splices_by_message: loader.splices_by_message(),
+            splices_by_message: loader.splices_by_message,
             max_tasks: tasks.max_entries(),
             choice: backend::Choice::default(),
             refuses: AtomicBool::new(false),
@@ -178,10 +178,21 @@ impl Gate {
         Ok(findings)
     }
 
-    /// The programs that must hang with the backend in use, as their pins are called: all but what this kernel refused.
+    /// The programs that must hang with the backend in use, as their pins are called: all but what this kernel refused and what
+    /// it has no need of.
     #[must_use]
     pub fn expected_hooks(&self) -> Vec<String> {
-        programs::of(self.choice.backend).filter(|(program, _)| self.has(program.name)).map(|(_, stem)| stem).collect()
+        let idle = |program: &programs::Program| {
+            program.in_place_of.is_some_and(|other| self.has(other)) || program.for_splices && self.splices_by_message
+        };
+        let hanging = programs::of(self.choice.backend).filter(|(program, _)| self.has(program.name) && !idle(program));
+        hanging.map(|(_, stem)| stem).collect()
+    }
+
+    /// What the program of this name refuses is refused on this kernel, by it or by what stands in for it.
+    #[must_use]
+    pub fn covers(&self, program: &str) -> bool {
+        self.has(program) || programs::stand_ins(program).any(|other| self.has(other.name))
     }
 
     /// This kernel refused no program of this name.
@@ -193,10 +204,9 @@ impl Gate {
     /// Sockets that are handed over or inherited get their mark before they can be written.
     #[must_use]
     pub fn sees_passed(&self) -> bool {
-        let lacking = |program: &str| self.choice.refused.iter().any(|(name, _)| *name == program);
         match self.backend() {
-            Backend::Lsm => self.splices_by_message && !lacking("pp_lsm_receive"),
-            Backend::FmodRet => self.splices_by_message && !lacking("pp_entry_receive") && !lacking("pp_entry_sendmsg"),
+            Backend::Lsm => ["pp_lsm_receive", "pp_lsm_write"].iter().all(|name| self.has(name)),
+            Backend::FmodRet => ["pp_entry_receive", "pp_entry_sendmsg", "pp_entry_write"].iter().all(|name| self.has(name)),
             Backend::Cgroup => false,
         }
     }

@@ -55,6 +55,8 @@ pub(super) fn find_in(btf: &Btf) -> Result<Offsets, KernelError> {
         msghdr_name: at("msghdr.msg_name")?,
         sk_state: at("sock_common.skc_state")?,
         file_inode: at("file.f_inode")?,
+        file_private: at("file.private_data")?,
+        inode_mode: at("inode.i_mode")?,
     })
 }
 

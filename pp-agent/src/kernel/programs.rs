@@ -24,16 +24,30 @@ pub(super) struct Program {
     parts: &'static [Backend],
     /// Its backend is not to be had on a kernel that refuses it.
     pub(super) needed: bool,
+    /// Hangs only where the kernel refuses the program of this name, which comes before it.
+    pub(super) in_place_of: Option<&'static str>,
+    /// Hangs only on kernels that write by `splice(2)` and `sendfile(2)` in another way than by `send(2)`.
+    pub(super) for_splices: bool,
 }
 
 impl Program {
     const fn new(name: &'static str, hang: Hang, parts: &'static [Backend]) -> Self {
-        Self { name, hang, parts, needed: true }
+        Self { name, hang, parts, needed: true, in_place_of: None, for_splices: false }
     }
 
     /// Some supported kernels cannot have it.
     const fn where_it_loads(self) -> Self {
         Self { needed: false, ..self }
+    }
+
+    /// Only for kernels that write by `splice(2)` and `sendfile(2)` in another way than by `send(2)`.
+    const fn for_splices(self) -> Self {
+        Self { for_splices: true, ..self }
+    }
+
+    /// What such a kernel has in its place.
+    const fn in_place_of(self, other: &'static str) -> Self {
+        Self { in_place_of: Some(other), ..self }
     }
 
     /// The stem of its pin: one code may hang in two ways.
@@ -79,7 +93,7 @@ const fn entry(name: &'static str, function: &'static str) -> Program {
 }
 
 /// Attached first, in this order: descent before all, so that no child of a process that is marked later can slip by.
-pub(super) const FIRST: [Program; 8] = [
+pub(super) const FIRST: [Program; 9] = [
     tracepoint("pp_fork", "sched_process_fork"),
     cgroup("pp_sock_create"),
     cgroup("pp_egress"),
@@ -88,20 +102,25 @@ pub(super) const FIRST: [Program; 8] = [
     cgroup("pp_connect6"),
     cgroup("pp_sendmsg4"),
     cgroup("pp_sendmsg6"),
+    tracepoint("pp_attach", "cgroup_attach_task"),
 ];
 
 /// What refuses before the kernel acts; which of them are attached is up to the backend.
-pub(super) const REFUSING: [Program; 37] = [
+pub(super) const REFUSING: [Program; 42] = [
     both("pp_lsm_fork", "task_alloc").where_it_loads(),
     lsm("pp_lsm_connect", "socket_connect"),
     lsm("pp_lsm_sendmsg", "socket_sendmsg"),
     both("pp_lsm_create", "socket_create"),
     lsm("pp_lsm_receive", "file_receive").where_it_loads(),
     lsm("pp_lsm_graft", "sock_graft").where_it_loads(),
+    lsm("pp_lsm_write", "file_permission").where_it_loads().for_splices(),
+    lsm("pp_lsm_splice", "file_permission").where_it_loads().for_splices().in_place_of("pp_lsm_write"),
     entry("pp_entry_connect", "security_socket_connect"),
     entry("pp_entry_sendmsg", "security_socket_sendmsg"),
     entry("pp_entry_receive", "security_file_receive"),
     entry("pp_entry_graft", "security_sock_graft"),
+    entry("pp_entry_write", "security_file_permission").for_splices(),
+    fmod("pp_fmod_splice", "file_permission").where_it_loads().for_splices().in_place_of("pp_entry_write"),
     fmod("pp_fmod_connect", "socket_connect"),
     fmod("pp_fmod_sendmsg", "socket_sendmsg"),
     both("pp_lsm_kill", "task_kill").where_it_loads(),
@@ -123,6 +142,8 @@ pub(super) const REFUSING: [Program; 37] = [
     both("pp_lsm_truncate", "path_truncate").where_it_loads(),
     both("pp_lsm_chmod", "path_chmod").where_it_loads(),
     both("pp_lsm_chown", "path_chown").where_it_loads(),
+    // 5.10: programs cannot take the owner, a structure by value.
+    both("pp_lsm_setattr", "inode_setattr").where_it_loads().in_place_of("pp_lsm_chown"),
     both("pp_lsm_read_file", "kernel_read_file").where_it_loads(),
     both("pp_lsm_load_data", "kernel_load_data").where_it_loads(),
     both("pp_lsm_unix_connect", "unix_stream_connect").where_it_loads(),
@@ -135,6 +156,11 @@ pub(super) const REFUSING: [Program; 37] = [
 /// Attached when everything else is, in this order: from here on processes are marked, and then forgotten when they end. What marks must be
 /// of one build before its end is: an earlier one may not write all that is cleared there (`PIDS`).
 pub(super) const LAST: [Program; 2] = [tracepoint("pp_exec", "sched_process_exec"), tracepoint("pp_exit", "sched_process_exit")];
+
+/// What hangs in place of the program of this name, where the kernel refuses that.
+pub(super) fn stand_ins(program: &str) -> impl Iterator<Item = &'static Program> {
+    REFUSING.iter().filter(move |other| other.in_place_of == Some(program))
+}
 
 /// Every program that hangs with this backend beside the cgroup programs, or with those alone.
 pub(super) fn of(backend: Option<Backend>) -> impl Iterator<Item = (&'static Program, String)> {

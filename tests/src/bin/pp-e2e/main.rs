@@ -50,6 +50,8 @@ mod identity;
 mod lab;
 #[path = "../../../e2e/lifetime.rs"]
 mod lifetime;
+#[path = "../../../e2e/moves.rs"]
+mod moves;
 #[path = "../../../e2e/ordinary.rs"]
 mod ordinary;
 #[path = "../../../e2e/packages.rs"]
@@ -95,6 +97,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("backend", backend::TESTS),
     ("backend_upgrade", backend::LONG),
     ("tamper", tamper::TESTS),
+    ("moves", moves::TESTS),
     ("delegates", delegates::TESTS),
     ("confine", confine::TESTS),
     ("behaviour", behaviour::TESTS),

@@ -334,6 +334,8 @@ pub(crate) enum TamperArg {
     LoadModuleFile { path: PathBuf },
     /// Take the next kernel away: `kexec_load` without segments
     Kexec,
+    /// Move a process to a cgroup, by its `cgroup.procs`
+    MoveProcess { pid: i32, procs: PathBuf },
     /// Connect to a unix socket and send a byte
     Unix { path: PathBuf },
     /// Send a datagram to a unix socket

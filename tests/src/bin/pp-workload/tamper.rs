@@ -97,6 +97,7 @@ fn tried(attempt: &TamperArg) -> io::Result<()> {
             // SAFETY: no segments.
             done(unsafe { libc::syscall(libc::SYS_kexec_load, 0, 0, 0, 0) })
         }
+        TamperArg::MoveProcess { pid, procs } => fs::write(procs, pid.to_string()),
         TamperArg::Unix { path } => UnixStream::connect(path)?.write_all(b"x"),
         TamperArg::UnixDatagram { path } => UnixDatagram::unbound()?.send_to(b"x", path).map(drop),
     }
