@@ -9,8 +9,9 @@ use anyhow::{Context as _, Result, ensure};
 use pp_tests::agent::Daemon;
 use pp_tests::attackers::{Line, record};
 use pp_tests::harness::By;
-use pp_tests::lab::{FTP, Journal};
+use pp_tests::lab::{ENGINEERING, FTP, Journal, Place};
 use pp_tests::policy::{AGENT, Policy};
+use pp_tests::run::Running;
 use serde_json::Value;
 
 use crate::behaviour::{Run, reach, run};
@@ -219,6 +220,9 @@ fn nmap_syn_scan(world: &mut World) -> Result<()> {
 
 fn masscan_is_refused_or_is_the_stated_gap(world: &mut World) -> Result<()> {
     let daemon = shipped(world, "")?;
+    // It listens until a packet comes in, whoever sends it, and looks only then whether it is done.
+    let script = format!("while :; do echo > /dev/udp/{ENGINEERING}/9; sleep 0.5; done");
+    let _heard = Running::start(&mut daemon.lab().command(Place::It, &["/bin/bash", "-c", &script]))?;
     let words = words("masscan 10.50.0.12 -p6000-6099 --rate 500 --wait 0 --interface eth0");
     let attack = Attack { attacker: "masscan", words, reason: "scan_ports", counted: Counted::Pairs, allowed: 15, note: "" };
     if !packet_gap(daemon)? {

@@ -157,6 +157,23 @@ await "the restart" restarts
 pp-agent status > /run/status || fail "status: exit code $?: $(cat /run/status)"
 still_refused "after the restart"
 
+step "a session that moves the daemon to a frozen cgroup is ended, and the watchdog starts the daemon anew"
+mkdir -p /run/systemd/system/$unit.d /sys/fs/cgroup/frozen
+printf '[Service]\nWatchdogSec=30s\n' > /run/systemd/system/$unit.d/watchdog.conf
+systemctl daemon-reload && systemctl restart $unit || fail "restart with a shorter watchdog"
+echo 1 > /sys/fs/cgroup/frozen/cgroup.freeze || fail "freeze"
+stopped=$(state MainPID)
+pp-agent run --agent claude-code -- bash -c "echo $stopped > /sys/fs/cgroup/frozen/cgroup.procs; sleep 1; echo > /run/survived" 2> /run/move.err
+grep -q frozen /proc/$stopped/cgroup || fail "the daemon was not moved: $(cat /run/move.err)"
+[ ! -e /run/survived ] || fail "the process that moved the daemon goes on"
+still_refused "while the daemon is frozen"
+anew() { [ "$(state MainPID)" != "$stopped" ] && systemctl is-active $unit; }
+await "another daemon" anew
+told() { pp-agent events | grep -q cgroup_move; }
+await "the event of the move" told
+rm -r /run/systemd/system/$unit.d && systemctl daemon-reload && rmdir /sys/fs/cgroup/frozen || fail "tidying up"
+still_refused "after the watchdog"
+
 step "upgrade: the next version takes over without a gap, policy and receipts stay"
 echo "# the operator's own line" >> /etc/pp-agent/policy.toml
 chown root:root /etc/pp-agent/keys.json
