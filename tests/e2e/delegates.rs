@@ -280,7 +280,7 @@ fn sockets_that_every_program_needs_are_never_touched(world: &mut World) -> Resu
     wait::until_true("the socket of ssh-agent", wait::SOON, || Path::new(&keys).exists() || !agent.is_running())?;
     let script = format!("SSH_AUTH_SOCK={keys} ssh-add -l; [ $? -eq 1 ]");
     let _listed = By::run(AGENT).run_words(daemon, &["/bin/bash".into(), "-c".into(), script])?.success()?;
-    let told: Vec<Value> = daemon.events().since(mark).into_iter().filter(|event| event["reason"] == "delegate").collect();
+    let told: Vec<Value> = daemon.events().of_sessions_since(mark).into_iter().filter(|event| event["reason"] == "delegate").collect();
     ensure!(told.is_empty(), "{told:?}");
     Ok(())
 }
@@ -302,7 +302,7 @@ fn ports_of_this_host_are_refused_on_all_its_addresses(world: &mut World) -> Res
     ensure!(served.connect(daemon, &By::run(AGENT), ordinary)? == Answer::Delivered, "an ordinary port of this host");
     let ping = workload(daemon.lab(), &["try", "ping", "127.0.0.1:0"], local(0));
     ensure!(By::run(AGENT).attempt(daemon, &ping)? == Answer::Delivered, "a ping of this host");
-    let told = daemon.events().since(mark).into_iter().filter(|event| event["kind"] == "verdict").count();
+    let told = daemon.events().of_sessions_since(mark).into_iter().filter(|event| event["kind"] == "verdict").count();
     ensure!(told == 0, "ordinary traffic within this host made {told} events");
     Ok(())
 }

@@ -29,7 +29,7 @@ pub(crate) fn undisturbed_by(daemon: &Daemon, by: &By, script: &str) -> Result<S
     let output = by.run_words(daemon, &["/bin/bash".into(), "-euc".into(), script.into()])?.success()?;
     // The event of a session that began later would come behind any verdict of this one.
     let _later = By::run(AGENT).run_words(daemon, &["/bin/true".into()])?.success()?;
-    let told: Vec<_> = daemon.events().since(mark).into_iter().filter(|event| event["kind"] == "verdict").collect();
+    let told: Vec<_> = daemon.events().of_sessions_since(mark).into_iter().filter(|event| event["kind"] == "verdict").collect();
     ensure!(told.is_empty(), "ordinary work made events: {told:?}");
     Ok(output.stdout)
 }

@@ -68,7 +68,7 @@ fn other_ports_outside_every_zone_are_not(world: &mut World) -> Result<()> {
     let daemon = world.daemon()?;
     let mark = daemon.events().mark();
     ensure!(By::run(AGENT).attempt(daemon, &attack::tcp(daemon.lab(), STRAY_OTHER))? == Answer::Delivered, "an ordinary port was refused");
-    let told: Vec<_> = daemon.events().since(mark).into_iter().filter(|event| event["kind"] == "verdict").collect();
+    let told: Vec<_> = daemon.events().of_sessions_since(mark).into_iter().filter(|event| event["kind"] == "verdict").collect();
     ensure!(told.is_empty(), "ordinary traffic made events: {told:?}");
     Ok(())
 }

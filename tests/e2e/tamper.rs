@@ -441,7 +441,7 @@ fn ordinary_files_can_be_changed_as_before(world: &mut World) -> Result<()> {
     );
     let output = By::run(AGENT).run_words(daemon, &["/bin/bash".into(), "-c".into(), script])?;
     let _done = output.success()?;
-    let told: Vec<Value> = daemon.events().since(mark).into_iter().filter(|event| event["kind"] == "tamper").collect();
+    let told: Vec<Value> = daemon.events().of_sessions_since(mark).into_iter().filter(|event| event["kind"] == "tamper").collect();
     ensure!(told.is_empty(), "ordinary work made events: {told:?}");
     Ok(())
 }

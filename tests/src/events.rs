@@ -95,6 +95,15 @@ impl EventLog {
         self.seen_since(mark).into_iter().map(|seen| seen.event).collect()
     }
 
+    /// The events after the mark of sessions that began after it: the count of an earlier test's repeats may come at any time.
+    #[must_use]
+    pub fn of_sessions_since(&self, mark: usize) -> Vec<Value> {
+        let events = self.since(mark);
+        let begun: Vec<Value> =
+            events.iter().filter(|event| event["kind"] == "session_start").map(|event| event["session"].clone()).collect();
+        events.into_iter().filter(|event| begun.contains(&event["session"])).collect()
+    }
+
     /// Waits for an event after the mark that the probe accepts.
     ///
     /// # Errors
