@@ -1,14 +1,21 @@
 //! What each hook is for: with any one of them left out of the daemon, tests fail that otherwise pass.
 
 use std::collections::BTreeSet;
+use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::mount::{MntFlags, umount2};
+use pp_agent::kernel::GUARD_PROGRAMS;
 use pp_tests::coverage as table;
 
 use crate::coverage;
 use crate::world::{Skip, World, tests};
 
-tests![tests_fail_without_any_one_of_the_hooks];
+tests![
+    tests_pass_with_every_hook_in_place,
+    tests_fail_without_any_one_of_the_hooks_that_judge,
+    tests_fail_without_any_one_of_the_hooks_that_guard,
+];
 
 /// A program, and the tests of which at least one fails without it.
 struct Hook {
@@ -145,7 +152,7 @@ fn run(world: &mut World, name: &str) -> Result<()> {
 fn rows(world: &mut World) -> Result<Vec<&'static Hook>> {
     let backend = world.backend()?;
     let rows = HOOKS.iter().filter(|hook| hook.backends.contains(&backend.as_str()));
-    let links = std::fs::read_dir(world.daemon()?.bpffs().join("links"))?;
+    let links = fs::read_dir(world.daemon()?.bpffs().join("links"))?;
     let pins = links.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
     let hanging: BTreeSet<String> = pins
         .map(|pin| {
@@ -163,16 +170,21 @@ fn rows(world: &mut World) -> Result<Vec<&'static Hook>> {
     Ok(here)
 }
 
-/// Every test must pass with everything in place, or its failure would say nothing.
-fn all_in_place(world: &mut World, hooks: &[&Hook]) -> Result<()> {
+/// Or the failure of one would say nothing.
+fn tests_pass_with_every_hook_in_place(world: &mut World) -> Result<()> {
+    let hooks = rows(world)?;
     let names: BTreeSet<&str> = hooks.iter().flat_map(|hook| hook.tests).copied().collect();
-    for name in names {
-        match run(world, name) {
-            Err(error) if error.downcast_ref::<Skip>().is_none() => return Err(error.context(format!("{name}, with every hook in place"))),
-            Ok(()) | Err(_) => {}
+    table::unnoted(|| {
+        for name in names {
+            match run(world, name) {
+                Err(error) if error.downcast_ref::<Skip>().is_none() => {
+                    return Err(error.context(format!("{name}, with every hook in place")));
+                }
+                Ok(()) | Err(_) => {}
+            }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// The test of these that fails without the program, and how; `None`: all of them pass.
@@ -194,14 +206,22 @@ fn missed(world: &mut World, hook: &Hook) -> Result<Option<String>> {
     Ok(None)
 }
 
-fn tests_fail_without_any_one_of_the_hooks(world: &mut World) -> Result<()> {
-    let hooks = rows(world)?;
-    table::unnoted(|| all_in_place(world, &hooks))?;
+fn tests_fail_without_any_one_of_the_hooks_that_judge(world: &mut World) -> Result<()> {
+    left_out_in_turn(world, false)
+}
+
+/// With cgroup programs alone there are none.
+fn tests_fail_without_any_one_of_the_hooks_that_guard(world: &mut World) -> Result<()> {
+    left_out_in_turn(world, true)
+}
+
+fn left_out_in_turn(world: &mut World, guards: bool) -> Result<()> {
     let mut idle = Vec::new();
-    for hook in hooks {
+    for hook in rows(world)?.into_iter().filter(|hook| GUARD_PROGRAMS.contains(&hook.program) == guards) {
         world.leave_out(Some(hook.program));
         let found = table::unnoted(|| missed(world, hook));
         world.leave_out(None);
+        uncover()?;
         match found? {
             Some(found) => eprintln!("without {}: {found}", hook.program),
             None => idle.push(hook.program),
@@ -209,4 +229,17 @@ fn tests_fail_without_any_one_of_the_hooks(world: &mut World) -> Result<()> {
     }
     ensure!(idle.is_empty(), "every test passes without {idle:?}");
     Ok(())
+}
+
+/// Takes away what a session could mount over the pins while nothing refused it.
+fn uncover() -> Result<()> {
+    const PINS: &str = "/sys/fs/bpf";
+    loop {
+        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        let on_top = mounts.lines().rev().find(|line| line.split(' ').nth(4) == Some(PINS));
+        if !on_top.is_some_and(|line| line.contains(" - tmpfs ")) {
+            return Ok(());
+        }
+        umount2(PINS, MntFlags::MNT_DETACH)?;
+    }
 }

@@ -84,7 +84,9 @@ fn in_machines(paths: &Paths, matrix: &Matrix, bin: &Path) -> Vec<Line> {
     let tried = |mode| -> Piece<'_, Line> { Box::new(move || installed_line(paths, matrix, mode, agent)) };
     let (here, emulated): (Vec<_>, Vec<_>) = matrix.rows.iter().filter(|row| row.ci != Share::None).partition(|row| row.kernel.is_none());
     let mut pieces: Vec<Piece<'_, Line>> = Vec::new();
-    for row in emulated {
+    // The longest first, so that no processor waits for one at the end.
+    let (long, short): (Vec<_>, Vec<_>) = emulated.into_iter().partition(|row| row.ci != Share::Part);
+    for row in long.into_iter().chain(short) {
         pieces.push(Box::new(move || e2e_line(paths, matrix, row, bin)));
     }
     pieces.push(tried(systemd::Mode::Lifetime));
@@ -105,6 +107,7 @@ fn e2e_line(paths: &Paths, matrix: &Matrix, row: &Row, bin: &Path) -> Line {
     sh::say(format!("e2e {} ...", row.name));
     let only = match row.ci {
         Share::Part => vec!["--groups".to_owned(), matrix.ci_groups.join(",")],
+        Share::Kernel => vec!["--groups".to_owned(), [matrix.ci_groups.join(","), matrix.ci_kernel_groups.join(",")].join(",")],
         Share::Whole | Share::None => Vec::new(),
     };
     let cell = e2e::run_row(paths, matrix, row, bin, &only, false);

@@ -49,6 +49,8 @@ pub(crate) enum Share {
     Whole,
     /// The groups of [`Matrix::ci_groups`].
     Part,
+    /// Those and the groups of [`Matrix::ci_kernel_groups`].
+    Kernel,
     /// None: `soak` runs the row, and `e2e` by its name.
     None,
 }
@@ -59,6 +61,8 @@ pub(crate) enum Share {
 pub(crate) struct Matrix {
     /// The groups of tests that `ci` runs on rows that have a part of the suite there.
     pub(crate) ci_groups: Vec<String>,
+    /// The groups of what kernels differ in, which it runs on some rows too.
+    pub(crate) ci_kernel_groups: Vec<String>,
     #[serde(rename = "kernel")]
     pub(crate) kernels: Vec<Kernel>,
     #[serde(rename = "row")]
@@ -123,12 +127,14 @@ mod tests {
         assert!(matrix.kernel("6.1").is_ok());
         assert!(matrix.row("2.6").is_err());
         let share = |name: &str| matrix.row(name).expect("it is there").ci;
-        assert_eq!([share("native"), share("6.12-nobpf"), share("6.1-nobpf")], [Share::Whole, Share::Part, Share::None]);
+        let shares = ["native", "6.12", "6.12-nobpf", "6.1-nobpf"].map(share);
+        assert_eq!(shares, [Share::Whole, Share::Kernel, Share::Part, Share::None]);
     }
 
     #[test]
     fn a_row_with_an_unknown_kernel_is_refused() {
-        let text = "ci_groups = []\nkernel = []\n[[row]]\nname = 'a'\nkernel = 'b'\nbackend = 'lsm'\nallowed_skips = []\n";
+        let text =
+            "ci_groups = []\nci_kernel_groups = []\nkernel = []\n[[row]]\nname = 'a'\nkernel = 'b'\nbackend = 'lsm'\nallowed_skips = []\n";
         assert!(Matrix::parse(text).is_err());
     }
 
