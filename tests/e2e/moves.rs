@@ -74,5 +74,10 @@ fn daemon_that_a_session_moves_goes_back(world: &mut World) -> Result<()> {
     let event = daemon.events().wait_since(mark, "the event of the move", |event| event["reason"] == "cgroup_move")?;
     ensure!(event["kind"] == "tamper" && event["verdict"] == "block" && event["agent"] == AGENT, "{event}");
     ensure!(event["object"] == format!("pid {pid}"), "{event}");
-    wait::until_true("the daemon's way back", wait::SOON, || cgroups_of(pid).is_ok_and(|now| now == start))
+    let back = || cgroups_of(pid).is_ok_and(|now| now == start);
+    wait::until_true("the daemon's way back", wait::SOON, back)?;
+    // Again and again by one session, which the kernel tells once in its window.
+    let once = mover(daemon, &there.procs(), pid).words.join(" ");
+    let _moved = By::run(AGENT).run_words(daemon, &["/bin/bash".into(), "-c".into(), format!("{once}; sleep 2; {once}; {once}; true")])?;
+    wait::until_true("the daemon's way back from the last", wait::SOON, back)
 }

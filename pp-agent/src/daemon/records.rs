@@ -33,7 +33,7 @@ pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
         if let Record::Tamper(tamper) = &record
             && tamper.what == Tamper::CgroupMove as u8
         {
-            daemon.home.go_back();
+            daemon.home.moved();
         }
         let event = daemon.builder().build(&record, Now::read());
         let Some(mut event) = event.filter(|event| event.kind != Kind::Canary || daemon.watch.tells_canaries()) else {

@@ -43,6 +43,7 @@ pub(super) async fn seconds(daemon: Arc<Daemon>) {
         let working = Arc::clone(&daemon);
         let work = move || {
             working.tell_losses(&mut lost);
+            working.home.look();
             working.watch_clock(&mut offset_ms);
             working.refresh_cgroups();
             working.refresh_own();
@@ -121,6 +122,7 @@ impl Daemon {
         let lost = self.counter(Counter::LostRecords).unwrap_or(*told);
         let now = Now::read();
         if lost > *told {
+            self.home.moved();
             self.hub.publish_lost(lost - *told, "the kernel's ring buffer was full", now.wall_ms, None);
             if let Err(error) = self.state.keep_lost_told(lost) {
                 tracing::warn!("{error}");
