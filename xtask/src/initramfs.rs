@@ -1,7 +1,8 @@
 //! The initramfs of the test machines: busybox, the few modules that reach the host's file system, and `/init`.
 //!
 //! The guest's root is the host's whole root, read-only over 9p, with a tmpfs overlay on top: whatever is installed here is
-//! installed there, and nothing the guest does reaches the host but the files under `/out`.
+//! installed there, and nothing the guest does reaches the host but the files under `/out`. `/tmp` is a file system of its own, so that a file that a
+//! test makes never has the number of one of the host's that is guarded (overlayfs gives files of both layers the numbers they have there).
 
 use std::{
     fs,
@@ -42,6 +43,7 @@ $bb mount --move /proc /newroot/proc
 $bb mount --move /sys /newroot/sys
 $bb mount --move /dev /newroot/dev
 $bb mount -t tmpfs -o mode=755 tmpfs /newroot/run
+$bb mount -t tmpfs -o mode=1777,size=75% tmpfs /newroot/tmp
 exec $bb switch_root /newroot /usr/bin/busybox sh "$next"
 "#;
 
