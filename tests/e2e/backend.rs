@@ -11,11 +11,13 @@ use pp_tests::attack;
 use pp_tests::coverage::At;
 use pp_tests::harness::{By, Refusal};
 use pp_tests::policy::AGENT;
+use pp_tests::wait;
 
 use crate::coverage::fresh;
+use crate::soak::metric;
 use crate::world::{Test, World, skip, tests};
 
-tests![programs_of_the_backend_refuse_first];
+tests![programs_of_the_backend_refuse_first, canaries_leave_no_mark_behind];
 
 /// What takes minutes on an emulated processor.
 pub(crate) const LONG: &[Test] = &[
@@ -44,6 +46,19 @@ fn refused_first(daemon: &Daemon, backend: &str) -> Result<()> {
         refused_at(datagram, "sendmsg", "socket_sendmsg")?;
     }
     Ok(())
+}
+
+/// The one that finds the backend out runs before the kernel forgets the marks of those that end.
+fn canaries_leave_no_mark_behind(world: &mut World) -> Result<()> {
+    let daemon = world.daemon()?;
+    let marked = || -> Result<(u64, u64)> {
+        let answer = daemon.client()?.get("/v1/sessions")?.ok()?;
+        let sessions = answer["sessions"].as_array().context("no sessions")?;
+        let of_sessions = sessions.iter().filter_map(|session| Some(session["processes"].as_array()?.len() as u64)).sum();
+        Ok((metric(daemon, "pp_marked_processes")?, of_sessions))
+    };
+    wait::until_true("marked processes are those of sessions", wait::SOON, || marked().is_ok_and(|(all, of_sessions)| all == of_sessions))
+        .with_context(|| format!("marked processes, and those of sessions: {:?}", marked()))
 }
 
 fn status_says_why_each_backend_is_or_is_not_in_use(world: &mut World) -> Result<()> {

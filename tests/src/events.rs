@@ -57,7 +57,7 @@ impl EventLog {
                         }
                         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
                         // The daemon may repeat the event it was asked to go on from.
-                        let is_old = |old: &Seen| old.event == event;
+                        let is_old = |old: &Seen| old.event["id"] == event["id"] && old.event == event;
                         if event.get("id").is_none() || !seen.iter().rev().take(64).any(is_old) {
                             seen.push(Seen { at_ms: Timestamp::now().as_millisecond(), event });
                         }

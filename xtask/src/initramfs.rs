@@ -1,13 +1,14 @@
 //! The initramfs of the test machines: busybox, the few modules that reach the host's file system, and `/init`.
 //!
 //! The guest's root is the host's whole root, read-only over 9p, with a tmpfs overlay on top: whatever is installed here is
-//! installed there, and nothing the guest does reaches the host but the files under `/out`. `/tmp` is a file system of its own, so that a file that a
-//! test makes never has the number of one of the host's that is guarded (overlayfs gives files of both layers the numbers they have there).
+//! installed there, and nothing the guest does reaches the host but the files under `/out`. `/tmp` is a file system
+//! of its own, so that a file that a test makes never has the number of one of the host's that is guarded (in the kernel overlayfs gives files of
+//! both layers the numbers they have there).
 
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{self, Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -50,16 +51,18 @@ exec $bb switch_root /newroot /usr/bin/busybox sh "$next"
 /// Builds (or finds in the cache) the initramfs of one kernel.
 pub(crate) fn ensure(kernel: &Unpacked, dir: &Path) -> Result<PathBuf> {
     let archive = dir.join("initramfs.cpio.gz");
-    let fresh = !paths::write_if_changed(&dir.join("init.sh"), INIT)?;
-    if fresh && archive.is_file() {
+    let of = dir.join("init.sh");
+    if archive.is_file() && fs::read_to_string(&of).is_ok_and(|init| init == INIT) {
         return Ok(archive);
     }
     sh::step(&format!("initramfs for {}", kernel.release), || build(kernel, dir, &archive))?;
+    paths::write_if_changed(&of, INIT)?;
     Ok(archive)
 }
 
+/// Two runs may do so at once, and each may be stopped: the archive appears whole.
 fn build(kernel: &Unpacked, dir: &Path, archive: &Path) -> Result<()> {
-    let stage = dir.join("stage");
+    let stage = dir.join(format!("stage-{}", process::id()));
     if stage.exists() {
         fs::remove_dir_all(&stage)?;
     }
@@ -67,7 +70,7 @@ fn build(kernel: &Unpacked, dir: &Path, archive: &Path) -> Result<()> {
     fs::create_dir_all(stage.join("modules"))?;
     let busybox = sh::which("busybox").context("busybox: not installed; run cargo xtask setup")?;
     fs::copy(busybox, stage.join("bin/busybox"))?;
-    fs::copy(dir.join("init.sh"), stage.join("init"))?;
+    fs::write(stage.join("init"), INIT)?;
     sh::run_quiet(Command::new("chmod").arg("755").arg(stage.join("init")).arg(stage.join("bin/busybox")))?;
     let mut list = String::new();
     for module in needed_modules(kernel)? {
@@ -76,8 +79,10 @@ fn build(kernel: &Unpacked, dir: &Path, archive: &Path) -> Result<()> {
     }
     fs::write(stage.join("modules.list"), list)?;
     let script = "find . -print0 | cpio --null --quiet -H newc -o | gzip -1";
-    let out = fs::File::create(archive)?;
+    let whole = stage.with_extension("gz");
+    let out = fs::File::create(&whole)?;
     sh::run(Command::new("sh").args(["-c", script]).current_dir(&stage).stdout(Stdio::from(out)))?;
+    fs::rename(&whole, archive)?;
     fs::remove_dir_all(&stage)?;
     Ok(())
 }

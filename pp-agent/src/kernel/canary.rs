@@ -18,6 +18,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use pp_common::abi::{TASK_CANARY, TASK_ROOT, TaskMark};
 
 use super::{Gate, host};
@@ -105,8 +106,18 @@ fn send_for(gate: &Gate, what: &str, aim: &[&PathBuf]) -> io::Result<Vec<Finding
             tracing::debug!("canary: {error}");
         }
     }
+    let forgotten = forget(gate, &child);
     child.wait()?;
+    forgotten?;
     findings
+}
+
+/// Takes the mark of a child that ends away, which nothing in the kernel does before the last of the hooks is attached. Its pid is nobody
+/// else's until it is waited for.
+fn forget(gate: &Gate, child: &std::process::Child) -> io::Result<()> {
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)?;
+    gate.remove_mark(child.id()).map_err(io::Error::other)
 }
 
 fn converse(gate: &Gate, child: &mut std::process::Child, what: &str) -> io::Result<Vec<Finding>> {
