@@ -68,10 +68,17 @@ fn refuses(daemon: &Daemon) -> Result<()> {
 /// Checks that every record which the kernel lost since then was told.
 fn losses_are_told(daemon: &Daemon, mark: usize, lost_before: u64) -> Result<u64> {
     let of_ring = |event: &Value| event["detail"].as_str().is_some_and(|detail| detail.contains("ring buffer"));
-    let told = || told_lost(&daemon.events().since(mark).into_iter().filter(of_ring).collect::<Vec<_>>());
-    let lost = || metric(daemon, "pp_kernel_lost_records_total").ok().map(|now| now - lost_before);
-    wait::until_every(Duration::from_secs(2), "events of every lost record", TELLING, || lost().filter(|lost| *lost == told()))
-        .with_context(|| format!("{:?} were lost, {} were told", lost(), told()))
+    let (mut from, mut told) = (mark, 0);
+    let mut lost = || {
+        let events = daemon.events().since(from);
+        from += events.len();
+        told += told_lost(&events.into_iter().filter(of_ring).collect::<Vec<_>>());
+        metric(daemon, "pp_kernel_lost_records_total").ok().map(|now| (now - lost_before, told))
+    };
+    let all = wait::until_every(Duration::from_secs(2), "events of every lost record", TELLING, || {
+        lost().and_then(|(lost, told)| (lost == told).then_some(lost))
+    });
+    all.with_context(|| format!("lost and told: {:?}", lost()))
 }
 
 /// The answers that children of a storm wrote down: refused, every one.
@@ -215,17 +222,17 @@ fn full_ring_buffer_of_a_stopped_daemon_loses_no_refusal_uncounted(world: &mut W
         };
         let unstored = |event: &Value| event["detail"].as_str().is_some_and(|text| text.contains("could not be stored"));
         let missed = |event: &Value| event["kind"] == "lost" && (event.get("id").is_none() || unstored(event));
-        let counted = || {
-            let events = daemon.events().since(mark);
-            let told = events.iter().filter(|event| is_pair(event)).count() as u64;
-            (told, told_lost(&events.into_iter().filter(missed).collect::<Vec<_>>()))
-        };
-        wait::until_every(Duration::from_secs(5), "each refusal told or counted", TELLING, || {
-            let (told, missed) = counted();
-            (told + missed + lost >= PAIRS).then_some(())
-        })
-        .with_context(|| format!("told and missed by the reader {:?}, lost by the kernel {lost}, of {PAIRS}", counted()))?;
-        let (told, missed) = counted();
+        // Tens of thousands of events: each is looked at once.
+        let (mut from, mut told, mut missed_by_reader) = (mark, 0_u64, 0_u64);
+        let all = wait::until_every(Duration::from_secs(5), "each refusal told or counted", TELLING, || {
+            let events = daemon.events().since(from);
+            from += events.len();
+            told += events.iter().filter(|event| is_pair(event)).count() as u64;
+            missed_by_reader += told_lost(&events.into_iter().filter(missed).collect::<Vec<_>>());
+            (told + missed_by_reader + lost >= PAIRS).then_some(())
+        });
+        let missed = missed_by_reader;
+        all.with_context(|| format!("told {told}, missed by the reader {missed}, lost by the kernel {lost}, of {PAIRS}"))?;
         eprintln!(
             "of {PAIRS} refusals {told} were told, {missed} missed by the reader or the store, {lost} lost and counted by the kernel"
         );
