@@ -103,7 +103,7 @@ fn daemon_killed_two_hundred_times_under_load_opens_nothing(world: &mut World) -
                 ready += 1;
                 daemon.crash()?;
             } else {
-                ready += u32::from(daemon.spawn_and_crash(Duration::from_millis(rng.random_range(0..=whole_ms / 2)))?);
+                ready += u32::from(daemon.spawn_and_crash(Duration::from_millis(rng.random_range(0..=whole_ms * 3 / 2)))?);
             }
         }
         daemon.spawn()?;
