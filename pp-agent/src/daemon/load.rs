@@ -44,6 +44,11 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
         GateOptions { bpffs: args.bpffs.clone(), cgroup: args.cgroup.clone(), max_tasks: config.max_tasks, without: args.without() };
     let gate = Gate::start(&options, adopt::mark_sockets_again)?;
     // New tables count from zero.
+    if gate.fresh()
+        && let Err(error) = store.count_from_zero()
+    {
+        tracing::warn!("{error}");
+    }
     let tally = Tally::new(if gate.fresh() { Some(0) } else { store.records() });
     let now = Now::read();
     let highest_ms = state.highest_wall()?;

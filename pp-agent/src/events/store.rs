@@ -141,6 +141,15 @@ impl Store {
         self.records
     }
 
+    /// The kernel's count begins anew, and so does this, on the disk before it returns: a daemon that is killed before it has stored an event
+    /// would else leave no number from which the next one finds out what is lost.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn count_from_zero(&self) -> Result<(), StoreError> {
+        self.shared.commit(&[], true, None, Some(0))
+    }
+
     /// So many records are accounted for, the last without an event. Where the queue is full the next one says more.
     pub fn read(&self, records: u64) {
         if self.work.try_send(Work::Read(records)).is_err() {

@@ -108,3 +108,14 @@ fn page_says_how_much_of_a_range_is_stored() {
     let none = store.page(2..=6, 2, &nobody).unwrap();
     assert_eq!((none.events.len(), none.stored, none.next_id), (0, 3, None));
 }
+
+#[test]
+fn count_that_begins_anew_is_there_after_a_crash_before_any_event() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.redb");
+    let copy = dir.path().join("crashed.redb");
+    let store = Store::open(&path, BOOT).unwrap();
+    store.count_from_zero().unwrap();
+    std::fs::copy(&path, &copy).unwrap();
+    assert_eq!(Store::open(&copy, BOOT).unwrap().records(), Some(0));
+}
