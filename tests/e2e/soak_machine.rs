@@ -221,17 +221,16 @@ fn full_ring_buffer_of_a_stopped_daemon_loses_no_refusal_uncounted(world: &mut W
             event["kind"] == "verdict" && event["verdict"] == "block" && event["destination"]["port"].as_u64() >= Some(7000)
         };
         let unstored = |event: &Value| event["detail"].as_str().is_some_and(|text| text.contains("could not be stored"));
-        let missed = |event: &Value| event["kind"] == "lost" && (event.get("id").is_none() || unstored(event));
+        let is_missed = |event: &Value| event["kind"] == "lost" && (event.get("id").is_none() || unstored(event));
         // Tens of thousands of events: each is looked at once.
-        let (mut from, mut told, mut missed_by_reader) = (mark, 0_u64, 0_u64);
+        let (mut from, mut told, mut missed) = (mark, 0_u64, 0_u64);
         let all = wait::until_every(Duration::from_secs(5), "each refusal told or counted", TELLING, || {
             let events = daemon.events().since(from);
             from += events.len();
             told += events.iter().filter(|event| is_pair(event)).count() as u64;
-            missed_by_reader += told_lost(&events.into_iter().filter(missed).collect::<Vec<_>>());
-            (told + missed_by_reader + lost >= PAIRS).then_some(())
+            missed += told_lost(&events.into_iter().filter(is_missed).collect::<Vec<_>>());
+            (told + missed + lost >= PAIRS).then_some(())
         });
-        let missed = missed_by_reader;
         all.with_context(|| format!("told {told}, missed by the reader {missed}, lost by the kernel {lost}, of {PAIRS}"))?;
         eprintln!(
             "of {PAIRS} refusals {told} were told, {missed} missed by the reader or the store, {lost} lost and counted by the kernel"

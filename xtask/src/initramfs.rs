@@ -2,7 +2,7 @@
 //!
 //! The guest's root is the host's whole root, read-only over 9p, with a tmpfs overlay on top: whatever is installed here is
 //! installed there, and nothing the guest does reaches the host but the files under `/out`. `/tmp` is a file system
-//! of its own, so that a file that a test makes never has the number of one of the host's that is guarded (in the kernel overlayfs gives files of
+//! of its own, so that a file that a test makes there never has the number of one of the host's that is guarded (in the kernel overlayfs gives files of
 //! both layers the numbers they have there).
 
 use std::{

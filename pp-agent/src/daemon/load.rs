@@ -47,7 +47,7 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
     if gate.fresh()
         && let Err(error) = store.count_from_zero()
     {
-        tracing::warn!("{error}");
+        tracing::warn!("{error}; what this daemon has read will not be told as lost if it is killed before it has stored an event");
     }
     let tally = Tally::new(if gate.fresh() { Some(0) } else { store.records() });
     let now = Now::read();
