@@ -1,11 +1,10 @@
 //! `coverage`: the table of ways around the gate, tried on every row of `tests/kernels.toml`; its committed results and the page made of them.
 //!
 //! `docs/coverage/ROW.json` is what one run found, with the commit, the date and a hash of the sources that decide and refuse.
-//! `docs/coverage.md` is made of all of them. [`check`] keeps both honest.
+//! `docs/coverage.md` is made of all of them (`coverage_page.rs`). [`check`] keeps both honest.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -16,35 +15,55 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    e2e,
-    kernels::{Matrix, Row},
+    coverage_page, e2e,
+    kernels::{Matrix, Row, Share},
     paths::{self, Paths},
     setup, sh, wrappers,
 };
 
 /// What one run of the table found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Found {
-    row: String,
-    kernel: String,
-    backend: String,
-    commit: String,
-    date: String,
+pub(crate) struct Found {
+    pub(crate) row: String,
+    pub(crate) kernel: String,
+    pub(crate) backend: String,
+    pub(crate) commit: String,
+    pub(crate) date: String,
     /// Hash of the sources of pp-ebpf and pp-common that it ran with.
-    sources: String,
+    pub(crate) sources: String,
     /// Closed rows as a part of those that can be delivered.
-    score: f64,
-    rows: Vec<Technique>,
+    pub(crate) score: f64,
+    pub(crate) rows: Vec<Technique>,
 }
 
 /// One row of the table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Technique {
-    technique: String,
-    address_form: String,
-    state: String,
-    gap: Option<String>,
-    test: String,
+pub(crate) struct Technique {
+    pub(crate) technique: String,
+    pub(crate) address_form: String,
+    pub(crate) state: String,
+    pub(crate) gap: Option<String>,
+    pub(crate) test: String,
+}
+
+/// Which committed results must be of this tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Demand {
+    /// Every row's.
+    All,
+    /// That of this machine's own kernel; the others may be stale, and are named.
+    Native,
+}
+
+/// What [`check`] found.
+#[derive(Debug, Default)]
+pub(crate) struct Checked {
+    /// What must not be.
+    pub(crate) complaints: Vec<String>,
+    /// Rows that say nothing of this tree, where that is no complaint.
+    pub(crate) stale: Vec<String>,
+    /// Rows whose results are of this tree.
+    pub(crate) current: usize,
 }
 
 /// The parts of the suite's result file that matter here.
@@ -101,44 +120,82 @@ fn prepare(paths: &Paths, rows: &[&Row]) -> Result<PathBuf> {
     e2e::build(paths, false)
 }
 
-/// Everything that keeps the committed results from being true of this tree; empty when they are. `after_a_run`: the suite's result files
-/// are of this tree, and must not contradict them.
-pub(crate) fn check(paths: &Paths, after_a_run: bool) -> Result<Vec<String>> {
+/// Compares the committed results with this tree. `after_a_run`: the suite's result files are of this tree, and must not contradict them.
+pub(crate) fn check(paths: &Paths, demand: Demand, after_a_run: bool) -> Result<Checked> {
     let matrix = Matrix::load(paths)?;
     let committed = committed(paths)?;
     let sources = sources(paths)?;
-    let mut complaints = Vec::new();
+    let fresh = |row: &Row| -> Result<Option<Report>> {
+        match row.ci {
+            // `ci` ran this machine's own row just now: without its result nothing is known.
+            _ if after_a_run && row.kernel.is_none() => report(paths, row).map(Some),
+            // What lies there may be of an earlier tree.
+            Share::None => Ok(None),
+            _ => Ok(report(paths, row).ok().filter(|_| after_a_run)),
+        }
+    };
+    let mut checked = judge(&committed, &matrix, &sources, demand, fresh)?;
+    let page = coverage_page::page(&committed.into_values().collect::<Vec<_>>(), &matrix, &sources);
+    if paths::read(&page_file(paths)).ok().as_deref() != Some(page.as_str()) {
+        checked
+            .complaints
+            .push("docs/coverage.md: not what docs/coverage/*.json and these sources give; run cargo xtask coverage --page".to_owned());
+    }
+    Ok(checked)
+}
+
+/// What [`check`] says of the results alone. `fresh` gives the suite's result of a row, where there is one of this tree.
+fn judge(
+    committed: &BTreeMap<String, Found>,
+    matrix: &Matrix,
+    sources: &str,
+    demand: Demand,
+    fresh: impl Fn(&Row) -> Result<Option<Report>>,
+) -> Result<Checked> {
+    let mut checked = Checked::default();
+    let native = native(matrix, committed.values());
     for row in &matrix.rows {
         let Some(found) = committed.get(&row.name) else {
             // The page says which rows have none; this machine's own kernel must have one.
             if row.kernel.is_none() {
-                complaints.push(format!("{}: no result in docs/coverage; run cargo xtask coverage --rows {0}", row.name));
+                checked.complaints.push(format!("{}: no result in docs/coverage; run cargo xtask coverage --rows {0}", row.name));
             }
             continue;
         };
-        if found.sources != sources {
-            complaints.push(format!("{}: older than pp-ebpf or pp-common; run cargo xtask coverage --rows {0}", row.name));
-        }
+        let mut complain = |what: String| checked.complaints.push(format!("{}: {what}", row.name));
         if found.backend != row.backend {
-            complaints.push(format!("{}: found on backend {}, {} is expected", row.name, found.backend, row.backend));
+            complain(format!("found on backend {}, {} is expected", found.backend, row.backend));
         }
-        complaints.extend(wrong(found).into_iter().map(|what| format!("{}: {what}", row.name)));
-        if after_a_run && let Ok(report) = report(paths, row) {
-            complaints.extend(differences(found, &report).into_iter().map(|what| format!("{}: {what}", row.name)));
+        wrong(found).into_iter().for_each(&mut complain);
+        if let Some(why) = stale(found, native, sources) {
+            let text = format!("{why}; run cargo xtask coverage --rows {}", row.name);
+            match demand {
+                Demand::Native if row.kernel.is_some() => checked.stale.push(format!("{}: {text}", row.name)),
+                Demand::Native | Demand::All => complain(text),
+            }
+            continue;
+        }
+        checked.current += 1;
+        if let Some(report) = fresh(row)? {
+            differences(found, &report).into_iter().for_each(&mut complain);
         }
     }
-    let page = page(&committed.into_values().collect::<Vec<_>>(), &matrix);
-    if paths::read(&page_file(paths)).ok().as_deref() != Some(page.as_str()) {
-        complaints.push("docs/coverage.md: not what docs/coverage/*.json give; run cargo xtask coverage".to_owned());
-    }
-    Ok(complaints)
+    Ok(checked)
 }
 
-/// [`check`] as one verdict.
-pub(crate) fn verdict(paths: &Paths) -> Result<()> {
-    let complaints = check(paths, true)?;
-    ensure!(complaints.is_empty(), "{}", complaints.join("\n"));
-    Ok(())
+/// The result of this machine's own kernel.
+pub(crate) fn native<'a>(matrix: &Matrix, mut all: impl Iterator<Item = &'a Found>) -> Option<&'a Found> {
+    let row = matrix.rows.iter().find(|row| row.kernel.is_none())?;
+    all.find(|found| found.row == row.name)
+}
+
+/// Why a result says nothing of this tree; `None` when it does. The table of ways is taken from the native row, which a fresh run checks.
+pub(crate) fn stale(found: &Found, native: Option<&Found>, sources: &str) -> Option<&'static str> {
+    let tests = |found: &Found| found.rows.iter().map(|row| row.test.clone()).collect::<BTreeSet<_>>();
+    if found.sources != sources {
+        return Some("stale: measured on other kernel programs");
+    }
+    native.is_some_and(|native| tests(native) != tests(found)).then_some("stale: measured with another table of ways")
 }
 
 /// What no result may have: an open row, a row whose test did not run, a gap that is none of the named ones.
@@ -284,88 +341,11 @@ fn committed(paths: &Paths) -> Result<BTreeMap<String, Found>> {
     Ok(all)
 }
 
-fn write_page(paths: &Paths) -> Result<()> {
+/// Makes the page of the committed results.
+pub(crate) fn write_page(paths: &Paths) -> Result<()> {
     let matrix = Matrix::load(paths)?;
     let all: Vec<Found> = committed(paths)?.into_values().collect();
-    paths::write_if_changed(&page_file(paths), &page(&all, &matrix)).map(|_| ())
-}
-
-const INTRODUCTION: &str = "# Coverage
-
-Every known way around the gate, tried on every kernel of `tests/kernels.toml`. This page is made by `cargo xtask coverage` from the files in
-`docs/coverage/`, which it writes; `cargo xtask ci` fails when they are older than the programs in the kernel or contradict a fresh run.
-What the gaps mean is in `kernels.md`, who the attacker is in `threat-model.md`.
-
-Each row is an attempt made twice: by nobody's process, which must arrive, and by an agent.
-
-- **closed**: the agent's was refused, had its event, and nothing arrived.
-- **gap** and its name: it arrived, and `pp-agent status` names this gap on that host.
-- **–**: it does not arrive on that kernel whoever makes it (the protocol is not there).
-- **OPEN**: it arrived, or its test failed.
-
-Address forms: `mapped` is `::ffff:a.b.c.d`; `service` is a protected port outside every zone; `all` is a core of six techniques over IPv4,
-IPv6 and mapped addresses. NAT64, 6to4 and IPv4-compatible addresses are folded before any lookup (`pp-common/src/dest.rs`, with its tests).
-
-";
-
-fn page(all: &[Found], matrix: &Matrix) -> String {
-    let order = |found: &&Found| matrix.rows.iter().position(|row| row.name == found.row);
-    let mut all: Vec<&Found> = all.iter().filter(|found| order(found).is_some()).collect();
-    all.sort_by_key(order);
-    let mut text = INTRODUCTION.to_owned();
-    let mut put = |line: String| {
-        text.push_str(&line);
-        text.push('\n');
-    };
-    put("| row | kernel | backend | closed | gaps | score | commit | date |".to_owned());
-    put("| --- | --- | --- | --- | --- | --- | --- | --- |".to_owned());
-    for found in &all {
-        let count = |state: &str| found.rows.iter().filter(|row| row.state == state).count();
-        let (closed, gaps) = (count("closed"), count("gap"));
-        put(format!(
-            "| `{}` | {} | `{}` | {closed} of {} | {gaps} | {:.1} % | `{}` | {} |",
-            found.row,
-            found.kernel,
-            found.backend,
-            found.rows.len() - count("undeliverable"),
-            found.score * 100.0,
-            found.commit,
-            found.date
-        ));
-    }
-    put(String::new());
-    let missing: Vec<String> =
-        matrix.rows.iter().filter(|row| all.iter().all(|found| found.row != row.name)).map(|row| format!("`{}`", row.name)).collect();
-    if !missing.is_empty() {
-        put(format!("Without a result: {}.", missing.join(", ")));
-        put(String::new());
-    }
-    let names: Vec<String> = all.iter().map(|found| format!("`{}`", found.row)).collect();
-    put(format!("| technique | address | {} |", names.join(" | ")));
-    put(format!("| --- | --- |{}", " --- |".repeat(all.len())));
-    let mut seen = BTreeSet::new();
-    for row in all.iter().flat_map(|found| &found.rows) {
-        if !seen.insert(&row.test) {
-            continue;
-        }
-        let mut line = format!("| {} | {} |", row.technique, row.address_form);
-        for found in &all {
-            let state = found.rows.iter().find(|other| other.test == row.test).map_or_else(|| "OPEN".to_owned(), shown);
-            // Writing to a string cannot fail.
-            let _written = write!(line, " {state} |");
-        }
-        put(line);
-    }
-    text
-}
-
-fn shown(row: &Technique) -> String {
-    match (row.state.as_str(), &row.gap) {
-        ("closed", _) => "closed".to_owned(),
-        ("gap", Some(gap)) => format!("**gap** `{gap}`"),
-        ("undeliverable", _) => "–".to_owned(),
-        _ => "OPEN".to_owned(),
-    }
+    paths::write_if_changed(&page_file(paths), &coverage_page::page(&all, &matrix, &sources(paths)?)).map(|_| ())
 }
 
 #[expect(clippy::print_stdout, reason = "the results are this command's output")]
@@ -427,6 +407,64 @@ mod tests {
         assert_ne!(differences(&committed, &report("undeliverable", "skipped")), Vec::<String>::new());
         let gone = Report { coverage: Vec::new(), ..report("closed", "passed") };
         assert_ne!(differences(&committed, &gone), Vec::<String>::new());
+    }
+
+    fn matrix() -> Matrix {
+        Matrix::load(&Paths::find().expect("the workspace")).expect("the matrix")
+    }
+
+    /// A result of a row of the matrix, found with these sources.
+    fn of(row: &str, sources: &str) -> (String, Found) {
+        let backend = matrix().row(row).expect("a row").backend.clone();
+        (row.into(), Found { row: row.into(), backend, sources: sources.into(), ..found(vec![technique("closed", None)]) })
+    }
+
+    fn judged(committed: Vec<(String, Found)>, demand: Demand, fresh: Option<Report>) -> Checked {
+        let native_only = |row: &Row| Ok(if row.kernel.is_none() { fresh.as_ref().map(copy) } else { None });
+        judge(&committed.into_iter().collect(), &matrix(), "now", demand, native_only).expect("judged")
+    }
+
+    fn copy(of: &Report) -> Report {
+        let tests = of.tests.iter().map(|test| Test { name: test.name.clone(), state: test.state.clone() }).collect();
+        Report { kernel_release: of.kernel_release.clone(), backend: of.backend.clone(), tests, coverage: of.coverage.clone() }
+    }
+
+    #[test]
+    fn an_old_row_of_an_emulated_kernel_is_named_as_stale_or_refused_when_all_must_be_current() {
+        let committed = vec![of("native", "now"), of("6.12", "before"), of("6.1", "now")];
+        let ci = judged(committed.clone(), Demand::Native, Some(report("closed", "passed")));
+        assert_eq!(ci.complaints, Vec::<String>::new());
+        assert_eq!(ci.stale, ["6.12: stale: measured on other kernel programs; run cargo xtask coverage --rows 6.12"]);
+        assert_eq!(ci.current, 2);
+        let all = judged(committed, Demand::All, None);
+        assert_eq!((all.complaints.len(), all.stale.len(), all.current), (1, 0, 2), "{:?}", all.complaints);
+        assert!(all.complaints[0].starts_with("6.12: stale"), "{:?}", all.complaints);
+    }
+
+    #[test]
+    fn the_native_row_must_be_of_these_sources_and_not_contradict_a_fresh_run() {
+        for demand in [Demand::Native, Demand::All] {
+            assert_eq!(judged(vec![of("native", "before")], demand, None).complaints.len(), 1);
+            assert_eq!(judged(Vec::new(), demand, None).complaints.len(), 1);
+            assert_eq!(judged(vec![of("native", "now")], demand, Some(report("open", "failed"))).complaints.len(), 1);
+            assert_eq!(judged(vec![of("native", "now")], demand, Some(report("closed", "passed"))).complaints.len(), 0);
+        }
+    }
+
+    #[test]
+    fn a_row_with_another_table_than_the_native_one_is_stale() {
+        let (name, mut emulated) = of("6.12", "now");
+        emulated.rows[0].test = "coverage::one_that_is_gone".into();
+        let committed = vec![of("native", "now"), (name, emulated)];
+        assert_eq!(judged(committed.clone(), Demand::Native, None).stale.len(), 1);
+        assert_eq!(judged(committed, Demand::All, None).complaints.len(), 1);
+    }
+
+    #[test]
+    fn a_stale_row_may_still_not_be_open() {
+        let (name, mut emulated) = of("6.12", "before");
+        emulated.rows.push(technique("open", None));
+        assert_eq!(judged(vec![of("native", "now"), (name, emulated)], Demand::Native, None).complaints.len(), 1);
     }
 
     #[test]

@@ -134,12 +134,12 @@ pub(crate) fn run(paths: &Paths, row: Option<&str>, more: &[String]) -> Result<C
     Ok(run_row(paths, &matrix, row, &bin, more, true))
 }
 
-/// Runs one row with the binaries in `bin`. Whatever goes wrong is a complaint in the cell.
+/// Runs one row with the binaries in `bin`. Whatever goes wrong is a complaint in the cell. `show`: the suite's output is this command's.
 pub(crate) fn run_row(paths: &Paths, matrix: &Matrix, row: &Row, bin: &Path, more: &[String], show: bool) -> Cell {
     let start = Instant::now();
     let place = match &row.kernel {
         Some(kernel) => in_vm(paths, matrix, row, kernel, bin, more, show),
-        None => here(paths, row, bin, more),
+        None => here(paths, row, bin, more, show),
     };
     let judged = place.and_then(|place| {
         let report = serde_json::from_str::<Report>(&paths::read(&place.file)?)
@@ -199,7 +199,7 @@ pub(crate) fn environment(paths: &Paths, bin: &Path) -> Vec<(String, String)> {
     ]
 }
 
-fn here(paths: &Paths, row: &Row, bin: &Path, more: &[String]) -> Result<Place> {
+fn here(paths: &Paths, row: &Row, bin: &Path, more: &[String], show: bool) -> Result<Place> {
     let dir = paths.cache.join("e2e/native");
     // A file of an earlier run must not pass for this one's.
     if dir.exists() {
@@ -210,7 +210,12 @@ fn here(paths: &Paths, row: &Row, bin: &Path, more: &[String]) -> Result<Place> 
     let words = arguments(bin, &file.display().to_string(), row, more);
     let deadline = deadline(more);
     let mut command = sh::cmd("timeout", ["--kill-after=10", &deadline.as_secs().to_string()]);
-    let status = command.args(&words).envs(environment(paths, bin)).current_dir(&paths.root).status().context("pp-e2e")?;
+    command.args(&words).envs(environment(paths, bin)).current_dir(&paths.root);
+    if !show {
+        // Our own stdout is for the result of what runs this.
+        command.stdout(std::io::stderr());
+    }
+    let status = command.status().context("pp-e2e")?;
     let release = paths::read(Path::new("/proc/sys/kernel/osrelease"))?.trim().to_owned();
     Ok(Place { file, release, series: None, exit_code: status.code().unwrap_or(-1) })
 }

@@ -6,6 +6,7 @@ mod attackers;
 mod build_ebpf;
 mod ci;
 mod coverage;
+mod coverage_page;
 mod e2e;
 mod fetch;
 mod initramfs;
@@ -94,9 +95,12 @@ enum Task {
         /// Take the results that the suite's last run left, which must have been of this tree, instead of running it
         #[arg(long)]
         recorded: bool,
-        /// Only check that the committed results are those of this tree
-        #[arg(long, conflicts_with_all = ["native", "rows", "json"])]
+        /// Only check that the committed results are those of this tree; with --native, that this machine's own row is, and name the stale ones
+        #[arg(long, conflicts_with_all = ["rows", "json", "recorded"])]
         check: bool,
+        /// Only make the page of the committed results anew
+        #[arg(long, conflicts_with_all = ["native", "rows", "json", "recorded", "check"])]
+        page: bool,
     },
     /// Run real tools that scan and guess, write down what they got through and the page of it
     Attackers {
@@ -201,12 +205,14 @@ fn start(cli: Cli) -> Result<u8> {
             wrappers::show(&cell.row, &cell);
             Ok(u8::from(!cell.complaints.is_empty()))
         }
-        Task::Coverage { check: true, .. } => {
-            let complaints = coverage::check(&paths, false)?;
-            complaints.iter().for_each(|complaint| sh::say(format!("coverage: {complaint}")));
-            Ok(u8::from(!complaints.is_empty()))
+        Task::Coverage { check: true, native, .. } => {
+            let demand = if native { coverage::Demand::Native } else { coverage::Demand::All };
+            let checked = coverage::check(&paths, demand, false)?;
+            checked.complaints.iter().chain(&checked.stale).for_each(|what| sh::say(format!("coverage: {what}")));
+            Ok(u8::from(!checked.complaints.is_empty()))
         }
-        Task::Coverage { native, mut rows, json, recorded, check: false } => {
+        Task::Coverage { page: true, .. } => coverage::write_page(&paths).map(|()| 0),
+        Task::Coverage { native, mut rows, json, recorded, check: false, page: false } => {
             if native {
                 rows.push("native".to_owned());
             }
