@@ -36,7 +36,8 @@ pub fn agent_binary() -> Result<PathBuf> {
     }
 }
 
-/// The Python of the lab's virtual environment: `PP_VENV`, else `target/pp-cache/venv`.
+/// The Python of the lab's virtual environment: `PP_VENV`, else `target/pp-cache/venv`. Set-up makes that a link to a folder that every user of
+/// the machine can enter, and the path returned is of that: tests start it as other users, and the checkout may be closed to these.
 ///
 /// # Errors
 /// There is none.
@@ -46,8 +47,8 @@ pub fn python() -> Result<PathBuf> {
     if !python.is_file() {
         bail!("{}: no such file; `cargo xtask setup` makes the lab's Python environment, PP_VENV names another", python.display());
     }
-    // Commands begin in directories of their own.
-    Ok(std::path::absolute(python)?)
+    // Python's own link is left as it is: it knows its environment by its place.
+    Ok(venv.canonicalize().with_context(|| venv.display().to_string())?.join("bin/python"))
 }
 
 /// The directory of the real agents' packages: `PP_AGENTS`, else `target/pp-cache/agents`.

@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
     thread,
     time::{Duration, Instant},
 };
@@ -182,9 +182,9 @@ fn logged(paths: &Paths, what: &str, args: &[&str]) -> Result<(bool, String)> {
     fs::create_dir_all(&dir)?;
     let log = dir.join(format!("{}.log", what.replace(' ', "-")));
     let file = fs::File::create(&log).with_context(|| format!("{}: not creatable", log.display()))?;
-    let status = Command::new("cargo")
+    let status = paths
+        .cargo()
         .args(args)
-        .current_dir(&paths.root)
         .env("CARGO_TERM_COLOR", "never")
         .stdin(Stdio::null())
         .stdout(file.try_clone()?)

@@ -3,7 +3,6 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -84,12 +83,12 @@ pub(crate) fn build_all(paths: &Paths) -> Result<PathBuf> {
 fn build_next(paths: &Paths) -> Result<()> {
     sh::say("build the agent of the upgrade test ...");
     sh::run(
-        Command::new("cargo")
+        paths
+            .cargo()
             // The tests' package is named for the features that it asks of common dependencies: these are not built twice either.
             .args(["build", "--quiet", "--package", "pp-agent", "--package", "pp-tests", "--bin", "pp-agent"])
             .args(["--config", "profile.dev.package.pp-agent.debug=false", "--config", "profile.dev.package.pp-common.debug=false"])
-            .env("PP_ABI_VERSION", NEXT_ABI)
-            .current_dir(&paths.root),
+            .env("PP_ABI_VERSION", NEXT_ABI),
     )?;
     let (built, kept) = (paths.target.join("debug/pp-agent"), next_agent(paths));
     fs::copy(&built, &kept).with_context(|| format!("{}: not copied to {}", built.display(), kept.display()))?;
@@ -102,8 +101,8 @@ pub(crate) fn next_agent(paths: &Paths) -> PathBuf {
 
 /// Agent and tests, around the object that is there.
 fn build_user_side(paths: &Paths, release: bool) -> Result<PathBuf> {
-    let mut command = Command::new("cargo");
-    command.args(["build", "--quiet", "--package", "pp-agent", "--package", "pp-tests"]).current_dir(&paths.root);
+    let mut command = paths.cargo();
+    command.args(["build", "--quiet", "--package", "pp-agent", "--package", "pp-tests"]);
     if release {
         command.arg("--release");
     }
@@ -116,7 +115,7 @@ fn build_user_side(paths: &Paths, release: bool) -> Result<PathBuf> {
 pub(crate) fn build_agent(paths: &Paths) -> Result<PathBuf> {
     build_ebpf::run(paths, Variant::Shipped)?;
     let args = ["build", "--quiet", "--release", "--package", "pp-agent"];
-    sh::run(Command::new("cargo").args(args).current_dir(&paths.root))?;
+    sh::run(paths.cargo().args(args))?;
     Ok(paths.target.join("release/pp-agent"))
 }
 

@@ -3,7 +3,8 @@
 //! The guest's root is the host's whole root, read-only over 9p, with a tmpfs overlay on top: whatever is installed here is
 //! installed there, and nothing the guest does reaches the host but the files under `/out`. `/tmp` is a file system
 //! of its own, so that a file that a test makes there never has the number of one of the host's that is guarded (in the kernel overlayfs gives files of
-//! both layers the numbers they have there).
+//! both layers the numbers they have there). The folders that `/out/shares` lists (`vm.rs`) are mounted in the same way, each at its own place, behind
+//! all this: what the guest has on `/tmp`, `/run` and `/dev/shm` hides none of them.
 
 use std::{
     fs,
@@ -12,11 +13,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use sha2::{Digest as _, Sha256};
 
-use crate::{fetch::Unpacked, paths, sh};
+use crate::{fetch::Unpacked, sh};
 
-/// First stage: reaches the host's files and moves there. `pp.init` on the kernel command line is
-/// the script of the next stage.
+/// First stage: reaches the host's files and moves there. What it must know of this run is in `/out`: a path may have any character, a
+/// kernel command line may not.
 const INIT: &str = r#"#!/bin/busybox sh
 bb=/bin/busybox
 fail() { echo "pp-init: $*"; $bb poweroff -f; }
@@ -25,12 +27,6 @@ $bb mount -t proc proc /proc
 $bb mount -t sysfs sysfs /sys
 $bb mount -t devtmpfs devtmpfs /dev
 while read -r module; do $bb insmod "$module" || fail "module $module does not load"; done < /modules.list
-for word in $($bb cat /proc/cmdline); do
-    case "$word" in
-    pp.modules=*) modules="${word#pp.modules=}" ;;
-    pp.init=*) next="${word#pp.init=}" ;;
-    esac
-done
 opts=trans=virtio,version=9p2000.L,msize=512000
 $bb mount -t 9p -o "$opts,ro,cache=loose" hostroot /ro || fail "host root does not mount"
 $bb mount -t tmpfs -o size=75% tmpfs /rw
@@ -39,24 +35,33 @@ $bb mount -t overlay -o lowerdir=/ro,upperdir=/rw/up,workdir=/rw/work overlay /n
 cd /newroot
 $bb mkdir -p out lib/modules/$($bb uname -r)
 $bb mount -t 9p -o "$opts,access=any" out /newroot/out || fail "result share does not mount"
+IFS= read -r modules < out/modules
 $bb mount --bind "/ro$modules" lib/modules/$($bb uname -r)
 $bb mount --move /proc /newroot/proc
 $bb mount --move /sys /newroot/sys
 $bb mount --move /dev /newroot/dev
 $bb mount -t tmpfs -o mode=755 tmpfs /newroot/run
 $bb mount -t tmpfs -o mode=1777,size=75% tmpfs /newroot/tmp
-exec $bb switch_root /newroot /usr/bin/busybox sh "$next"
+$bb mkdir -p /newroot/dev/shm
+$bb mount -t tmpfs -o mode=1777 tmpfs /newroot/dev/shm
+# A line is the tag of a share and its place.
+while IFS= read -r line; do
+    tag="${line%% *}" place="/newroot${line#* }"
+    $bb mkdir -p "/share/$tag" "/rw/$tag/up" "/rw/$tag/work" "$place"
+    $bb mount -t 9p -o "$opts,ro,cache=loose" "$tag" "/share/$tag" || fail "share of $place does not mount"
+    $bb mount -t overlay -o "lowerdir=/share/$tag,upperdir=/rw/$tag/up,workdir=/rw/$tag/work" overlay "$place" || fail "overlay on $place does not mount"
+done < out/shares
+exec $bb switch_root /newroot /usr/bin/busybox sh /out/stage2.sh
 "#;
 
 /// Builds (or finds in the cache) the initramfs of one kernel.
 pub(crate) fn ensure(kernel: &Unpacked, dir: &Path) -> Result<PathBuf> {
-    let archive = dir.join("initramfs.cpio.gz");
-    let of = dir.join("init.sh");
-    if archive.is_file() && fs::read_to_string(&of).is_ok_and(|init| init == INIT) {
-        return Ok(archive);
+    // Named for its script: one that another version of this program made is left to that.
+    let script: String = Sha256::digest(INIT).iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    let archive = dir.join(format!("initramfs-{script}.cpio.gz"));
+    if !archive.is_file() {
+        sh::step(&format!("initramfs for {}", kernel.release), || build(kernel, dir, &archive))?;
     }
-    sh::step(&format!("initramfs for {}", kernel.release), || build(kernel, dir, &archive))?;
-    paths::write_if_changed(&of, INIT)?;
     Ok(archive)
 }
 

@@ -16,6 +16,7 @@ mod packages;
 mod paths;
 mod setup;
 mod sh;
+mod shared;
 mod side_by_side;
 mod systemd;
 mod toolchain;
@@ -176,6 +177,8 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: Cli) -> Result<u8> {
+    // What other users run is made here and by what this starts: not closed to them, however careful the person's shell is.
+    let _before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let paths = Paths::find()?;
     match cli.command {
         Task::Setup { only } => setup::run(&paths, only).map(|()| 0),

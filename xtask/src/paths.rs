@@ -3,18 +3,23 @@
 use std::{
     env,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result};
+
+use crate::shared;
 
 /// The directories every subcommand works with.
 #[derive(Debug, Clone)]
 pub(crate) struct Paths {
     /// The workspace root.
     pub(crate) root: PathBuf,
-    /// What set-up fetched or built once: kernels, the Python environment, the eBPF object.
+    /// What set-up fetched or built once and root alone uses: kernels, the packages of agents, the eBPF object.
     pub(crate) cache: PathBuf,
-    /// Cargo's target directory, `CARGO_TARGET_DIR` respected.
+    /// What other users run; see `shared.rs`.
+    pub(crate) shared: PathBuf,
+    /// Cargo's target directory, wherever `CARGO_TARGET_DIR` or cargo's configuration puts it.
     pub(crate) target: PathBuf,
 }
 
@@ -31,8 +36,17 @@ impl Paths {
             .find(|dir| dir.join("tests/kernels.toml").is_file())
             .with_context(|| format!("{}: not inside the pp-agent workspace", here.display()))?
             .to_path_buf();
-        let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| here.join(dir));
-        Ok(Self { cache: root.join("target/pp-cache"), target, root })
+        let built = env::current_exe().ok().and_then(|program| target_of(&program));
+        let target = built.unwrap_or_else(|| env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| here.join(dir)));
+        let cache = root.join("target/pp-cache");
+        Ok(Self { shared: shared::folder(&root, &cache), cache, target, root })
+    }
+
+    /// cargo, in the workspace, with the target directory that this program was built in: a relative one is meant from where the person is.
+    pub(crate) fn cargo(&self) -> Command {
+        let mut command = Command::new("cargo");
+        command.current_dir(&self.root).env("CARGO_TARGET_DIR", &self.target);
+        command
     }
 
     /// The eBPF object that the agent's build script embeds.
@@ -42,7 +56,7 @@ impl Paths {
 
     /// The Python environment of the lab.
     pub(crate) fn venv(&self) -> PathBuf {
-        self.cache.join("venv")
+        self.shared.join("venv")
     }
 
     /// The packages of real agents, and the Node that runs them.
@@ -54,6 +68,14 @@ impl Paths {
     pub(crate) fn kernel(&self, name: &str) -> PathBuf {
         self.cache.join("kernels").join(name)
     }
+}
+
+/// The target directory that cargo built this program in; none where it does not lie as cargo puts it.
+fn target_of(program: &Path) -> Option<PathBuf> {
+    let profile = program.parent()?;
+    (program.file_name()? == "xtask" && matches!(profile.file_name()?.to_str()?, "debug" | "release"))
+        .then(|| profile.parent())?
+        .map(Path::to_path_buf)
 }
 
 /// The file's text, or an error that names the file.
@@ -71,4 +93,16 @@ pub(crate) fn write_if_changed(path: &Path, text: &str) -> Result<bool> {
     }
     std::fs::write(path, text).with_context(|| format!("{}: not writable", path.display()))?;
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_target_directory_is_where_this_program_was_built() {
+        assert_eq!(target_of(Path::new("/mnt/out put/debug/xtask")), Some(PathBuf::from("/mnt/out put")));
+        assert_eq!(target_of(Path::new("/mnt/out/debug/deps/xtask-0123")), None);
+        assert_eq!(target_of(Path::new("/usr/bin/xtask")), None);
+    }
 }

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, process::Command};
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
-use crate::{agents, fetch, initramfs, kernels::Matrix, packages, paths::Paths, sh, toolchain};
+use crate::{agents, fetch, initramfs, kernels::Matrix, packages, paths::Paths, sh, shared, toolchain};
 
 /// The parts of the set-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -84,11 +84,12 @@ fn kernels(paths: &Paths) -> Result<()> {
 /// The lab's tools and its Python environment.
 fn lab(paths: &Paths) -> Result<()> {
     packages::ensure("lab", packages::LAB)?;
+    shared::ensure(paths)?;
     let wanted = fs::read_to_string(paths.root.join("tests/lab/requirements.txt")).context("tests/lab/requirements.txt")?;
     let venv = paths.venv();
     let stamp = venv.join("requirements.txt");
     if fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
-        return Ok(());
+        return shared::link(paths, &venv);
     }
     let python = python()?;
     sh::step(&format!("lab: Python environment with {}", python.display()), || {
@@ -101,20 +102,22 @@ fn lab(paths: &Paths) -> Result<()> {
                 .args(["-m", "pip", "install", "--disable-pip-version-check", "--no-deps", "-r"])
                 .arg(paths.root.join("tests/lab/requirements.txt")),
         )?;
-        sh::run_quiet(Command::new(venv.join("bin/python")).args(["-c", "import pymodbus, asyncua, dnslib"]))?;
+        let check = "import pymodbus, asyncua, dnslib";
+        sh::run_quiet(shared::as_another_user(&venv.join("bin/python")).args(["-c", check])).context("lab: as another user")?;
         fs::write(&stamp, &wanted).context("lab: stamp not writable")
-    })
+    })?;
+    shared::link(paths, &venv)
 }
 
-/// A Python that the lab's packages support: 3.11 or newer, the system's own first.
+/// A Python that the lab's packages support: 3.11 or newer, the system's own first. It is run as other users too: one in root's home will not do.
 fn python() -> Result<PathBuf> {
     let named = ["python3", "python3.13", "python3.12", "python3.11"];
     let candidates = std::iter::once(PathBuf::from("/usr/bin/python3")).chain(named.iter().filter_map(|name| sh::which(name)));
     for python in candidates {
         let check = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))";
-        if sh::run_quiet(Command::new(&python).args(["-c", check])).is_ok() {
+        if sh::run_quiet(shared::as_another_user(&python).args(["-c", check])).is_ok() {
             return Ok(python);
         }
     }
-    bail!("Python: none of 3.11 or newer with its venv module here; the lab needs one")
+    bail!("Python: none of 3.11 or newer with its venv module here that every user can run; the lab needs one")
 }

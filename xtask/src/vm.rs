@@ -1,6 +1,7 @@
 //! Runs a command in a virtual machine with a chosen kernel and this machine's own files.
 //!
-//! QEMU emulates in software, so no `/dev/kvm` is needed. The guest has no network card: nothing it does leaves it.
+//! QEMU emulates in software, so no `/dev/kvm` is needed. The guest has no network card: nothing it does leaves it. It sees the host's files, and the
+//! checkout and what was built of it at their own places wherever they are.
 
 use std::{
     fs,
@@ -23,9 +24,8 @@ use crate::{
 /// Second stage for a plain command: mounts what a Linux system has, runs `/out/command.sh`, powers off.
 const RUN_COMMAND: &str = r#"bb=/usr/bin/busybox
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-$bb mkdir -p /dev/pts /dev/shm /run/lock
+$bb mkdir -p /dev/pts /run/lock
 $bb mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
-$bb mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 [ -e /dev/fd ] || $bb ln -s /proc/self/fd /dev/fd
 $bb mount -t cgroup2 cgroup2 /sys/fs/cgroup
 $bb mount -t bpf bpf /sys/fs/bpf
@@ -95,13 +95,13 @@ pub(crate) fn run(paths: &Paths, matrix: &Matrix, job: &Job<'_>) -> Result<Outco
     fs::write(out.join("command.sh"), command_script(paths, job))?;
     fs::write(out.join("stage2.sh"), if job.systemd { systemd::RUN_SYSTEMD } else { RUN_COMMAND })?;
     let modules = kernel.base.join("lib/modules").join(&kernel.release).canonicalize()?;
-    let append = format!(
-        "console=ttyS0 quiet loglevel=3 panic=-1 no_timer_check random.trust_cpu=on mitigations=off pp.init=/out/stage2.sh pp.modules={} {}",
-        modules.display(),
-        job.append
-    );
+    fs::write(out.join("modules"), line(&modules)?)?;
+    let shares = shares(paths)?;
+    let lines = shares.iter().enumerate().map(|(number, place)| Ok(format!("{} {}", tag(number), line(place)?)));
+    fs::write(out.join("shares"), lines.collect::<Result<String>>()?)?;
+    let append = format!("console=ttyS0 quiet loglevel=3 panic=-1 no_timer_check random.trust_cpu=on mitigations=off {}", job.append);
     let start = Instant::now();
-    let mut qemu = qemu(&kernel.image, &archive, &out, &append);
+    let mut qemu = qemu(&kernel.image, &archive, &out, &shares, &append);
     let mut child = qemu.spawn().with_context(|| format!("{}: did not start", sh::shown(&qemu)))?;
     let console = dir.join("console.log");
     let ended = watch(&mut child, &console, start + job.deadline, job.show);
@@ -127,7 +127,36 @@ fn command_script(paths: &Paths, job: &Job<'_>) -> String {
     text
 }
 
-fn qemu(image: &Path, archive: &Path, out: &Path, append: &str) -> Command {
+/// The checkout and, where links or cargo's target directory lead out of it, what was built and fetched: a machine has file systems of its own on
+/// `/tmp`, `/run` and `/dev`, and the host's may be of another kind than its root. No folder lies below another.
+fn shares(paths: &Paths) -> Result<Vec<PathBuf>> {
+    let mut shares: Vec<PathBuf> = Vec::new();
+    for place in [&paths.root, &paths.cache, &paths.target.join("debug"), &paths.target.join("release")] {
+        // Not all of them need be there.
+        let Ok(real) = place.canonicalize() else { continue };
+        if !shares.iter().any(|share| real.starts_with(share)) {
+            shares.push(real);
+        }
+    }
+    Ok(shares)
+}
+
+fn tag(number: usize) -> String {
+    format!("share{number}")
+}
+
+/// A path as a line of a file that a shell reads.
+fn line(path: &Path) -> Result<String> {
+    let text = path.to_str().filter(|text| !text.contains('\n'));
+    Ok(text.with_context(|| format!("{}: not UTF-8 or with a line break; test machines cannot take it", path.display()))?.to_owned() + "\n")
+}
+
+/// A path as a value in a list of QEMU options.
+fn option(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+fn qemu(image: &Path, archive: &Path, out: &Path, shares: &[PathBuf], append: &str) -> Command {
     // The machine must not outlive us: setpriv asks the kernel to end it when we die. Whatever else runs here goes first.
     let mut command = Command::new("nice");
     command.args([
@@ -149,8 +178,13 @@ fn qemu(image: &Path, archive: &Path, out: &Path, append: &str) -> Command {
     command.arg("-kernel").arg(image).arg("-initrd").arg(archive).args(["-append", append]);
     command.args(["-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap"]);
     command.args(["-device", "virtio-9p-pci,fsdev=root,mount_tag=hostroot"]);
-    command.arg("-fsdev").arg(format!("local,id=out,path={},security_model=none", out.display()));
+    command.arg("-fsdev").arg(format!("local,id=out,path={},security_model=none", option(out)));
     command.args(["-device", "virtio-9p-pci,fsdev=out,mount_tag=out"]);
+    for (number, share) in shares.iter().enumerate() {
+        let tag = tag(number);
+        command.arg("-fsdev").arg(format!("local,id={tag},path={},security_model=none,readonly=on,multidevs=remap", option(share)));
+        command.arg("-device").arg(format!("virtio-9p-pci,fsdev={tag},mount_tag={tag}"));
+    }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     command
 }
@@ -189,4 +223,26 @@ fn tail(log: &Path) -> String {
     let text = paths::read(log).unwrap_or_default();
     let lines: Vec<_> = text.lines().collect();
     lines[lines.len().saturating_sub(20)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_sees_the_checkout_and_what_lies_outside_of_it() {
+        let paths = Paths::find().expect("the workspace");
+        let root = paths.root.canonicalize().expect("there");
+        let inside = Paths { cache: root.join("docs"), shared: root.clone(), target: root.join("docs"), ..paths.clone() };
+        assert_eq!(shares(&inside).expect("shares"), std::slice::from_ref(&root));
+        let outside = Paths { cache: PathBuf::from("/usr/bin"), target: PathBuf::from("/nowhere"), ..inside };
+        assert_eq!(shares(&outside).expect("shares"), [root, PathBuf::from("/usr/bin").canonicalize().expect("there")]);
+    }
+
+    #[test]
+    fn paths_with_blanks_and_commas_survive() {
+        assert_eq!(line(Path::new("/root/a b ")).expect("one line"), "/root/a b \n");
+        assert!(line(Path::new("/root/a\nb")).is_err());
+        assert_eq!(option(Path::new("/root/a,b")), "/root/a,,b");
+    }
 }

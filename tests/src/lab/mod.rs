@@ -10,6 +10,7 @@
 //! Four network namespaces with names of their own hold it. The program that builds the lab moves into an empty namespace first
 //! ([`leave_the_network`]), so that nothing it runs by mistake outside the lab can send a packet anywhere. All addresses are the lab's own.
 
+mod folder;
 mod journal;
 mod netns;
 mod repository;
@@ -163,7 +164,7 @@ impl Lab {
     pub fn start() -> Result<Self> {
         sweep()?;
         let prefix = format!("{}{}-", sweep::PREFIX, process::id());
-        let directory = std::env::temp_dir().join(prefix.trim_end_matches('-'));
+        let directory = folder::create(&prefix)?;
         fs::create_dir_all(directory.join("bin")).with_context(|| directory.display().to_string())?;
         let mut lab = Self { prefix, directory, servers: Vec::new(), marker: None };
         lab.install_programs()?;

@@ -25,7 +25,7 @@ pub fn sweep() -> Result<()> {
         netns::remove(&namespace);
     }
     // With nobody holding a link, its pin is what keeps a program attached.
-    for parent in [std::env::temp_dir(), PathBuf::from(crate::agent::BPFFS)] {
+    for parent in super::folder::parents().into_iter().chain([PathBuf::from(crate::agent::BPFFS)]) {
         for directory in names(&parent) {
             // In a test machine another run's directory may be seen through an overlay that cannot remove it.
             if let Err(error) = fs::remove_dir_all(parent.join(&directory)) {
