@@ -11,19 +11,23 @@ mod delegates;
 mod error;
 mod exec;
 mod names;
+mod off;
 mod raw;
+mod services;
 mod show;
 mod source;
+mod tables;
 mod value;
 
 pub use crate::trusted::FileCheck;
 pub use behaviour::{Behaviour, Exemption};
 pub use error::{ConfigError, Origin, Problem};
-pub use source::{MAX_FILE_BYTES, Paths, Source};
+pub use off::Off;
+pub use source::{MAX_FILE_BYTES, NotRead, Paths, Source};
 
 use crate::delegates::Delegate;
 use crate::identity::{AgentRules, CgroupRule, IdentityTables};
-use crate::services::{self, ServiceRow};
+use crate::services::ServiceRow;
 use crate::tools::ToolTables;
 use ipnet::IpNet;
 use pp_common::abi::NameId;
@@ -76,11 +80,11 @@ pub struct Config {
     pub exec: Exec,
     /// What agents may reach for without a receipt, and how much of it.
     pub behaviour: Behaviour,
-    /// Agents: the operator's, then the shipped ones that those do not replace.
+    /// Agents: the operator's with what is shipped under their names, then the other shipped ones.
     pub agents: Vec<AgentRules>,
     /// Whose receipts open what.
     pub authorities: Vec<Authority>,
-    /// Servers that act for their callers: the operator's, then the shipped ones that those do not replace.
+    /// Servers that act for their callers: the operator's with what is shipped under their names, then the other shipped ones.
     pub delegates: Vec<Delegate>,
     /// The agents' rules, compiled, without cgroups.
     pub identity: IdentityTables,
@@ -92,6 +96,14 @@ pub struct Config {
     pub sources: Vec<Source>,
     /// What the operator should know about it, one sentence each.
     pub notes: Vec<String>,
+    /// Which tables and lists add to what is shipped, in one sentence. Earlier versions took some of them in its place.
+    pub adds: Option<String>,
+    /// What is probably not meant as it is written.
+    pub warnings: Vec<String>,
+    /// What of the shipped protection does not hold.
+    pub off: Vec<Off>,
+    /// What in the folder of drop-ins was not read.
+    pub not_read: Vec<NotRead>,
 }
 
 /// A named set of OT networks: each port in them is protected.
@@ -157,6 +169,25 @@ pub struct Authority {
     pub max_ttl: Duration,
 }
 
+/// A name that no agent of the policy has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownAgent {
+    /// The name.
+    pub name: String,
+    /// The agent that was probably meant.
+    pub nearest: Option<String>,
+}
+
+impl std::fmt::Display for UnknownAgent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "agent {}: no agent of the policy has this name; ", self.name)?;
+        match &self.nearest {
+            Some(nearest) => write!(f, "did you mean {nearest}?"),
+            None => f.write_str("only pp-agent run and adopt with this --agent make such sessions"),
+        }
+    }
+}
+
 #[cfg(test)]
 impl Config {
     /// The policy that this text is.
@@ -171,7 +202,14 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong, with file and line.
     pub fn load(paths: &Paths, file_check: FileCheck) -> Result<Self, ConfigError> {
-        Self::from_sources(source::read_all(paths, file_check)?)
+        let (sources, not_read) = source::read_all(paths, file_check)?;
+        Ok(Self { not_read, ..Self::from_sources(sources)? })
+    }
+
+    /// What in the folder of drop-ins is not read, also while a policy cannot be.
+    #[must_use]
+    pub fn not_read(paths: &Paths) -> Vec<NotRead> {
+        source::not_read(paths)
     }
 
     /// The same from texts that were read before, such as the last good policy.
@@ -203,6 +241,13 @@ impl Config {
         self.agents.iter().any(|agent| agent.name == name)
     }
 
+    /// What is to be said of a receipt or a session of an agent that policy does not know, with the name that was
+    /// probably meant.
+    #[must_use]
+    pub fn unknown_agent(&self, name: &str) -> Option<UnknownAgent> {
+        (!self.knows_agent(name)).then(|| UnknownAgent { name: name.to_owned(), nearest: agents::nearest(name, &self.agents) })
+    }
+
     /// Number and name of every agent, zone, gateway and service.
     #[must_use]
     pub fn names(&self) -> Vec<(NameId, String)> {
@@ -227,7 +272,7 @@ impl Services {
 impl Default for Services {
     fn default() -> Self {
         Self {
-            enabled: services::defaults().collect(),
+            enabled: crate::services::defaults().collect(),
             exempt: vec![
                 IpNet::from(ipnet::Ipv4Net::new_assert([127, 0, 0, 0].into(), 8)),
                 IpNet::from(IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)),

@@ -175,6 +175,16 @@ impl Keyring {
         self.keys.values().find(|key| key.verifying.as_ref() == Some(public))
     }
 
+    /// What of the set and of those who are to sign with it comes to nothing, one sentence each: keys that cannot be used here,
+    /// and the ids among `signers` that no key has.
+    pub fn comes_to_nothing<'a>(&self, signers: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+        let unusable = self.keys.values().filter(|key| key.verifying.is_none());
+        let unusable = unusable.map(|key| format!("key {}: is no Ed25519 key, so no receipt that it signed is taken", escape(&key.id)));
+        let absent = signers.into_iter().filter(|id| self.find(id).is_none());
+        let absent = absent.map(|id| format!("authority {}: keys.json has no key of this id, so it opens nothing", escape(id)));
+        unusable.chain(absent).collect()
+    }
+
     /// All keys, ordered by id.
     pub fn iter(&self) -> impl Iterator<Item = &Key> {
         self.keys.values()
@@ -282,6 +292,19 @@ mod tests {
         assert!(keys.find("d").is_none());
         let public = *keys.find("a").unwrap().verifying().unwrap();
         assert_eq!(keys.find_public(&public).unwrap().id(), "a");
+    }
+
+    #[test]
+    fn keys_that_cannot_be_used_and_signers_without_a_key_are_named() {
+        let keys = set(&[entry("a", "ed25519", GOOD, "active"), entry("b", "es256", GOOD, "active")]).unwrap();
+        assert_eq!(
+            keys.comes_to_nothing(["a", "c"]),
+            [
+                "key b: is no Ed25519 key, so no receipt that it signed is taken",
+                "authority c: keys.json has no key of this id, so it opens nothing"
+            ]
+        );
+        assert_eq!(set(&[entry("a", "ed25519", GOOD, "active")]).unwrap().comes_to_nothing(["a"]), Vec::<String>::new());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Files that say what the gate does: how they are read, and which are not trusted because somebody else could have written them.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Who must have written a file.
@@ -63,7 +63,9 @@ pub(crate) fn read(path: &Path, check: FileCheck, most: u64) -> Result<Option<Ve
         Err(missing) if missing.kind() == io::ErrorKind::NotFound && !path.is_symlink() => return Ok(None),
         Err(error) => return Err(FileProblem::Unreadable(error)),
     }
-    let file = File::open(path).map_err(FileProblem::Unreadable)?;
+    // Without a writer a FIFO that came in between would be waited for here.
+    let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(FileProblem::Unreadable)?;
     let metadata = file.metadata().map_err(FileProblem::Unreadable)?;
     if !metadata.is_file() {
         return Err(FileProblem::NotAFile);

@@ -324,7 +324,7 @@ impl Cgroup {
         &self.0
     }
 
-    fn by(&self, daemon: &Daemon) -> By {
+    pub(crate) fn by(&self, daemon: &Daemon) -> By {
         let workload = daemon.lab().program("pp-workload").display().to_string();
         By::Words(vec![workload, "in".into(), "--cgroup".into(), self.0.display().to_string(), "--".into()])
     }

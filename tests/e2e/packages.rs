@@ -48,7 +48,9 @@ impl<'a> Rules<'a> {
     fn without_packages(daemon: &'a Daemon) -> Result<Self> {
         let names: BTreeSet<_> = PACKAGES.iter().map(|package| package.agent).collect();
         let policy = Policy::standard(daemon.lab()).with_shipped_agents();
-        daemon.reload(&names.into_iter().fold(policy, |policy, name| policy.with_agent(name, "exec = [\"/nowhere/agent\"]")))?;
+        daemon.reload(
+            &names.into_iter().fold(policy, |policy, name| policy.with_agent(name, "exec = [\"/nowhere/agent\"]\nreplace = true")),
+        )?;
         Ok(Self(daemon))
     }
 }

@@ -36,14 +36,15 @@ impl Policy {
         Self {
             top: format!("host = \"{HOST}\"\ntenant = \"{TENANT}\"\nmode = \"enforce\"\n"),
             agents: format!(
-                "[[agent]]\nname = \"{AGENT}\"\nexec = [\"{bin}/lab-claude\", \"{bin}/lab-first-claude\"]\n\n\
-                 [[agent]]\nname = \"{OTHER_AGENT}\"\nexec = [\"{bin}/lab-codex\"]\n\n"
+                "[[agent]]\nname = \"{AGENT}\"\nexec = [\"{bin}/lab-claude\", \"{bin}/lab-first-claude\"]\nreplace = true\n\n\
+                 [[agent]]\nname = \"{OTHER_AGENT}\"\nexec = [\"{bin}/lab-codex\"]\nreplace = true\n\n"
             ),
             sections: format!(
                 "[[zone]]\nname = \"plant-7\"\nnetworks = [\"10.20.0.0/16\", \"fd00:20::/32\"]\n\n\
                  [[gateway]]\nname = \"vnode-east\"\naddress = \"10.30.4.9\"\nports = [443, 8443]\n\n\
                  [[gateway]]\nname = \"vnode-west\"\naddress = \"10.30.4.10\"\nports = [8443]\n\n\
-                 [services]\nenable = [\"modbus\", \"opc-ua\", \"s7comm\", \"dnp3\", \"ethernet-ip\", \"iec-104\", \"bacnet\"]\n\n\
+                 [services]\nenable = [\"modbus\", \"opc-ua\", \"s7comm\", \"dnp3\", \"ethernet-ip\", \"iec-104\", \"bacnet\"]\n\
+                 replace = true\n\n\
                  [[authority]]\nkey_id = \"{KEY}\"\ndecider = \"{DECIDER}\"\nzones = [\"plant-7\"]\ngateways = [\"vnode-east\", \"vnode-west\"]\n\
                  services = [\"modbus\"]\nmax_ttl = \"8h\"\n\n"
             ),

@@ -161,7 +161,12 @@ fn policy(file: &Path, loaded: &Result<Config, ConfigError>) -> Finding {
             found: "none: the built-in services are protected, there are no zones and no receipts".to_owned(),
             advice: Some(format!("write {} and check it with pp-agent policy check", file.display())),
         },
-        Ok(_) => Finding::good("policy", file.display().to_string()),
+        Ok(config) => {
+            let remarks = config.off.len() + config.warnings.len() + config.not_read.len();
+            let finding = Finding::good("policy", file.display().to_string());
+            let advice = format!("pp-agent policy check {} says what is off, probably not meant or not read", file.display());
+            Finding { advice: (remarks > 0).then_some(advice), ..finding }
+        }
         Err(error) => Finding::bad("policy", "refused", error.to_string()),
     }
 }

@@ -72,6 +72,11 @@ pub(crate) fn talk(text: &str) {
     }
 }
 
+/// Says what an answer warns of.
+pub(crate) fn warn(answer: &Value) {
+    list(answer, "warnings").iter().filter_map(Value::as_str).for_each(|warning| talk(&format!("warning: {warning}")));
+}
+
 /// A member of a JSON object as text for people; empty if absent.
 pub(crate) fn text(value: &Value, name: &str) -> String {
     match &value[name] {

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::output::{list, table, talk, text};
-use super::{CliError, Context, DONE, Outcome, REFUSED};
+use super::output::{list, table, text};
+use super::{CliError, Context, DONE, Outcome, REFUSED, policy};
 use crate::config::{Config, FileCheck, Paths};
 use crate::draft::{Change, Comparison, Draft, Row, Tally, counted};
 use crate::events::Event;
@@ -25,6 +25,9 @@ pub(super) fn against(context: &Context, config: &Config, events: &Path) -> Outc
     let mut answer = comparison.to_json();
     answer["files"] = json!(config.sources.iter().map(|source| source.name.clone()).collect::<Vec<_>>());
     answer["events"] = json!(read.events);
+    for (name, value) in [("off", json!(config.off)), ("warnings", json!(config.warnings)), ("not_read", json!(config.not_read))] {
+        answer[name] = value;
+    }
     context.out.show(&answer, |answer| {
         let mut lines = vec![counted(read.events, "event")];
         for change in [Change::NewlyRefused, Change::NewlyAllowed, Change::NoLongerTold] {
@@ -72,7 +75,7 @@ fn cells(row: &Row, tally: &Tally) -> Vec<String> {
 /// Proposes a drop-in.
 pub(super) fn suggest(context: &Context, file: &Path, events: &Path) -> Outcome {
     let config = Config::load(&Paths::beside(file), FileCheck::Anybody).map_err(CliError::message)?;
-    config.notes.iter().for_each(|note| talk(&format!("note: {note}")));
+    policy::tell(&config);
     let mut observed = Observed::new(Draft::new(&config).map_err(CliError::message)?);
     let read = each(events, |event| observed.take(&event))?;
     observed.miss(read.missing);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::output::{list, table, text};
+use super::output::{list, table, text, warn};
 use super::show::percent;
 use super::{Context, DONE, Outcome, wait};
 use super::{receipt_local as local, receipt_read as read};
@@ -203,6 +203,7 @@ fn request(context: &Context, args: RequestArgs) -> Outcome {
 fn register(context: &Context, file: &std::path::Path) -> Outcome {
     let artifact = read::artifact(file)?;
     let receipt = wait(context.client.call(hyper::Method::POST, "/v1/receipts", artifact))?;
+    warn(&receipt);
     context.out.show(&receipt, |receipt| {
         let id = text(receipt, "id");
         if receipt["status"] == "revoked" {

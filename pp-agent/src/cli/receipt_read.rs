@@ -7,10 +7,11 @@ use super::output::talk;
 use super::receipt::{InspectArgs, VerifyArgs};
 use super::{CliError, Context, DONE, Outcome};
 use crate::clock::Now;
+use crate::config::{Config, Paths};
 use crate::control::routes::MAX_BODY;
 use crate::keyring::Keyring;
-use crate::receipt::meaning;
-use crate::receipt::verify as verify_artifact;
+use crate::receipt::revocation::revoked_id;
+use crate::receipt::{Evidence, meaning, verify as verify_artifact};
 use crate::trusted::FileCheck;
 
 /// `receipt verify`: a file that cannot be read (EX_IOERR, sysexits.h).
@@ -45,6 +46,7 @@ pub(crate) fn verify(context: &Context, args: &VerifyArgs) -> Outcome {
     let now_ms = Now::read().wall_ms;
     match verify_artifact(&artifact, &keys) {
         Ok(evidence) if context.out.json => {
+            warn_of_agent(&evidence, &args.keys);
             let member = |name: &str| evidence.text(name);
             context.out.value(&serde_json::json!({
                 "verified": true,
@@ -57,6 +59,7 @@ pub(crate) fn verify(context: &Context, args: &VerifyArgs) -> Outcome {
             Ok(DONE)
         }
         Ok(evidence) => {
+            warn_of_agent(&evidence, &args.keys);
             context.out.raw(evidence.verified_text(now_ms).as_bytes())?;
             Ok(DONE)
         }
@@ -64,6 +67,21 @@ pub(crate) fn verify(context: &Context, args: &VerifyArgs) -> Outcome {
             talk(&format!("FAILED {}: {error}", error.code()));
             Ok(error.exit_code())
         }
+    }
+}
+
+/// Where the policy of this host lies beside its keys and can be read: whether it knows the receipt's agent.
+fn warn_of_agent(evidence: &Evidence, keys: &Path) {
+    let policy = keys.with_file_name("policy.toml");
+    let (Some(agent), None) = (evidence.text("agentId"), revoked_id(evidence)) else { return };
+    if !policy.exists() {
+        return;
+    }
+    // A policy that is refused, or is not for this user to read, is for policy check to tell.
+    if let Ok(config) = Config::load(&Paths::beside(&policy), FileCheck::Anybody)
+        && let Some(unknown) = config.unknown_agent(agent)
+    {
+        talk(&format!("warning: {unknown}"));
     }
 }
 
@@ -79,6 +97,9 @@ pub(crate) fn inspect(context: &Context, args: &InspectArgs) -> Outcome {
         if args.keys.exists() { Keyring::load(&args.keys, FileCheck::Anybody).map_err(CliError::message)? } else { Keyring::default() };
     let outcome = verify_artifact(&artifact, &keys);
     let text = meaning::inspect(&outcome, Now::read().wall_ms);
+    if let Ok(evidence) = &outcome {
+        warn_of_agent(evidence, &args.keys);
+    }
     if context.out.json {
         context.out.value(&serde_json::json!({ "verified": outcome.is_ok(), "text": text }))?;
     } else {

@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::maintain::refuse_in_session;
-use super::output::{talk, text};
+use super::output::{talk, text, warn};
 use super::{BPFFS, CliError, Context, DONE, Outcome, wait};
 use crate::clock::boot_id;
 use crate::confine::{Confinement, FIRST_OWN, STOPS};
@@ -70,6 +70,7 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Outcome {
         return Err(CliError::message("run: the daemon answered, but this process is not marked; nothing was started"));
     }
     talk(&format!("pp-agent: session {} of agent {agent}", text(&started, "session")));
+    warn(&started);
     if let Some(confinement) = confinement {
         confinement.enter().map_err(CliError::message)?;
         talk(&format!("pp-agent: confined: {STOPS}"));
@@ -90,6 +91,7 @@ pub(crate) fn adopt(context: &Context, args: &AdoptArgs) -> Outcome {
             .map_err(|error| CliError::message(format!("process {}: {error}; name its agent with --agent", args.pid)))?,
     };
     let started = wait(context.client.post("/v1/sessions", &StartSession { agent, pid: Some(args.pid) }))?;
+    warn(&started);
     context.out.show(&started, |started| vec![text(started, "session")])?;
     Ok(DONE)
 }

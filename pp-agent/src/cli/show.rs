@@ -4,6 +4,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::output::{list, table, text};
+use super::policy::remarks;
 use super::{Context, DONE, ERROR, Outcome, wait};
 use crate::events::Event;
 use crate::journal::sentence;
@@ -63,7 +64,7 @@ pub(crate) fn status(context: &Context, args: &StatusArgs) -> Outcome {
         let say = |name: &str| list(status, name).iter().filter_map(Value::as_str).map(move |t| t.to_owned());
         lines.extend(say("gaps").map(|gap| format!("gap       {gap}")));
         lines.extend(say("problems").map(|problem| format!("problem   {problem}")));
-        lines.extend(say("notes").map(|note| format!("note      {note}")));
+        lines.extend(remarks(status).into_iter().map(|(kind, words)| format!("{kind:9} {words}")));
         lines
     })?;
     let enough = args.require.as_deref().is_none_or(|required| meets(&status, required));

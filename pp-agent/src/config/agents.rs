@@ -1,16 +1,128 @@
 //! The `[[agent]]` tables: patterns that can be compiled and endanger nothing,
-//! users that exist, and the agents that ship with the program.
+//! users that exist, and the agents that ship with the program, which these add to.
 
 use super::error::{ConfigError, Origin, Problem};
 use super::raw;
 use super::source::Source;
+use super::tables::{Away, Table, add, open};
 use super::value::{invalid, name, not_enforced};
 use crate::identity::{self, AgentRules, IdentityTables};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use toml::Spanned;
 
 /// The agents that ship with the program.
-pub(super) const SHIPPED: &str = include_str!("../../../dist/agents.toml");
+const SHIPPED: &str = include_str!("../../../dist/agents.toml");
+
+/// What files say of one agent.
+#[derive(Default)]
+pub(super) struct Agent {
+    rules: AgentRules,
+    away: Away,
+}
+
+/// The agents that ship with the program, as they are written.
+pub(super) fn shipped() -> Result<Vec<AgentRules>, ConfigError> {
+    static READ: Mutex<Vec<AgentRules>> = Mutex::new(Vec::new());
+    let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
+    if read.is_empty() {
+        let source = Source { name: "built-in agents".to_owned(), text: SHIPPED.to_owned() };
+        for agent in raw::parse(&source)?.agent {
+            let at = source.at(agent.span());
+            read.push(agent_rules(&source, &at, &agent.into_inner(), Trust::Shipped)?);
+        }
+    }
+    Ok(read.clone())
+}
+
+/// Takes in one table of a file.
+pub(super) fn agent(agents: &mut Vec<Table<Agent>>, source: &Source, file: Spanned<raw::Agent>) -> Result<(), ConfigError> {
+    let at = source.at(file.span());
+    let file = file.into_inner();
+    let rules = agent_rules(source, &at, &file, Trust::Check)?;
+    let shipped = shipped()?;
+    let table = open(agents, "agent", &rules.name, &at)?;
+    let mut said = Away::default();
+    said.file(source, file.replace.as_ref(), &file.disable);
+    // Of a new agent the name alone is something: `run --agent` gives it.
+    let is_known = table.at.len() > 1 || shipped.iter().any(|known| known.name == rules.name);
+    if is_known && patterns(&rules).next().is_none() && rules.user.is_empty() && said.is_nothing() {
+        let instead = "write a rule to add, or replace = true to take its shipped rules away";
+        return Err(invalid(at, Problem::ChangesNothing { what: format!("agent {}", rules.name), instead }));
+    }
+    table.item.away.file(source, file.replace.as_ref(), &file.disable);
+    add_rules(&mut table.item.rules, rules);
+    Ok(())
+}
+
+/// The operator's agents with what of the shipped rules of their names they leave, then the other shipped ones.
+pub(super) fn with_shipped(own: Vec<Table<Agent>>) -> Result<Vec<AgentRules>, ConfigError> {
+    let shipped = shipped()?;
+    let mut all = Vec::new();
+    for Table { name, item: Agent { mut rules, away }, .. } in own {
+        let base = shipped.iter().find(|agent| agent.name == name);
+        let entries: Option<Vec<String>> = base.map(|agent| patterns(agent).map(|(_, pattern)| pattern.clone()).collect());
+        away.check("shipped agent", &name, entries.as_deref(), || shipped.iter().map(|agent| agent.name.clone()).collect())?;
+        rules.name = name;
+        if let Some(base) = base {
+            let mut left = base.clone();
+            for list in [&mut left.exec, &mut left.script, &mut left.module, &mut left.cgroup, &mut left.unit] {
+                list.retain(|pattern| away.leaves(pattern));
+            }
+            add_rules(&mut rules, left);
+        }
+        all.push(rules);
+    }
+    let others = shipped.into_iter().filter(|agent| all.iter().all(|own| own.name != agent.name)).collect::<Vec<_>>();
+    all.extend(others);
+    Ok(all)
+}
+
+/// The tables that add to shipped ones, in words.
+pub(super) fn adds(agents: &[Table<Agent>]) -> Result<Vec<String>, ConfigError> {
+    let shipped = shipped()?;
+    let adds = |table: &&Table<Agent>| table.item.away.is_nothing() && shipped.iter().any(|agent| agent.name == table.name);
+    Ok(agents.iter().filter(adds).map(|table| format!("agent {}", table.name)).collect())
+}
+
+/// Every pattern of an agent, with the key that it stands under.
+pub(super) fn patterns(rules: &AgentRules) -> impl Iterator<Item = (&'static str, &String)> {
+    let lists =
+        [("exec", &rules.exec), ("script", &rules.script), ("module", &rules.module), ("cgroup", &rules.cgroup), ("unit", &rules.unit)];
+    lists.into_iter().flat_map(|(kind, list)| list.iter().map(move |pattern| (kind, pattern)))
+}
+
+/// The agent of these that this name of another one is probably meant to be.
+pub(super) fn nearest(name: &str, agents: &[AgentRules]) -> Option<String> {
+    let plain = |name: &str| name.to_lowercase().replace(['_', '.', ' '], "-");
+    let written = plain(name);
+    let is_near = |known: &str| {
+        let first = known.split('-').next().unwrap_or_default();
+        // A short name has many neighbours that mean something else.
+        let most = written.len().min(known.len()) / 5;
+        let distance = strsim::damerau_levenshtein(&written, known);
+        written == first || written.replace('-', "") == known.replace('-', "") || distance <= most
+    };
+    let near = agents.iter().filter(|agent| is_near(&agent.name));
+    near.min_by_key(|agent| strsim::damerau_levenshtein(&written, &agent.name)).map(|agent| agent.name.clone())
+}
+
+/// Adds what is not there yet. A user is known by its uid, however it is written.
+fn add_rules(rules: &mut AgentRules, more: AgentRules) {
+    if rules.name.is_empty() {
+        rules.name = more.name;
+    }
+    add(&mut rules.exec, more.exec);
+    add(&mut rules.script, more.script);
+    add(&mut rules.module, more.module);
+    add(&mut rules.cgroup, more.cgroup);
+    add(&mut rules.unit, more.unit);
+    for (user, uid) in more.user.into_iter().zip(more.uids) {
+        if !rules.uids.contains(&uid) {
+            rules.user.push(user);
+            rules.uids.push(uid);
+        }
+    }
+}
 
 /// The rules of these agents. Those of the shipped agents alone are compiled
 /// once in a process: they are in every policy that defines no agent.
@@ -28,18 +140,18 @@ pub(super) fn compile_agents(agents: &[AgentRules], own: bool) -> Result<Identit
 
 /// Whether patterns are tried on what must never be marked.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Trust {
+enum Trust {
     /// They are the operator's.
     Check,
     /// They ship with the program, whose tests have tried them.
     Shipped,
 }
 
-pub(super) fn agent_rules(source: &Source, at: &Origin, file: raw::Agent, trust: Trust) -> Result<AgentRules, ConfigError> {
-    let name = name(source, at, "agent", "name", file.name)?;
-    if let Some(allow) = file.allow_root.filter(|allow| !*allow.get_ref()) {
+fn agent_rules(source: &Source, at: &Origin, file: &raw::Agent, trust: Trust) -> Result<AgentRules, ConfigError> {
+    let name = name(source, at, "agent", "name", file.name.clone())?;
+    if let Some(allow) = file.allow_root.as_ref().filter(|allow| !*allow.get_ref()) {
         let instead = "remove it; a marked process of uid 0 is judged like any other";
-        return Err(not_enforced(source, &allow, "allow_root", "false", instead));
+        return Err(not_enforced(source, allow, "allow_root", "false", instead));
     }
     let lists = [("exec", &file.exec), ("script", &file.script), ("module", &file.module), ("cgroup", &file.cgroup), ("unit", &file.unit)];
     for (kind, patterns) in lists {
@@ -51,16 +163,16 @@ pub(super) fn agent_rules(source: &Source, at: &Origin, file: raw::Agent, trust:
     for user in &file.user {
         uids.push(uid(source, &name, user)?);
     }
-    let texts = |list: Vec<Spanned<String>>| list.into_iter().map(Spanned::into_inner).collect();
+    let texts = |list: &[Spanned<String>]| list.iter().map(|text| text.get_ref().clone()).collect();
     Ok(AgentRules {
         name,
-        exec: texts(file.exec),
-        script: texts(file.script),
-        module: texts(file.module),
-        user: texts(file.user),
+        exec: texts(&file.exec),
+        script: texts(&file.script),
+        module: texts(&file.module),
+        user: texts(&file.user),
         uids,
-        cgroup: texts(file.cgroup),
-        unit: texts(file.unit),
+        cgroup: texts(&file.cgroup),
+        unit: texts(&file.unit),
     })
 }
 

@@ -1,10 +1,10 @@
 //! `[behaviour]`: how much of the network an agent may reach for.
 
 use super::Mode;
-use super::check::set;
 use super::error::{ConfigError, Origin, Problem};
 use super::raw;
 use super::source::Source;
+use super::tables::set;
 use super::value::{invalid, network};
 use ipnet::IpNet;
 use jiff::SignedDuration;
@@ -164,6 +164,23 @@ impl Written {
         }
         Ok(Behaviour { mode, internal: self.internal, exempt: self.exempt, count_own, limits })
     }
+}
+
+/// The keys whose limits let more through than others do, with both values in words.
+pub(super) fn weaker(own: &Limits, shipped: &Limits) -> Vec<(&'static str, String, String)> {
+    let (mut own, mut shipped) = (*own, *shipped);
+    let mut weaker = Vec::new();
+    for number in &NUMBERS {
+        let (mine, theirs) = (*(number.of)(&mut own), *(number.of)(&mut shipped));
+        if mine > theirs {
+            weaker.push((number.key, mine.to_string(), theirs.to_string()));
+        }
+    }
+    if own.cool_down_ns < shipped.cool_down_ns {
+        let seconds = |ns: u64| format!("{}s", ns / 1_000_000_000);
+        weaker.push(("behaviour.cool_down", seconds(own.cool_down_ns), seconds(shipped.cool_down_ns)));
+    }
+    weaker
 }
 
 fn cool_down(text: &str) -> Option<u64> {

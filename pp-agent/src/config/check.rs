@@ -1,24 +1,22 @@
 //! From the keys of every file to a valid [`Config`], or the first error.
 
-use super::agents::{SHIPPED, Trust, agent_rules, compile_agents};
-use super::behaviour::Written;
-use super::delegates;
+use super::agents::{self, compile_agents};
 use super::error::{ConfigError, Origin, Problem};
-use super::exec;
 use super::raw::{self, unknown};
 use super::source::Source;
+use super::tables::{Table, add, open, put, set};
 use super::value::{
-    address, approvals, check_name, decider, invalid, max_tasks, max_ttl, mode, name, network, no_duplicate, not_enforced, number, ports,
-    service,
+    address, approvals, check_name, decider, invalid, max_tasks, max_ttl, name, network, no_duplicate, not_enforced, number, ports, service,
 };
-use super::{Authority, Config, Gateway, Mode, Services, Zone};
-use crate::delegates::{Delegate, THIS_HOST};
-use crate::identity::{AgentRules, CgroupRule};
+use super::{Authority, Config, Gateway, Mode, Zone};
+use super::{behaviour, delegates, exec, off, services};
+use crate::delegates::THIS_HOST;
+use crate::identity::CgroupRule;
 use crate::policy::Prefix;
-use crate::services::{self, ServiceRow};
 use ipnet::IpNet;
 use pp_common::turns::{DEFAULT_MAX_BYTES_OUT, DEFAULT_MAX_TURNS, Limits};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use toml::Spanned;
 
 pub(super) fn check(sources: Vec<Source>) -> Result<Config, ConfigError> {
@@ -26,7 +24,6 @@ pub(super) fn check(sources: Vec<Source>) -> Result<Config, ConfigError> {
     for source in &sources {
         merge.file(source, raw::parse(source)?)?;
     }
-    merge.shipped_agents()?;
     merge.finish(sources)
 }
 
@@ -39,38 +36,36 @@ struct Merge {
     require: Option<(super::Require, Origin)>,
     any_user: Option<(bool, Origin)>,
     max_tasks: Option<(i64, Origin)>,
-    services_mode: Option<(Mode, Origin)>,
-    enable: Option<Vec<&'static ServiceRow>>,
-    exempt: Option<Vec<IpNet>>,
-    behaviour: Written,
-    zones: Vec<(Zone, Origin, Option<Origin>)>,
+    services: services::Written,
+    behaviour: behaviour::Written,
+    zones: Vec<Table<ZoneWritten>>,
     networks: HashMap<Prefix, (String, Origin)>,
-    gateways: Vec<(Gateway, Origin, Option<Origin>)>,
+    gateways: Vec<Table<GatewayWritten>>,
     exec: exec::Merged,
-    agents: Vec<(AgentRules, Origin)>,
-    own_agents: bool,
+    agents: Vec<Table<agents::Agent>>,
     authorities: Vec<(Authority, Origin)>,
-    delegates: Vec<(Delegate, Origin)>,
+    delegates: Vec<Table<delegates::Written>>,
     /// Zones, gateways that authorities name: judged when all files are read.
     named: Vec<(&'static str, String, Origin)>,
 }
 
-/// Takes a value that only one file may set.
-pub(super) fn set<T>(
-    slot: &mut Option<(T, Origin)>,
-    value: Option<Spanned<T>>,
-    key: &'static str,
-    source: &Source,
-) -> Result<(), ConfigError> {
-    let Some(value) = value else {
-        return Ok(());
-    };
-    let at = source.at(value.span());
-    if let Some((_, first)) = slot {
-        return Err(invalid(at, Problem::SetTwice { key, first: first.clone() }));
-    }
-    *slot = Some((value.into_inner(), at));
-    Ok(())
+/// What files say of one zone.
+#[derive(Default)]
+struct ZoneWritten {
+    networks: Vec<IpNet>,
+    mode: Option<(Mode, Origin)>,
+}
+
+/// What files say of one gateway.
+#[derive(Default)]
+struct GatewayWritten {
+    address: Option<(IpAddr, Origin)>,
+    ports: Vec<u16>,
+    /// The table with the address names no port.
+    every_port: bool,
+    max_turns: Option<(u32, Origin)>,
+    max_bytes_out: Option<(u64, Origin)>,
+    mode: Option<(Mode, Origin)>,
 }
 
 impl Merge {
@@ -94,61 +89,26 @@ impl Merge {
             self.behaviour.file(source, behaviour)?;
         }
         if let Some(services) = file.services {
-            self.services(source, services)?;
+            self.services.file(source, services)?;
         }
         file.zone.into_iter().try_for_each(|zone| self.zone(source, zone))?;
         file.gateway.into_iter().try_for_each(|gateway| self.gateway(source, gateway))?;
-        for delegate in file.delegate {
-            let at = source.at(delegate.span());
-            let delegate = delegates::delegate(source, &at, delegate.into_inner())?;
-            no_duplicate("delegate", &delegate.name, &at, self.delegates.iter().map(|(d, at)| (d.name.as_str(), at)))?;
-            self.delegates.push((delegate, at));
-        }
-        file.agent.into_iter().try_for_each(|agent| self.agent(source, agent))?;
+        file.delegate.into_iter().try_for_each(|delegate| delegates::delegate(&mut self.delegates, source, delegate))?;
+        file.agent.into_iter().try_for_each(|agent| agents::agent(&mut self.agents, source, agent))?;
         file.authority.into_iter().try_for_each(|authority| self.authority(source, authority))
-    }
-
-    fn services(&mut self, source: &Source, file: raw::Services) -> Result<(), ConfigError> {
-        set(&mut self.services_mode, file.mode, "services.mode", source)?;
-        for word in file.enable.iter().flatten() {
-            let rows: Vec<&'static ServiceRow> = match word.get_ref().as_str() {
-                "*" => services::TABLE.iter().collect(),
-                "default" => services::defaults().collect(),
-                name => vec![service(source, name, word)?],
-            };
-            let enabled = self.enable.get_or_insert_default();
-            rows.into_iter().for_each(|row| {
-                if !enabled.contains(&row) {
-                    enabled.push(row);
-                }
-            });
-        }
-        if file.enable.is_some() {
-            self.enable.get_or_insert_default();
-        }
-        if let Some(exempt) = file.exempt {
-            let known = self.exempt.get_or_insert_default();
-            for text in &exempt {
-                let network = network(source, text)?;
-                if !known.contains(&network) {
-                    known.push(network);
-                }
-            }
-        }
-        Ok(())
     }
 
     fn zone(&mut self, source: &Source, zone: Spanned<raw::Zone>) -> Result<(), ConfigError> {
         let at = source.at(zone.span());
         let zone = zone.into_inner();
         let name = name(source, &at, "zone", "name", zone.name)?;
-        no_duplicate("zone", &name, &at, self.zones.iter().map(|(z, at, _)| (z.name.as_str(), at)))?;
+        let table = open(&mut self.zones, "zone", &name, &at)?;
         approvals(source, zone.approvals)?;
-        let Some(texts) = zone.networks.filter(|networks| !networks.is_empty()) else {
-            let what = format!("zone {name}");
-            return Err(invalid(at, Problem::Missing { what, key: "networks" }));
-        };
-        let mut networks = Vec::new();
+        let texts = zone.networks.unwrap_or_default();
+        if table.at.len() > 1 && texts.is_empty() && zone.mode.is_none() {
+            let instead = "write a network to add, or a mode that no other file sets";
+            return Err(invalid(at, Problem::ChangesNothing { what: format!("zone {name}"), instead }));
+        }
         for text in &texts {
             let network = network(source, text)?;
             let at = source.at(text.span());
@@ -160,13 +120,11 @@ impl Merge {
                 Some(_) => {}
                 None => {
                     self.networks.insert(Prefix::from(network), (name.clone(), at));
-                    networks.push(network);
+                    table.item.networks.push(network);
                 }
             }
         }
-        let (mode, mode_at) = mode(source, zone.mode);
-        self.zones.push((Zone { name, networks, mode }, at, mode_at));
-        Ok(())
+        set(&mut table.item.mode, zone.mode, "mode", source)
     }
 
     fn gateway(&mut self, source: &Source, file: Spanned<raw::Gateway>) -> Result<(), ConfigError> {
@@ -177,37 +135,39 @@ impl Merge {
             let wanted = "that name stands for this host itself; give the gateway another one";
             return Err(invalid(at, Problem::BadValue { key: "name", found: name, wanted }));
         }
-        let known = self.gateways.iter().map(|(g, at, _)| (g.name.as_str(), at));
-        no_duplicate("gateway", &name, &at, known)?;
         approvals(source, file.approvals)?;
-        let Some(text) = file.address else {
-            let what = format!("gateway {name}");
-            return Err(invalid(at, Problem::Missing { what, key: "address" }));
+        let found = match &file.address {
+            Some(text) => Some((address(source, text)?, source.at(text.span()))),
+            None => None,
         };
-        let address = address(source, &text)?;
-        if let Some((other, _, _)) = self.gateways.iter().find(|(g, _, _)| g.address == address) {
+        if let Some((address, at)) = &found
+            && let Some(other) =
+                self.gateways.iter().find(|g| g.name != name && g.item.address.as_ref().is_some_and(|(known, _)| known == address))
+        {
             let other = other.name.clone();
-            return Err(invalid(source.at(text.span()), Problem::AddressTwice { name, other }));
+            return Err(invalid(at.clone(), Problem::AddressTwice { name, other }));
         }
-        let ports = ports(source, &file.ports)?;
-        let limits = Limits {
-            max_turns: number(source, "max_turns", file.max_turns, "a number of turns from 1 to 4294967295")?.unwrap_or(DEFAULT_MAX_TURNS),
-            max_bytes_out: number(source, "max_bytes_out", file.max_bytes_out, "a number of bytes from 1 on")?
-                .unwrap_or(DEFAULT_MAX_BYTES_OUT),
-            pad: 0,
-        };
-        let (mode, mode_at) = mode(source, file.mode);
-        self.gateways.push((Gateway { name, address, ports, mode, limits }, at, mode_at));
-        Ok(())
-    }
-
-    fn agent(&mut self, source: &Source, file: Spanned<raw::Agent>) -> Result<(), ConfigError> {
-        let at = source.at(file.span());
-        let agent = agent_rules(source, &at, file.into_inner(), Trust::Check)?;
-        let known = self.agents.iter().map(|(a, at)| (a.name.as_str(), at));
-        no_duplicate("agent", &agent.name, &at, known)?;
-        self.agents.push((agent, at));
-        Ok(())
+        let table = open(&mut self.gateways, "gateway", &name, &at)?;
+        let says_more = file.max_turns.is_some() || file.max_bytes_out.is_some() || file.mode.is_some() || !file.ports.is_empty();
+        if table.at.len() > 1 && found.is_none() && !says_more {
+            let instead = "write a port to add, or a key that no other file sets";
+            return Err(invalid(at, Problem::ChangesNothing { what: format!("gateway {name}"), instead }));
+        }
+        let gateway = &mut table.item;
+        // A list of ports elsewhere adds to that, and every port and some more are every port.
+        gateway.every_port |= found.is_some() && file.ports.is_empty();
+        add(&mut gateway.ports, ports(source, &file.ports)?);
+        if let Some((address, at)) = found {
+            put(&mut gateway.address, address, at, "address")?;
+        }
+        let (turns, bytes) = (at_of(source, &file.max_turns), at_of(source, &file.max_bytes_out));
+        if let Some((number, at)) = number(source, "max_turns", file.max_turns, "a number of turns from 1 to 4294967295")?.zip(turns) {
+            put(&mut gateway.max_turns, number, at, "max_turns")?;
+        }
+        if let Some((number, at)) = number(source, "max_bytes_out", file.max_bytes_out, "a number of bytes from 1 on")?.zip(bytes) {
+            put(&mut gateway.max_bytes_out, number, at, "max_bytes_out")?;
+        }
+        set(&mut gateway.mode, file.mode, "mode", source)
     }
 
     fn authority(&mut self, source: &Source, file: Spanned<raw::Authority>) -> Result<(), ConfigError> {
@@ -250,25 +210,12 @@ impl Merge {
         Ok(())
     }
 
-    /// Adds the shipped agents, but for those that policy itself defines.
-    fn shipped_agents(&mut self) -> Result<(), ConfigError> {
-        let name = "built-in agents".to_owned();
-        let source = Source { name, text: SHIPPED.to_owned() };
-        self.own_agents = !self.agents.is_empty();
-        let own: Vec<String> = self.agents.iter().map(|(agent, _)| agent.name.clone()).collect();
-        for agent in raw::parse(&source)?.agent {
-            let at = source.at(agent.span());
-            let agent = agent_rules(&source, &at, agent.into_inner(), Trust::Shipped)?;
-            if !own.contains(&agent.name) {
-                self.agents.push((agent, at));
-            }
-        }
-        Ok(())
-    }
-
     fn finish(self, sources: Vec<Source>) -> Result<Config, ConfigError> {
-        let zone_names: Vec<String> = self.zones.iter().map(|(z, ..)| z.name.clone()).collect();
-        let gateway_names: Vec<String> = self.gateways.iter().map(|(g, ..)| g.name.clone()).chain([THIS_HOST.to_owned()]).collect();
+        let adds = [self.services.adds(), agents::adds(&self.agents)?, delegates::adds(&self.delegates)].concat();
+        let (zones, zone_modes) = zones(self.zones)?;
+        let (gateways, gateway_modes) = gateways(self.gateways)?;
+        let zone_names: Vec<String> = zones.iter().map(|zone| zone.name.clone()).collect();
+        let gateway_names: Vec<String> = gateways.iter().map(|gateway| gateway.name.clone()).chain([THIS_HOST.to_owned()]).collect();
         for (kind, name, at) in self.named {
             let known = if kind == "zone" { &zone_names } else { &gateway_names };
             if !known.contains(&name) {
@@ -276,25 +223,26 @@ impl Merge {
             }
         }
         let mode = value(self.mode).unwrap_or_default();
-        let inner = self.zones.iter().map(|(z, _, at)| (format!("zone {}", z.name), z.mode, at));
-        let gates = self.gateways.iter().map(|(g, _, at)| (format!("gateway {}", g.name), g.mode, at));
-        let services_at = self.services_mode.as_ref().map(|(_, at)| at.clone());
-        let services_mode = value(self.services_mode).unwrap_or(mode);
-        let services = ("services".to_owned(), services_mode, &services_at);
+        let places = zones.iter().map(|zone| ("zone", &zone.name, zone.mode)).zip(&zone_modes);
+        let places = places.chain(gateways.iter().map(|gateway| ("gateway", &gateway.name, gateway.mode)).zip(&gateway_modes));
+        let places = places.map(|((kind, name, mode), at)| (format!("{kind} {name}"), mode, at));
+        let services_at = self.services.mode.as_ref().map(|(_, at)| at.clone());
+        let own_services = self.services.finish(mode)?;
+        let services = ("services".to_owned(), own_services.mode, &services_at);
         let exec_at = self.exec.mode.as_ref().map(|(_, at)| at.clone());
         let exec = ("exec".to_owned(), self.exec.mode.as_ref().map_or(mode, |(own, _)| *own), &exec_at);
         let behaviour_at = self.behaviour.mode_at();
         let behaviour = self.behaviour.finish(mode)?;
         let rules = ("behaviour".to_owned(), behaviour.mode, &behaviour_at);
-        for (what, own, at) in inner.chain(gates).chain([services, exec, rules]) {
+        for (what, own, at) in places.chain([services, exec, rules]) {
             if let (Mode::Observe, Mode::Enforce, Some(at)) = (mode, own, at) {
                 return Err(invalid(at.clone(), Problem::ModeWithoutEffect { what }));
             }
         }
-        let agents: Vec<AgentRules> = self.agents.into_iter().map(|(agent, _)| agent).collect();
-        let identity = compile_agents(&agents, self.own_agents)?;
+        let own: Vec<(String, Origin)> = self.agents.iter().map(|table| (table.name.clone(), table.begun())).collect();
+        let agents = agents::with_shipped(self.agents)?;
+        let identity = compile_agents(&agents, !own.is_empty())?;
         let (exec, tools) = self.exec.finish(mode)?;
-        let default = Services::default();
         let mut config = Config {
             host: value(self.host),
             tenant: value(self.tenant),
@@ -302,13 +250,9 @@ impl Merge {
             require: value(self.require),
             any_user: value(self.any_user).unwrap_or(false),
             max_tasks: max_tasks(self.max_tasks)?,
-            zones: self.zones.into_iter().map(|(zone, ..)| zone).collect(),
-            gateways: self.gateways.into_iter().map(|(gateway, ..)| gateway).collect(),
-            services: Services {
-                enabled: self.enable.unwrap_or(default.enabled),
-                exempt: self.exempt.unwrap_or(default.exempt),
-                mode: services_mode,
-            },
+            zones,
+            gateways,
+            services: own_services,
             exec,
             tools,
             behaviour,
@@ -316,8 +260,13 @@ impl Merge {
             cgroup_rules: CgroupRule::all(&agents)?,
             agents,
             authorities: self.authorities.into_iter().map(|(authority, _)| authority).collect(),
-            delegates: delegates::with_shipped(self.delegates.into_iter().map(|(delegate, _)| delegate).collect()),
+            delegates: delegates::with_shipped(self.delegates)?,
             notes: Vec::new(),
+            adds: (!adds.is_empty())
+                .then(|| format!("{} add to what is shipped; replace = true in a table makes what it lists stand alone", adds.join(", "))),
+            warnings: off::misspelt_agents(&own)?,
+            off: Vec::new(),
+            not_read: Vec::new(),
             sources,
         };
         if mode == Mode::Observe {
@@ -326,8 +275,48 @@ impl Merge {
         }
         config.identity.names = config.names();
         config.notes = notes(&config);
+        config.off = off::off(&config)?;
         Ok(config)
     }
+}
+
+/// The zones, and where each was given its mode.
+fn zones(written: Vec<Table<ZoneWritten>>) -> Result<(Vec<Zone>, Vec<Option<Origin>>), ConfigError> {
+    let mut zones = Vec::new();
+    let mut modes = Vec::new();
+    for table in written {
+        let at = table.begun();
+        let Table { name, item: ZoneWritten { networks, mode }, .. } = table;
+        if networks.is_empty() {
+            return Err(invalid(at, Problem::Missing { what: format!("zone {name}"), key: "networks" }));
+        }
+        zones.push(Zone { name, networks, mode: mode.as_ref().map(|(mode, _)| *mode).unwrap_or_default() });
+        modes.push(mode.map(|(_, at)| at));
+    }
+    Ok((zones, modes))
+}
+
+/// The gateways, and where each was given its mode.
+fn gateways(written: Vec<Table<GatewayWritten>>) -> Result<(Vec<Gateway>, Vec<Option<Origin>>), ConfigError> {
+    let mut gateways = Vec::new();
+    let mut modes = Vec::new();
+    for table in written {
+        let at = table.begun();
+        let Table { name, item, .. } = table;
+        let Some((address, _)) = item.address else {
+            return Err(invalid(at, Problem::Missing { what: format!("gateway {name}"), key: "address" }));
+        };
+        let mut ports = if item.every_port { Vec::new() } else { item.ports };
+        ports.sort_unstable();
+        let limits = Limits {
+            max_turns: value(item.max_turns).unwrap_or(DEFAULT_MAX_TURNS),
+            max_bytes_out: value(item.max_bytes_out).unwrap_or(DEFAULT_MAX_BYTES_OUT),
+            pad: 0,
+        };
+        gateways.push(Gateway { name, address, ports, mode: item.mode.as_ref().map(|(mode, _)| *mode).unwrap_or_default(), limits });
+        modes.push(item.mode.map(|(_, at)| at));
+    }
+    Ok((gateways, modes))
 }
 
 /// What holds although the operator may not expect it.
@@ -347,10 +336,11 @@ fn notes(config: &Config) -> Vec<String> {
     if config.host.is_none() || config.tenant.is_none() || config.authorities.is_empty() {
         notes.push("host, tenant and an authority are not all set: no receipt can be registered".to_owned());
     }
-    if config.mode == Mode::Observe {
-        notes.push("the host only observes: no connection is refused".to_owned());
-    }
     notes
+}
+
+fn at_of<T>(source: &Source, value: &Option<Spanned<T>>) -> Option<Origin> {
+    value.as_ref().map(|value| source.at(value.span()))
 }
 
 fn value<T>(slot: Option<(T, Origin)>) -> Option<T> {

@@ -3,6 +3,7 @@
 use super::error::{ConfigError, Origin, Problem};
 use super::raw::{self, unknown};
 use super::source::Source;
+use super::tables::{Away, Table, add, open, put};
 use super::value::{invalid, name, not_enforced, ports};
 use crate::delegates::{ACTIONS, Action, Delegate, shipped};
 use toml::Spanned;
@@ -12,14 +13,25 @@ const MAX_PATH: usize = 107;
 /// Longest command name that the kernel knows.
 const MAX_COMM: usize = 15;
 
-/// One table of a policy file. Without paths, listeners and ports it gives a shipped delegate another action.
-pub(super) fn delegate(source: &Source, at: &Origin, file: raw::Delegate) -> Result<Delegate, ConfigError> {
-    let name = name(source, at, "delegate", "name", file.name)?;
-    let what = format!("delegate {name}");
-    let Some(action) = file.action else {
-        return Err(invalid(at.clone(), Problem::Missing { what, key: "action" }));
-    };
-    let action = read_action(source, &action)?;
+/// What files say of one delegate.
+#[derive(Default)]
+pub(super) struct Written {
+    action: Option<(Action, Origin)>,
+    paths: Vec<String>,
+    listeners: Vec<String>,
+    ports: Vec<u16>,
+    away: Away,
+}
+
+/// Takes in one table of a file. One of a shipped delegate's name adds to it, and may give it another action.
+pub(super) fn delegate(delegates: &mut Vec<Table<Written>>, source: &Source, file: Spanned<raw::Delegate>) -> Result<(), ConfigError> {
+    let at = source.at(file.span());
+    let file = file.into_inner();
+    let name = name(source, &at, "delegate", "name", file.name)?;
+    let written = &mut open(delegates, "delegate", &name, &at)?.item;
+    if let Some(action) = &file.action {
+        put(&mut written.action, read_action(source, action)?, source.at(action.span()), "action")?;
+    }
     let texts = |list: &[Spanned<String>], key, most, wanted| {
         list.iter()
             .map(|text| match text.get_ref() {
@@ -40,26 +52,66 @@ pub(super) fn delegate(source: &Source, at: &Origin, file: raw::Delegate) -> Res
     }
     let listeners = texts(&file.listener, "listener", MAX_COMM, "it is a command name of at most 15 bytes, as ps -o comm shows it")?;
     let ports = ports(source, &file.port)?;
-    if !ports.is_empty() && action == Action::RefuseRoot {
-        let problem = Problem::BadValue { key: "action", found: "refuse-root".to_owned(), wanted: "ports are refused to all or to nobody" };
-        return Err(invalid(at.clone(), problem));
+    let mut said = Away::default();
+    said.file(source, file.replace.as_ref(), &file.disable);
+    if file.action.is_none() && paths.is_empty() && listeners.is_empty() && ports.is_empty() && said.is_nothing() {
+        let instead = "write an action, or a path, listener or port to add";
+        return Err(invalid(at, Problem::ChangesNothing { what: format!("delegate {name}"), instead }));
     }
-    if !paths.is_empty() || !listeners.is_empty() || !ports.is_empty() {
-        return Ok(Delegate { name, action, paths, listeners, ports });
-    }
-    let known = shipped();
-    match known.iter().find(|delegate| delegate.name == name) {
-        Some(delegate) if action == Action::RefuseRoot && !delegate.ports.is_empty() => {
+    written.away.file(source, file.replace.as_ref(), &file.disable);
+    add(&mut written.paths, paths);
+    add(&mut written.listeners, listeners);
+    add(&mut written.ports, ports);
+    Ok(())
+}
+
+/// The operator's delegates with what of the shipped rows of their names they leave, then the other shipped ones.
+pub(super) fn with_shipped(own: Vec<Table<Written>>) -> Result<Vec<Delegate>, ConfigError> {
+    let shipped = shipped();
+    let names = || shipped.iter().map(|delegate| delegate.name.clone()).collect::<Vec<_>>();
+    let mut all = Vec::new();
+    for table in own {
+        let at = table.begun();
+        let Table { name, item: Written { action, mut paths, mut listeners, mut ports, away }, .. } = table;
+        let base = shipped.iter().find(|delegate| delegate.name == name);
+        away.check("shipped delegate", &name, base.map(entries).as_deref(), names)?;
+        let is_empty = paths.is_empty() && listeners.is_empty() && ports.is_empty();
+        if base.is_none() && is_empty {
+            return Err(invalid(at, unknown("delegate without path, listener and port", &name, names())));
+        }
+        if let Some(base) = base {
+            add(&mut paths, base.paths.iter().filter(|path| away.leaves(path)).cloned());
+            add(&mut listeners, base.listeners.iter().filter(|comm| away.leaves(comm)).cloned());
+            add(&mut ports, base.ports.iter().filter(|port| away.leaves(&port.to_string())).copied());
+            ports.sort_unstable();
+        }
+        let Some(action) = action.map(|(action, _)| action).or_else(|| base.map(|base| base.action)) else {
+            return Err(invalid(at, Problem::Missing { what: format!("delegate {name}"), key: "action" }));
+        };
+        if !ports.is_empty() && action == Action::RefuseRoot {
             let problem =
                 Problem::BadValue { key: "action", found: "refuse-root".to_owned(), wanted: "ports are refused to all or to nobody" };
-            Err(invalid(at.clone(), problem))
+            return Err(invalid(at, problem));
         }
-        Some(delegate) => Ok(Delegate { action, ..delegate.clone() }),
-        None => {
-            let names = known.into_iter().map(|delegate| delegate.name).collect();
-            Err(invalid(at.clone(), unknown("delegate without path, listener and port", &name, names)))
-        }
+        all.push(Delegate { name, action, paths, listeners, ports });
     }
+    let others = shipped.iter().filter(|delegate| all.iter().all(|own| own.name != delegate.name)).cloned().collect::<Vec<_>>();
+    all.extend(others);
+    Ok(all)
+}
+
+/// The tables that add to shipped ones, in words.
+pub(super) fn adds(delegates: &[Table<Written>]) -> Vec<String> {
+    let shipped = shipped();
+    let lists = |own: &Written| !(own.paths.is_empty() && own.listeners.is_empty() && own.ports.is_empty());
+    let adds = delegates.iter().filter(|table| table.item.away.is_nothing() && lists(&table.item));
+    adds.filter(|table| shipped.iter().any(|row| row.name == table.name)).map(|table| format!("delegate {}", table.name)).collect()
+}
+
+/// Every way a delegate is known by, as `disable` names it.
+pub(super) fn entries(delegate: &Delegate) -> Vec<String> {
+    let ports = delegate.ports.iter().map(ToString::to_string);
+    delegate.paths.iter().chain(&delegate.listeners).cloned().chain(ports).collect()
 }
 
 fn read_action(source: &Source, action: &Spanned<String>) -> Result<Action, ConfigError> {
@@ -71,17 +123,6 @@ fn read_action(source: &Source, action: &Spanned<String>) -> Result<Action, Conf
         let names = ACTIONS.iter().map(|(name, _)| (*name).to_owned()).collect();
         invalid(source.at(action.span()), unknown("value", word, names))
     })
-}
-
-/// Those of policy, then the shipped ones that these do not replace.
-pub(super) fn with_shipped(own: Vec<Delegate>) -> Vec<Delegate> {
-    let mut all = own;
-    for delegate in shipped() {
-        if all.iter().all(|other| other.name != delegate.name) {
-            all.push(delegate);
-        }
-    }
-    all
 }
 
 #[cfg(test)]
@@ -127,7 +168,10 @@ mod tests {
             ("name = 'x'\naction = 'refuse-root'\nport = [8888]", "to all or to nobody"),
             ("name = 'ssh-server'\naction = 'refuse-root'", "to all or to nobody"),
             ("name = 'x'\naction = 'refuse'\nport = [0]", "from 1 to 65535"),
-            ("name = 'tmux'", "action"),
+            ("name = 'tmux'", "changes nothing"),
+            ("name = 'notebook'\nport = [8888]", "has no action"),
+            ("name = 'dockr'\nreplace = true\naction = 'refuse'\npath = ['/run/d']", "did you mean docker?"),
+            ("name = 'docker'\ndisable = ['/run/dokcer.sock']", "did you mean /run/docker.sock?"),
             ("name = 'tmux'\naction = 'join'", "join"),
             ("name = 'tmux'\naction = 'deny'", "refuse"),
             ("name = 'a'\naction = 'allow'\npath = ['relative']", "begins with /"),

@@ -40,6 +40,12 @@ pub enum ConfigError {
         /// The file.
         path: PathBuf,
     },
+    /// What should be the folder of drop-ins is none.
+    #[error("{path}: is not a folder; drop-ins are *.toml files in a folder of this name", path = path.display())]
+    NotAFolder {
+        /// Its path.
+        path: PathBuf,
+    },
     /// A file belongs to somebody else, who could rewrite it.
     #[error("{path}: belongs to uid {uid}, must belong to uid {wanted}; chown it", path = path.display())]
     Owner {
@@ -146,6 +152,24 @@ pub enum Problem {
         /// Its name.
         name: String,
         /// The first place.
+        first: Origin,
+    },
+    /// A table that would leave everything as it is.
+    #[error("{what}: changes nothing; {instead}")]
+    ChangesNothing {
+        /// The table.
+        what: String,
+        /// What to write.
+        instead: &'static str,
+    },
+    /// Something is both added and taken away.
+    #[error("{what} {name}: is enabled at {first} and disabled here; keep one of the two")]
+    BothWays {
+        /// `service`.
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// Where it is enabled.
         first: Origin,
     },
     /// A name is no name.

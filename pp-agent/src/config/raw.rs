@@ -59,6 +59,9 @@ pub(super) struct Gateway {
 #[serde(deny_unknown_fields)]
 pub(super) struct Services {
     pub(super) enable: Option<Vec<Spanned<String>>>,
+    #[serde(default)]
+    pub(super) disable: Vec<Spanned<String>>,
+    pub(super) replace: Option<Spanned<bool>>,
     pub(super) exempt: Option<Vec<Spanned<String>>>,
     pub(super) mode: Option<Spanned<Mode>>,
 }
@@ -69,6 +72,8 @@ pub(super) struct Exec {
     pub(super) mode: Option<Spanned<Mode>>,
     #[serde(default)]
     pub(super) allow: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) disable: Vec<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -106,6 +111,9 @@ pub(super) struct Agent {
     pub(super) cgroup: Vec<Spanned<String>>,
     #[serde(default)]
     pub(super) unit: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) disable: Vec<Spanned<String>>,
+    pub(super) replace: Option<Spanned<bool>>,
     pub(super) allow_root: Option<Spanned<bool>>,
 }
 
@@ -137,6 +145,9 @@ pub(super) struct Delegate {
     #[serde(default)]
     pub(super) port: Vec<Spanned<i64>>,
     pub(super) action: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) disable: Vec<Spanned<String>>,
+    pub(super) replace: Option<Spanned<bool>>,
 }
 
 /// Parses one file.

@@ -30,6 +30,8 @@ struct Shown<'a> {
 #[derive(Serialize)]
 struct ShownDelegate<'a> {
     name: &'a str,
+    #[serde(skip_serializing_if = "is_false")]
+    replace: bool,
     action: &'static str,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     path: &'a [String],
@@ -43,6 +45,8 @@ struct ShownDelegate<'a> {
 struct Services<'a> {
     enable: Vec<&'a str>,
     exempt: Vec<String>,
+    #[serde(skip_serializing_if = "is_false")]
+    replace: bool,
     mode: Mode,
 }
 
@@ -102,6 +106,8 @@ struct Authority<'a> {
 #[derive(Serialize)]
 struct Agent<'a> {
     name: &'a str,
+    #[serde(skip_serializing_if = "is_false")]
+    replace: bool,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     exec: &'a [String],
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
@@ -127,6 +133,7 @@ pub(super) fn to_toml(config: &Config) -> String {
         services: Services {
             enable: config.services.enabled.iter().map(|row| row.name).collect(),
             exempt: config.services.exempt.iter().map(ToString::to_string).collect(),
+            replace: lacks(&config.services),
             mode: config.services.mode,
         },
         exec: Exec { mode: config.exec.mode, allow: &config.exec.allow },
@@ -134,8 +141,8 @@ pub(super) fn to_toml(config: &Config) -> String {
         zone: config.zones.iter().map(zone).collect(),
         gateway: config.gateways.iter().map(gateway).collect(),
         authority: config.authorities.iter().map(authority).collect(),
-        agent: config.agents.iter().map(agent).collect(),
-        delegate: config.delegates.iter().map(delegate).collect(),
+        agent: config.agents.iter().map(|agent| shown_agent(agent, config)).collect(),
+        delegate: config.delegates.iter().map(|delegate| shown_delegate(delegate, config)).collect(),
     };
     // Strings, numbers and lists of these always have a TOML form.
     toml::to_string(&shown).unwrap_or_else(|error| format!("# {error}\n"))
@@ -188,9 +195,25 @@ fn authority(authority: &super::Authority) -> Authority<'_> {
     }
 }
 
-fn delegate(delegate: &crate::delegates::Delegate) -> ShownDelegate<'_> {
+/// Whether something shipped is missing, so that this must be written.
+fn lacks(own: &super::Services) -> bool {
+    let shipped = super::Services::default();
+    shipped.enabled.iter().any(|row| !own.enabled.contains(row)) || shipped.exempt.iter().any(|net| !own.exempt.contains(net))
+}
+
+fn is_off(config: &Config, part: &str, name: &str) -> bool {
+    config.off.iter().any(|off| off.part == part && off.names.iter().any(|own| own == name))
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+fn shown_delegate<'a>(delegate: &'a crate::delegates::Delegate, config: &Config) -> ShownDelegate<'a> {
     ShownDelegate {
         name: &delegate.name,
+        replace: is_off(config, "delegate", &delegate.name),
         action: delegate.action_name(),
         path: &delegate.paths,
         listener: &delegate.listeners,
@@ -198,9 +221,10 @@ fn delegate(delegate: &crate::delegates::Delegate) -> ShownDelegate<'_> {
     }
 }
 
-fn agent(agent: &crate::identity::AgentRules) -> Agent<'_> {
+fn shown_agent<'a>(agent: &'a crate::identity::AgentRules, config: &Config) -> Agent<'a> {
     Agent {
         name: &agent.name,
+        replace: is_off(config, "agent", &agent.name),
         exec: &agent.exec,
         script: &agent.script,
         module: &agent.module,

@@ -3,10 +3,12 @@
 
 use super::error::{ConfigError, Origin};
 use crate::trusted::{self, FileCheck};
-use std::ffi::OsStr;
+use serde::Serialize;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Most bytes of one policy file.
@@ -53,35 +55,85 @@ impl Source {
     }
 }
 
+/// Something in the folder of drop-ins that is no part of the policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NotRead {
+    /// Its path.
+    pub path: String,
+    /// Why it is not read, and what to do if it is meant.
+    pub why: &'static str,
+}
+
+impl fmt::Display for NotRead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: not read, {}", self.path, self.why)
+    }
+}
+
 /// Reads every file of the policy; none is an empty list.
-pub(super) fn read_all(paths: &Paths, check: FileCheck) -> Result<Vec<Source>, ConfigError> {
+pub(super) fn read_all(paths: &Paths, check: FileCheck) -> Result<(Vec<Source>, Vec<NotRead>), ConfigError> {
     let mut sources = Vec::new();
     if let Some(source) = read(&paths.file, check)? {
         sources.push(source);
     }
-    for path in drop_ins(&paths.drop_ins, check)? {
+    let folder = look(&paths.drop_ins, check)?;
+    for path in folder.drop_ins {
         sources.extend(read(&path, check)?);
     }
-    Ok(sources)
+    Ok((sources, folder.not_read))
 }
 
-fn drop_ins(folder: &Path, check: FileCheck) -> Result<Vec<PathBuf>, ConfigError> {
+/// What of the folder of drop-ins is not read. Empty where the folder itself cannot be read, which is an error of [`read_all`].
+pub(super) fn not_read(paths: &Paths) -> Vec<NotRead> {
+    look(&paths.drop_ins, FileCheck::Anybody).map_or(Vec::new(), |folder| folder.not_read)
+}
+
+/// A folder of drop-ins, in the order of names.
+#[derive(Default)]
+struct Folder {
+    drop_ins: Vec<PathBuf>,
+    not_read: Vec<NotRead>,
+}
+
+fn look(folder: &Path, check: FileCheck) -> Result<Folder, ConfigError> {
     let error = |source| ConfigError::Read { path: folder.to_owned(), source };
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        // A dangling link was put there by somebody: not the same as nothing.
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound && !folder.is_symlink() => return Ok(Folder::default()),
+        Err(other) if other.kind() == io::ErrorKind::NotADirectory => return Err(ConfigError::NotAFolder { path: folder.to_owned() }),
         Err(source) => return Err(error(source)),
     };
     trusted::trust(&fs::metadata(folder).map_err(error)?, check).map_err(ConfigError::of_file(folder))?;
-    let mut paths = Vec::new();
+    let mut entries = entries.collect::<Result<Vec<_>, _>>().map_err(error)?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    let mut found = Folder::default();
     for entry in entries {
-        let path = entry.map_err(error)?.path();
-        if path.extension() == Some(OsStr::new("toml")) {
-            paths.push(path);
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        match why_not(entry.file_name().as_bytes(), is_folder) {
+            None => found.drop_ins.push(entry.path()),
+            Some(why) => found.not_read.push(NotRead { path: entry.path().display().to_string(), why }),
         }
     }
-    paths.sort();
-    Ok(paths)
+    Ok(found)
+}
+
+/// Why an entry of this name is not read; `None`: it is. Editors and file managers leave hidden files and backups
+/// behind, which are nobody's policy. Whatever else has the name of a drop-in must be one, or the policy is refused.
+fn why_not(name: &[u8], is_folder: bool) -> Option<&'static str> {
+    if name.starts_with(b".") {
+        Some("hidden names are skipped")
+    } else if name.ends_with(b"~") || name.starts_with(b"#") && name.ends_with(b"#") {
+        Some("it is an editor's backup")
+    } else if name.ends_with(b".toml") {
+        None
+    } else if is_folder {
+        Some("folders are not searched; put its *.toml files beside it")
+    } else if name.to_ascii_lowercase().ends_with(b".toml") {
+        Some("only *.toml in small letters is; rename it if it is meant")
+    } else {
+        Some("only *.toml is; rename it if it is meant")
+    }
 }
 
 /// The file's text, `None` where there is no such file.

@@ -43,6 +43,7 @@ ports = [8443, 443, 443]
 [services]
 enable = ["modbus", "opc-ua"]
 exempt = ["127.0.0.0/8"]
+replace = true
 [[authority]]
 key_id = "shift-lead-2026"
 decider = "user:shift-lead@acme.example"
@@ -67,6 +68,7 @@ fn every_key_of_this_build_is_read() {
     assert_eq!(authority.max_ttl, Duration::from_secs(8 * 3600));
     assert!(config.knows_agent("claude-code"));
     assert!(config.notes.is_empty(), "{:?}", config.notes);
+    assert!(config.warnings.is_empty() && config.adds.is_none(), "{:?} {:?}", config.warnings, config.adds);
 }
 
 #[test]
@@ -92,6 +94,7 @@ fn what_policy_show_prints_is_the_same_policy() {
     assert_eq!(again.authorities, config.authorities);
     assert_eq!(again.agents, config.agents);
     assert_eq!(again.identity, config.identity);
+    assert_eq!(again.off, config.off);
 }
 
 #[test]
@@ -183,21 +186,22 @@ fn equal_prefixes_in_two_zones_are_an_error_in_whatever_form() {
 }
 
 #[test]
-fn two_tables_of_one_name_are_an_error_across_files_too() {
+fn two_tables_of_one_name_in_one_file_are_an_error() {
     let zone = "[[zone]]\nname = 'a'\nnetworks = ['10.0.0.0/8']\n";
-    let other_zone = "\n[[zone]]\nname = 'a'\nnetworks = ['11.0.0.0/8']\n";
-    let files = vec![source("policy.toml", zone), source("policy.d/10.toml", other_zone)];
-    let error = Config::from_sources(files).unwrap_err().to_string();
-    assert_eq!(error, "policy.d/10.toml:2: zone a: defined twice, first at policy.toml:1; rename one or join them");
     let gateway = "[[gateway]]\nname = 'g'\naddress = '10.0.0.1'\n";
     let agent = "[[agent]]\nname = 'x'\nexec = ['x']\n";
+    let delegate = "[[delegate]]\nname = 'd'\nport = [1]\naction = 'refuse'\n";
     let authority = "[[authority]]\nkey_id = 'k'\ndecider = 'user:a'\nmax_ttl = '1h'\n";
-    for text in [gateway, agent, authority] {
+    for text in [zone, gateway, agent, delegate, authority] {
         let (_, problem) = wrong(&format!("{text}{text}"));
         assert!(matches!(problem, Problem::Duplicate { .. }), "{problem}");
     }
     let (_, problem) = wrong(&format!("{gateway}{}", gateway.replace("'g'", "'h'")));
     assert!(matches!(problem, Problem::AddressTwice { .. }), "{problem}");
+    // What a key may open is written in one place.
+    let files = vec![source("policy.toml", authority), source("policy.d/10.toml", authority)];
+    let error = Config::from_sources(files).unwrap_err().to_string();
+    assert_eq!(error, "policy.d/10.toml:1: authority k: defined twice, first at policy.toml:1; rename one or join them");
 }
 
 #[test]
@@ -210,7 +214,7 @@ fn a_value_set_in_two_files_names_both() {
 #[test]
 fn lists_and_tables_of_drop_ins_are_joined() {
     let files = vec![
-        source("policy.toml", "[services]\nenable = ['modbus']"),
+        source("policy.toml", "[services]\nenable = ['modbus']\nreplace = true"),
         source("policy.d/a.toml", "[services]\nenable = ['mqtt', 'modbus']\nmode = 'observe'"),
         source("policy.d/b.toml", "[[zone]]\nname = 'a'\nnetworks = ['10.0.0.0/8']"),
     ];
@@ -367,33 +371,15 @@ fn rules_that_cannot_be_compiled_are_refused_by_name() {
 }
 
 #[test]
-fn an_agent_of_policy_replaces_the_shipped_one_of_its_name() {
-    let config = load("[[agent]]\nname = 'codex'\nexec = ['my-codex']").unwrap();
-    let codex: Vec<_> = config.agents.iter().filter(|agent| agent.name == "codex").collect();
-    assert_eq!(codex.len(), 1);
-    let id = Some(crate::name::name_id("codex"));
-    assert_eq!(config.identity.matches(b"/usr/bin/my-codex", &[b"my-codex"]), id);
-    assert_eq!(config.identity.matches(b"/usr/bin/codex", &[b"codex"]), None);
-    assert!(config.knows_agent("claude-code"));
-}
-
-#[test]
-fn clashing_services_count_only_where_asked() {
-    let has = |text: &str, port| load(text).unwrap().services.on(6, port).map(|row| row.name);
-    assert_eq!(has("", 1883), None);
-    assert_eq!(has("", 502), Some("modbus"));
-    assert_eq!(has("[services]\nenable = ['default', 'mqtt']", 1883), Some("mqtt"));
-    assert_eq!(has("[services]\nenable = ['*']", 10001), Some("genisys"));
-    assert_eq!(has("[services]\nenable = []", 502), None);
-}
-
-#[test]
 fn every_name_of_policy_has_its_number() {
     let config = load(FULL).unwrap();
     for name in ["plant-7", "vnode-east", "modbus", "mqtt", "claude-code"] {
         assert_eq!(config.identity.name(crate::name::name_id(name)), Some(name));
     }
 }
+
+#[path = "adds_tests.rs"]
+mod adds;
 
 mod files {
     use super::super::*;
@@ -438,11 +424,10 @@ mod files {
         write(&etc.paths.file, b"host = 'h'", 0o640);
         write(&etc.paths.drop_ins.join("20.toml"), b"tenant = 't'", 0o640);
         write(&etc.paths.drop_ins.join("10.toml"), b"any_user = true", 0o640);
-        write(&etc.paths.drop_ins.join("30.toml.bak"), b"host = 'other'", 0o640);
         let config = Config::load(&etc.paths, mine()).unwrap();
         let files: Vec<_> = config.sources.iter().map(|s| s.name.rsplit('/').next().unwrap()).collect();
         assert_eq!(files, ["policy.toml", "10.toml", "20.toml"]);
-        assert!(config.any_user);
+        assert!(config.any_user && config.not_read.is_empty());
         let again = Config::from_sources(config.sources.clone()).unwrap();
         assert_eq!(again.to_toml(), config.to_toml());
     }
@@ -485,6 +470,91 @@ mod files {
         assert!(matches!(error, ConfigError::NotAFile { .. }), "{error}");
         fs::remove_dir(&etc.paths.file).unwrap();
         std::os::unix::fs::symlink(etc.folder.path().join("gone"), &etc.paths.file).unwrap();
+        let error = Config::load(&etc.paths, mine()).unwrap_err();
+        assert!(matches!(error, ConfigError::Read { .. }), "{error}");
+    }
+
+    /// Each would be an error if it were read.
+    #[test]
+    fn what_is_not_read_is_named_with_the_reason() {
+        let etc = etc();
+        let bad = b"no policy at all";
+        for (name, why) in [
+            ("#30.toml#", "it is an editor's backup"),
+            (".#10.toml", "hidden names are skipped"),
+            ("._10.toml", "hidden names are skipped"),
+            (".10.toml.swp", "hidden names are skipped"),
+            (".ansible_tmpx10.toml", "hidden names are skipped"),
+            ("10.toml~", "it is an editor's backup"),
+            ("20-plant.conf", "only *.toml is; rename it if it is meant"),
+            ("30.toml.bak", "only *.toml is; rename it if it is meant"),
+            ("40.TOML", "only *.toml in small letters is; rename it if it is meant"),
+            ("50.yaml", "only *.toml is; rename it if it is meant"),
+            ("60.toml.j2", "only *.toml is; rename it if it is meant"),
+            ("toml", "only *.toml is; rename it if it is meant"),
+        ] {
+            let path = etc.paths.drop_ins.join(name);
+            write(&path, bad, 0o666);
+            let config = Config::load(&etc.paths, mine()).unwrap();
+            let told: Vec<String> = config.not_read.iter().map(ToString::to_string).collect();
+            assert_eq!(told, [format!("{}: not read, {why}", path.display())]);
+            fs::remove_file(path).unwrap();
+        }
+        let site = etc.paths.drop_ins.join("site");
+        fs::create_dir(&site).unwrap();
+        write(&site.join("10.toml"), b"any_user = true", 0o640);
+        nix::unistd::mkfifo(&etc.paths.drop_ins.join("pipe"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        std::os::unix::fs::symlink("gone", etc.paths.drop_ins.join("zz")).unwrap();
+        let config = Config::load(&etc.paths, mine()).unwrap();
+        assert!(!config.any_user);
+        let told: Vec<&str> = config.not_read.iter().map(|entry| entry.path.rsplit('/').next().unwrap()).collect();
+        assert_eq!(told, ["pipe", "site", "zz"]);
+        assert_eq!(config.not_read[1].why, "folders are not searched; put its *.toml files beside it");
+        assert_eq!(Config::not_read(&etc.paths), config.not_read);
+    }
+
+    /// A name that ends in `.toml` is meant as policy: whatever cannot be read of these refuses the whole, by its name.
+    #[test]
+    fn drop_ins_that_are_no_files_refuse_the_policy_and_hold_nobody_up() {
+        type Make = fn(&Path);
+        let cases: [(&str, Make, &str); 7] = [
+            ("a folder", |path| fs::create_dir(path).unwrap(), "is not a regular file"),
+            ("a pipe", |path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRUSR).unwrap(), "is not a regular file"),
+            ("a socket", |path| drop(std::os::unix::net::UnixListener::bind(path).unwrap()), "is not a regular file"),
+            ("a device", |path| std::os::unix::fs::symlink("/dev/zero", path).unwrap(), "is not a regular file"),
+            ("a link to nothing", |path| std::os::unix::fs::symlink("gone", path).unwrap(), "No such file"),
+            ("a link to itself", |path| std::os::unix::fs::symlink("10.toml", path).unwrap(), "ymbolic link"),
+            ("ten megabytes", |path| write(path, &vec![b'#'; 10 << 20], 0o640), "10485760 bytes"),
+        ];
+        for (what, make, said) in cases {
+            let etc = etc();
+            let path = etc.paths.drop_ins.join("10.toml");
+            make(&path);
+            let error = Config::load(&etc.paths, mine()).unwrap_err().to_string();
+            assert!(error.contains(&path.display().to_string()) && error.contains(said), "{what}: {error}");
+        }
+    }
+
+    #[test]
+    fn drop_in_whose_name_is_no_text_is_read() {
+        use std::os::unix::ffi::OsStrExt;
+        let etc = etc();
+        write(&etc.paths.drop_ins.join(std::ffi::OsStr::from_bytes(b"plant-\xff.toml")), b"any_user = true", 0o640);
+        write(&etc.paths.drop_ins.join(std::ffi::OsStr::from_bytes(b"plant-\xff.conf")), b"any_user = true", 0o640);
+        let config = Config::load(&etc.paths, mine()).unwrap();
+        assert!(config.any_user);
+        assert_eq!(config.not_read.len(), 1);
+    }
+
+    #[test]
+    fn folder_of_drop_ins_that_is_none_refuses_the_policy() {
+        let etc = etc();
+        fs::remove_dir(&etc.paths.drop_ins).unwrap();
+        write(&etc.paths.drop_ins, b"", 0o640);
+        let error = Config::load(&etc.paths, mine()).unwrap_err().to_string();
+        assert!(error.contains("policy.d: is not a folder; drop-ins are *.toml files"), "{error}");
+        fs::remove_file(&etc.paths.drop_ins).unwrap();
+        std::os::unix::fs::symlink("gone", &etc.paths.drop_ins).unwrap();
         let error = Config::load(&etc.paths, mine()).unwrap_err();
         assert!(matches!(error, ConfigError::Read { .. }), "{error}");
     }

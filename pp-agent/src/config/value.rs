@@ -1,7 +1,6 @@
 //! Single values of a policy file: names, networks, ports, times. Each is
 //! judged where it is written, so that its error has a line.
 
-use super::Mode;
 use super::error::{ConfigError, Origin, Problem};
 use super::raw::unknown;
 use super::source::Source;
@@ -31,11 +30,6 @@ pub(super) fn max_tasks(slot: Option<(i64, Origin)>) -> Result<u32, ConfigError>
     let wanted = "it is a number from 1024 to 4194304, the most processes a kernel has";
     let found = number.to_string();
     fits.ok_or_else(|| invalid(at, Problem::BadValue { key: "max_tasks", found, wanted }))
-}
-
-pub(super) fn mode(source: &Source, mode: Option<Spanned<Mode>>) -> (Mode, Option<Origin>) {
-    let at = mode.as_ref().map(|mode| source.at(mode.span()));
-    (mode.map(Spanned::into_inner).unwrap_or_default(), at)
 }
 
 pub(super) fn approvals(source: &Source, approvals: Option<Spanned<i64>>) -> Result<(), ConfigError> {

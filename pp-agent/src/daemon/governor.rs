@@ -102,6 +102,7 @@ impl Governor for Daemon {
             "files": files,
             "generation": inner.generation,
             "notes": inner.config.notes,
+            "off": inner.config.off,
             "toml": inner.config.to_toml(),
         }))
     }

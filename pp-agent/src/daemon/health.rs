@@ -55,6 +55,9 @@ impl Daemon {
             "mode": if observes { "observe" } else { "enforce" },
             "policy": inner.origin.name(),
             "notes": inner.config.notes,
+            "warnings": inner.warnings(),
+            "off": inner.config.off,
+            "not_read": inner.config.not_read,
             "problems": problems,
             "healthy": healthy,
             "generation": control.generation,
@@ -91,6 +94,8 @@ impl Daemon {
         let open = inner.receipts.iter().filter(|receipt| receipt.stored.is_open(now)).count();
         text.gauge("pp_receipts_open", "receipts that have not ended", open as u64);
         text.gauge("pp_policy_generation", "generation of the tables in force", u64::from(inner.generation));
+        text.gauge("pp_policy_off", "parts of the shipped protection that policy leaves off", inner.config.off.len() as u64);
+        text.gauge("pp_policy_not_read", "entries of the folder of drop-ins that are not read", inner.config.not_read.len() as u64);
         text.gauge("pp_clock_behind", "1 while the clock is behind the highest time seen", u64::from(behind));
         text.info(
             "pp_gate_info",

@@ -68,7 +68,6 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
     for (pid, mark) in gate.marks()? {
         builder.processes.adopt(pid, mark.session);
     }
-    config.notes.iter().for_each(|note| tracing::info!("policy: {note}"));
     let mut inner = Inner {
         config,
         origin,
@@ -82,6 +81,7 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
         withheld,
         own: gate.refresh_own()?.unwrap_or_default(),
     };
+    log_remarks(&inner);
     let tables = inner.tables()?;
     inner.generation = gate.apply(&tables)?;
     let daemon = Daemon {
@@ -141,6 +141,14 @@ impl PolicyOrigin {
             Self::BuiltIn => "built_in",
             Self::LastGood(_) => "last_good",
         }
+    }
+}
+
+impl Inner {
+    /// What of policy and keys is probably not meant as it is written.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let signers = self.config.authorities.iter().map(|authority| authority.key_id.as_str());
+        [self.config.warnings.clone(), self.keyring.comes_to_nothing(signers)].concat()
     }
 }
 
@@ -210,17 +218,33 @@ impl Daemon {
             builder.names.rules.clone_from(&inner.config.identity.rules);
             builder.names.tools.clone_from(&inner.config.tools.rules);
         }
+        log_remarks(&inner);
         let mut notes = inner.config.notes.clone();
+        notes.extend(inner.config.adds.clone());
         notes.extend(self.task_table_differs(&inner.config));
+        let (off, warnings, not_read) = (inner.config.off.clone(), inner.warnings(), inner.config.not_read.clone());
         drop(inner);
         self.refresh_guard();
         let mut event = self.event(Kind::Policy);
         event.reason = Some("reloaded".to_owned());
+        if !off.is_empty() {
+            let parts: Vec<&str> = off.iter().map(|off| off.text.as_str()).collect();
+            event = event.detail(format!("off: {}", parts.join("; ")));
+        }
         self.hub.publish(event);
         self.walk();
         self.end_flows();
-        Ok(json!({ "generation": generation, "notes": notes }))
+        Ok(json!({ "generation": generation, "notes": notes, "off": off, "warnings": warnings, "not_read": not_read }))
     }
+}
+
+/// Says in the log what a policy that is put in force leaves off, and what of it is not read or probably not meant.
+fn log_remarks(inner: &Inner) {
+    let config = &inner.config;
+    config.off.iter().for_each(|off| tracing::warn!("policy: off: {}", off.text));
+    inner.warnings().iter().for_each(|warning| tracing::warn!("policy: {warning}"));
+    config.not_read.iter().for_each(|entry| tracing::warn!("policy: {entry}"));
+    config.notes.iter().chain(&config.adds).for_each(|note| tracing::info!("policy: {note}"));
 }
 
 /// Opens the state; waits for a daemon that was killed and is still ending.
@@ -257,13 +281,15 @@ fn first_policy(file: &Path, state: &State) -> Result<(Config, PolicyOrigin), Da
     tracing::error!("policy: {error}; the last good one is put in force");
     let kept: Option<Vec<(String, String)>> = state.last_policy()?;
     let sources = kept.into_iter().flatten().map(|(name, text)| Source { name, text }).collect();
-    match Config::from_sources(sources) {
-        Ok(config) => Ok((config, PolicyOrigin::LastGood(error))),
+    let config = match Config::from_sources(sources) {
+        Ok(config) => config,
         Err(stale) => {
             tracing::error!("last good policy: {stale}; the built-in one is put in force");
-            Ok((Config::builtin()?, PolicyOrigin::LastGood(error)))
+            Config::builtin()?
         }
-    }
+    };
+    let not_read = Config::not_read(&Paths::beside(file));
+    Ok((Config { not_read, ..config }, PolicyOrigin::LastGood(error)))
 }
 
 fn keep(state: &State, config: &Config) {

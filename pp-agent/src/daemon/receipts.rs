@@ -167,14 +167,19 @@ impl Daemon {
             self.take_back(&mut inner, &id);
             return Err(error);
         }
-        let answer = self.describe(&inner, &id, now)?;
+        let mut answer = self.describe(&inner, &id, now)?;
         let agent = answer["agent"].as_str().map(str::to_owned);
+        let unknown = agent.as_deref().and_then(|agent| inner.config.unknown_agent(agent)).map(|unknown| unknown.to_string());
+        if let Some(unknown) = &unknown {
+            answer["warnings"] = json!([unknown]);
+        }
         drop(inner);
         self.changed.notify_one();
         let mut event = self.event(Kind::Receipt);
         event.receipt = Some(id);
         event.reason = Some("registered".to_owned());
         event.agent = agent;
+        event.detail = unknown;
         self.hub.publish(event);
         Ok(answer)
     }

@@ -83,7 +83,13 @@ impl Daemon {
         self.tell_session_start(pid, session, if start.pid.is_some() { "adopt" } else { "run" });
         // It may hold connections already that an agent may not have.
         self.end_flows();
-        Ok(json!({ "session": session_text(session), "agent": start.agent, "pid": pid }))
+        let mut answer = json!({ "session": session_text(session), "agent": start.agent, "pid": pid });
+        // A name of one's own is allowed here; one that is nearly another's opens nothing that the other's receipts open.
+        let unknown = self.inner().config.unknown_agent(&start.agent).filter(|unknown| unknown.nearest.is_some());
+        if let Some(unknown) = unknown {
+            answer["warnings"] = json!([unknown.to_string()]);
+        }
+        Ok(answer)
     }
 
     /// Ends a session by hand.

@@ -125,7 +125,7 @@ fn mapped_networks_are_ipv4_and_embedding_ones_stay_literal() {
 
 #[test]
 fn enabled_services_are_in_the_tables_port_by_port() {
-    let text = "[services]\nenable = ['codesys', 'opc-ua']\nmode = 'observe'";
+    let text = "[services]\nenable = ['codesys', 'opc-ua']\nreplace = true\nmode = 'observe'";
     let compiled = compile(&Config::of_text(text), &[], &[], &[]).unwrap();
     let ports: Vec<_> = compiled.services.iter().map(|(key, _)| *key).collect();
     let tcp = |port| (transport::TCP, port);

@@ -135,7 +135,7 @@ fn one_network_gets_no_more_exempt_ports_than_it_can_have() {
 
 #[test]
 fn loopback_multicast_and_what_names_no_address_propose_nothing() {
-    let policy = Config::of_text("[services]\nexempt = []");
+    let policy = Config::of_text("[services]\nexempt = []\nreplace = true");
     let mut socket = event("socket_family", "10.0.0.1", 17);
     socket.destination = None;
     let told = [

@@ -3,7 +3,6 @@
 
 use std::fmt::Write as _;
 
-use ipnet::IpNet;
 use serde::Serialize;
 
 use super::{Ideas, Observed, Seen, is_web};
@@ -117,8 +116,7 @@ pub(super) fn drop_in(observed: &Observed<'_>, ideas: &Ideas) -> String {
     if !ideas.zones.is_empty() {
         text.gap();
         text.words("For what is no equipment: services do not count in these networks. Take its zone above out too, which comes first.");
-        let known = config.services.exempt.iter();
-        let exempt = known.chain(ideas.zones.iter().map(|idea| &idea.network)).map(IpNet::to_string).collect();
+        let exempt = ideas.zones.iter().map(|idea| idea.network.to_string()).collect();
         text.taken_out(&Services { services: Exempt { exempt } });
     }
     if !ideas.exempt.is_empty() {

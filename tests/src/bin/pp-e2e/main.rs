@@ -56,6 +56,8 @@ mod moves;
 mod ordinary;
 #[path = "../../../e2e/packages.rs"]
 mod packages;
+#[path = "../../../e2e/policies.rs"]
+mod policies;
 #[path = "../../../e2e/posture.rs"]
 mod posture;
 #[path = "../../../e2e/receipts.rs"]
@@ -114,6 +116,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("packages", packages::TESTS),
     ("identity", identity::TESTS),
     ("bringing_up", bringing_up::TESTS),
+    ("policies", policies::TESTS),
     ("bad_input", bad_input::TESTS),
     ("posture", posture::TESTS),
     ("lifetime", lifetime::TESTS),

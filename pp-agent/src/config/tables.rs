@@ -1,0 +1,123 @@
+//! Tables that several files may write together: what each adds, where, and what it takes away from what is shipped.
+
+use super::error::{ConfigError, Origin, Problem};
+use super::raw::unknown;
+use super::source::Source;
+use super::value::invalid;
+use toml::Spanned;
+
+/// One table by its name, as far as it has been written.
+pub(super) struct Table<T> {
+    pub(super) name: String,
+    pub(super) item: T,
+    /// Every place where it was written, in order.
+    pub(super) at: Vec<Origin>,
+}
+
+impl<T> Table<T> {
+    /// Where it was begun.
+    pub(super) fn begun(&self) -> Origin {
+        self.at.first().cloned().unwrap_or_else(|| Origin { file: String::new(), line: 0 })
+    }
+}
+
+/// The table of this name, begun here or in an earlier file. Twice in one file is an error: one of the two was forgotten.
+pub(super) fn open<'a, T: Default>(
+    tables: &'a mut Vec<Table<T>>,
+    what: &'static str,
+    name: &str,
+    at: &Origin,
+) -> Result<&'a mut Table<T>, ConfigError> {
+    let known = tables.iter().position(|table| table.name == name).unwrap_or_else(|| {
+        tables.push(Table { name: name.to_owned(), item: T::default(), at: Vec::new() });
+        tables.len() - 1
+    });
+    let table = &mut tables[known];
+    if let Some(first) = table.at.iter().find(|first| first.file == at.file) {
+        let (name, first) = (name.to_owned(), first.clone());
+        return Err(invalid(at.clone(), Problem::Duplicate { what, name, first }));
+    }
+    table.at.push(at.clone());
+    Ok(table)
+}
+
+/// Takes a value that only one file may set.
+pub(super) fn set<T>(
+    slot: &mut Option<(T, Origin)>,
+    value: Option<Spanned<T>>,
+    key: &'static str,
+    source: &Source,
+) -> Result<(), ConfigError> {
+    match value {
+        None => Ok(()),
+        Some(value) => {
+            let at = source.at(value.span());
+            put(slot, value.into_inner(), at, key)
+        }
+    }
+}
+
+/// The same of a value that was read already.
+pub(super) fn put<T>(slot: &mut Option<(T, Origin)>, value: T, at: Origin, key: &'static str) -> Result<(), ConfigError> {
+    if let Some((_, first)) = slot {
+        return Err(invalid(at, Problem::SetTwice { key, first: first.clone() }));
+    }
+    *slot = Some((value, at));
+    Ok(())
+}
+
+/// Adds what is not there yet.
+pub(super) fn add<T: PartialEq>(list: &mut Vec<T>, more: impl IntoIterator<Item = T>) {
+    for item in more {
+        if !list.contains(&item) {
+            list.push(item);
+        }
+    }
+}
+
+/// What the operator takes away from a shipped table.
+#[derive(Default)]
+pub(super) struct Away {
+    /// All of it, and where that is written.
+    replace: Option<Origin>,
+    /// These of its entries.
+    disable: Vec<(String, Origin)>,
+}
+
+impl Away {
+    pub(super) fn is_nothing(&self) -> bool {
+        self.replace.is_none() && self.disable.is_empty()
+    }
+
+    /// Takes in one file's word.
+    pub(super) fn file(&mut self, source: &Source, replace: Option<&Spanned<bool>>, disable: &[Spanned<String>]) {
+        if let Some(replace) = replace.filter(|replace| *replace.get_ref()) {
+            self.replace.get_or_insert(source.at(replace.span()));
+        }
+        self.disable.extend(disable.iter().map(|entry| (entry.get_ref().clone(), source.at(entry.span()))));
+    }
+
+    /// Whether this shipped entry goes on to hold.
+    pub(super) fn leaves(&self, entry: &str) -> bool {
+        self.replace.is_none() && self.disable.iter().all(|(away, _)| away != entry)
+    }
+
+    /// Refuses to take away what is not shipped: a misspelt word would leave on what the operator believes to be off.
+    /// `shipped` are the entries of the shipped table; `None`: there is none of this name.
+    pub(super) fn check(
+        &self,
+        what: &'static str,
+        name: &str,
+        shipped: Option<&[String]>,
+        names: impl FnOnce() -> Vec<String>,
+    ) -> Result<(), ConfigError> {
+        let Some(entries) = shipped else {
+            let at = self.replace.as_ref().or_else(|| self.disable.first().map(|(_, at)| at));
+            return at.map_or(Ok(()), |at| Err(invalid(at.clone(), unknown(what, name, names()))));
+        };
+        match self.disable.iter().find(|(entry, _)| !entries.contains(entry)) {
+            None => Ok(()),
+            Some((entry, at)) => Err(invalid(at.clone(), unknown("shipped entry", entry, entries.to_vec()))),
+        }
+    }
+}
