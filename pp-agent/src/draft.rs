@@ -241,7 +241,7 @@ pub(crate) const fn about(reason: Reason) -> About {
         Reason::ScanPairs => About::Rule(Rule::Pairs),
         Reason::SocketFamily | Reason::Malformed => About::Socket,
         Reason::Delegate => About::Delegate,
-        Reason::GateError | Reason::Tamper => About::Gate,
+        Reason::GateError | Reason::Tamper | Reason::Probe => About::Gate,
     }
 }
 

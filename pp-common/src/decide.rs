@@ -36,6 +36,12 @@ pub mod transport {
 /// LDAP(S), SMB, RDP, VNC, WinRM.
 pub const LOGIN_PORTS: [u16; 10] = [21, 22, 23, 389, 445, 636, 3389, 5900, 5985, 5986];
 
+/// Where a process finds out whether it is marked: TCP to this address and [`PROBE_PORT`] is refused to every marked process, whatever
+/// policy, receipts and modes say, and leaves no record. It is of the loopback network, so no packet leaves the host.
+pub const PROBE: Addr = Addr::v4([127, 255, 255, 253]);
+/// The port of [`PROBE`] (tcpmux, RFC 1078, which nobody serves any more).
+pub const PROBE_PORT: u16 = 1;
+
 /// Who makes an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subject {
@@ -200,6 +206,8 @@ reasons! {
     Tamper = 60, "tamper";
     /// A server on this host that acts for whoever asks it.
     Delegate = 61, "delegate";
+    /// The attempt was made to find out whether its process is marked. It leaves no record.
+    Probe = 62, "probe";
 }
 
 /// A decision with its grounds. It must be acted upon.
@@ -236,6 +244,9 @@ impl Decision {
         gateway: 0,
         service: 0,
     };
+
+    /// The answer to a marked process's probe: refused, also where the rest is observed.
+    const PROBED: Self = Self { verdict: Verdict::Block, reason: Reason::Probe, ..Self::PASS };
 
     /// A refusal that is not about a destination, under these `CONTROL_*` flags.
     #[inline(always)]
@@ -314,6 +325,9 @@ pub trait Tables {
 /// where that is not protected, the address as it was dialled does.
 #[inline(always)]
 pub fn decide(tables: &impl Tables, subject: &Subject, attempt: &Attempt) -> Decision {
+    if is_probe(attempt) {
+        return Decision::PROBED;
+    }
     let mut decision = Decision::PASS;
     let Some(addr) = protection(tables, attempt, &mut decision) else {
         return Decision::PASS;
@@ -350,6 +364,11 @@ pub fn decide(tables: &impl Tables, subject: &Subject, attempt: &Attempt) -> Dec
             decision.blocked()
         }
     }
+}
+
+#[inline(always)]
+fn is_probe(attempt: &Attempt) -> bool {
+    attempt.port == PROBE_PORT && attempt.transport == transport::TCP && attempt.addr == PROBE
 }
 
 /// What protects the destination, if anything: fills in the grounds and

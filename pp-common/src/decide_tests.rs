@@ -498,3 +498,27 @@ fn codes_and_names_of_reasons_and_verdicts_are_one_to_one() {
     }
     assert_eq!(Verdict::from_code(3), None);
 }
+
+#[test]
+fn the_probe_is_refused_whatever_observes_exempts_zones_or_receipts_say() {
+    let probe = Attempt { addr: PROBE, port: PROBE_PORT, ..tcp(PLC, 0) };
+    let octets = PROBE.as_v4().unwrap();
+    assert!(plant().exempt(&PROBE), "the probe has to be refused although loopback is exempt");
+    let observing = Memory { flags: CONTROL_OBSERVE, ..plant() };
+    let mut observed_zone = plant();
+    observed_zone.places.push((PROBE, 128, place(ZONE, 0, PLACE_ZONE_OBSERVE)));
+    let opened = plant().with(terms(1), octets, (0, u16::MAX));
+    for tables in [plant(), observing, observed_zone, opened] {
+        let decision = tables.judge(probe);
+        assert_eq!((decision.verdict, decision.reason), (Verdict::Block, Reason::Probe));
+        assert_eq!((decision.serial, decision.zone), (0, 0));
+    }
+}
+
+#[test]
+fn nothing_beside_the_probe_is_refused_for_it() {
+    let probe = Attempt { addr: PROBE, port: PROBE_PORT, ..tcp(PLC, 0) };
+    assert_eq!(plant().judge(Attempt { port: PROBE_PORT + 1, ..probe }), Decision::PASS);
+    assert_eq!(plant().judge(Attempt { transport: transport::UDP, ..probe }), Decision::PASS);
+    assert_eq!(plant().judge(Attempt { addr: Addr::v4([127, 0, 0, 1]), ..probe }), Decision::PASS);
+}

@@ -60,7 +60,8 @@ pub(crate) struct Scene<'a> {
 #[inline(always)]
 pub(crate) fn report(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision, told: &Told) {
     count(Counter::Judged);
-    if matches!(decision.reason, Reason::NotProtected) {
+    // A probe is asked by the gate's own command: no attempt to tell of.
+    if matches!(decision.reason, Reason::NotProtected | Reason::Probe) {
         return;
     }
     if matches!(decision.verdict, Verdict::Block) {

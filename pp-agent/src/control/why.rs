@@ -101,6 +101,7 @@ pub fn words(event: &Event) -> String {
         "scan_ports" => format!("too many ports of one host, {to} among them: {RULES}"),
         "scan_pairs" => format!("too many hosts and ports, {to} among them: {RULES}"),
         "socket_family" => "this kind of socket escapes judgement by destination and is not open to agents".to_owned(),
+        "probe" => format!("{to} is where pp-agent run finds out whether it is governed, and refused to every session"),
         "malformed" => format!("the packet to {to} could not be read whole: send it in another form"),
         _ => format!("the gate could not judge {to} and refused it: tell the operators"),
     }
