@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod name;
 pub mod notify;
 pub mod policy;
+pub mod probe;
 pub mod receipt;
 pub mod released;
 pub mod services;

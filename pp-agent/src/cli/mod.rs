@@ -16,17 +16,21 @@ mod receipt_read;
 mod session;
 mod show;
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::control::client::{Client, ClientError};
+use crate::control::client::{Client, ClientError, Notice};
+use crate::control::trust::Named;
 use crate::kernel::canary;
 pub(crate) use output::Output;
 
 /// Where the daemon listens, unless told otherwise.
 const SOCKET: &str = "/run/pp-agent/control.sock";
+/// The environment variable that names another; its server must be root's.
+const SOCKET_VARIABLE: &str = "PP_AGENT_SOCKET";
 /// Where the daemon pins its programs and maps.
 const BPFFS: &str = "/sys/fs/bpf/pp-agent";
 
@@ -34,9 +38,9 @@ const BPFFS: &str = "/sys/fs/bpf/pp-agent";
 #[derive(Debug, Parser)]
 #[command(name = "pp-agent", version, max_term_width = 100)]
 pub struct Cli {
-    /// The daemon's control socket.
-    #[arg(long, global = true, value_name = "PATH", default_value = SOCKET, env = "PP_AGENT_SOCKET")]
-    socket: PathBuf,
+    /// The daemon's control socket [default: that of the variable PP_AGENT_SOCKET, else /run/pp-agent/control.sock].
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
     /// JSON on stdout instead of text for people.
     #[arg(long, global = true)]
     json: bool,
@@ -165,8 +169,9 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    let context = Context { client: Client::new(&cli.socket), out: Output::new(cli.json) };
-    match dispatch(cli, context) {
+    let (socket, named, notice) = choose_socket(cli.socket.clone(), std::env::var_os(SOCKET_VARIABLE));
+    let context = Context { client: Client::new(&socket, named).with_notice(notice), out: Output::new(cli.json) };
+    match dispatch(cli, &socket, context) {
         Ok(code) => ExitCode::from(code),
         Err(CliError::Closed) => ExitCode::SUCCESS,
         Err(error) => {
@@ -185,9 +190,9 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
 }
 
-fn dispatch(cli: Cli, context: Context) -> Outcome {
+fn dispatch(cli: Cli, socket: &Path, context: Context) -> Outcome {
     match cli.command {
-        Command::Daemon(args) => crate::daemon::run(&args, &cli.socket).map(|()| DONE).map_err(CliError::message),
+        Command::Daemon(args) => crate::daemon::run(&args, socket).map(|()| DONE).map_err(CliError::message),
         Command::Run(args) => session::run(&context, &args),
         Command::Adopt(args) => session::adopt(&context, &args),
         Command::Release(args) => session::release(&context, &args),
@@ -203,6 +208,30 @@ fn dispatch(cli: Cli, context: Context) -> Outcome {
         Command::Completions(args) => maintain::completions(&context, &args),
         Command::CanaryChild { aim } => canary::child(&aim).map(|()| DONE).map_err(CliError::message),
     }
+}
+
+/// The socket to use, how it was named, and what is said about it.
+fn choose_socket(option: Option<PathBuf>, variable: Option<OsString>) -> (PathBuf, Named, Notice) {
+    if let Some(socket) = option {
+        return (socket, Named::OnCommandLine, notice_of_option);
+    }
+    match variable.filter(|socket| !socket.is_empty() && socket != SOCKET) {
+        Some(socket) => (socket.into(), Named::Elsewhere, notice_of_variable),
+        None => (SOCKET.into(), Named::Elsewhere, |_, _| {}),
+    }
+}
+
+fn notice_of_option(socket: &Path, uid: u32) {
+    if uid != 0 {
+        let socket = socket.display();
+        output::talk(&format!("pp-agent: control socket {socket}: uid {uid} serves it, not root; believed because --socket names it here"));
+    } else if socket != Path::new(SOCKET) {
+        output::talk(&format!("pp-agent: control socket {} (--socket)", socket.display()));
+    }
+}
+
+fn notice_of_variable(socket: &Path, _root: u32) {
+    output::talk(&format!("pp-agent: control socket {} ({SOCKET_VARIABLE})", socket.display()));
 }
 
 /// Waits for one call on a runtime of its own.
@@ -227,7 +256,19 @@ mod tests {
     #[test]
     fn json_and_socket_go_before_and_after_the_command() {
         let cli = Cli::try_parse_from(["pp-agent", "status", "--json", "--socket", "/x"]).unwrap();
-        assert!(cli.json && cli.socket.as_os_str() == "/x");
+        assert!(cli.json && cli.socket.as_deref() == Some(Path::new("/x")));
+    }
+
+    #[test]
+    fn only_the_command_line_can_name_a_socket_that_is_not_roots() {
+        let chosen = |option: Option<&str>, variable: Option<&str>| {
+            let (socket, named, _) = choose_socket(option.map(PathBuf::from), variable.map(OsString::from));
+            (socket.display().to_string(), named)
+        };
+        assert_eq!(chosen(None, None), (SOCKET.to_owned(), Named::Elsewhere));
+        assert_eq!(chosen(None, Some("/tmp/x")), ("/tmp/x".to_owned(), Named::Elsewhere));
+        assert_eq!(chosen(None, Some("")), (SOCKET.to_owned(), Named::Elsewhere));
+        assert_eq!(chosen(Some("/y"), Some("/tmp/x")), ("/y".to_owned(), Named::OnCommandLine));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::clock::boot_id;
 use crate::confine::{Confinement, FIRST_OWN, STOPS};
 use crate::control::StartSession;
 use crate::events::build::parse_session;
+use crate::probe;
 use crate::released::Released;
 use crate::state::{STATE_FILE, State};
 
@@ -64,11 +65,9 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Outcome {
     };
     let agent = args.agent.clone().unwrap_or_else(|| file_name(Path::new(program)));
     let confinement = args.confine.then(|| Confinement::prepare(&args.keep_fd)).transpose().map_err(CliError::message)?;
+    let before = refused_as_marked()?;
     let started = wait(context.client.post("/v1/sessions", &StartSession { agent: agent.clone(), pid: None }))?;
-    let own = wait(context.client.get("/v1/self"))?;
-    if own["marked"] != true {
-        return Err(CliError::message("run: the daemon answered, but this process is not marked; nothing was started"));
-    }
+    prove_mark(before, refused_as_marked()?)?;
     talk(&format!("pp-agent: session {} of agent {agent}", text(&started, "session")));
     warn(&started);
     if let Some(confinement) = confinement {
@@ -80,6 +79,27 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Outcome {
     }
     let error = std::process::Command::new(program).args(arguments).exec();
     Err(CliError::message(format!("{}: {error}", program.to_string_lossy())))
+}
+
+fn refused_as_marked() -> Result<bool, CliError> {
+    probe::is_refused().map_err(|error| {
+        CliError::message(format!("run: no socket to find out with whether this process is marked: {error}; nothing was started"))
+    })
+}
+
+/// What a server answers proves nothing: the mark is there only if the kernel refuses now what it let through before.
+fn prove_mark(before: bool, after: bool) -> Result<(), CliError> {
+    match (before, after) {
+        (false, true) => Ok(()),
+        (_, false) => Err(CliError::message(
+            "run: the control socket answered, but the kernel does not treat this process as marked; nothing was started: \
+             see pp-agent status and pp-agent doctor, as root and with the same socket",
+        )),
+        (true, true) => Err(CliError::message(
+            "run: the probe for the mark was refused before this process was marked, so it proves nothing; nothing was started: \
+             something other than the gate refuses connects here, a seccomp filter perhaps",
+        )),
+    }
 }
 
 /// Marks another process.
@@ -129,4 +149,15 @@ fn keep_released(state: &Path, processes: impl IntoIterator<Item = u32>) -> Resu
 
 fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mark_is_proven_only_by_a_refusal_that_was_not_there_before() {
+        assert!(prove_mark(false, true).is_ok());
+        assert!(prove_mark(false, false).is_err() && prove_mark(true, true).is_err() && prove_mark(true, false).is_err());
+    }
 }

@@ -1,16 +1,25 @@
 //! The client of the control socket that the CLI uses.
 
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
 use serde_json::Value;
 use tokio::net::UnixStream;
 
 use super::ApiError;
+use super::trust::{Doubt, Named, server_of};
+
+/// How long a server whose queue is full may take to take a connection, seconds.
+const CONNECT_TIMEOUT_S: i64 = 10;
 
 /// Why a call came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +31,14 @@ pub enum ClientError {
         path: PathBuf,
         /// What the kernel said.
         source: std::io::Error,
+    },
+    /// Somebody answers who is not believed: nothing was asked, and nothing done.
+    #[error("control socket {path}: {doubt}")]
+    Doubted {
+        /// The socket.
+        path: PathBuf,
+        /// Why not.
+        doubt: Doubt,
     },
     /// The connection broke.
     #[error("control socket {path}: {source}")]
@@ -47,17 +64,29 @@ impl ClientError {
     }
 }
 
-/// A client for one socket. Each call is a connection of its own.
+/// Called once with the socket and the uid that serves it, before the first call.
+pub type Notice = fn(&Path, u32);
+
+/// A client for one socket. Each call is a connection of its own, and its server must be believed each time.
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,
+    named: Named,
+    notice: Notice,
+    noticed: Arc<AtomicBool>,
 }
 
 impl Client {
-    /// For this socket.
+    /// For this socket, which was named so.
     #[must_use]
-    pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned() }
+    pub fn new(socket: &Path, named: Named) -> Self {
+        Self { socket: socket.to_owned(), named, notice: |_, _| {}, noticed: Arc::default() }
+    }
+
+    /// The same, saying whom it asks.
+    #[must_use]
+    pub fn with_notice(self, notice: Notice) -> Self {
+        Self { notice, ..self }
     }
 
     /// A call without a body.
@@ -118,9 +147,20 @@ impl Client {
         result.map_err(|source| ClientError::Http { path: self.socket.clone(), source })
     }
 
+    /// Waits in the kernel while the server's queue is full: those who wait there are let in one after the other, those who try again are not.
+    fn connect(&self) -> std::io::Result<UnixStream> {
+        let stream = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        setsockopt(&stream, sockopt::SendTimeout, &TimeVal::seconds(CONNECT_TIMEOUT_S))?;
+        connect(stream.as_raw_fd(), &UnixAddr::new(&self.socket)?)?;
+        nonblocking(stream)
+    }
+
     async fn send(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Response<Incoming>, ClientError> {
-        let stream =
-            UnixStream::connect(&self.socket).await.map_err(|source| ClientError::Connect { path: self.socket.clone(), source })?;
+        let stream = self.connect().map_err(|source| ClientError::Connect { path: self.socket.clone(), source })?;
+        let uid = server_of(&stream, self.named).map_err(|doubt| ClientError::Doubted { path: self.socket.clone(), doubt })?;
+        if !self.noticed.swap(true, Ordering::Relaxed) {
+            (self.notice)(&self.socket, uid);
+        }
         let (mut sender, connection) = self.http(http1::handshake(TokioIo::new(stream)).await)?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -166,6 +206,12 @@ impl Lines {
             }
         }
     }
+}
+
+fn nonblocking(stream: OwnedFd) -> std::io::Result<UnixStream> {
+    let stream = std::os::unix::net::UnixStream::from(stream);
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
 }
 
 fn refusal(status: u16, bytes: &[u8]) -> ApiError {

@@ -6,6 +6,7 @@ pub mod client;
 pub mod routes;
 pub mod server;
 pub mod stream;
+pub mod trust;
 pub mod why;
 
 use std::net::IpAddr;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Value, json};
 
 use crate::control::client::{Client, ClientError};
+use crate::control::trust::Named;
 use crate::control::{ApiError, Caller, Check, Draft, StartSession};
 use crate::events::hub::Hub;
 use crate::events::store::Store;
@@ -97,7 +98,7 @@ fn world() -> World {
     let (stop, stopping) = watch::channel(false);
     let governor: Arc<dyn Governor> = fake.clone();
     tokio::spawn(serve(listen(&path).unwrap(), governor, stopping));
-    World { fake, client: Client::new(&path), path, _stop: stop, _dir: dir }
+    World { fake, client: Client::new(&path, Named::OnCommandLine), path, _stop: stop, _dir: dir }
 }
 
 fn code(result: Result<Value, ClientError>) -> (u16, String) {
@@ -267,6 +268,18 @@ async fn thousand_idle_connections_leave_the_daemon_answering() {
         assert!(std::time::Instant::now() < deadline, "the daemon answers nobody");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn server_of_an_ordinary_user_is_believed_only_where_the_command_line_names_it() {
+    let world = world();
+    let unnamed = Client::new(&world.path, Named::Elsewhere).get("/v1/status").await;
+    if nix::unistd::getuid().is_root() {
+        assert!(unnamed.is_ok());
+    } else {
+        assert!(matches!(unnamed, Err(ClientError::Doubted { .. })));
+    }
+    assert!(world.client.get("/v1/status").await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]

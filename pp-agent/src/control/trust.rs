@@ -1,0 +1,89 @@
+//! Whether the server of a control socket may be believed.
+//!
+//! An agent can serve a socket of its own and name it in the environment of the person it works for. Only uid 0 cannot be had by an
+//! ordinary user, and only in the initial user namespace does uid 0 say so.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+
+use nix::sys::socket::{getsockopt, sockopt};
+
+/// `PROC_USER_INIT_INO` (linux/proc_ns.h): the inode of the initial user namespace, the same on every host and boot.
+const INITIAL_NAMESPACE: u64 = 0xEFFF_FFFD;
+const NAMESPACE: &str = "/proc/self/ns/user";
+
+/// How the socket was named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// By default, or in the environment: its server must be root's.
+    Elsewhere,
+    /// On this very command line: its server is believed, whoever it is.
+    OnCommandLine,
+}
+
+/// Why a server is not believed.
+#[derive(Debug, thiserror::Error)]
+pub enum Doubt {
+    /// Uid 0 may be anybody here.
+    #[error("not believed, since this process is in a user namespace of its own, where anybody can be uid 0; run pp-agent outside of it")]
+    Namespace,
+    /// An ordinary user's server.
+    #[error(
+        "not believed, since uid {0} serves it and not root; unset PP_AGENT_SOCKET, or name the socket with --socket if it is the right one"
+    )]
+    NotRoot(u32),
+    /// The kernel does not say.
+    #[error("not believed, since {what} cannot be known: {source}")]
+    Unknown {
+        /// What was asked for.
+        what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// The uid that serves the other end of this connected socket, if it may be believed.
+///
+/// # Errors
+/// It may not.
+pub fn server_of(socket: &impl AsFd, named: Named) -> Result<u32, Doubt> {
+    let namespace = std::fs::metadata(NAMESPACE).map(|file| file.ino());
+    let credentials = getsockopt(socket, sockopt::PeerCredentials).map_err(io::Error::from);
+    judge(namespace, credentials.map(|credentials| credentials.uid()), named)
+}
+
+fn judge(namespace: io::Result<u64>, uid: io::Result<u32>, named: Named) -> Result<u32, Doubt> {
+    let namespace = namespace.map_err(|source| Doubt::Unknown { what: NAMESPACE, source })?;
+    if namespace != INITIAL_NAMESPACE {
+        return Err(Doubt::Namespace);
+    }
+    let uid = uid.map_err(|source| Doubt::Unknown { what: "its server", source })?;
+    match named {
+        Named::Elsewhere if uid != 0 => Err(Doubt::NotRoot(uid)),
+        Named::Elsewhere | Named::OnCommandLine => Ok(uid),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_root_is_believed_unless_the_command_line_names_the_socket() {
+        assert_eq!(judge(Ok(INITIAL_NAMESPACE), Ok(0), Named::Elsewhere).unwrap(), 0);
+        assert!(matches!(judge(Ok(INITIAL_NAMESPACE), Ok(1000), Named::Elsewhere), Err(Doubt::NotRoot(1000))));
+        // What a uid that is not mapped into a namespace is shown as.
+        assert!(matches!(judge(Ok(INITIAL_NAMESPACE), Ok(65534), Named::Elsewhere), Err(Doubt::NotRoot(65534))));
+        assert_eq!(judge(Ok(INITIAL_NAMESPACE), Ok(1000), Named::OnCommandLine).unwrap(), 1000);
+    }
+
+    #[test]
+    fn in_a_user_namespace_of_ones_own_nobody_is_believed() {
+        for named in [Named::Elsewhere, Named::OnCommandLine] {
+            assert!(matches!(judge(Ok(4_026_532_000), Ok(0), named), Err(Doubt::Namespace)));
+            assert!(matches!(judge(Err(io::ErrorKind::NotFound.into()), Ok(0), named), Err(Doubt::Unknown { .. })));
+        }
+        assert!(matches!(judge(Ok(INITIAL_NAMESPACE), Err(io::ErrorKind::Other.into()), Named::OnCommandLine), Err(Doubt::Unknown { .. })));
+    }
+}
