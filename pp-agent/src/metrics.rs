@@ -5,11 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use pp_common::abi::Counter;
 
+use crate::control::seats::Class;
+
 /// What the control socket counts about itself.
 #[derive(Debug, Default)]
 pub struct ControlCounters {
     connections: AtomicU64,
-    turned_away: AtomicU64,
+    turned_away: [AtomicU64; 3],
+    closed_early: [AtomicU64; 3],
     requests: AtomicU64,
     refused: AtomicU64,
 }
@@ -20,9 +23,14 @@ impl ControlCounters {
         self.connections.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A connection was closed at once: too many are open.
-    pub fn turned_away(&self) {
-        self.turned_away.fetch_add(1, Ordering::Relaxed);
+    /// A connection was closed at once: every seat of its standing is in a call.
+    pub fn turned_away(&self, class: Class) {
+        self.turned_away[class as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection that waited was closed for another of its standing.
+    pub fn closed_early(&self, class: Class) {
+        self.closed_early[class as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// A request came in.
@@ -51,9 +59,18 @@ impl Text {
         self.metric(name, help, "gauge", value);
     }
 
+    /// A counter of several values, told apart by one label.
+    pub fn counters(&mut self, name: &str, help: &str, label: &str, values: &[(String, u64)]) {
+        self.labelled(name, help, "counter", label, values);
+    }
+
     /// A gauge of several values, told apart by one label.
     pub fn gauges(&mut self, name: &str, help: &str, label: &str, values: &[(String, u64)]) {
-        self.write(format_args!("# HELP {name} {help}\n# TYPE {name} gauge\n"));
+        self.labelled(name, help, "gauge", label, values);
+    }
+
+    fn labelled(&mut self, name: &str, help: &str, kind: &str, label: &str, values: &[(String, u64)]) {
+        self.write(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
         for (text, value) in values {
             self.write(format_args!("{name}{{{label}=\"{}\"}} {value}\n", escape_label(text)));
         }
@@ -69,7 +86,11 @@ impl Text {
     pub fn control(&mut self, counters: &ControlCounters) {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         self.counter("pp_control_connections_total", "connections taken", read(&counters.connections));
-        self.counter("pp_control_turned_away_total", "connections over the limit", read(&counters.turned_away));
+        let by_standing = |counters: &[AtomicU64; 3]| Class::ALL.map(|class| (class.name().to_owned(), read(&counters[class as usize])));
+        let turned_away = by_standing(&counters.turned_away);
+        self.counters("pp_control_turned_away_total", "connections that found no seat", "standing", &turned_away);
+        let closed_early = by_standing(&counters.closed_early);
+        self.counters("pp_control_closed_early_total", "connections closed for others of their standing", "standing", &closed_early);
         self.counter("pp_control_requests_total", "requests", read(&counters.requests));
         self.counter("pp_control_refused_total", "requests refused for want of rights", read(&counters.refused));
     }

@@ -115,13 +115,14 @@ impl Peer {
         match session {
             Err(_) => Standing::Agent(None),
             Ok(Some(session)) => Standing::Agent(Some(session)),
+            Ok(None) if self.uid == 0 => Standing::Operator,
             Ok(None) => self.unmarked(governor.operators()),
         }
     }
 
     fn unmarked(&self, operators: Option<u32>) -> Standing {
         let is_operator = operators.is_some_and(|gid| self.groups.contains(&gid));
-        if self.uid == 0 || is_operator { Standing::Operator } else { Standing::User(self.uid) }
+        if is_operator { Standing::Operator } else { Standing::User(self.uid) }
     }
 
     fn is_alive(&self) -> bool {

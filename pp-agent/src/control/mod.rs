@@ -4,6 +4,7 @@
 pub mod access;
 pub mod client;
 pub mod routes;
+pub mod seats;
 pub mod server;
 pub mod stream;
 pub mod trust;

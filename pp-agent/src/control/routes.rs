@@ -14,7 +14,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::access::{Action, Peer, Standing, authorize};
+use super::access::{Action, Standing, authorize};
+use super::seats::Turn;
+use super::server::Guest;
 use super::{ApiError, Caller, Check, Draft, Governor, StartSession, stream, why};
 use crate::events::Filter;
 use crate::events::build::{parse_session, session_text};
@@ -25,7 +27,7 @@ pub const MAX_BODY: usize = 1024 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 type Daemon = State<Arc<dyn Governor>>;
-type Peering = Extension<Arc<Peer>>;
+type Calling = Extension<Guest>;
 type Answer = Result<Response, ApiError>;
 
 impl IntoResponse for ApiError {
@@ -56,8 +58,8 @@ pub fn router(governor: Arc<dyn Governor>) -> Router {
         .with_state(governor)
 }
 
-async fn self_info(State(daemon): Daemon, Extension(peer): Peering) -> Answer {
-    ask(daemon, peer, Action::SelfInfo, |_, caller| {
+async fn self_info(State(daemon): Daemon, Extension(guest): Calling) -> Answer {
+    ask(daemon, guest, Action::SelfInfo, |_, caller| {
         let session = match caller.standing {
             Standing::Agent(session) => session.map(session_text),
             Standing::User(_) | Standing::Operator => None,
@@ -68,40 +70,40 @@ async fn self_info(State(daemon): Daemon, Extension(peer): Peering) -> Answer {
     .await
 }
 
-async fn status(State(daemon): Daemon, Extension(peer): Peering) -> Answer {
-    ask(daemon, peer, Action::Status, |daemon, _| daemon.status()).await
+async fn status(State(daemon): Daemon, Extension(guest): Calling) -> Answer {
+    ask(daemon, guest, Action::Status, |daemon, _| daemon.status()).await
 }
 
-async fn sessions(State(daemon): Daemon, Extension(peer): Peering) -> Answer {
-    ask(daemon, peer, Action::ListSessions, |daemon, caller| daemon.sessions(caller.standing.sees_owner())).await
+async fn sessions(State(daemon): Daemon, Extension(guest): Calling) -> Answer {
+    ask(daemon, guest, Action::ListSessions, |daemon, caller| daemon.sessions(caller.standing.sees_owner())).await
 }
 
-async fn start_session(State(daemon): Daemon, Extension(peer): Peering, request: Request<Body>) -> Answer {
-    authorize(daemon.as_ref(), &peer, Action::StartSession)?;
+async fn start_session(State(daemon): Daemon, Extension(guest): Calling, request: Request<Body>) -> Answer {
+    authorize(daemon.as_ref(), &guest.peer, Action::StartSession)?;
     let start: StartSession = body(request).await?;
-    ask(daemon, peer, Action::StartSession, move |daemon, caller| daemon.start_session(caller, &start)).await
+    ask(daemon, guest, Action::StartSession, move |daemon, caller| daemon.start_session(caller, &start)).await
 }
 
-async fn release(State(daemon): Daemon, Extension(peer): Peering, Path(id): Path<String>) -> Answer {
-    ask(daemon, peer, Action::ReleaseSession, move |daemon, _| {
+async fn release(State(daemon): Daemon, Extension(guest): Calling, Path(id): Path<String>) -> Answer {
+    ask(daemon, guest, Action::ReleaseSession, move |daemon, _| {
         let session = parse_session(&id).ok_or_else(|| ApiError::bad_request("session: an id has 16 hex digits; see pp-agent sessions"))?;
         daemon.release(session)
     })
     .await
 }
 
-async fn receipts(State(daemon): Daemon, Extension(peer): Peering) -> Answer {
-    ask(daemon, peer, Action::ReadReceipts, |daemon, _| daemon.receipts()).await
+async fn receipts(State(daemon): Daemon, Extension(guest): Calling) -> Answer {
+    ask(daemon, guest, Action::ReadReceipts, |daemon, _| daemon.receipts()).await
 }
 
-async fn receipt(State(daemon): Daemon, Extension(peer): Peering, Path(id): Path<String>) -> Answer {
-    ask(daemon, peer, Action::ReadReceipts, move |daemon, _| daemon.receipt(&id)).await
+async fn receipt(State(daemon): Daemon, Extension(guest): Calling, Path(id): Path<String>) -> Answer {
+    ask(daemon, guest, Action::ReadReceipts, move |daemon, _| daemon.receipt(&id)).await
 }
 
-async fn register(State(daemon): Daemon, Extension(peer): Peering, request: Request<Body>) -> Answer {
-    authorize(daemon.as_ref(), &peer, Action::RegisterReceipt)?;
+async fn register(State(daemon): Daemon, Extension(guest): Calling, request: Request<Body>) -> Answer {
+    authorize(daemon.as_ref(), &guest.peer, Action::RegisterReceipt)?;
     let artifact = bytes(request).await?;
-    ask(daemon, peer, Action::RegisterReceipt, move |daemon, _| daemon.register(&artifact)).await
+    ask(daemon, guest, Action::RegisterReceipt, move |daemon, _| daemon.register(&artifact)).await
 }
 
 #[derive(Deserialize)]
@@ -112,27 +114,27 @@ struct Revoke {
 
 async fn revoke(
     State(daemon): Daemon,
-    Extension(peer): Peering,
+    Extension(guest): Calling,
     Path(id): Path<String>,
     query: Result<Query<Revoke>, axum::extract::rejection::QueryRejection>,
 ) -> Answer {
     let Query(revoke) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
-    ask(daemon, peer, Action::RevokeReceipt, move |daemon, _| {
+    ask(daemon, guest, Action::RevokeReceipt, move |daemon, _| {
         daemon.revoke(&id, revoke.reason.as_deref().unwrap_or("revoked by an operator of this host"))
     })
     .await
 }
 
-async fn draft(State(daemon): Daemon, Extension(peer): Peering, request: Request<Body>) -> Answer {
-    authorize(daemon.as_ref(), &peer, Action::DraftRequest)?;
+async fn draft(State(daemon): Daemon, Extension(guest): Calling, request: Request<Body>) -> Answer {
+    authorize(daemon.as_ref(), &guest.peer, Action::DraftRequest)?;
     let draft: Draft = body(request).await?;
-    ask(daemon, peer, Action::DraftRequest, move |daemon, caller| daemon.draft(caller, &draft)).await
+    ask(daemon, guest, Action::DraftRequest, move |daemon, caller| daemon.draft(caller, &draft)).await
 }
 
-async fn check(State(daemon): Daemon, Extension(peer): Peering, request: Request<Body>) -> Answer {
-    authorize(daemon.as_ref(), &peer, Action::Check)?;
+async fn check(State(daemon): Daemon, Extension(guest): Calling, request: Request<Body>) -> Answer {
+    authorize(daemon.as_ref(), &guest.peer, Action::Check)?;
     let check: Check = body(request).await?;
-    ask(daemon, peer, Action::Check, move |daemon, caller| daemon.check(caller, &check)).await
+    ask(daemon, guest, Action::Check, move |daemon, caller| daemon.check(caller, &check)).await
 }
 
 #[derive(Deserialize)]
@@ -143,24 +145,24 @@ struct Why {
 
 async fn why_refused(
     State(daemon): Daemon,
-    Extension(peer): Peering,
+    Extension(guest): Calling,
     query: Result<Query<Why>, axum::extract::rejection::QueryRejection>,
 ) -> Answer {
     let Query(of) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
-    ask(daemon, peer, Action::Why, move |daemon, caller| why::answer(daemon, caller, of.session.as_deref())).await
+    ask(daemon, guest, Action::Why, move |daemon, caller| why::answer(daemon, caller, of.session.as_deref())).await
 }
 
-async fn policy(State(daemon): Daemon, Extension(peer): Peering) -> Answer {
-    ask(daemon, peer, Action::ReadPolicy, |daemon, _| daemon.policy()).await
+async fn policy(State(daemon): Daemon, Extension(guest): Calling) -> Answer {
+    ask(daemon, guest, Action::ReadPolicy, |daemon, _| daemon.policy()).await
 }
 
-async fn reload(State(daemon): Daemon, Extension(peer): Peering) -> Answer {
-    ask(daemon, peer, Action::ReloadPolicy, |daemon, _| daemon.reload()).await
+async fn reload(State(daemon): Daemon, Extension(guest): Calling) -> Answer {
+    ask(daemon, guest, Action::ReloadPolicy, |daemon, _| daemon.reload()).await
 }
 
-async fn metrics(State(daemon): Daemon, Extension(peer): Peering) -> Answer {
-    let text = blocking(move || {
-        authorize(daemon.as_ref(), &peer, Action::Metrics)?;
+async fn metrics(State(daemon): Daemon, Extension(guest): Calling) -> Answer {
+    let text = blocking(guest.seat.turn().await?, move || {
+        authorize(daemon.as_ref(), &guest.peer, Action::Metrics)?;
         daemon.metrics()
     })
     .await?;
@@ -169,31 +171,36 @@ async fn metrics(State(daemon): Daemon, Extension(peer): Peering) -> Answer {
 
 async fn events(
     State(daemon): Daemon,
-    Extension(peer): Peering,
+    Extension(guest): Calling,
     query: Result<Query<Filter>, axum::extract::rejection::QueryRejection>,
 ) -> Answer {
-    authorize(daemon.as_ref(), &peer, Action::ReadEvents)?;
+    authorize(daemon.as_ref(), &guest.peer, Action::ReadEvents)?;
     let Query(filter) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
     stream::check(&filter)?;
-    Ok(stream::respond(daemon, peer, filter))
+    Ok(stream::respond(daemon, guest, filter))
 }
 
-/// Judges the caller and asks the daemon, on a thread that may block.
+/// Judges the caller and asks the daemon, on a thread that may block, when it is the caller's turn.
 async fn ask(
     daemon: Arc<dyn Governor>,
-    peer: Arc<Peer>,
+    guest: Guest,
     action: Action,
     call: impl FnOnce(&dyn Governor, &Caller) -> Result<Value, ApiError> + Send + 'static,
 ) -> Answer {
-    let value = blocking(move || {
-        let standing = authorize(daemon.as_ref(), &peer, action)?;
-        call(daemon.as_ref(), &Caller { uid: peer.uid, pid: peer.pid, standing })
+    let value = blocking(guest.seat.turn().await?, move || {
+        let standing = authorize(daemon.as_ref(), &guest.peer, action)?;
+        call(daemon.as_ref(), &Caller { uid: guest.peer.uid, pid: guest.peer.pid, standing })
     })
     .await?;
     Ok(Json(value).into_response())
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, ApiError> + Send + 'static) -> Result<T, ApiError> {
+/// The turn lasts as long as the work, also where the caller leaves meanwhile.
+async fn blocking<T: Send + 'static>(turn: Turn, work: impl FnOnce() -> Result<T, ApiError> + Send + 'static) -> Result<T, ApiError> {
+    let work = move || {
+        let _turn = turn;
+        work()
+    };
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => {

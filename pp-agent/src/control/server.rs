@@ -1,10 +1,9 @@
 //! The listener: takes connections within bounds and serves the calls.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::{Extension, Router};
@@ -15,14 +14,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
 use super::access::Peer;
+use super::seats::{Class, Seat, Seats, busy};
 use super::{Governor, routes};
 
-/// Most connections at once.
-const MAX_CONNECTIONS: usize = 256;
-/// Of these, kept for root.
-const KEPT_FOR_ROOT: usize = 32;
-/// Most connections of one user who is not root.
-const MAX_PER_USER: usize = 16;
 /// For how long a request's head may take, and how long a connection may idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most bytes of a request's head.
@@ -70,6 +64,13 @@ pub fn listen(path: &Path) -> Result<UnixListener, ListenError> {
     Ok(listener)
 }
 
+/// Who calls: what a handler gets of its connection.
+#[derive(Clone, Debug)]
+pub(super) struct Guest {
+    pub(super) peer: Arc<Peer>,
+    pub(super) seat: Arc<Seat>,
+}
+
 /// Serves until `stop` turns true; open connections end with it.
 pub async fn serve(listener: UnixListener, governor: Arc<dyn Governor>, stop: watch::Receiver<bool>) {
     let router = routes::router(Arc::clone(&governor));
@@ -93,20 +94,23 @@ pub async fn serve(listener: UnixListener, governor: Arc<dyn Governor>, stop: wa
 
 fn take(stream: UnixStream, router: &Router, governor: &Arc<dyn Governor>, seats: &Arc<Seats>, mut stop: watch::Receiver<bool>) {
     let Ok(peer) = Peer::of(&stream) else {
-        governor.counters().turned_away();
+        governor.counters().turned_away(Class::Agents);
         return;
     };
-    let Some(seat) = Seats::take(seats, peer.uid) else {
-        governor.counters().turned_away();
+    // It decides about the seat alone: rights are judged at each request.
+    let standing = peer.standing(governor.as_ref());
+    let Some(seat) = seats.take(standing, peer.uid, governor.counters()) else {
+        turn_away(&stream, Class::of(standing));
         return;
     };
-    governor.counters().connection();
+    let seat = Arc::new(seat);
     let counting = Arc::clone(governor);
     let count = axum::middleware::map_request(move |request: axum::extract::Request| {
         counting.counters().request();
         std::future::ready(request)
     });
-    let service = TowerToHyperService::new(router.clone().layer(count).layer(Extension(Arc::new(peer))));
+    let guest = Guest { peer: Arc::new(peer), seat: Arc::clone(&seat) };
+    let service = TowerToHyperService::new(router.clone().layer(count).layer(Extension(guest)));
     tokio::spawn(async move {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -117,48 +121,19 @@ fn take(stream: UnixStream, router: &Router, governor: &Arc<dyn Governor>, seats
             result = connection => if let Err(error) = result {
                 tracing::debug!("control: {error}");
             },
+            () = seat.closed() => {}
             _ = stop.wait_for(|stop| *stop) => {}
         }
-        drop(seat);
     });
 }
 
-/// How many connections are open, and whose.
-#[derive(Debug, Default)]
-struct Seats(Mutex<HashMap<u32, usize>>);
-
-/// One connection's place; dropping it frees it.
-#[derive(Debug)]
-struct Seat {
-    seats: Arc<Seats>,
-    uid: u32,
-}
-
-impl Seats {
-    fn take(seats: &Arc<Self>, uid: u32) -> Option<Seat> {
-        let mut open = seats.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let total: usize = open.values().sum();
-        let own = open.get(&uid).copied().unwrap_or(0);
-        let fits = match uid {
-            0 => total < MAX_CONNECTIONS,
-            _ => total < MAX_CONNECTIONS - KEPT_FOR_ROOT && own < MAX_PER_USER,
-        };
-        fits.then(|| {
-            open.insert(uid, own + 1);
-            Seat { seats: Arc::clone(seats), uid }
-        })
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut open = self.seats.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.uid) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                open.remove(&self.uid);
-            }
-        }
+/// Says why before it closes, as far as the peer's buffer has room for that.
+fn turn_away(stream: &UnixStream, class: Class) {
+    let body = busy(class).to_json().to_string();
+    let head = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close";
+    let answer = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    if let Err(error) = stream.try_write(answer.as_bytes()) {
+        tracing::debug!("control: {error}");
     }
 }
 

@@ -271,6 +271,37 @@ async fn thousand_idle_connections_leave_the_daemon_answering() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn slow_bodies_of_a_session_keep_nobody_else_out() {
+    let world = world();
+    world.fake.marked.store(true, Ordering::Relaxed);
+    let path = world.path.clone();
+    let slow = tokio::task::spawn_blocking(move || {
+        let slow = (0..300).map(|_| {
+            let mut stream = Blocking::connect(&path).unwrap();
+            // Those that were closed for later ones cannot be written to.
+            let _gone = stream.write_all(b"POST /v1/receipts HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{");
+            stream
+        });
+        slow.collect::<Vec<_>>()
+    });
+    let slow = slow.await.unwrap();
+    // One more of its own is let in for the oldest of them.
+    assert!(world.client.get("/v1/why").await.is_ok());
+    world.fake.marked.store(false, Ordering::Relaxed);
+    for _ in 0..20 {
+        assert!(world.client.get("/v1/status").await.is_ok());
+        assert!(world.client.post("/v1/receipts", &json!({})).await.is_ok());
+    }
+    let mut text = crate::metrics::Text::default();
+    text.control(&world.fake.counters);
+    let text = text.finish();
+    let closed = text.lines().find_map(|line| line.strip_prefix("pp_control_closed_early_total{standing=\"agent\"} ")).unwrap();
+    assert!(closed.parse::<u64>().unwrap() >= 284, "{text}");
+    assert!(text.contains("pp_control_closed_early_total{standing=\"operator\"} 0\n"), "{text}");
+    drop(slow);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn server_of_an_ordinary_user_is_believed_only_where_the_command_line_names_it() {
     let world = world();
     let unnamed = Client::new(&world.path, Named::Elsewhere).get("/v1/status").await;
@@ -311,18 +342,6 @@ async fn follower_gets_the_stored_events_then_each_new_one_once() {
 
 fn id(line: &[u8]) -> u64 {
     serde_json::from_slice::<Value>(line).unwrap()["id"].as_u64().unwrap()
-}
-
-#[test]
-fn one_user_cannot_take_every_seat_and_root_keeps_some() {
-    let seats = Arc::new(Seats::default());
-    let own: Vec<_> = (0..100).filter_map(|_| Seats::take(&seats, 1000)).collect();
-    assert_eq!(own.len(), MAX_PER_USER);
-    let others: Vec<_> = (0..300).filter_map(|uid| Seats::take(&seats, 2000 + uid)).collect();
-    assert_eq!(own.len() + others.len(), MAX_CONNECTIONS - KEPT_FOR_ROOT);
-    assert!(Seats::take(&seats, 0).is_some());
-    drop(own);
-    assert!(Seats::take(&seats, 1000).is_some());
 }
 
 #[test]

@@ -9,9 +9,11 @@ use axum::response::Response;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::access::{Action, Peer, Standing};
+use super::access::{Action, Standing};
+use super::server::Guest;
 use super::{ApiError, Governor};
 use crate::events::hub::{Follower, Item};
+use crate::events::store::StoreError;
 use crate::events::{Event, Filter, Kind};
 
 /// Stored events told where the caller names neither `since` nor `limit`.
@@ -26,12 +28,13 @@ const LINES: usize = 16;
 type Line = Result<Vec<u8>, std::convert::Infallible>;
 
 /// The answer to `GET /v1/events`.
-pub fn respond(governor: Arc<dyn Governor>, peer: Arc<Peer>, filter: Filter) -> Response {
+pub(super) fn respond(governor: Arc<dyn Governor>, guest: Guest, filter: Filter) -> Response {
+    guest.seat.streams();
     let (lines, queue) = channel::<Line>(LINES);
     // Following begins before the stored ones are read, so none falls between.
     let follower = filter.follow.then(|| governor.hub().follow());
     tokio::spawn(async move {
-        let stream = Stream { governor, peer, filter, lines, last_id: 0 };
+        let stream = Stream { governor, guest, filter, lines, last_id: 0 };
         stream.run(follower).await;
     });
     let mut response = Response::new(Body::from_stream(ReceiverStream::new(queue)));
@@ -42,7 +45,7 @@ pub fn respond(governor: Arc<dyn Governor>, peer: Arc<Peer>, filter: Filter) -> 
 
 struct Stream {
     governor: Arc<dyn Governor>,
-    peer: Arc<Peer>,
+    guest: Guest,
     filter: Filter,
     lines: Sender<Line>,
     last_id: u64,
@@ -80,11 +83,15 @@ impl Stream {
             let limit = self.filter.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
             let filter = Filter { limit: Some(limit), ..self.filter.clone() };
             let (governor, standing) = (Arc::clone(&self.governor), self.standing()?);
-            let found = blocking(move || governor.hub().query(&filter, |event| sees(standing, event))).await?;
-            for event in &found {
-                self.tell(event).await?;
-            }
-            return Some(());
+            let ids = self.blocking(move || {
+                let found = governor.hub().query(&filter, |event| sees(standing, event))?;
+                Ok::<_, StoreError>(found.first().zip(found.last()).map(|(first, last)| first.id..=last.id))
+            });
+            // Read again page by page: a reader that is slow keeps a page in memory, and not all of them.
+            return match ids.await? {
+                Some(ids) => self.pages(ids).await.map(drop),
+                None => Some(()),
+            };
         }
         self.pages(self.filter.first_id()..=u64::MAX).await.map(drop)
     }
@@ -95,7 +102,7 @@ impl Stream {
         let mut stored = 0;
         while let Some(from_id) = next_id {
             let (governor, filter) = (Arc::clone(&self.governor), self.filter.clone());
-            let page = blocking(move || governor.hub().page(from_id..=last_id, PAGE, &filter)).await?;
+            let page = self.blocking(move || governor.hub().page(from_id..=last_id, PAGE, &filter)).await?;
             for event in &page.events {
                 self.tell(event).await?;
             }
@@ -134,9 +141,32 @@ impl Stream {
         self.lines.send(Ok(line)).await.ok()
     }
 
+    /// Runs what blocks on a thread made for it, when it is the caller's turn; `None` when it failed.
+    async fn blocking<T: Send + 'static, E: std::fmt::Display + Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, E> + Send + 'static,
+    ) -> Option<T> {
+        let turn = self.guest.seat.any_turn().await?;
+        let work = move || {
+            let _turn = turn;
+            work()
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(Ok(value)) => Some(value),
+            Ok(Err(error)) => {
+                tracing::error!("{error}");
+                None
+            }
+            Err(error) => {
+                tracing::error!("events: {error}");
+                None
+            }
+        }
+    }
+
     /// The caller's standing now, if it may still read events.
     fn standing(&self) -> Option<Standing> {
-        let standing = self.peer.standing(self.governor.as_ref());
+        let standing = self.guest.peer.standing(self.governor.as_ref());
         standing.may(Action::ReadEvents).then_some(standing)
     }
 }
@@ -157,23 +187,6 @@ pub fn sees(standing: Standing, event: &Event) -> bool {
         Standing::Agent(session) => {
             let session = session.map(crate::events::build::session_text);
             session.is_some() && event.session == session
-        }
-    }
-}
-
-/// Runs what blocks on a thread made for it; `None` when it failed.
-async fn blocking<T: Send + 'static, E: std::fmt::Display + Send + 'static>(
-    work: impl FnOnce() -> Result<T, E> + Send + 'static,
-) -> Option<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(value)) => Some(value),
-        Ok(Err(error)) => {
-            tracing::error!("{error}");
-            None
-        }
-        Err(error) => {
-            tracing::error!("events: {error}");
-            None
         }
     }
 }

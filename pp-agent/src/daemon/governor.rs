@@ -8,10 +8,6 @@ use crate::control::{ApiError, Caller, Check, Draft, Governor, StartSession, str
 use crate::events::Event;
 use crate::events::hub::Hub;
 use crate::metrics::ControlCounters;
-use nix::unistd::Group;
-
-/// Its members may do what root may, unless an agent's.
-const OPERATORS: &str = "pp-operators";
 
 impl Governor for Daemon {
     fn session_of(&self, pid: u32) -> Result<Option<u64>, ApiError> {
@@ -20,7 +16,7 @@ impl Governor for Daemon {
     }
 
     fn operators(&self) -> Option<u32> {
-        Group::from_name(OPERATORS).ok().flatten().map(|group| group.gid.as_raw())
+        self.operators.gid()
     }
 
     fn hub(&self) -> &Hub {

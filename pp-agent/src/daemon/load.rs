@@ -91,6 +91,7 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
         home: super::home::Home::note().map_err(DaemonError::io("/proc/self/cgroup"))?,
         tally,
         counters: ControlCounters::default(),
+        operators: super::operators::Operators::find(),
         builder: Mutex::new(builder),
         inner: Mutex::new(inner),
         highest_ms: AtomicI64::new(highest_ms.max(now.wall_ms)),

@@ -8,6 +8,7 @@ mod guard;
 mod health;
 mod home;
 mod load;
+mod operators;
 mod posture;
 mod receipts;
 mod records;
@@ -136,6 +137,7 @@ pub(crate) struct Daemon {
     state: State,
     hub: Hub,
     counters: ControlCounters,
+    operators: Arc<operators::Operators>,
     builder: Mutex<Builder>,
     inner: Mutex<Inner>,
     /// The highest wall time seen; on disk now and then, here always.

@@ -112,6 +112,7 @@ impl Daemon {
 
     /// Registers a receipt, or takes in a signed revocation.
     pub(super) fn take_artifact(&self, artifact: &[u8]) -> Result<Value, ApiError> {
+        self.turn_down_unsigned(artifact)?;
         let mut inner = self.inner();
         let now = Now::read();
         if let Some(first) = inner.registered(artifact) {
@@ -182,6 +183,17 @@ impl Daemon {
         event.detail = unknown;
         self.hub.publish(event);
         Ok(answer)
+    }
+
+    /// Turns down what no trusted key signed before it asks for the lock that every call needs: anybody may send it.
+    fn turn_down_unsigned(&self, artifact: &[u8]) -> Result<(), ApiError> {
+        let keyring = self.inner().keyring.clone();
+        let Err(error) = verify(artifact, &keyring) else { return Ok(()) };
+        // The very bytes of a registered receipt are answered, also where its key is not trusted any more.
+        if self.inner().receipts.iter().any(|receipt| receipt.stored.artifact.as_bytes() == artifact) {
+            return Ok(());
+        }
+        Err(admission::refused(&Refusal::from(error)))
     }
 
     /// A registration that could not be put in force ends at once.

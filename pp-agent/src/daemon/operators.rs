@@ -1,0 +1,54 @@
+//! The gid of the operators' group. It is looked up by a thread of its own, so that a directory service that hangs holds up no caller.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::unistd::Group;
+
+/// Its members may do what root may, unless an agent's.
+const NAME: &str = "pp-operators";
+/// For how long an answer is good.
+const GOOD_FOR: Duration = Duration::from_secs(5);
+/// No such group; gids have 32 bits.
+const NONE: u64 = u64::MAX;
+
+/// The last answer, and whether a new one is being looked for.
+#[derive(Debug)]
+pub(super) struct Operators {
+    gid: AtomicU64,
+    looked_up: Mutex<Instant>,
+    looking: AtomicBool,
+}
+
+impl Operators {
+    /// Looks for it once.
+    pub(super) fn find() -> Arc<Self> {
+        let gid = AtomicU64::new(look_up());
+        Arc::new(Self { gid, looked_up: Mutex::new(Instant::now()), looking: AtomicBool::new(false) })
+    }
+
+    /// The gid, at most a few seconds old while the host's databases answer.
+    pub(super) fn gid(self: &Arc<Self>) -> Option<u32> {
+        let is_good = self.looked_up.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < GOOD_FOR;
+        if !is_good && !self.looking.swap(true, Ordering::AcqRel) {
+            let own = Arc::clone(self);
+            let looking = std::thread::Builder::new().name("operators".to_owned()).spawn(move || own.look_again());
+            if let Err(error) = looking {
+                tracing::warn!("group {NAME}: {error}");
+                self.looking.store(false, Ordering::Release);
+            }
+        }
+        u32::try_from(self.gid.load(Ordering::Acquire)).ok()
+    }
+
+    fn look_again(&self) {
+        self.gid.store(look_up(), Ordering::Release);
+        *self.looked_up.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.looking.store(false, Ordering::Release);
+    }
+}
+
+fn look_up() -> u64 {
+    Group::from_name(NAME).ok().flatten().map_or(NONE, |group| u64::from(group.gid.as_raw()))
+}
