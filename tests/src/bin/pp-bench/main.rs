@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod calls;
+mod control;
 mod hooks;
 mod limits;
 mod measure;
@@ -47,13 +48,20 @@ struct Options {
     /// Measure although programs of others hang at the hooks: the empty ones then seem to cost less than they do
     #[arg(long)]
     beside_others: bool,
+    /// Measure how soon an operator is answered beside slow and idle callers, instead of the hooks
+    #[arg(long, conflicts_with_all = ["only", "limits", "beside_others"])]
+    control: bool,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
 }
 
 fn main() -> ExitCode {
-    match bench(&Options::parse()) {
+    let options = Options::parse();
+    if options.control {
+        return control::bench(options.json);
+    }
+    match bench(&options) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

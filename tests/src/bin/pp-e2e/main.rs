@@ -28,6 +28,8 @@ mod browser;
 mod confine;
 #[path = "../../../e2e/control.rs"]
 mod control;
+#[path = "../../../e2e/control_attacks.rs"]
+mod control_attacks;
 #[path = "../../../e2e/coverage.rs"]
 mod coverage;
 #[path = "../../../e2e/coverage_sockets.rs"]
@@ -113,6 +115,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("turns", turns::TESTS),
     ("tools", tools::TESTS),
     ("control", control::TESTS),
+    ("control_attacks", control_attacks::TESTS),
     ("packages", packages::TESTS),
     ("identity", identity::TESTS),
     ("bringing_up", bringing_up::TESTS),

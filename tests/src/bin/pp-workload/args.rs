@@ -171,6 +171,19 @@ pub(crate) enum Command {
     PeerFd { socket: PathBuf, request: String },
     /// The child of peer-fd
     PeerFdChild { socket: PathBuf },
+    /// Serve a unix socket and answer every request with 200
+    FalseServer { socket: PathBuf },
+    /// Keep slow and idle connections to a control socket open
+    Crowd {
+        socket: PathBuf,
+        #[arg(long, default_value_t = 0)]
+        slow: usize,
+        #[arg(long, default_value_t = 0)]
+        idle: usize,
+        /// Look so often for what was closed, and open it anew
+        #[arg(long, default_value_t = 200)]
+        every_ms: u64,
+    },
     /// Accept and count everything on these addresses (`tcp:ADDR`, `stream:ADDR` or `udp:ADDR`)
     Sink {
         #[arg(long)]

@@ -16,6 +16,7 @@ mod hunt;
 mod launch;
 mod outcome;
 mod raw;
+mod servers;
 mod sink;
 mod storms;
 mod tamper;
@@ -63,6 +64,8 @@ fn main() -> ExitCode {
         Command::OverrideConnect { cgroup, only, to } => undo::run(&cgroup, only, to),
         Command::PeerFd { socket, request } => control::peer_fd(&socket, &request),
         Command::PeerFdChild { socket } => control::peer_fd_child(&socket),
+        Command::FalseServer { socket } => servers::false_server(&socket),
+        Command::Crowd { socket, slow, idle, every_ms } => servers::crowd(&socket, slow, idle, std::time::Duration::from_millis(every_ms)),
         Command::Sink { listen, log } => sink::run(&listen, &log),
         Command::Call { call } => calls::attempt(call).print(),
         Command::WithoutFilters { command } => calls::without_filters(&command),
