@@ -39,6 +39,8 @@ pub struct Own<'a> {
     pub bpffs: &'a Path,
     /// The control socket.
     pub socket: &'a Path,
+    /// What the canary reaches for.
+    pub decoys: [&'a Path; 2],
     /// The program that runs.
     pub program: Option<PathBuf>,
     /// The cgroup directory it is in, below this root.
@@ -102,6 +104,7 @@ pub fn targets(own: &Own<'_>, homes: &[PathBuf]) -> Vec<Target> {
         target(own.bpffs, Extent::Tree, false),
         target(own.socket, Extent::File, false),
     ];
+    targets.extend(own.decoys.map(|path| target(path, Extent::File, false)));
     targets.extend(own.program.as_deref().map(|path| target(path, Extent::File, false)));
     for folder in ["/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system"] {
         for unit in ["pp-agent.service", "pp-agents.slice"] {
@@ -150,6 +153,7 @@ mod tests {
             state: Path::new("/var/lib/pp-agent"),
             bpffs: Path::new("/sys/fs/bpf/pp-agent"),
             socket: Path::new("/run/pp-agent/control.sock"),
+            decoys: [Path::new("/var/lib/pp-agent/canary.sock"), Path::new("/run/pp-agent/canary")],
             program: Some("/usr/bin/pp-agent".into()),
             cgroup: Some(("/sys/fs/cgroup".into(), "/sys/fs/cgroup/system.slice/pp-agent.service".into())),
         }
@@ -162,7 +166,13 @@ mod tests {
     #[test]
     fn everything_of_the_gates_own_is_guarded() {
         let targets = targets(&own(), &[]);
-        for file in ["/etc/pp-agent/policy.toml", "/etc/pp-agent/keys.json", "/usr/bin/pp-agent", "/run/pp-agent/control.sock"] {
+        for file in [
+            "/etc/pp-agent/policy.toml",
+            "/etc/pp-agent/keys.json",
+            "/usr/bin/pp-agent",
+            "/run/pp-agent/control.sock",
+            "/run/pp-agent/canary",
+        ] {
             assert!(has(&targets, file, Extent::File), "{file}");
         }
         for tree in ["/etc/pp-agent/policy.d", "/var/lib/pp-agent", "/sys/fs/bpf/pp-agent"] {

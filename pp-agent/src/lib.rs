@@ -10,6 +10,7 @@ pub mod config;
 pub mod confine;
 pub mod control;
 pub mod daemon;
+mod database;
 pub mod delegates;
 pub mod draft;
 pub mod escape;

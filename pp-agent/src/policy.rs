@@ -52,6 +52,8 @@ pub struct KernelTables {
     pub grants: Vec<(Prefix, Vec<Grant>)>,
     /// Each receipt's serial, most new flows (zero: no limit) and most logins.
     pub budgets: Vec<(Serial, u64, u64)>,
+    /// Whose counts the kernel keeps, beside those of `budgets`.
+    pub counts: Counts,
     /// The bit of each owner in [`Grant::users`].
     pub user_bits: Vec<(u32, u64)>,
     /// What is known of tools that sessions run.
@@ -60,6 +62,21 @@ pub struct KernelTables {
     pub gateway_limits: Vec<(NameId, Limits)>,
     /// Most turns on each flow to a gateway, of receipts that say so.
     pub receipt_turns: Vec<(Serial, u32)>,
+}
+
+/// Receipts whose counts are kept though the tables may not name them: they open nothing for now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Counts {
+    /// Of these.
+    Of(Vec<Serial>),
+    /// Of every one, since it is not known which receipts there are.
+    All,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self::Of(Vec::new())
+    }
 }
 
 /// A registered receipt as the tables need it. An ended one belongs in here
@@ -139,6 +156,7 @@ pub fn compile(config: &Config, receipts: &[ActiveReceipt], cgroups: &[(u64, Nam
         tools: config.tools.clone(),
         grants: grants(receipts, &bits)?,
         budgets: receipts.iter().map(budget).collect(),
+        counts: Counts::default(),
         user_bits: bits,
         gateway_limits: gateway_limits(config),
         receipt_turns: receipts.iter().filter(|r| r.terms.max_turns != 0).map(|r| (r.serial, r.terms.max_turns)).collect(),

@@ -1,19 +1,27 @@
 //! What must survive a restart and a power cut: registered receipts, their
 //! ends, revocations, used ids and keys, the highest wall time seen, and the
 //! last good policy. Every change is on disk before the caller hears of it.
+//!
+//! Receipts are changed through [`Book`] alone, which has them in memory as well.
 
+mod book;
+mod error;
 mod stored;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pp_common::abi::{MAX_RECEIPTS, NameId};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::backends::FileBackend;
+use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableHandle as _, WriteTransaction};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::clock::Now;
+use crate::database::{self, Check, Place};
 use crate::released::Released;
+pub use book::{Book, Kept};
+pub use error::{RegisterError, StateError};
 pub use stored::{EndReason, StoredReceipt, Tombstone};
 
 const RECEIPTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("receipts");
@@ -29,65 +37,8 @@ const LOST_TOLD: &str = "lost_told";
 /// The file, in the daemon's state directory.
 pub const STATE_FILE: &str = "state.redb";
 const RELEASED: &str = "released";
-
-/// Why state could not be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum StateError {
-    /// The file is damaged, locked by another daemon, or the disk is full.
-    #[error(
-        "state at {path}: {source}; the daemon does not run without it: end another pp-agent, free the disk, \
-         restore the file, or move it away (every registered receipt is then void and must be signed anew)"
-    )]
-    Database {
-        /// The file.
-        path: PathBuf,
-        /// What it said.
-        source: redb::Error,
-    },
-    /// An entry is not what this build writes.
-    #[error("state at {path}: entry {entry} cannot be read: {source}; restore the file or move it away")]
-    Entry {
-        /// The file.
-        path: PathBuf,
-        /// The entry's key.
-        entry: String,
-        /// What is wrong with it.
-        source: serde_json::Error,
-    },
-}
-
-impl StateError {
-    /// Whether another daemon has the file open.
-    #[must_use]
-    pub const fn is_locked(&self) -> bool {
-        matches!(self, Self::Database { source: redb::Error::DatabaseAlreadyOpen, .. })
-    }
-}
-
-/// Why a receipt cannot be registered.
-#[derive(Debug, thiserror::Error)]
-pub enum RegisterError {
-    /// A revocation came first.
-    #[error("receipt {0}: revoked; ask the operator for a new one")]
-    Revoked(String),
-    /// Another receipt was redeemed for the same request.
-    #[error("idempotency key {idem_key}: was redeemed here by receipt {by}; ask the operator for a new one")]
-    KeyUsed {
-        /// The key.
-        idem_key: String,
-        /// The receipt that used it.
-        by: String,
-    },
-    /// Another signed text under the same id.
-    #[error("receipt {0}: registered before with other content; ask the operator for a receipt with its own id")]
-    OtherContent(String),
-    /// The table is full.
-    #[error("receipts: {MAX_RECEIPTS} are kept, and none has run out; wait until one has expired")]
-    Full,
-    /// State could not be written.
-    #[error(transparent)]
-    State(#[from] StateError),
-}
+/// The tables of a file that was ever used.
+const TABLES: [&str; 4] = ["receipts", "tombstones", "idem_keys", "meta"];
 
 /// What registration did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,36 +52,159 @@ pub enum Registered {
 /// The state file.
 #[derive(Debug)]
 pub struct State {
-    /// Absent after an error that the database does not outlive: the next use
-    /// opens it again.
-    database: Mutex<Option<Database>>,
+    held: Mutex<Held>,
+    place: Box<dyn Opens>,
     path: PathBuf,
+    /// What the last use met, while nothing was written since.
+    problem: Mutex<Option<String>>,
+    /// Held while names are read, added to and written.
+    naming: Mutex<()>,
+}
+
+#[derive(Debug)]
+enum Held {
+    /// In use.
+    Open(Database),
+    /// After an error that the database does not outlive: the next use opens it again.
+    Closed,
+    /// It could not be opened, and nothing is known of what is in it: no use opens it, [`State::retry`] does.
+    Shut(Shut),
+}
+
+#[derive(Debug)]
+struct Shut {
+    reason: String,
+    /// There was no file, so that one that cannot be opened later was not lost.
+    was_absent: bool,
+}
+
+/// A [`Place`] whatever lies between redb and the disk.
+trait Opens: std::fmt::Debug + Send + Sync {
+    fn open(&self) -> Result<Database, redb::Error>;
+    fn make(&self) -> Result<(), redb::Error>;
+    fn is_absent(&self) -> bool;
+}
+
+impl<B: StorageBackend> Opens for Place<B> {
+    fn open(&self) -> Result<Database, redb::Error> {
+        database::caught(|| {
+            let database = Self::open(self)?;
+            database::caught(|| check_tables(&database)).map(|()| database)
+        })
+    }
+
+    fn make(&self) -> Result<(), redb::Error> {
+        Self::make(self, make_tables)
+    }
+
+    fn is_absent(&self) -> bool {
+        Self::is_absent(self)
+    }
 }
 
 impl State {
-    /// Opens the file or makes it.
+    /// Opens the file, every page checked, or makes it where there is none. Nothing is ever begun over a file that cannot be read.
     ///
     /// # Errors
-    /// When it is damaged or locked: the daemon must not start then.
+    /// When it is damaged or locked, or the disk says no.
     pub fn open(path: &Path) -> Result<Self, StateError> {
-        let error = |source| StateError::Database { path: path.to_owned(), source };
-        let database = Database::create(path).map_err(|source| error(source.into()))?;
-        let state = Self { database: Mutex::new(Some(database)), path: path.to_owned() };
-        state.write(|write| {
-            write.open_table(RECEIPTS)?;
-            write.open_table(TOMBSTONES)?;
-            write.open_table(IDEM_KEYS)?;
-            write.open_table(META)?;
-            Ok(())
-        })?;
+        Self::at(Place::<FileBackend>::of_file(path, Check::Whole))
+    }
+
+    fn at<B: StorageBackend>(place: Place<B>) -> Result<Self, StateError> {
+        let state = Self::closed(place);
+        let opened = state.first_open().map_err(|source| state.error(source))?;
+        *state.held() = Held::Open(opened);
         Ok(state)
+    }
+
+    /// A state that could not be opened: each use of it is this error, until [`State::retry`] has opened it.
+    #[must_use]
+    pub fn shut(path: &Path, reason: &StateError) -> Self {
+        let state = Self::closed(Place::<FileBackend>::of_file(path, Check::Whole));
+        state.shut_again(reason);
+        state
+    }
+
+    fn closed<B: StorageBackend>(place: Place<B>) -> Self {
+        Self {
+            held: Mutex::new(Held::Closed),
+            path: place.path().to_owned(),
+            place: Box::new(place),
+            problem: Mutex::new(None),
+            naming: Mutex::new(()),
+        }
+    }
+
+    fn first_open(&self) -> Result<Database, redb::Error> {
+        if self.place.is_absent() {
+            self.place.make()?;
+        }
+        self.place.open()
+    }
+
+    /// What is in it cannot be used after all.
+    pub fn shut_again(&self, reason: &StateError) {
+        let mut held = self.held();
+        let was_absent = match &*held {
+            Held::Shut(shut) => shut.was_absent,
+            Held::Open(_) | Held::Closed => self.place.is_absent(),
+        };
+        *held = Held::Shut(Shut { reason: reason.to_string(), was_absent });
+    }
+
+    /// Tries a state that is shut once more. A file that was there and is gone is not made anew: only a start does that.
+    ///
+    /// # Errors
+    /// The reason, if it is still not to be had.
+    pub fn retry(&self) -> Result<(), StateError> {
+        let mut held = self.held();
+        let Held::Shut(shut) = &mut *held else { return Ok(()) };
+        if !shut.was_absent && self.place.is_absent() {
+            shut.reason = StateError::Gone { path: self.path.clone() }.to_string();
+            return Err(StateError::Shut(shut.reason.clone()));
+        }
+        match self.first_open() {
+            Ok(database) => {
+                *held = Held::Open(database);
+                Ok(())
+            }
+            Err(source) => {
+                let error = self.error(source);
+                shut.reason = error.to_string();
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether it could not be opened, so that nothing is known of what is in it.
+    #[must_use]
+    pub fn is_shut(&self) -> bool {
+        matches!(*self.held(), Held::Shut(_))
+    }
+
+    /// Why it cannot be relied on right now, and what to do, for `status`.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        if let Held::Shut(shut) = &*self.held() {
+            return Some(shut.reason.clone());
+        }
+        self.last_problem().clone()
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn last_problem(&self) -> MutexGuard<'_, Option<String>> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Every receipt that is kept, by serial.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn receipts(&self) -> Result<Vec<StoredReceipt>, StateError> {
+    fn receipts(&self) -> Result<Vec<StoredReceipt>, StateError> {
         let mut receipts: Vec<StoredReceipt> = self.all(RECEIPTS)?;
         receipts.sort_by_key(|receipt| receipt.serial);
         Ok(receipts)
@@ -140,7 +214,7 @@ impl State {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn tombstones(&self) -> Result<Vec<Tombstone>, StateError> {
+    fn tombstones(&self) -> Result<Vec<Tombstone>, StateError> {
         self.all(TOMBSTONES)
     }
 
@@ -149,7 +223,7 @@ impl State {
     ///
     /// # Errors
     /// When it is revoked, its key is used, the table is full, or the disk.
-    pub fn register(&self, mut receipt: StoredReceipt) -> Result<Registered, RegisterError> {
+    fn register(&self, mut receipt: StoredReceipt) -> Result<Registered, RegisterError> {
         if let Some(first) = self.one::<StoredReceipt>(RECEIPTS, &receipt.id)? {
             return if first.payload_hash == receipt.payload_hash {
                 Ok(Registered::Again(first))
@@ -185,7 +259,7 @@ impl State {
     ///
     /// # Errors
     /// When the disk says no.
-    pub fn update(&self, receipts: &[StoredReceipt]) -> Result<(), StateError> {
+    fn update(&self, receipts: &[StoredReceipt]) -> Result<(), StateError> {
         if receipts.is_empty() {
             return Ok(());
         }
@@ -196,7 +270,7 @@ impl State {
     ///
     /// # Errors
     /// When the disk says no.
-    pub fn revoke(&self, mut tombstone: Tombstone) -> Result<Option<StoredReceipt>, StateError> {
+    fn revoke(&self, mut tombstone: Tombstone) -> Result<Option<StoredReceipt>, StateError> {
         let mut receipt = self.one::<StoredReceipt>(RECEIPTS, &tombstone.id)?;
         if let Some(receipt) = receipt.as_mut().filter(|receipt| tombstone.binds(&receipt.decider)) {
             tombstone.expires_ms = Some(receipt.expires_ms.max(receipt.until_ms));
@@ -218,11 +292,11 @@ impl State {
         Ok(self.meta(HIGHEST_WALL)?.unwrap_or(0))
     }
 
-    /// Notes the wall time and forgets what has run out by it.
+    /// Notes the wall time and forgets what has run out by it. Returns the highest wall time, by which that was judged.
     ///
     /// # Errors
     /// When the disk says no.
-    pub fn note_wall(&self, now: Now) -> Result<(), StateError> {
+    fn note_wall(&self, now: Now) -> Result<i64, StateError> {
         let highest_ms = self.highest_wall()?.max(now.wall_ms);
         let over: Vec<StoredReceipt> = self.receipts()?.into_iter().filter(|receipt| receipt.is_over(highest_ms, now)).collect();
         let buried: Vec<Tombstone> = self
@@ -241,7 +315,8 @@ impl State {
                 write.open_table(TOMBSTONES)?.remove(tombstone_key(&tombstone.id, tombstone.decider.as_deref()).as_str())?;
             }
             Ok(())
-        })
+        })?;
+        Ok(highest_ms)
     }
 
     /// The last good policy, as it was given to [`State::keep_policy`].
@@ -305,6 +380,7 @@ impl State {
     /// # Errors
     /// When the disk says no.
     pub fn keep_names(&self, names: &HashMap<NameId, String>) -> Result<(), StateError> {
+        let _one = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = self.names()?;
         let before = all.len();
         all.extend(names.iter().map(|(id, name)| (*id, name.clone())));
@@ -331,22 +407,40 @@ impl State {
             let write = database.begin_write()?;
             change(&write)?;
             Ok(write.commit()?)
-        })
+        })?;
+        *self.last_problem() = None;
+        Ok(())
     }
 
-    /// Uses the database; one that met a full disk is closed, to be opened
-    /// again by the next use.
+    /// Uses the database. One that met an error of the disk, damage or a panic is closed, to be opened again, and checked, by the next use.
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, StateError> {
-        let mut held = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        let database = match held.take() {
-            Some(database) => database,
-            None => Database::create(&self.path).map_err(|source| self.error(source))?,
-        };
-        let result = work(&database);
-        if !matches!(result, Err(redb::Error::Io(_) | redb::Error::PreviousIo)) {
-            *held = Some(database);
+        let mut held = self.held();
+        if let Held::Shut(shut) = &*held {
+            return Err(StateError::Shut(shut.reason.clone()));
         }
-        result.map_err(|source| self.error(source))
+        let result = match std::mem::replace(&mut *held, Held::Closed) {
+            Held::Open(database) => Ok(database),
+            // Not made: what is in memory came from a file that was there.
+            Held::Closed | Held::Shut(_) => self.place.open(),
+        }
+        .and_then(|database| {
+            let result = database::caught(|| work(&database));
+            if result.as_ref().is_err_and(database::ends_use) {
+                database::caught(|| {
+                    drop(database);
+                    Ok(())
+                })?;
+            } else {
+                *held = Held::Open(database);
+            }
+            result
+        });
+        drop(held);
+        result.map_err(|source| {
+            let error = self.error(source);
+            *self.last_problem() = Some(error.to_string());
+            error
+        })
     }
 
     fn one<T: DeserializeOwned>(
@@ -375,6 +469,30 @@ impl State {
     }
 }
 
+fn make_tables(write: &WriteTransaction) -> Result<(), redb::Error> {
+    write.open_table(RECEIPTS)?;
+    write.open_table(TOMBSTONES)?;
+    write.open_table(IDEM_KEYS)?;
+    write.open_table(META)?;
+    Ok(())
+}
+
+/// A file with no table was never used: a daemon of an earlier version was cut short when it made it. One with some is damaged.
+fn check_tables(database: &Database) -> Result<(), redb::Error> {
+    let read = database.begin_read()?;
+    let found: Vec<String> = read.list_tables()?.map(|table| table.name().to_owned()).collect();
+    if found.is_empty() {
+        drop(read);
+        let write = database.begin_write()?;
+        make_tables(&write)?;
+        return Ok(write.commit()?);
+    }
+    match TABLES.iter().find(|table| !found.iter().any(|found| found == *table)) {
+        Some(table) => Err(redb::Error::Corrupted(format!("the table {table} is not in it"))),
+        None => Ok(()),
+    }
+}
+
 /// A revocation never takes the place of another decider's, or an operator's.
 fn tombstone_key(id: &str, decider: Option<&str>) -> String {
     format!("{id}\n{}", decider.unwrap_or_default())
@@ -391,5 +509,7 @@ fn put(
     Ok(())
 }
 
+#[cfg(test)]
+mod power_cut_tests;
 #[cfg(test)]
 mod tests;

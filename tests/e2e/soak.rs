@@ -1,4 +1,4 @@
-//! What takes long: the daemon killed two hundred times, and two dozen concurrency hunts. It harms nothing, so it runs here as in test
+//! What takes long: the daemon killed two hundred times and started as often with registrations racing it, and two dozen concurrency hunts. It harms nothing, so it runs here as in test
 //! machines. `soak_machine` has what does.
 
 use std::net::SocketAddr;
@@ -21,7 +21,11 @@ use serde_json::Value;
 use crate::hunt::{self, Plan};
 use crate::world::{World, tests};
 
-tests![daemon_killed_two_hundred_times_under_load_opens_nothing, two_dozen_seeds_of_the_concurrency_hunt_find_no_unexplained_allow];
+tests![
+    daemon_killed_two_hundred_times_under_load_opens_nothing,
+    registrations_that_race_two_hundred_starts_are_all_in_force,
+    two_dozen_seeds_of_the_concurrency_hunt_find_no_unexplained_allow,
+];
 
 /// How often the daemon is killed, and after how many of these it may come up whole once.
 const KILLS: u32 = 200;
@@ -114,6 +118,11 @@ fn daemon_killed_two_hundred_times_under_load_opens_nothing(world: &mut World) -
         ensure!(answers.as_object().is_some_and(|answers| answers.len() == 1) && refused > 100, "answers by error number: {answers}");
         Ok(())
     })
+}
+
+fn registrations_that_race_two_hundred_starts_are_all_in_force(world: &mut World) -> Result<()> {
+    let mut daemon = world.own(&Policy::standard(world.lab()))?;
+    crate::state::race_starts(&mut daemon, 200)
 }
 
 fn two_dozen_seeds_of_the_concurrency_hunt_find_no_unexplained_allow(world: &mut World) -> Result<()> {

@@ -88,7 +88,7 @@ struct World {
 fn world() -> World {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run/control.sock");
-    let store = Store::open(&dir.path().join("events.redb"), "boot").unwrap();
+    let store = Store::open(&dir.path().join("events.redb"), "boot");
     let fake = Arc::new(Fake {
         hub: Hub::new(store, "h"),
         counters: ControlCounters::default(),

@@ -88,12 +88,18 @@ impl Stream {
                 Ok::<_, StoreError>(found.first().zip(found.last()).map(|(first, last)| first.id..=last.id))
             });
             // Read again page by page: a reader that is slow keeps a page in memory, and not all of them.
-            return match ids.await? {
-                Some(ids) => self.pages(ids).await.map(drop),
-                None => Some(()),
+            return match ids.await {
+                Some(Some(ids)) => self.pages(ids).await.map(drop),
+                Some(None) => Some(()),
+                None => self.unstored(),
             };
         }
         self.pages(self.filter.first_id()..=u64::MAX).await.map(drop)
+    }
+
+    /// While nothing is stored, what happens is told all the same.
+    fn unstored(&self) -> Option<()> {
+        self.governor.hub().problem().map(drop)
     }
 
     /// Tells the stored events of these ids. Returns how many are stored there, told or not; an error of the disk ends it, `None` the stream.
@@ -102,7 +108,8 @@ impl Stream {
         let mut stored = 0;
         while let Some(from_id) = next_id {
             let (governor, filter) = (Arc::clone(&self.governor), self.filter.clone());
-            let page = self.blocking(move || governor.hub().page(from_id..=last_id, PAGE, &filter)).await?;
+            let page = self.blocking(move || governor.hub().page(from_id..=last_id, PAGE, &filter)).await;
+            let Some(page) = page else { return self.unstored().map(|()| stored) };
             for event in &page.events {
                 self.tell(event).await?;
             }

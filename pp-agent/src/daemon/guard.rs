@@ -3,30 +3,70 @@
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use super::{Daemon, DaemonError};
+use super::Daemon;
 use crate::delegates::{Action, Delegate};
 use crate::guarded::{self, Own, Target};
 use crate::kernel::canary;
 
-/// A socket that the table of delegates names, for the canary, in the state directory.
-pub(super) const CANARY_SOCKET: &str = "canary.sock";
+/// A socket that the table of delegates names, for the canary.
+const CANARY_SOCKET: &str = "canary.sock";
+/// A file beside the control socket that the canary reaches for while nobody could write to the state.
+const CANARY_FILE: &str = "canary";
 
-/// Makes it anew.
-pub(super) fn canary_socket(state: &Path) -> Result<UnixListener, DaemonError> {
-    let path = state.join(CANARY_SOCKET);
-    let what = || path.display().to_string();
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(DaemonError::io(what())(error)),
+/// What the canary reaches for, beside what is in use.
+pub(super) struct Decoy {
+    socket: PathBuf,
+    file: PathBuf,
+    /// Nobody is served here: the canary must not get this far.
+    #[expect(dead_code, reason = "held so that there is something to connect to")]
+    listener: Option<UnixListener>,
+}
+
+impl Decoy {
+    /// Makes the socket anew: in the state directory, or, on a disk that is full or read-only, beside the control socket. Without one the
+    /// canary finds the gate open there.
+    pub(super) fn make(state: &Path, control: &Path) -> Self {
+        let beside = control.parent().unwrap_or(Path::new("/run"));
+        let file = beside.join(CANARY_FILE);
+        for folder in [state, beside] {
+            let socket = folder.join(CANARY_SOCKET);
+            match bind(&socket) {
+                Ok(listener) => return Self { socket, file, listener: Some(listener) },
+                Err(error) => tracing::error!("{}: {error}", socket.display()),
+            }
+        }
+        Self { socket: state.join(CANARY_SOCKET), file, listener: None }
+    }
+
+    /// What to aim at now. A file that nobody could write to shows nothing of the gate.
+    pub(super) fn aim(&self, bpffs: &Path, state: PathBuf) -> canary::Aim {
+        let writable = |path: &Path, create| std::fs::OpenOptions::new().write(true).create(create).truncate(false).open(path);
+        let file = match writable(&state, false) {
+            Ok(_) => state,
+            Err(_) => {
+                if let Err(error) = writable(&self.file, true) {
+                    tracing::error!("{}: {error}", self.file.display());
+                }
+                self.file.clone()
+            }
+        };
+        canary::Aim { bpffs: bpffs.to_owned(), file, socket: self.socket.clone() }
+    }
+}
+
+fn bind(path: &Path) -> std::io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    UnixListener::bind(&path).map_err(DaemonError::io(what()))
+    UnixListener::bind(path)
 }
 
 impl Daemon {
     /// Brings it up to date with what lies at the paths now.
     pub(super) fn refresh_guard(&self) {
         let targets = self.targets();
-        let canary = self.args.state.join(CANARY_SOCKET).display().to_string();
+        let canary = self.decoy.socket.display().to_string();
         let canary = Delegate {
             name: canary::AGENT.to_owned(),
             action: Action::Refuse,
@@ -54,6 +94,7 @@ impl Daemon {
             state: &self.args.state,
             bpffs: &self.args.bpffs,
             socket: &self.socket,
+            decoys: [&self.decoy.socket, &self.decoy.file],
             program: std::env::current_exe().ok(),
             cgroup: self.cgroup_root.clone().and_then(|root| Some((root.clone(), root.join(own_cgroup()?)))),
         };

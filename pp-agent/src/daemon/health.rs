@@ -22,6 +22,11 @@ impl Daemon {
         if let PolicyOrigin::LastGood(error) = &inner.origin {
             problems.push(format!("the policy on disk is refused, the last good one is in force: {error}"));
         }
+        if let PolicyOrigin::Fallback(error) = &inner.origin {
+            problems.push(format!("the policy on disk is refused and no last good one is known, the built-in one is in force: {error}"));
+        }
+        problems.extend(self.state_problem(&inner));
+        problems.extend(self.hub.problem().map(|problem| format!("events are told and not stored: {problem}")));
         problems.extend(inner.keyring_problem.clone());
         problems.extend(self.task_table_differs(&inner.config));
         problems.extend(inner.guard_problems.iter().cloned());
@@ -96,6 +101,8 @@ impl Daemon {
         text.gauge("pp_policy_generation", "generation of the tables in force", u64::from(inner.generation));
         text.gauge("pp_policy_off", "parts of the shipped protection that policy leaves off", inner.config.off.len() as u64);
         text.gauge("pp_policy_not_read", "entries of the folder of drop-ins that are not read", inner.config.not_read.len() as u64);
+        text.gauge("pp_state_usable", "0 while receipts and revocations cannot be kept", u64::from(self.state_problem(&inner).is_none()));
+        text.gauge("pp_events_stored", "0 while events are told and not stored", u64::from(self.hub.problem().is_none()));
         text.gauge("pp_clock_behind", "1 while the clock is behind the highest time seen", u64::from(behind));
         text.info(
             "pp_gate_info",
@@ -144,11 +151,7 @@ impl Daemon {
     /// is observed for the canary: that is policy's doing, not the hooks'.
     fn found_posture(&self) -> Posture {
         let posture = |name: &str, gaps| Posture { name: name.to_owned(), gaps };
-        let aim = canary::Aim {
-            bpffs: self.args.bpffs.clone(),
-            file: self.args.state.join(crate::state::STATE_FILE),
-            socket: self.args.state.join(super::guard::CANARY_SOCKET),
-        };
+        let aim = self.decoy.aim(&self.args.bpffs, self.args.state.join(crate::state::STATE_FILE));
         let findings = match self.gate.send_canary(&aim) {
             Ok(findings) => findings,
             Err(error) => return posture("open", vec![format!("the canary could not be sent: {error}")]),

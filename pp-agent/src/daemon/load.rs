@@ -4,13 +4,12 @@
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::atomic::AtomicI64;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use super::{Daemon, DaemonError, Inner, LiveReceipt, PolicyOrigin, Posture, admission, guard, is_behind, names_of};
+use super::{Daemon, DaemonError, Inner, LiveReceipt, PolicyOrigin, Posture, admission, guard, is_behind, names_of, shut};
 use crate::cli::DaemonArgs;
 use crate::clock::{Now, boot_id};
 use crate::config::{Config, FileCheck, Paths, Require, Source};
@@ -23,21 +22,22 @@ use crate::events::tally::Tally;
 use crate::kernel::{Gate, GateOptions, KernelError, host};
 use crate::keyring::{KeyFileError, Keyring};
 use crate::metrics::ControlCounters;
-use crate::state::{STATE_FILE, State};
+use crate::released::Released;
+use crate::state::{Book, STATE_FILE, State};
 use crate::{adopt, identity};
 
-/// For how long a predecessor's lock on the state is waited for.
-const TAKEOVER: Duration = Duration::from_secs(10);
+/// The events' file, in the daemon's state directory.
+const EVENTS_FILE: &str = "events.redb";
 
 /// Puts everything in place: when this returns, the kernel enforces.
 pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(KernelError::NotRoot.into());
     }
-    make_state_dir(&args.state)?;
-    let state = open_state(&args.state.join(STATE_FILE))?;
+    make_state_dir(&args.state);
+    let state = shut::open_state(&args.state.join(STATE_FILE))?;
     let boot_id = boot_id();
-    let store = Store::open(&args.state.join("events.redb"), &boot_id)?;
+    let store = Store::open(&args.state.join(EVENTS_FILE), &boot_id);
     let (config, origin) = first_policy(&args.policy, &state)?;
     let (keyring, keyring_problem) = read_keys(&args.keys);
     let options =
@@ -51,12 +51,17 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
     }
     let tally = Tally::new(if gate.fresh() { Some(0) } else { store.records() });
     let now = Now::read();
-    let highest_ms = state.highest_wall()?;
+    let terms = shut::Terms { config: &config, keyring: &keyring, boot_id: &boot_id, counts_lost: gate.fresh() };
+    let mut receipts = Book::default();
+    let highest_ms = shut::load(&state, &mut receipts, &terms, now);
     let withheld = is_behind(now.wall_ms, highest_ms);
     if withheld {
         tracing::error!("clock: it is behind the highest time seen; no receipt is loaded until it has caught up");
     }
-    let receipts = load_receipts(&state, &config, &keyring, now, &boot_id, gate.fresh())?;
+    let released = state.released().unwrap_or_else(|error| {
+        tracing::error!("{error}; whoever is an agent by the rules is governed, released or not");
+        None
+    });
     let cgroup_root = args.cgroup.clone().or_else(|| host::cgroup2_root().ok());
     let cgroups = resolve_cgroups(cgroup_root.as_deref(), &config);
     let host_name = host_name(&config);
@@ -78,6 +83,7 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
         generation: 0,
         posture: Posture::default(),
         guard_problems: Vec::new(),
+        receipts_unknown: state.is_shut(),
         withheld,
         own: gate.refresh_own()?.unwrap_or_default(),
     };
@@ -94,11 +100,13 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
         operators: super::operators::Operators::find(),
         builder: Mutex::new(builder),
         inner: Mutex::new(inner),
+        reloading: Mutex::new(()),
+        released: Mutex::new(Released::of_boot(released, &boot_id)),
         highest_ms: AtomicI64::new(highest_ms.max(now.wall_ms)),
         changed: Notify::new(),
         flow_refused: Notify::new(),
         watch: super::posture::Watch::default(),
-        canary_socket: guard::canary_socket(&args.state)?,
+        decoy: guard::Decoy::make(&args.state, socket),
         args,
         socket: socket.to_path_buf(),
         cgroup_root,
@@ -129,6 +137,7 @@ pub(super) fn settle(daemon: &Arc<Daemon>) -> Result<(), DaemonError> {
     let mut event = daemon.event(Kind::Policy);
     event.reason = Some(daemon.inner().origin.name().to_owned());
     daemon.hub.publish(event.detail("daemon started"));
+    daemon.tell_shut_state();
     daemon.note_wall();
     daemon.end_flows();
     Ok(())
@@ -139,7 +148,7 @@ impl PolicyOrigin {
     pub(super) const fn name(&self) -> &'static str {
         match self {
             Self::Files => "files",
-            Self::BuiltIn => "built_in",
+            Self::BuiltIn | Self::Fallback(_) => "built_in",
             Self::LastGood(_) => "last_good",
         }
     }
@@ -156,13 +165,17 @@ impl Inner {
 impl Daemon {
     /// Marks what runs already and is an agent by the rules.
     pub(super) fn walk(&self) {
+        // RACE: held first and to the end, so that one walk follows another, each by the rules in force when it begins.
+        let released = self.released();
         let identity = {
             let inner = self.inner();
             let mut identity = inner.config.identity.clone();
             identity.cgroups.clone_from(&inner.cgroups);
             identity
         };
-        match adopt::walk(&self.gate, &identity, &self.released()) {
+        let walked = adopt::walk(&self.gate, &identity, &released);
+        drop(released);
+        match walked {
             Ok(report) => {
                 for (pid, session) in &report.marked {
                     self.tell_session_start(*pid, *session, "found running");
@@ -184,6 +197,7 @@ impl Daemon {
             self.hub.publish(event);
             ApiError::new(422, "policy_refused", error)
         };
+        let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let config = Config::load(&Paths::beside(&self.args.policy), FileCheck::ROOT).map_err(|error| refused(error.to_string()))?;
         let mut inner = self.inner();
         let keyring = match Keyring::load(&self.args.keys, FileCheck::ROOT) {
@@ -193,8 +207,7 @@ impl Daemon {
             Err(error) => return Err(refused(error.to_string())),
         };
         let cgroups = resolve_cgroups(self.cgroup_root.as_deref(), &config);
-        let stored = inner.receipts.iter().map(|receipt| receipt.stored.clone());
-        let receipts = stored.map(|stored| admit_again(stored, &config, &keyring)).collect();
+        let receipts = inner.receipts.judge_again(|stored| admit_again(stored, &config, &keyring));
         let fresh = Inner {
             origin: if config.sources.is_empty() { PolicyOrigin::BuiltIn } else { PolicyOrigin::Files },
             config,
@@ -205,6 +218,7 @@ impl Daemon {
             generation: inner.generation,
             posture: inner.posture.clone(),
             guard_problems: Vec::new(),
+            receipts_unknown: inner.receipts_unknown,
             withheld: inner.withheld && self.clock_behind(),
             own: inner.own.clone(),
         };
@@ -215,7 +229,8 @@ impl Daemon {
         {
             let mut builder = self.builder();
             builder.host = host_name(&inner.config);
-            builder.names.names = names_of(&inner.config, &self.state);
+            // Added to: a name that came meanwhile stays.
+            builder.names.names.extend(names_of(&inner.config, &self.state));
             builder.names.rules.clone_from(&inner.config.identity.rules);
             builder.names.tools.clone_from(&inner.config.tools.rules);
         }
@@ -248,25 +263,11 @@ fn log_remarks(inner: &Inner) {
     config.notes.iter().chain(&config.adds).for_each(|note| tracing::info!("policy: {note}"));
 }
 
-/// Opens the state; waits for a daemon that was killed and is still ending.
-fn open_state(path: &Path) -> Result<State, DaemonError> {
-    let deadline = Instant::now() + TAKEOVER;
-    loop {
-        match State::open(path) {
-            Err(error) if error.is_locked() && Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            result => return Ok(result?),
-        }
+/// Where it cannot be made, what lies in it cannot be opened, and says why.
+fn make_state_dir(dir: &Path) {
+    if let Err(error) = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir) {
+        tracing::error!("state directory {}: {error}", dir.display());
     }
-}
-
-fn make_state_dir(dir: &Path) -> Result<(), DaemonError> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(DaemonError::io(format!("state directory {}", dir.display())))
 }
 
 /// The policy on disk, else the last good one, else the built-in one.
@@ -279,21 +280,25 @@ fn first_policy(file: &Path, state: &State) -> Result<(Config, PolicyOrigin), Da
         }
         Err(error) => error.to_string(),
     };
-    tracing::error!("policy: {error}; the last good one is put in force");
-    let kept: Option<Vec<(String, String)>> = state.last_policy()?;
-    let sources = kept.into_iter().flatten().map(|(name, text)| Source { name, text }).collect();
-    let config = match Config::from_sources(sources) {
-        Ok(config) => config,
-        Err(stale) => {
-            tracing::error!("last good policy: {stale}; the built-in one is put in force");
-            Config::builtin()?
-        }
-    };
+    let kept = state.last_policy::<Vec<(String, String)>>().unwrap_or_else(|unreadable| {
+        tracing::error!("last good policy: {unreadable}");
+        None
+    });
     let not_read = Config::not_read(&Paths::beside(file));
-    Ok((Config { not_read, ..config }, PolicyOrigin::LastGood(error)))
+    let kept = kept.map(|kept| Config::from_sources(kept.into_iter().map(|(name, text)| Source { name, text }).collect()));
+    match kept {
+        Some(Ok(config)) => {
+            tracing::error!("policy: {error}; the last good one is put in force");
+            return Ok((Config { not_read, ..config }, PolicyOrigin::LastGood(error)));
+        }
+        Some(Err(stale)) => tracing::error!("last good policy: {stale}"),
+        None => {}
+    }
+    tracing::error!("policy: {error}; no last good one is known, the built-in one is put in force");
+    Ok((Config { not_read, ..Config::builtin()? }, PolicyOrigin::Fallback(error)))
 }
 
-fn keep(state: &State, config: &Config) {
+pub(super) fn keep(state: &State, config: &Config) {
     let sources: Vec<(&str, &str)> = config.sources.iter().map(|source| (source.name.as_str(), source.text.as_str())).collect();
     if let Err(error) = state.keep_policy(&sources) {
         tracing::error!("{error}; the last good policy is an older one");
@@ -315,23 +320,8 @@ fn read_keys(file: &Path) -> (Keyring, Option<String>) {
     }
 }
 
-fn load_receipts(
-    state: &State,
-    config: &Config,
-    keyring: &Keyring,
-    now: Now,
-    boot_id: &str,
-    counts_lost: bool,
-) -> Result<Vec<LiveReceipt>, DaemonError> {
-    let mut stored = state.receipts()?;
-    let changed: Vec<_> =
-        stored.iter_mut().filter_map(|receipt| receipt.carry_over(now, boot_id, counts_lost).then(|| receipt.clone())).collect();
-    state.update(&changed)?;
-    Ok(stored.into_iter().map(|stored| admit_again(stored, config, keyring)).collect())
-}
-
 /// Verifies a stored receipt under this policy: a store is no authority.
-fn admit_again(stored: crate::state::StoredReceipt, config: &Config, keyring: &Keyring) -> LiveReceipt {
+pub(super) fn admit_again(stored: crate::state::StoredReceipt, config: &Config, keyring: &Keyring) -> LiveReceipt {
     let admitted = admission::judge_again(stored.artifact.as_bytes(), config, keyring, stored.registered_ms).map_err(|error| error.message);
     if let Err(reason) = &admitted {
         tracing::warn!("receipt {}: opens nothing any more: {reason}", stored.id);

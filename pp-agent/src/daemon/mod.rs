@@ -13,10 +13,10 @@ mod posture;
 mod receipts;
 mod records;
 mod sessions;
+mod shut;
 mod ticks;
 
 use std::collections::HashMap;
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,7 +37,8 @@ use crate::kernel::{Gate, canary, host};
 use crate::keyring::Keyring;
 use crate::metrics::ControlCounters;
 use crate::name::name_id;
-use crate::state::{State, StoredReceipt};
+use crate::released::Released;
+use crate::state::{Book, Kept, State};
 use crate::{journal, notify};
 
 /// Why the daemon does not run.
@@ -46,12 +47,9 @@ pub enum DaemonError {
     /// The kernel cannot carry the gate.
     #[error(transparent)]
     Kernel(#[from] crate::kernel::KernelError),
-    /// State cannot be read.
+    /// Another daemon has the state.
     #[error(transparent)]
     State(#[from] crate::state::StateError),
-    /// Not even a place for events.
-    #[error(transparent)]
-    Events(#[from] crate::events::store::StoreError),
     /// The socket cannot be made.
     #[error(transparent)]
     Listen(#[from] server::ListenError),
@@ -97,6 +95,8 @@ enum PolicyOrigin {
     BuiltIn,
     /// The files are refused for this reason; the last good policy holds.
     LastGood(String),
+    /// The files are refused for this reason, and there is no last good policy: the built-in one holds.
+    Fallback(String),
 }
 
 /// What the canary found.
@@ -106,12 +106,10 @@ struct Posture {
     gaps: Vec<String>,
 }
 
-/// A registered receipt, with what its signed text allows.
-struct LiveReceipt {
-    stored: StoredReceipt,
-    /// Verified under the policy in force, or why not.
-    admitted: Result<admission::Admitted, String>,
-}
+/// What a receipt's signed text allows under the policy in force, or why it allows nothing.
+type Judged = Result<admission::Admitted, String>;
+/// A registered receipt.
+type LiveReceipt = Kept<Judged>;
 
 /// What changes together, under one lock.
 struct Inner {
@@ -119,12 +117,14 @@ struct Inner {
     origin: PolicyOrigin,
     keyring: Keyring,
     keyring_problem: Option<String>,
-    receipts: Vec<LiveReceipt>,
+    receipts: Book<Judged>,
     cgroups: Vec<(u64, NameId)>,
     generation: u32,
     posture: Posture,
     /// What of the guarded files and delegates is not as it should be in the kernel.
     guard_problems: Vec<String>,
+    /// State could not be opened, so that nobody knows which receipts there are.
+    receipts_unknown: bool,
     /// The clock was behind the highest time seen when receipts were loaded.
     withheld: bool,
     /// The host's own addresses.
@@ -140,6 +140,10 @@ pub(crate) struct Daemon {
     operators: Arc<operators::Operators>,
     builder: Mutex<Builder>,
     inner: Mutex<Inner>,
+    /// Held while a policy is read and put in force: the one that was read last must be the one that holds.
+    reloading: Mutex<()>,
+    /// The processes that an operator released. Held while a walk marks what runs, so that none marks what is released meanwhile. Taken before `inner`.
+    released: Mutex<Released>,
     /// The highest wall time seen; on disk now and then, here always.
     highest_ms: AtomicI64,
     /// A deadline or a table changed: look again.
@@ -152,9 +156,7 @@ pub(crate) struct Daemon {
     tally: Tally,
     args: DaemonArgs,
     socket: PathBuf,
-    /// Nobody is served here: the canary must not get this far.
-    #[expect(dead_code, reason = "held so that there is something to connect to")]
-    canary_socket: UnixListener,
+    decoy: guard::Decoy,
     cgroup_root: Option<PathBuf>,
     boot_id: String,
     started_ms: i64,

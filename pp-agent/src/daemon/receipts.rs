@@ -8,7 +8,7 @@ use crate::clock::{Now, rfc3339};
 use crate::control::ApiError;
 use crate::events::build::session_text;
 use crate::events::{Kind, Usage};
-use crate::policy::{self, ActiveReceipt, KernelTables, PolicyError};
+use crate::policy::{self, ActiveReceipt, Counts, KernelTables, PolicyError};
 use crate::receipt::revocation::Revocation;
 use crate::receipt::terms::CredentialScope;
 use crate::receipt::{Refusal, verify};
@@ -19,17 +19,26 @@ impl Inner {
     /// The tables of all this. Ended receipts are in it, so that a refusal can
     /// name them, unless the tables are too small for that.
     pub(super) fn tables(&self) -> Result<KernelTables, PolicyError> {
+        self.tables_with(None)
+    }
+
+    /// The same with one more receipt.
+    fn tables_with(&self, further: Option<&LiveReceipt>) -> Result<KernelTables, PolicyError> {
         let now = Now::read();
-        let shown: Vec<&LiveReceipt> = self.receipts.iter().filter(|_| !self.withheld).collect();
+        let shown: Vec<&LiveReceipt> = self.receipts.iter().chain(further).filter(|_| !self.withheld).collect();
         let all: Vec<ActiveReceipt> = shown.iter().filter_map(|receipt| receipt.active()).collect();
-        policy::compile(&self.config, &all, &self.cgroups, &self.own).or_else(|full| {
+        let tables = policy::compile(&self.config, &all, &self.cgroups, &self.own).or_else(|full| {
             let open = shown.iter().filter(|receipt| receipt.stored.is_open(now));
             let open: Vec<ActiveReceipt> = open.filter_map(|receipt| receipt.active()).collect();
             if open.len() == all.len() {
                 return Err(full);
             }
             policy::compile(&self.config, &open, &self.cgroups, &self.own)
-        })
+        })?;
+        // A count outlives the time in which its receipt opens nothing: it must not begin anew when that is over.
+        let counts =
+            if self.receipts_unknown { Counts::All } else { Counts::Of(self.receipts.iter().map(|kept| kept.stored.serial).collect()) };
+        Ok(KernelTables { counts, ..tables })
     }
 
     /// The registration of this very artifact, also where its key or the policy
@@ -45,16 +54,14 @@ impl Inner {
 
     /// Whether the tables would hold one more receipt: one that does not fit
     /// must not be used up.
-    fn check_room(&mut self, stored: &StoredReceipt, admitted: &Admitted) -> Result<(), ApiError> {
+    fn check_room(&self, stored: &StoredReceipt, admitted: &Admitted) -> Result<(), ApiError> {
         let stored = StoredReceipt { serial: Serial::MAX, ..stored.clone() };
-        self.receipts.push(LiveReceipt { stored, admitted: Ok(admitted.clone()) });
-        let tables = self.tables();
-        self.receipts.pop();
-        tables.map(drop).map_err(|error| tables_full(&error))
+        let further = LiveReceipt { stored, admitted: Ok(admitted.clone()) };
+        self.tables_with(Some(&further)).map(drop).map_err(|error| tables_full(&error))
     }
 
     fn find(&self, id: &str) -> Option<&LiveReceipt> {
-        self.receipts.iter().find(|receipt| receipt.stored.id == id)
+        self.receipts.find(id)
     }
 }
 
@@ -130,6 +137,7 @@ impl Daemon {
             Err(error) => return Err(error),
             Ok(admission::Artifact::Receipt(admitted)) => *admitted,
         };
+        self.check_state(&inner)?;
         let receipt = &admitted.receipt;
         let window = receipt.window(now.wall_ms);
         let stored = StoredReceipt {
@@ -152,18 +160,18 @@ impl Daemon {
             ended: None,
         };
         inner.check_room(&stored, &admitted)?;
-        let stored = match self.state.register(stored).map_err(register_error)? {
+        let name = admitted.receipt.terms().agent.clone();
+        let names = std::collections::HashMap::from([(admitted.agent_id, name)]);
+        let stored = match inner.receipts.register(&self.state, stored, Ok(admitted)).map_err(register_error)? {
             Registered::New(stored) => stored,
             Registered::Again(first) => return self.registered_before(&inner, &first, now),
         };
         let id = stored.id.clone();
         self.builder().names.receipts.insert(stored.serial, id.clone());
-        let names = std::collections::HashMap::from([(admitted.agent_id, admitted.receipt.terms().agent.clone())]);
         if let Err(error) = self.state.keep_names(&names) {
             tracing::warn!("{error}");
         }
         self.builder().names.names.extend(names);
-        inner.receipts.push(LiveReceipt { stored, admitted: Ok(admitted) });
         if let Err(error) = self.publish(&mut inner) {
             self.take_back(&mut inner, &id);
             return Err(error);
@@ -198,11 +206,8 @@ impl Daemon {
 
     /// A registration that could not be put in force ends at once.
     fn take_back(&self, inner: &mut Inner, id: &str) {
-        if let Some(receipt) = inner.receipts.iter_mut().find(|receipt| receipt.stored.id == id) {
-            receipt.stored.ended = Some(EndReason::NotApplied);
-            if let Err(error) = self.state.update(std::slice::from_ref(&receipt.stored)) {
-                tracing::error!("{error}");
-            }
+        if let Err(error) = inner.receipts.end(&self.state, id, EndReason::NotApplied) {
+            tracing::error!("{error}");
         }
         if let Err(error) = self.publish(inner) {
             tracing::error!("tables without receipt {id}: {}", error.message);
@@ -263,13 +268,9 @@ impl Daemon {
     ) -> Result<Value, ApiError> {
         let now = Now::read();
         let tombstone = Tombstone { id: id.to_owned(), reason: reason.to_owned(), decider, revoked_ms: now.wall_ms, expires_ms: None };
+        let known = inner.find(id).is_some();
         // A full disk must not keep a receipt open: it ends now, kept or not.
-        let kept = self.state.revoke(tombstone);
-        let receipt = inner.receipts.iter_mut().find(|receipt| receipt.stored.id == id);
-        let known = receipt.is_some();
-        if let Some(receipt) = receipt {
-            receipt.stored.ended = receipt.stored.ended.or(Some(EndReason::Revoked));
-        }
+        let kept = inner.receipts.revoke(&self.state, tombstone);
         self.publish(&mut inner)?;
         drop(inner);
         self.changed.notify_one();
@@ -279,10 +280,11 @@ impl Daemon {
         self.hub.publish(event.detail(reason));
         self.end_flows();
         match kept {
-            Ok(ended) => Ok(json!({ "id": id, "status": "revoked", "was_registered": ended.is_some() })),
+            Ok(was_registered) => Ok(json!({ "id": id, "status": "revoked", "was_registered": was_registered })),
             Err(error) => {
                 let kept = if known { "is ended until the daemon restarts, but that" } else { "its revocation" };
-                Err(ApiError::internal(format!("receipt {id}: {kept} could not be kept; revoke it again when this is mended: {error}")))
+                let message = format!("receipt {id}: {kept} could not be kept; revoke it again when this is mended: {error}");
+                Err(ApiError { message, ..state_unavailable(error) })
             }
         }
     }
@@ -389,6 +391,11 @@ fn register_error(error: RegisterError) -> ApiError {
         RegisterError::KeyUsed { idem_key, by } => conflict(Refusal::IdemKeyUsed { idem_key, by }),
         RegisterError::OtherContent(id) => conflict(Refusal::Redeemed { id }),
         RegisterError::Full => ApiError::new(507, Refusal::GrantsFull.code(), error.to_string()),
-        RegisterError::State(error) => ApiError::internal(error),
+        RegisterError::State(error) => state_unavailable(error),
     }
+}
+
+/// Nothing can be kept, and so nothing be promised.
+pub(super) fn state_unavailable(error: impl std::fmt::Display) -> ApiError {
+    ApiError::new(503, "state_unavailable", error.to_string())
 }

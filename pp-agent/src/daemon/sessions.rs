@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::sync::{MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
 
@@ -99,12 +100,14 @@ impl Daemon {
             return Err(ApiError::not_found("session: none of this id has a process; see pp-agent sessions"));
         };
         let members: Vec<u32> = marks.iter().filter(|(_, mark)| mark.session == session).map(|(pid, _)| *pid).collect();
-        // RACE: kept before the marks go, so that a walk in between finds them released; and again
-        // after, for what was forked meanwhile.
-        self.keep_released(members)?;
+        // RACE: held to the end, so that no walk that began before takes them for an agent again. Kept before the marks go,
+        // for a daemon that starts in between, and again after, for what was forked meanwhile.
+        let mut held = self.released();
+        self.keep_released(&mut held, members)?;
         let released = adopt::release(&self.gate, session).map_err(ApiError::internal)?;
         let processes = released.len();
-        self.keep_released(released)?;
+        self.keep_released(&mut held, released)?;
+        drop(held);
         let mut event = self.event(Kind::SessionEnd);
         event.session = Some(session_text(session));
         {
@@ -117,20 +120,18 @@ impl Daemon {
         Ok(json!({ "session": session_text(session), "processes": processes }))
     }
 
-    /// Processes that were released and still run. Where state cannot be read
-    /// none were: whoever is an agent by the rules is governed.
-    pub(super) fn released(&self) -> Released {
-        let kept = self.state.released().unwrap_or_else(|error| {
-            tracing::error!("{error}");
-            None
-        });
-        Released::of_boot(kept, &self.boot_id)
+    /// Processes that were released and still run.
+    pub(super) fn released(&self) -> MutexGuard<'_, Released> {
+        self.released.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn keep_released(&self, pids: impl IntoIterator<Item = u32>) -> Result<(), ApiError> {
-        let mut released = self.released();
+    /// Adds to those released, on the disk and then here.
+    fn keep_released(&self, held: &mut Released, pids: impl IntoIterator<Item = u32>) -> Result<(), ApiError> {
+        let mut released = held.clone();
         released.add(pids);
-        self.state.keep_released(&released).map_err(ApiError::internal)
+        self.state.keep_released(&released).map_err(super::receipts::state_unavailable)?;
+        *held = released;
+        Ok(())
     }
 
     /// Takes a process that begins a session by hand out of those released.

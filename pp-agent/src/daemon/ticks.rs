@@ -70,24 +70,25 @@ pub(super) async fn seconds(daemon: Arc<Daemon>) {
 
 /// Ends open flows when a receipt does, at its deadline.
 pub(super) async fn deadlines(daemon: Arc<Daemon>) {
+    // What ran out before this was told.
+    let mut told = Now::read();
     loop {
         let now = Now::read();
-        let next_ns = daemon.next_deadline(now);
+        let next_ns = daemon.next_deadline(told);
         let wait = next_ns.map_or(Duration::from_secs(3_600), |next_ns| {
             // A millisecond more, so that the kernel agrees that it is over.
             Duration::from_nanos(next_ns.saturating_sub(now.boot_ns) + NS_PER_MS)
         });
         // A suspended host sleeps through timers: look again every second.
-        let is_due = wait <= Duration::from_secs(1);
         tokio::select! {
             () = tokio::time::sleep(wait.min(Duration::from_secs(1))) => {}
             () = daemon.changed.notified() => continue,
         }
-        let slept_past = next_ns.is_some_and(|next_ns| Now::read().boot_ns >= next_ns);
-        if is_due || slept_past {
+        if next_ns.is_some_and(|next_ns| Now::read().boot_ns > next_ns) {
             let ending = Arc::clone(&daemon);
-            if let Err(error) = tokio::task::spawn_blocking(move || ending.tell_expiry(now)).await {
-                tracing::error!("flows: ending them ended by a panic: {error}");
+            match tokio::task::spawn_blocking(move || ending.tell_expiry(told)).await {
+                Ok(now) => told = now,
+                Err(error) => tracing::error!("flows: ending them ended by a panic: {error}"),
             }
         }
     }
@@ -144,24 +145,18 @@ impl Daemon {
 
     /// Deadlines only shrink when the clock steps.
     fn watch_clock(&self, offset_ms: &mut i64) {
+        let mut inner = self.inner();
         let now = Now::read();
         let step_ms = now.offset_ms() - *offset_ms;
         *offset_ms = now.offset_ms();
         let behind = self.clock_behind();
-        let mut inner = self.inner();
         let caught_up = inner.withheld && !behind;
         if step_ms.abs() < STEP_MS && !caught_up {
             return;
         }
         tracing::warn!("clock: stepped by {step_ms} ms; deadlines of receipts can only become shorter");
         inner.withheld = inner.withheld && behind;
-        let boot_id = self.boot_id.clone();
-        let changed: Vec<_> = inner
-            .receipts
-            .iter_mut()
-            .filter_map(|receipt| receipt.stored.carry_over(now, &boot_id, false).then(|| receipt.stored.clone()))
-            .collect();
-        if let Err(error) = self.state.update(&changed) {
+        if let Err(error) = inner.receipts.change(&self.state, |stored| stored.carry_over(now, &self.boot_id, false)) {
             tracing::error!("{error}");
         }
         if let Err(error) = self.publish(&mut inner) {
@@ -172,22 +167,20 @@ impl Daemon {
         self.changed.notify_one();
     }
 
-    /// Notes the wall time on disk and forgets receipts that have run out.
+    /// Notes the wall time on disk and forgets receipts that have run out, there and here under one lock.
     pub(super) fn note_wall(&self) {
-        let now = Now::read();
-        self.highest_ms.fetch_max(now.wall_ms, Ordering::AcqRel);
-        if let Err(error) = self.state.note_wall(now) {
-            tracing::error!("{error}");
+        let mut inner = self.inner();
+        if inner.receipts_unknown {
+            drop(inner);
+            self.open_state_again();
             return;
         }
-        match self.state.receipts() {
-            Ok(kept) => {
-                let mut inner = self.inner();
-                let before = inner.receipts.len();
-                inner.receipts.retain(|receipt| kept.iter().any(|stored| stored.id == receipt.stored.id));
-                if inner.receipts.len() < before
-                    && let Err(error) = self.publish(&mut inner)
-                {
+        let now = Now::read();
+        self.highest_ms.fetch_max(now.wall_ms, Ordering::AcqRel);
+        match inner.receipts.forget_over(&self.state, now) {
+            Ok(0) => {}
+            Ok(_) => {
+                if let Err(error) = self.publish(&mut inner) {
                     tracing::error!("receipts that ran out: {}", error.message);
                 }
             }
@@ -215,10 +208,10 @@ impl Daemon {
     }
 
     pub(super) fn refresh_own(&self) {
+        let mut inner = self.inner();
         match self.gate.refresh_own() {
             Ok(None) => {}
             Ok(Some(own)) => {
-                let mut inner = self.inner();
                 inner.own = own;
                 if let Err(error) = self.publish(&mut inner) {
                     tracing::error!("own addresses: {}", error.message);
@@ -330,20 +323,20 @@ impl Daemon {
         self.hub.publish(event.detail("attempts that were counted since the last event of this kind"));
     }
 
-    /// The next instant at which a receipt runs out, boot nanoseconds.
-    fn next_deadline(&self, now: Now) -> Option<u64> {
+    /// The next instant at which a receipt runs out of which that is not told, boot nanoseconds.
+    fn next_deadline(&self, told: Now) -> Option<u64> {
         let inner = self.inner();
         inner
             .receipts
             .iter()
             .filter(|receipt| receipt.stored.ended.is_none() && receipt.admitted.is_ok())
             .map(|receipt| receipt.stored.until_ns)
-            .filter(|until_ns| *until_ns > now.boot_ns)
+            .filter(|until_ns| *until_ns >= told.boot_ns)
             .min()
     }
 
-    /// Tells which receipts ran out since `before`, and ends their flows.
-    fn tell_expiry(&self, before: Now) {
+    /// Tells which receipts ran out since `before`, and ends their flows. Returns until when that is told.
+    fn tell_expiry(&self, before: Now) -> Now {
         let now = Now::read();
         let over: Vec<String> = self
             .inner()
@@ -360,6 +353,7 @@ impl Daemon {
             self.hub.publish(event);
         }
         self.end_flows();
+        now
     }
 
     /// Ends every open flow that the tables no longer allow.

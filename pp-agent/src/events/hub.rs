@@ -151,6 +151,12 @@ impl Hub {
         self.store.find(id)
     }
 
+    /// Why nothing can be stored right now.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.store.problem()
+    }
+
     /// Events that could not be stored since this was last asked.
     #[must_use]
     pub fn take_unstored(&self) -> u64 {
@@ -196,7 +202,7 @@ mod tests {
 
     fn hub() -> (tempfile::TempDir, Hub) {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("events.redb"), "boot").unwrap();
+        let store = Store::open(&dir.path().join("events.redb"), "boot");
         (dir, Hub::new(store, "h"))
     }
 

@@ -1,7 +1,7 @@
 //! The last events on disk, so that they and their ids survive a restart.
 //!
-//! Events are no security state: what cannot be written is counted and told,
-//! and a file that cannot be read is set aside.
+//! Events are no security state: what cannot be written is counted and told, and a file that is damaged is set aside. While none can be
+//! opened events are told and not stored.
 
 use std::hash::BuildHasher as _;
 use std::ops::RangeInclusive;
@@ -13,9 +13,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use foldhash::fast::FixedState;
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata as _, TableDefinition};
+use redb::backends::FileBackend;
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata as _, TableDefinition, WriteTransaction};
 
 use super::{Event, Filter};
+use crate::database::{self, Check, Place};
 
 /// Events kept.
 pub const MAX_EVENTS: u64 = 100_000;
@@ -83,50 +85,62 @@ pub struct Store {
 
 #[derive(Debug)]
 struct Shared {
-    path: PathBuf,
+    place: Place<FileBackend>,
     database: Mutex<Option<Arc<Database>>>,
     lost: AtomicU64,
     /// The last commit failed.
     failing: AtomicBool,
+    /// Why the last use failed.
+    problem: Mutex<Option<String>>,
+    /// The file was closed because of what was read in it: the next look is at all of it.
+    doubtful: AtomicBool,
     /// What stands for this boot.
     boot: u64,
     max_events: u64,
 }
 
 impl Store {
-    /// Opens the file or makes it; a damaged one is renamed to `*.damaged`. `boot_id`: of the kernel whose records are counted.
-    ///
-    /// # Errors
-    /// When not even a new file can be made.
-    pub fn open(path: &Path, boot_id: &str) -> Result<Self, StoreError> {
+    /// Opens the file or makes it; a damaged one is renamed to `*.damaged`. Where not even a new one can be made nothing is stored until that
+    /// can be done, and [`Store::problem`] says why. `boot_id`: of the kernel whose records are counted.
+    #[must_use]
+    pub fn open(path: &Path, boot_id: &str) -> Self {
         Self::of_size(path, boot_id, MAX_EVENTS)
     }
 
-    fn of_size(path: &Path, boot_id: &str, max_events: u64) -> Result<Self, StoreError> {
-        let (database, damaged) = open_or_set_aside(path)?;
+    fn of_size(path: &Path, boot_id: &str, max_events: u64) -> Self {
         let shared = Arc::new(Shared {
-            path: path.to_owned(),
-            database: Mutex::new(Some(Arc::new(database))),
+            place: Place::of_file(path, Check::Usual),
+            database: Mutex::new(None),
             lost: AtomicU64::new(0),
             failing: AtomicBool::new(false),
+            problem: Mutex::new(None),
+            doubtful: AtomicBool::new(false),
             boot: FixedState::default().hash_one(boot_id),
             max_events,
         });
-        // No count of events reaches the milliseconds since 1970, so ids stay
-        // above those of a file that was set aside.
-        let floor = if damaged { u64::try_from(crate::clock::Now::read().wall_ms).unwrap_or(1) } else { 1 };
-        let first_id = shared.next_id()?.max(floor);
-        shared.reserve(first_id.saturating_add(ID_RESERVE))?;
-        let records = shared.records()?;
+        let begun = shared.begin().or_else(|error| match error {
+            // What redb panics on is found by a second look, and set aside.
+            StoreError::Database { .. } if shared.doubtful.load(Ordering::Relaxed) => shared.begin(),
+            error => Err(error),
+        });
+        let (first_id, reserved, records) = begun.unwrap_or_else(|error| {
+            shared.fail(&error);
+            tracing::error!("{error}; events are told and not stored until then");
+            (floor_id(), 0, None)
+        });
         let (work, queue) = sync_channel(MAX_WAITING);
-        let writer = std::thread::Builder::new()
-            .name("events".to_owned())
-            .spawn({
-                let shared = Arc::clone(&shared);
-                move || write_all(&shared, &queue, first_id.saturating_add(ID_RESERVE))
-            })
-            .map_err(|source| shared.error(redb::Error::Io(source)))?;
-        Ok(Self { shared, work, writer: Mutex::new(Some(writer)), first_id, records })
+        let writer = std::thread::Builder::new().name("events".to_owned()).spawn({
+            let shared = Arc::clone(&shared);
+            move || write_all(&shared, &queue, reserved)
+        });
+        let writer = writer.map_err(|source| shared.fail(&shared.error(redb::Error::Io(source)))).ok();
+        Self { shared, work, writer: Mutex::new(writer), first_id, records }
+    }
+
+    /// Why nothing can be stored right now, and what to do.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.shared.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The id for the first event of this run.
@@ -260,35 +274,84 @@ impl Store {
 
 impl Shared {
     fn error(&self, source: impl Into<redb::Error>) -> StoreError {
-        StoreError::Database { path: self.path.clone(), source: source.into() }
+        StoreError::Database { path: self.place.path().to_owned(), source: source.into() }
+    }
+
+    /// Notes that nothing can be stored.
+    fn fail(&self, error: &StoreError) {
+        self.failing.store(true, Ordering::Relaxed);
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+    }
+
+    /// Notes that something was stored.
+    fn succeed(&self) {
+        self.failing.store(false, Ordering::Relaxed);
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// The first id of this run, up to which id they are set aside, and the records that are accounted for.
+    fn begin(&self) -> Result<(u64, u64, Option<u64>), StoreError> {
+        let (_, is_new) = self.open_or_begin()?;
+        // Ids stay above those of a file that was set aside.
+        let floor = if is_new { floor_id() } else { 1 };
+        let first_id = self.next_id()?.max(floor);
+        let reserved = first_id.saturating_add(ID_RESERVE);
+        self.reserve(reserved)?;
+        Ok((first_id, reserved, self.records()?))
     }
 
     /// The database, opened again if an error had closed it.
     fn open(&self) -> Result<Arc<Database>, StoreError> {
+        self.open_or_begin().map(|(database, _)| database)
+    }
+
+    /// The same, and whether it was begun anew in the place of a damaged one.
+    fn open_or_begin(&self) -> Result<(Arc<Database>, bool), StoreError> {
         let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(open) = database.as_ref() {
-            return Ok(Arc::clone(open));
+            return Ok((Arc::clone(open), false));
         }
-        let opened = Arc::new(Database::create(&self.path).map_err(|source| self.error(source))?);
+        let check = if self.doubtful.load(Ordering::Relaxed) { Check::Whole } else { Check::Usual };
+        let (opened, is_new) = open_or_set_aside(&self.place, check).map_err(|source| self.error(source))?;
+        self.doubtful.store(false, Ordering::Relaxed);
+        let opened = Arc::new(opened);
         *database = Some(Arc::clone(&opened));
-        Ok(opened)
+        Ok((opened, is_new))
     }
 
     fn close(&self) {
-        *self.database.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let held = self.database.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let dropped = database::caught(|| {
+            drop(held);
+            Ok(())
+        });
+        if let Err(error) = dropped {
+            tracing::warn!("{}", self.error(error));
+        }
+    }
+
+    /// Uses the database; after an error that it does not outlive it is closed, and opened again by the next use.
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        let database = self.open()?;
+        let result = database::caught(|| work(&database));
+        drop(database);
+        result.map_err(|source| {
+            if database::is_damage(&source) {
+                self.doubtful.store(true, Ordering::Relaxed);
+            }
+            if database::ends_use(&source) {
+                self.close();
+            }
+            self.error(source)
+        })
     }
 
     fn read<T>(&self, take: impl FnOnce(&redb::ReadOnlyTable<u64, &'static [u8]>) -> Result<T, redb::Error>) -> Result<T, StoreError> {
-        let read = self.open()?.begin_read().map_err(|source| self.error(source))?;
-        let events = read.open_table(EVENTS).map_err(|source| self.error(source))?;
-        take(&events).map_err(|source| self.error(source))
+        self.with(|database| take(&database.begin_read()?.open_table(EVENTS)?)).inspect_err(|error| self.fail(error))
     }
 
     fn next_id(&self) -> Result<u64, StoreError> {
-        let read = || -> Result<u64, redb::Error> {
-            let Some(database) = self.database.lock().unwrap_or_else(PoisonError::into_inner).clone() else {
-                return Ok(1);
-            };
+        self.with(|database| {
             let write = database.begin_write()?;
             let next = {
                 let events = write.open_table(EVENTS)?;
@@ -299,35 +362,29 @@ impl Shared {
             };
             write.commit()?;
             Ok(next)
-        };
-        read().map_err(|source| self.error(source))
+        })
     }
 
     fn records(&self) -> Result<Option<u64>, StoreError> {
-        let database = self.open()?;
-        let read = || -> Result<Option<u64>, redb::Error> {
+        self.with(|database| {
             let write = database.begin_write()?;
             let meta = write.open_table(META)?;
             let of_this_boot = meta.get(RECORDS_BOOT)?.is_some_and(|boot| boot.value() == self.boot);
             Ok(meta.get(RECORDS)?.map(|records| records.value()).filter(|_| of_this_boot))
-        };
-        read().map_err(|source| self.error(source))
+        })
     }
 
     fn reserve(&self, next_id: u64) -> Result<(), StoreError> {
-        let database = self.open()?;
-        let write = || -> Result<(), redb::Error> {
+        self.with(|database| {
             let write = database.begin_write()?;
             write.open_table(META)?.insert(NEXT_ID, next_id)?;
             write.commit()?;
             Ok(())
-        };
-        write().map_err(|source| self.error(source))
+        })
     }
 
     fn commit(&self, batch: &[Arc<Event>], sync: bool, reserve: Option<u64>, records: Option<u64>) -> Result<(), StoreError> {
-        let database = self.open()?;
-        let write = || -> Result<(), redb::Error> {
+        self.with(|database| {
             let mut write = database.begin_write()?;
             write.set_durability(if sync { Durability::Immediate } else { Durability::None })?;
             {
@@ -351,26 +408,33 @@ impl Shared {
             }
             write.commit()?;
             Ok(())
-        };
-        write().map_err(|source| self.error(source))
+        })
     }
 }
 
-fn open_or_set_aside(path: &Path) -> Result<(Database, bool), StoreError> {
-    let error = |source: redb::Error| StoreError::Database { path: path.to_owned(), source };
-    match Database::create(path) {
-        Ok(database) => Ok((database, false)),
-        Err(first @ (redb::DatabaseError::Storage(redb::StorageError::Corrupted(_)) | redb::DatabaseError::UpgradeRequired(_))) => {
-            set_aside(path, &first).map_err(|source| error(redb::Error::Io(source)))?;
-            Ok((Database::create(path).map_err(|source| error(source.into()))?, true))
+/// An id above all that were given: no count of events reaches the milliseconds since 1970.
+fn floor_id() -> u64 {
+    u64::try_from(crate::clock::Now::read().wall_ms).unwrap_or(1)
+}
+
+fn make_tables(write: &WriteTransaction) -> Result<(), redb::Error> {
+    write.open_table(EVENTS)?;
+    write.open_table(META)?;
+    Ok(())
+}
+
+/// Opens or makes the file; whether it was made in the place of a damaged one.
+fn open_or_set_aside(place: &Place<FileBackend>, check: Check) -> Result<(Database, bool), redb::Error> {
+    if place.is_absent() {
+        place.make(make_tables)?;
+    }
+    match place.open_checked(check) {
+        Err(damage) if database::is_damage(&damage) => {
+            set_aside(place.path(), &damage).map_err(redb::Error::Io)?;
+            place.make(make_tables)?;
+            Ok((place.open()?, true))
         }
-        Err(redb::DatabaseError::Storage(redb::StorageError::Io(source)))
-            if source.kind() == std::io::ErrorKind::InvalidData || source.kind() == std::io::ErrorKind::UnexpectedEof =>
-        {
-            set_aside(path, &source).map_err(|source| error(redb::Error::Io(source)))?;
-            Ok((Database::create(path).map_err(|source| error(source.into()))?, true))
-        }
-        Err(other) => Err(error(other.into())),
+        opened => Ok((opened?, false)),
     }
 }
 
@@ -382,6 +446,8 @@ fn set_aside(path: &Path, why: &dyn std::error::Error) -> std::io::Result<()> {
 
 fn write_all(shared: &Shared, queue: &Receiver<Work>, reserved: u64) {
     let mut reserved = reserved;
+    // The greatest id that was handed in.
+    let mut given = 0;
     let mut batch: Vec<Arc<Event>> = Vec::new();
     let mut synced = Instant::now();
     let mut dirty = false;
@@ -412,22 +478,28 @@ fn write_all(shared: &Shared, queue: &Receiver<Work>, reserved: u64) {
             }
         }
         let sync = stop || synced.elapsed() >= SYNC_EVERY;
-        if !batch.is_empty() || (sync && dirty) {
+        let failing = shared.failing.load(Ordering::Relaxed);
+        if !batch.is_empty() || (sync && (dirty || failing)) {
             let newest = batch.last().map_or(0, |event| event.id);
-            let reserve = (newest.saturating_add(ID_RESERVE / 2) > reserved).then(|| newest.saturating_add(ID_RESERVE));
+            given = given.max(newest);
+            let reserve = (given.saturating_add(ID_RESERVE / 2) > reserved).then(|| given.saturating_add(ID_RESERVE));
             let sync = sync || reserve.is_some();
             match shared.commit(&batch, sync, reserve, records) {
                 Ok(()) => {
-                    shared.failing.store(false, Ordering::Relaxed);
+                    shared.succeed();
                     reserved = reserve.unwrap_or(reserved);
                     dirty = !sync;
                     records = None;
                 }
                 Err(error) => {
-                    shared.failing.store(true, Ordering::Relaxed);
-                    tracing::error!("{error}; {} events not stored", batch.len());
+                    shared.fail(&error);
+                    if !batch.is_empty() {
+                        tracing::error!("{error}; {} events not stored", batch.len());
+                    }
                     shared.lost.fetch_add(batch.len() as u64, Ordering::Relaxed);
                     shared.close();
+                    // The next file may be another one.
+                    reserved = 0;
                 }
             }
             if sync {

@@ -13,13 +13,13 @@ fn event(id: u64) -> Arc<Event> {
 fn events_and_ids_survive_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("events.redb");
-    let store = Store::open(&path, BOOT).unwrap();
+    let store = Store::open(&path, BOOT);
     assert_eq!(store.first_id(), 1);
     store.put(event(1), None);
     store.put(event(2), None);
     store.stop(3);
     drop(store);
-    let store = Store::open(&path, BOOT).unwrap();
+    let store = Store::open(&path, BOOT);
     assert_eq!(store.first_id(), 3);
     let ids: Vec<u64> = store.query(&Filter::default(), |_| true).unwrap().iter().map(|e| e.id).collect();
     assert_eq!(ids, [1, 2]);
@@ -30,18 +30,18 @@ fn ids_are_not_used_again_after_a_crash() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("events.redb");
     let copy = dir.path().join("crashed.redb");
-    let store = Store::open(&path, BOOT).unwrap();
+    let store = Store::open(&path, BOOT);
     store.put(event(1), None);
     store.query(&Filter::default(), |_| true).unwrap();
     std::fs::copy(&path, &copy).unwrap();
     store.stop(2);
-    assert!(Store::open(&copy, BOOT).unwrap().first_id() > 1);
+    assert!(Store::open(&copy, BOOT).first_id() > 1);
 }
 
 #[test]
 fn limit_takes_the_newest() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&dir.path().join("events.redb"), BOOT).unwrap();
+    let store = Store::open(&dir.path().join("events.redb"), BOOT);
     (1..=5).for_each(|id| store.put(event(id), None));
     let filter = Filter { limit: Some(2), ..Filter::default() };
     let ids: Vec<u64> = store.query(&filter, |_| true).unwrap().iter().map(|e| e.id).collect();
@@ -53,7 +53,7 @@ fn limit_takes_the_newest() {
 #[test]
 fn oldest_make_room_for_the_newest() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::of_size(&dir.path().join("events.redb"), BOOT, 3).unwrap();
+    let store = Store::of_size(&dir.path().join("events.redb"), BOOT, 3);
     // A killed daemon leaves a gap in the ids, which costs no event its place.
     for id in [1, 2, 150_000] {
         store.put(event(id), None);
@@ -69,7 +69,7 @@ fn damaged_file_is_set_aside_and_ids_go_on_above_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("events.redb");
     std::fs::write(&path, vec![7u8; 100_000]).unwrap();
-    let store = Store::open(&path, BOOT).unwrap();
+    let store = Store::open(&path, BOOT);
     assert!(store.first_id() > MAX_EVENTS);
     assert!(dir.path().join("events.redb.damaged").exists());
 }
@@ -78,24 +78,24 @@ fn damaged_file_is_set_aside_and_ids_go_on_above_it() {
 fn records_that_are_accounted_for_are_known_within_their_boot() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("events.redb");
-    let store = Store::open(&path, BOOT).unwrap();
+    let store = Store::open(&path, BOOT);
     assert_eq!(store.records(), None);
     store.put(event(1), Some(7));
     store.put(event(2), None);
     store.read(9);
     store.stop(3);
     drop(store);
-    let again = Store::open(&path, BOOT).unwrap();
+    let again = Store::open(&path, BOOT);
     assert_eq!(again.records(), Some(9));
     again.stop(3);
     drop(again);
-    assert_eq!(Store::open(&path, "another").unwrap().records(), None);
+    assert_eq!(Store::open(&path, "another").records(), None);
 }
 
 #[test]
 fn page_says_how_much_of_a_range_is_stored() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&dir.path().join("events.redb"), BOOT).unwrap();
+    let store = Store::open(&dir.path().join("events.redb"), BOOT);
     for id in [1, 2, 5, 6, 9] {
         store.put(event(id), None);
     }
@@ -114,8 +114,66 @@ fn count_that_begins_anew_is_there_after_a_crash_before_any_event() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("events.redb");
     let copy = dir.path().join("crashed.redb");
-    let store = Store::open(&path, BOOT).unwrap();
+    let store = Store::open(&path, BOOT);
     store.count_from_zero().unwrap();
     std::fs::copy(&path, &copy).unwrap();
-    assert_eq!(Store::open(&copy, BOOT).unwrap().records(), Some(0));
+    assert_eq!(Store::open(&copy, BOOT).records(), Some(0));
+}
+
+#[test]
+fn damaged_page_costs_events_and_never_the_daemon() {
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let path = dir.path().join("events.redb");
+    let store = Store::open(&path, BOOT);
+    (1..=2_000).for_each(|id| store.put(event(id), Some(id)));
+    store.stop(2_001);
+    drop(store);
+    let good = std::fs::read(&path).unwrap();
+    let (mut damaged, pages) = (0, good.len() / 4096);
+    for page in (0..pages).step_by((pages / 60).max(1)) {
+        for zeroed in [page..page + 1, page..pages] {
+            let mut image = good.clone();
+            image[zeroed.start * 4096..zeroed.end * 4096].fill(0);
+            std::fs::write(&path, &image).unwrap();
+            let store = Store::open(&path, BOOT);
+            let id = store.first_id();
+            // Whatever is met now, by the writer or a reader, the store goes on, if need be with a new file.
+            let stored = || {
+                store.put(event(id), None);
+                store.query(&Filter::default(), |_| true).is_ok() && store.find(id).is_ok_and(|found| found.is_some())
+            };
+            assert!((0..4).any(|_| stored()), "page {zeroed:?}: nothing is stored any more: {:?}", store.problem());
+            store.stop(id + 1);
+            damaged += u32::from(dir.path().join("events.redb.damaged").exists());
+            let _gone = std::fs::remove_file(dir.path().join("events.redb.damaged"));
+        }
+    }
+    assert!(damaged > 10, "{damaged} files were set aside");
+}
+
+#[test]
+fn store_that_cannot_be_made_stores_once_it_can_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("absent");
+    let store = Store::open(&folder.join("events.redb"), BOOT);
+    assert!(store.problem().is_some_and(|problem| problem.contains("events.redb")));
+    assert!(store.first_id() > MAX_EVENTS, "ids begin below those of an earlier file");
+    store.put(event(store.first_id()), Some(1));
+    assert!(store.query(&Filter::default(), |_| true).is_err());
+    assert_eq!(store.take_lost(), 0, "a loss is told while it cannot be told lastingly");
+    std::fs::create_dir(&folder).unwrap();
+    let mended = || store.problem().is_none();
+    assert!(
+        (0..200).any(|_| mended() || {
+            std::thread::sleep(Duration::from_millis(50));
+            false
+        }),
+        "{:?}",
+        store.problem()
+    );
+    assert_eq!(store.take_lost(), 1);
+    store.put(event(store.first_id() + 1), Some(2));
+    assert_eq!(store.query(&Filter::default(), |_| true).unwrap().len(), 1);
+    store.stop(store.first_id() + 2);
+    assert!(Store::open(&folder.join("events.redb"), BOOT).first_id() > store.first_id());
 }

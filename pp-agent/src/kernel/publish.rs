@@ -18,7 +18,7 @@ use super::{
     maps::{Maps, entries, map_error},
     sys,
 };
-use crate::policy::{KernelTables, Prefix, grant_list};
+use crate::policy::{Counts, KernelTables, Prefix, grant_list};
 use crate::tools::ToolTables;
 
 const ANY: u64 = 0;
@@ -228,9 +228,13 @@ fn sweep(maps: &Maps, keep: u32) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Drops what belongs to receipts that the tables no longer know.
+/// Drops what belongs to receipts that are no longer known.
 fn forget_receipts(maps: &Maps, tables: &KernelTables) -> Result<(), KernelError> {
-    let known: std::collections::HashSet<u32> = tables.budgets.iter().map(|(serial, ..)| *serial).collect();
+    let mut known: std::collections::HashSet<u32> = tables.budgets.iter().map(|(serial, ..)| *serial).collect();
+    match &tables.counts {
+        Counts::All => return Ok(()),
+        Counts::Of(serials) => known.extend(serials),
+    }
     let mut budgets = maps.budgets.lock();
     for (serial, _) in entries("BUDGETS", &budgets)? {
         if !known.contains(&serial) {

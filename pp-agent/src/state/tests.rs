@@ -1,9 +1,9 @@
 use super::*;
 use crate::clock::NS_PER_MS;
 
-const NOW: Now = Now { boot_ns: 1_000_000 * NS_PER_MS, wall_ms: 10_000_000 };
+pub(super) const NOW: Now = Now { boot_ns: 1_000_000 * NS_PER_MS, wall_ms: 10_000_000 };
 
-fn receipt(id: &str, budget: bool) -> StoredReceipt {
+pub(super) fn receipt(id: &str, budget: bool) -> StoredReceipt {
     StoredReceipt {
         id: id.into(),
         artifact: "{}".into(),

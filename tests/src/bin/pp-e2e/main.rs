@@ -74,6 +74,8 @@ mod soak;
 mod soak_machine;
 #[path = "../../../e2e/sockets.rs"]
 mod sockets;
+#[path = "../../../e2e/state.rs"]
+mod state;
 #[path = "../../../e2e/tamper.rs"]
 mod tamper;
 #[path = "../../../e2e/tools.rs"]
@@ -123,6 +125,8 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("bad_input", bad_input::TESTS),
     ("posture", posture::TESTS),
     ("lifetime", lifetime::TESTS),
+    ("state", state::TESTS),
+    ("state_long", state::LONG),
     ("hunt", hunt::TESTS),
     ("hooks", hooks::TESTS),
     ("attackers_real_time", attackers_real_time::TESTS),

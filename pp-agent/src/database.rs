@@ -1,0 +1,194 @@
+//! A redb file that neither damage nor a power cut turns into a dead daemon: a file is there whole or not at all, and what redb panics on is an
+//! error. State and events lie in such files.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use redb::backends::FileBackend;
+use redb::{Builder, Database, Error, StorageBackend, WriteTransaction};
+
+/// For how long another program that makes a file in the same folder is waited for.
+const OTHERS: Duration = Duration::from_secs(10);
+
+/// How much is read of a file before it is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Check {
+    /// The checksum of every page: for a file that nothing may be missing from.
+    Whole,
+    /// What redb reads by itself: all after a crash, little otherwise.
+    Usual,
+}
+
+/// A redb file and what lies between redb and the disk: nothing, but in tests.
+pub(crate) struct Place<B> {
+    path: PathBuf,
+    check: Check,
+    backend: Box<dyn Fn(File) -> Result<B, Error> + Send + Sync>,
+}
+
+impl<B> std::fmt::Debug for Place<B> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Place").field("path", &self.path).field("check", &self.check).finish_non_exhaustive()
+    }
+}
+
+impl Place<FileBackend> {
+    /// The file at this path.
+    #[must_use]
+    pub(crate) fn of_file(path: &Path, check: Check) -> Self {
+        Self::new(path, check, |file| Ok(FileBackend::new(file)?))
+    }
+}
+
+impl<B: StorageBackend> Place<B> {
+    /// The file at this path, written through `backend`.
+    pub(crate) fn new(path: &Path, check: Check, backend: impl Fn(File) -> Result<B, Error> + Send + Sync + 'static) -> Self {
+        Self { path: path.to_owned(), check, backend: Box::new(backend) }
+    }
+
+    /// The path.
+    #[must_use]
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether nothing lies there. Where that cannot be known, something does.
+    #[must_use]
+    pub(crate) fn is_absent(&self) -> bool {
+        matches!(fs::symlink_metadata(&self.path), Err(error) if error.kind() == ErrorKind::NotFound)
+    }
+
+    /// Opens the file as it is. One that is empty is damaged: none is ever made so.
+    ///
+    /// # Errors
+    /// It is absent, damaged, open elsewhere, or the disk says no.
+    pub(crate) fn open(&self) -> Result<Database, Error> {
+        self.open_checked(self.check)
+    }
+
+    /// The same, looked at this closely.
+    ///
+    /// # Errors
+    /// As [`Place::open`].
+    pub(crate) fn open_checked(&self, check: Check) -> Result<Database, Error> {
+        self.open_at(&self.path, check)
+    }
+
+    /// Makes the file, if there is none: built under another name, synced, and only then given its own. A power cut leaves either
+    /// no file or a whole one.
+    ///
+    /// # Errors
+    /// The disk says no; there is no file then, or a whole one.
+    pub(crate) fn make(&self, tables: impl Fn(&WriteTransaction) -> Result<(), Error>) -> Result<(), Error> {
+        let folder = self.path.parent().ok_or_else(|| Error::Io(ErrorKind::InvalidInput.into()))?;
+        let folder = File::open(folder).map_err(Error::Io)?;
+        // A second daemon must not rename its file over that of the first.
+        lock(&folder).map_err(Error::Io)?;
+        if !self.is_absent() {
+            return Ok(());
+        }
+        let building = self.building();
+        let built = caught(|| {
+            remove(&building)?;
+            let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&building).map_err(Error::Io)?;
+            let database = caught(|| Ok(Builder::new().create_with_backend((self.backend)(file)?)?))?;
+            caught(|| {
+                let write = database.begin_write()?;
+                tables(&write)?;
+                Ok(write.commit()?)
+            })?;
+            database.close()?;
+            // What is given its name is known to be readable.
+            self.open_at(&building, Check::Whole)?.close()?;
+            File::open(&building).and_then(|file| file.sync_all()).map_err(Error::Io)?;
+            fs::rename(&building, &self.path).map_err(Error::Io)?;
+            folder.sync_all().map_err(Error::Io)
+        });
+        if built.is_err()
+            && let Err(error) = remove(&building)
+        {
+            tracing::debug!("{}: {error}", building.display());
+        }
+        built
+    }
+
+    /// The name of a file that is not whole yet.
+    fn building(&self) -> PathBuf {
+        let mut name = self.path.file_name().unwrap_or_default().to_owned();
+        name.push(".new");
+        self.path.with_file_name(name)
+    }
+
+    fn open_at(&self, path: &Path, check: Check) -> Result<Database, Error> {
+        caught(|| {
+            let file = OpenOptions::new().read(true).write(true).open(path).map_err(Error::Io)?;
+            let found = file.metadata().map_err(Error::Io)?;
+            if !found.is_file() {
+                return Err(Error::Corrupted("it is no file".to_owned()));
+            }
+            if found.len() == 0 {
+                return Err(Error::Corrupted("the file is empty".to_owned()));
+            }
+            let mut builder = Builder::new();
+            builder.set_check_integrity_on_open(check == Check::Whole);
+            Ok(builder.create_with_backend((self.backend)(file)?)?)
+        })
+    }
+}
+
+/// Does something with a database; a panic of redb's, which damage can bring about, is an error. The database itself is to outlive `work`: what
+/// is dropped while a panic is on its way must not panic as well.
+///
+/// # Errors
+/// Those of `work`, and [`Error::Corrupted`] in place of a panic.
+pub(crate) fn caught<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(Error::Corrupted(format!("the file cannot be read: {}", said.unwrap_or("the database library ended by a panic"))))
+    })
+}
+
+/// Whether the error means that the database is of no more use, and must be opened again.
+#[must_use]
+pub(crate) const fn ends_use(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Io(_) | Error::PreviousIo | Error::Corrupted(_) | Error::LockPoisoned(_) | Error::Backend(_) | Error::DatabaseClosed
+    )
+}
+
+/// Whether the error says that what is in the file is not what was written there.
+#[must_use]
+pub(crate) fn is_damage(error: &Error) -> bool {
+    match error {
+        Error::Corrupted(_) | Error::UpgradeRequired(_) | Error::RepairAborted => true,
+        Error::Io(source) => matches!(source.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof),
+        _ => false,
+    }
+}
+
+fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::Io(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Waits a while for the folder, until its descriptor is closed.
+fn lock(folder: &File) -> io::Result<()> {
+    let deadline = Instant::now() + OTHERS;
+    loop {
+        match folder.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(fs::TryLockError::Error(error)) => return Err(error),
+            Err(fs::TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(io::Error::new(ErrorKind::WouldBlock, "another program holds its folder locked"));
+            }
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! A state that cannot be opened, whatever is wrong with it: the gate comes first, nothing is granted, everybody is told why and what to do, and
+//! nothing that was promised is lost by it. And registrations that race the start: all of them are in force.
+
+use std::fs;
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use nix::libc;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use pp_tests::agent::Daemon;
+use pp_tests::attack::{self, Answer};
+use pp_tests::client::Client;
+use pp_tests::forge::{self, Draft};
+use pp_tests::harness::{By, Refusal};
+use pp_tests::lab::{PLC, fresh_target};
+use pp_tests::policy::Policy;
+use pp_tests::wait;
+use serde_json::{Value, json};
+
+use crate::receipts::{opening, plc};
+use crate::world::{World, tests};
+
+tests![empty_state_of_a_booted_host_is_enforced_told_and_mended];
+
+/// The others: what a kernel is has no part in them.
+pub(crate) const LONG: &[crate::world::Test] = {
+    tests![
+        state_that_is_damaged_in_any_way_is_enforced_told_and_left_as_it_is,
+        state_on_a_read_only_disk_is_enforced_and_comes_back_when_it_is_writable,
+        first_start_on_a_full_disk_is_enforced_and_begins_when_there_is_room,
+        state_and_policy_both_broken_leave_the_built_in_services_enforced,
+        budget_is_counted_once_over_a_time_without_state,
+        revocation_while_the_state_is_broken_holds_when_it_is_mended,
+        registrations_that_race_a_few_starts_are_all_in_force,
+    ];
+    TESTS
+};
+
+/// An agent that needs no daemon to be one: by its program's path.
+const AGENT_ALONE: By = By::Program("lab-claude");
+/// The daemon tries a state that is shut once a minute.
+const AGAIN: Duration = Duration::from_secs(150);
+/// Receipts of each start.
+const EACH: usize = 3;
+
+/// The agent is refused, with its event and nothing at the far end, and an ordinary program is not.
+fn refused(daemon: &Daemon) -> Result<()> {
+    let refusal = Refusal::of(attack::tcp(daemon.lab(), PLC), AGENT_ALONE).with_control(By::Program("lab-shim"));
+    refusal.assert(daemon).map(drop)
+}
+
+fn reaches(daemon: &Daemon) -> Result<()> {
+    let answer = AGENT_ALONE.attempt(daemon, &attack::tcp(daemon.lab(), PLC))?;
+    ensure!(answer == Answer::Delivered, "the receipt opens nothing: {answer:?}");
+    Ok(())
+}
+
+/// Enforcing without state: refused, degraded with the reason and the repair, in `status` and its exit code and as an event, and every call that would
+/// have to keep something says the same.
+fn enforced_and_told(daemon: &Daemon, said: &str) -> Result<()> {
+    refused(daemon)?;
+    let status = daemon.client()?.status()?;
+    ensure!(status["posture"] == "degraded" && status["healthy"] == false, "{status}");
+    ensure!(matches!(status["measured"].as_str(), Some("enforcing" | "partial")), "{status}");
+    let printed = daemon.cli(&["status"])?;
+    ensure!(printed.code() == 2 && printed.stdout.contains(said) && printed.stdout.contains("no receipt is in force"), "{said}: {printed}");
+    // Where events cannot be stored either, nobody followed them yet when this one was told.
+    if !status["problems"].to_string().contains("not stored") {
+        let told = daemon.client()?.get("/v1/events?kind=posture&limit=50")?.body.to_string();
+        ensure!(told.contains("state_unavailable"), "no event says that the state is unavailable: {told}");
+    }
+    ensure!(daemon.log().contains(said), "the log does not say so:\n{}", daemon.log());
+
+    let artifact = plc().sign(daemon.operator());
+    let file = daemon.path("receipt.json");
+    fs::write(&file, artifact.to_string())?;
+    let answer = daemon.client()?.post("/v1/receipts", &artifact)?;
+    ensure!(answer.status == 503 && answer.body["error"]["code"] == "state_unavailable", "{}", answer.body);
+    let registered = daemon.cli(&["receipt", "register", &file.display().to_string()])?;
+    ensure!(registered.code() == 2 && registered.stderr.contains(said), "{said}: {registered}");
+    let answer = AGENT_ALONE.attempt(daemon, &attack::tcp(daemon.lab(), PLC))?;
+    ensure!(answer == Answer::Refused(libc::EPERM), "a receipt that was refused opens its target: {answer:?}");
+    Ok(())
+}
+
+fn healthy(daemon: &Daemon) -> Result<()> {
+    let printed = daemon.cli(&["status"])?;
+    ensure!(printed.code() == 0, "{printed}");
+    Ok(())
+}
+
+fn state_file(daemon: &Daemon) -> PathBuf {
+    daemon.path("state/state.redb")
+}
+
+/// A daemon that has a receipt for the PLC on its disk, stopped; and its state.
+fn with_receipt(world: &mut World, draft: &Draft) -> Result<(Daemon, Vec<u8>, String)> {
+    let mut daemon = world.own(&Policy::standard(world.lab()))?;
+    let artifact = draft.sign(daemon.operator());
+    let _answer = daemon.register(&artifact)?;
+    reaches(&daemon)?;
+    daemon.stop()?;
+    let good = fs::read(state_file(&daemon))?;
+    Ok((daemon, good, forge::id(&artifact)))
+}
+
+/// As at a boot: nothing is in the kernel.
+fn boot(daemon: &Daemon) -> Result<()> {
+    fs::remove_dir_all(daemon.bpffs()).with_context(|| daemon.bpffs().display().to_string())
+}
+
+fn empty_state_of_a_booted_host_is_enforced_told_and_mended(world: &mut World) -> Result<()> {
+    let (mut daemon, good, _) = with_receipt(world, &plc())?;
+    boot(&daemon)?;
+    fs::write(state_file(&daemon), "")?;
+    daemon.spawn()?;
+    enforced_and_told(&daemon, "move it away and restart")?;
+    daemon.stop()?;
+    ensure!(fs::read(state_file(&daemon))?.is_empty(), "the damaged file was touched");
+    fs::write(state_file(&daemon), &good)?;
+    daemon.spawn()?;
+    healthy(&daemon)?;
+    reaches(&daemon)
+}
+
+fn state_that_is_damaged_in_any_way_is_enforced_told_and_left_as_it_is(world: &mut World) -> Result<()> {
+    let (mut daemon, good, _) = with_receipt(world, &plc())?;
+    let zeroed = |pages: std::ops::Range<usize>| {
+        let mut image = good.clone();
+        image[pages.start * 4096..(pages.end * 4096).min(good.len())].fill(0);
+        image
+    };
+    let damaged = [
+        ("zeros in the header", zeroed(0..1)),
+        ("zeros behind the header", zeroed(1..usize::MAX / 8192)),
+        ("garbage", vec![7; 100_000]),
+        ("cut in half", good[..good.len() / 2].to_vec()),
+        ("what a power cut left of the first open", vec![0; 65_536]),
+        ("text", b"[state]\n".to_vec()),
+    ];
+    for (what, image) in damaged {
+        fs::write(state_file(&daemon), &image)?;
+        daemon.spawn()?;
+        enforced_and_told(&daemon, "move it away and restart").context(what)?;
+        daemon.stop()?;
+        ensure!(fs::read(state_file(&daemon))? == image, "{what}: the damaged file was touched");
+    }
+    // Restored while the daemon runs: it looks again by itself.
+    daemon.spawn()?;
+    fs::write(state_file(&daemon), &good)?;
+    wait::until_every(Duration::from_secs(1), "the state to be read again", AGAIN, || healthy(&daemon).ok())?;
+    reaches(&daemon)?;
+    // Moved away, by an operator and before a start: then it begins anew, and receipts are signed anew.
+    daemon.stop()?;
+    fs::rename(state_file(&daemon), daemon.path("moved-away"))?;
+    daemon.spawn()?;
+    healthy(&daemon)?;
+    refused(&daemon)?;
+    let _answer = daemon.register(&plc().sign(daemon.operator()))?;
+    reaches(&daemon)
+}
+
+/// A mount over the daemon's state, taken away at the end.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    /// The folder itself, read-only.
+    fn read_only(at: PathBuf) -> Result<Self> {
+        mount(Some(&at), &at, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+        let mounted = Self(at);
+        mounted.remount(MsFlags::MS_RDONLY)?;
+        Ok(mounted)
+    }
+
+    /// A small disk of its own.
+    fn small(at: PathBuf) -> Result<Self> {
+        mount(Some("small"), &at, Some("tmpfs"), MsFlags::empty(), Some("size=16m"))?;
+        Ok(Self(at))
+    }
+
+    fn remount(&self, flags: MsFlags) -> Result<()> {
+        Ok(mount(None::<&str>, &self.0, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REMOUNT | flags, None::<&str>)?)
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.join("filler")
+    }
+
+    fn fill(&self) -> Result<()> {
+        let mut file = fs::File::create(self.filler())?;
+        loop {
+            match file.write(&[0; 4096]) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::StorageFull => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Err(error) = umount2(&self.0, MntFlags::MNT_DETACH) {
+            eprintln!("{}: {error}", self.0.display());
+        }
+    }
+}
+
+fn state_on_a_read_only_disk_is_enforced_and_comes_back_when_it_is_writable(world: &mut World) -> Result<()> {
+    let (mut daemon, _, _) = with_receipt(world, &plc())?;
+    boot(&daemon)?;
+    let mounted = Mounted::read_only(daemon.path("state"))?;
+    daemon.spawn()?;
+    enforced_and_told(&daemon, "writable")?;
+    // Events are told, and it is said that they are not stored.
+    let status = daemon.client()?.status()?["problems"].to_string();
+    ensure!(status.contains("events are told and not stored"), "{status}");
+    mounted.remount(MsFlags::empty())?;
+    wait::until_every(Duration::from_secs(1), "the state to be read again", AGAIN, || healthy(&daemon).ok())?;
+    reaches(&daemon)?;
+    daemon.stop()?;
+    drop(mounted);
+    daemon.spawn()?;
+    reaches(&daemon)
+}
+
+fn first_start_on_a_full_disk_is_enforced_and_begins_when_there_is_room(world: &mut World) -> Result<()> {
+    let mut daemon = world.prepared(&Policy::standard(world.lab()))?;
+    let disk = Mounted::small(daemon.path("state"))?;
+    disk.fill()?;
+    daemon.spawn()?;
+    enforced_and_told(&daemon, "free space")?;
+    fs::remove_file(disk.filler())?;
+    wait::until_every(Duration::from_secs(1), "the state to be begun", AGAIN, || healthy(&daemon).ok())?;
+    let _answer = daemon.register(&plc().sign(daemon.operator()))?;
+    reaches(&daemon)?;
+    // A state that is there, on a disk that is full: whether it can be opened depends on the disk, the gate does not.
+    daemon.stop()?;
+    disk.fill()?;
+    daemon.spawn()?;
+    let attempt = attack::tcp(daemon.lab(), fresh_target());
+    let answer = AGENT_ALONE.attempt(&daemon, &attempt)?;
+    ensure!(answer == Answer::Refused(libc::EPERM), "a full disk opens the zone: {answer:?}");
+    fs::remove_file(disk.filler())?;
+    wait::until_every(Duration::from_secs(1), "the state to be usable", AGAIN, || healthy(&daemon).ok())?;
+    reaches(&daemon)?;
+    daemon.stop()
+}
+
+fn state_and_policy_both_broken_leave_the_built_in_services_enforced(world: &mut World) -> Result<()> {
+    let (mut daemon, _, _) = with_receipt(world, &plc())?;
+    boot(&daemon)?;
+    fs::write(state_file(&daemon), vec![7; 100_000])?;
+    fs::write(daemon.path("policy.toml"), "host = \"eng-ws-12\"\nzones = 3\n")?;
+    daemon.spawn()?;
+    let status = daemon.client()?.status()?;
+    let problems = status["problems"].to_string();
+    ensure!(status["posture"] == "degraded" && status["policy"] == "built_in", "{status}");
+    ensure!(problems.contains("no last good one is known") && problems.contains("state.redb"), "{problems}");
+    // The lab's agents are in the policy that is gone: one that the built-in policy takes for an agent is asked for.
+    Refusal::of(attack::tcp(daemon.lab(), PLC), By::run("claude-code")).with_control(By::Nobody).assert(&daemon)?;
+    Ok(())
+}
+
+fn budget_is_counted_once_over_a_time_without_state(world: &mut World) -> Result<()> {
+    let (mut daemon, good, _) = with_receipt(world, &plc().parameter("maxConnections", json!(3)))?;
+    // One of three is used.
+    fs::write(state_file(&daemon), &good[..good.len() / 2])?;
+    daemon.spawn()?;
+    refused(&daemon)?;
+    daemon.stop()?;
+    fs::write(state_file(&daemon), &good)?;
+    daemon.spawn()?;
+    reaches(&daemon)?;
+    reaches(&daemon)?;
+    let refusal = Refusal::of(attack::tcp(daemon.lab(), PLC), AGENT_ALONE).with_control(By::Program("lab-shim"));
+    refusal.for_reason("receipt_exhausted").assert(&daemon).map(drop)
+}
+
+fn revocation_while_the_state_is_broken_holds_when_it_is_mended(world: &mut World) -> Result<()> {
+    let (mut daemon, good, id) = with_receipt(world, &plc())?;
+    fs::write(state_file(&daemon), "")?;
+    daemon.spawn()?;
+    let output = daemon.cli(&["receipt", "revoke", &id])?;
+    ensure!(output.code() == 2 && output.both().contains("could not be kept"), "{output}");
+    fs::write(state_file(&daemon), &good)?;
+    wait::until_every(Duration::from_secs(1), "the state to be read again", AGAIN, || healthy(&daemon).ok())?;
+    let refusal = || Refusal::of(attack::tcp(daemon.lab(), PLC), AGENT_ALONE).with_control(By::Program("lab-shim"));
+    let _event = refusal().for_reason("receipt_revoked").assert(&daemon)?;
+    daemon.crash()?;
+    daemon.spawn()?;
+    let refusal = Refusal::of(attack::tcp(daemon.lab(), PLC), AGENT_ALONE).with_control(By::Program("lab-shim"));
+    refusal.for_reason("receipt_revoked").assert(&daemon).map(drop)
+}
+
+fn registrations_that_race_a_few_starts_are_all_in_force(world: &mut World) -> Result<()> {
+    let mut daemon = world.own(&Policy::standard(world.lab()))?;
+    race_starts(&mut daemon, 5)
+}
+
+/// Registers from the first moment at which somebody listens, while the daemon goes on with its start and its housekeeping.
+pub(crate) fn race_starts(daemon: &mut Daemon, starts: usize) -> Result<()> {
+    let mut missing = Vec::new();
+    for start in 1..=starts {
+        if start % 10 == 0 {
+            daemon.crash()?;
+        } else {
+            daemon.stop()?;
+        }
+        let artifacts: Vec<Value> = (0..EACH).map(|_| opening(fresh_target()).sign(daemon.operator())).collect();
+        let socket = daemon.path("control.sock");
+        let registering = artifacts.iter().cloned().map(|artifact| {
+            let socket = socket.clone();
+            thread::spawn(move || register(&socket, &artifact))
+        });
+        let registering: Vec<_> = registering.collect();
+        daemon.spawn()?;
+        for thread in registering {
+            thread.join().map_err(|_| anyhow!("a thread that registers panicked"))??;
+        }
+        for artifact in &artifacts {
+            let id = forge::id(artifact);
+            let shown = daemon.client()?.get(&format!("/v1/receipts/{id}"))?;
+            let again = daemon.client()?.post("/v1/receipts", artifact)?;
+            if shown.body["status"] != "active" || again.status != 200 {
+                missing.push(format!("start {start}: {id} is {}, registered again {}", shown.body, again.body));
+            }
+        }
+        // They are not in the way of the next ones.
+        for artifact in &artifacts {
+            let _ended = daemon.client()?.delete(&format!("/v1/receipts/{}", forge::id(artifact)))?;
+        }
+    }
+    ensure!(
+        missing.is_empty(),
+        "{} of {} receipts that were acknowledged are missing: {}",
+        missing.len(),
+        starts * EACH,
+        missing.join("\n")
+    );
+    Ok(())
+}
+
+/// Until it is answered with 200.
+fn register(socket: &Path, artifact: &Value) -> Result<()> {
+    wait::until_every(Duration::from_millis(1), "a receipt to be registered", wait::SOON, || {
+        let answer = Client::new(socket).and_then(|client| client.post("/v1/receipts", artifact)).ok()?;
+        (answer.status == 200 && answer.body["status"] == "active").then_some(())
+    })
+}
