@@ -79,7 +79,8 @@ pub fn release(gate: &Gate, session: u64) -> Result<HashSet<u32>, KernelError> {
         for (pid, _) in members {
             gate.remove_mark(pid)?;
             for socket in sockets::of_process(pid).unwrap_or_default() {
-                if gate.sock_mark(socket.as_fd())?.is_some_and(|mark| mark.session == session) {
+                if let Some(mark) = gate.sock_mark(socket.as_fd())?.filter(|mark| mark.session == session) {
+                    sockets::end_if_refused(&socket, &mark);
                     gate.set_sock_mark(socket.as_fd(), SockMark::default())?;
                 }
             }

@@ -233,7 +233,7 @@ pub(crate) const fn about(reason: Reason) -> About {
         | Reason::CredentialScope
         | Reason::ReceiptExhausted => About::Receipts,
         Reason::Receipt => About::Receipt,
-        Reason::TurnsExhausted | Reason::BytesExhausted => About::Flow,
+        Reason::TurnsExhausted | Reason::BytesExhausted | Reason::FlowRefused => About::Flow,
         Reason::SprayTarget => About::Rule(Rule::Target),
         Reason::SprayHosts => About::Rule(Rule::Logins),
         Reason::ScanHosts => About::Rule(Rule::Hosts),

@@ -1,8 +1,12 @@
 //! Ending flows that are open when their receipt ends. The kernel refuses
 //! their packets from the deadline on; this makes the program hear of it.
 
-use std::{net::IpAddr, os::fd::AsFd as _};
+use std::{
+    net::{IpAddr, SocketAddr},
+    os::fd::AsFd as _,
+};
 
+use nix::libc;
 use pp_common::{
     abi::{SOCK_OPENED, SOCK_REFUSED, SockMark},
     decide::{Attempt, Decision, Kind, Reason, Subject, Verdict, transport},
@@ -25,10 +29,12 @@ pub struct EndedFlow {
     pub decision: Decision,
     /// The program was told; `false`: only its packets are refused.
     pub told: bool,
+    /// No process had it open any more: `pid` is the last that used it.
+    pub orphan: bool,
 }
 
-/// Ends every flow of a marked process that the tables no longer allow.
-/// Blocking: it looks at the open files of every marked process.
+/// Ends every flow that the tables no longer allow, or of which a packet was refused: those of marked processes, and TCP flows with a mark
+/// that others have open or nobody. Blocking: it looks at the open files of every marked process.
 ///
 /// # Errors
 /// The kernel's tables cannot be read.
@@ -40,18 +46,9 @@ pub fn end(gate: &Gate) -> Result<Vec<EndedFlow>, KernelError> {
             let Some(mark) = gate.sock_mark(socket.as_fd())?.filter(|mark| mark.session != 0) else {
                 continue;
             };
-            let Some(attempt) = attempt(&socket, &mark) else { continue };
-            let subject = Subject { session: mark.session, agent: mark.agent, owner: mark.owner };
-            let mut decision = gate.decide(&subject, &attempt);
-            if decision.reason == Reason::Receipt && mark.talk.over != 0 {
-                decision = decision.cut(cut_for(mark.talk.over));
-            }
-            // Where the far end that was dialled is not the one that is reached,
-            // only the kernel saw what it refused.
-            let refused = mark.flags & SOCK_REFUSED != 0 && socket.transport == transport::TCP;
-            if decision.verdict != Verdict::Block && !refused {
-                continue;
-            }
+            let Some(peer) = socket.peer else { continue };
+            let attempt = attempt(peer, socket.transport, &mark);
+            let Some(decision) = over(gate, &attempt, &mark) else { continue };
             let told = match sockets::destroy(&socket) {
                 Ok(()) => true,
                 Err(error) => {
@@ -59,14 +56,49 @@ pub fn end(gate: &Gate) -> Result<Vec<EndedFlow>, KernelError> {
                     false
                 }
             };
-            ended.push(EndedFlow { pid, mark, attempt, decision, told });
+            ended.push(EndedFlow { pid, mark, attempt, decision, told, orphan: false });
         }
     }
+    gate.look_for_namespaces()?;
+    ended.extend(end_marked(gate));
     Ok(ended)
 }
 
-fn attempt(socket: &sockets::Socket, mark: &SockMark) -> Option<Attempt> {
-    let peer = socket.peer?;
+/// The same of TCP flows by their marks alone, in the network namespaces that are known.
+#[must_use]
+pub fn end_marked(gate: &Gate) -> Vec<EndedFlow> {
+    let mut ended = Vec::new();
+    for (namespace, socket) in gate.marked_sockets() {
+        let mark = socket.mark;
+        let attempt = attempt(socket.peer, transport::TCP, &mark);
+        let Some(decision) = over(gate, &attempt, &mark) else { continue };
+        match gate.destroy(&namespace, &socket) {
+            Ok(true) => ended.push(EndedFlow { pid: mark.tgid, mark, attempt, decision, told: true, orphan: socket.orphan }),
+            Ok(false) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => tracing::debug!("a flow ended by itself"),
+            Err(error) => tracing::warn!("process {}: a flow that it left cannot be ended: {error}", mark.tgid),
+        }
+    }
+    ended
+}
+
+/// Why a flow may not go on; `None`: it may.
+fn over(gate: &Gate, attempt: &Attempt, mark: &SockMark) -> Option<Decision> {
+    let subject = Subject { session: mark.session, agent: mark.agent, owner: mark.owner };
+    let decision = gate.decide(&subject, attempt);
+    if decision.reason == Reason::Receipt && mark.talk.over != 0 {
+        return Some(decision.cut(cut_for(mark.talk.over)));
+    }
+    if decision.verdict == Verdict::Block {
+        return Some(decision);
+    }
+    // Where the far end that was dialled is not the one that is reached, or another receipt would allow it by now, only the kernel saw what
+    // it refused.
+    let refused = mark.flags & SOCK_REFUSED != 0 && attempt.transport == transport::TCP;
+    refused.then(|| decision.over())
+}
+
+fn attempt(peer: SocketAddr, transport: u8, mark: &SockMark) -> Attempt {
     let addr = match peer.ip() {
         IpAddr::V4(v4) => Addr::v4(v4.octets()),
         IpAddr::V6(v6) => Addr::v6(v6.octets()),
@@ -75,7 +107,7 @@ fn attempt(socket: &sockets::Socket, mark: &SockMark) -> Option<Attempt> {
     let counted = mark
         .flows
         .iter()
-        .find(|flow| flow.addr == addr && flow.port == peer.port() && flow.transport == socket.transport)
+        .find(|flow| flow.addr == addr && flow.port == peer.port() && flow.transport == transport)
         .map_or(0, |flow| flow.serial);
-    Some(Attempt { addr, port: peer.port(), transport: socket.transport, kind, counted })
+    Attempt { addr, port: peer.port(), transport, kind, counted }
 }

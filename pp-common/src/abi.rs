@@ -19,7 +19,7 @@ use crate::turns::Talk;
 /// else. `PP_ABI_VERSION` at build time overrides it, for the upgrade test.
 pub const ABI_VERSION: u32 = match option_env!("PP_ABI_VERSION") {
     Some(text) => parse_u32(text),
-    None => 3,
+    None => 4,
 };
 
 /// Identifies an agent, zone, gateway or service by its name: the first eight
@@ -87,22 +87,25 @@ pub struct Flow {
     pub pad: u8,
 }
 
-/// A far end that a datagram socket has received from.
+/// A far end that spoke first to a datagram socket. The value is the number of the interface that its datagram came in by.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Peer {
+pub struct HeardKey {
+    /// The socket's cookie.
+    pub socket: u64,
     /// The far end.
     pub addr: Addr,
-    /// Its port; zero means the slot is free.
+    /// Its port.
     pub port: u16,
     /// Zero.
     pub pad: [u8; 6],
 }
 
+/// Most far ends that are remembered to have spoken first, of all sockets together.
+pub const MAX_HEARD: u32 = 32_768;
+
 /// Flows that a socket's mark remembers as counted.
 pub const SOCK_FLOWS: usize = 2;
-/// Far ends that a datagram socket's mark remembers.
-pub const SOCK_PEERS: usize = 4;
 
 /// The mark of a socket.
 #[repr(C)]
@@ -118,18 +121,18 @@ pub struct SockMark {
     pub flags: u32,
     /// The process that last marked it.
     pub tgid: u32,
-    /// Where the next far end goes in `peers`.
-    pub next_peer: u32,
+    /// Zero.
+    pub pad: u32,
     /// Where the next flow goes in `flows`.
     pub next_flow: u32,
     /// A number that decisions about this socket work with.
     pub scratch: u32,
     /// Zero, always: the programs rely on it.
     pub zero: u64,
+    /// The socket's cookie, once a far end has spoken first to it: see [`HeardKey`]. Zero: none has.
+    pub cookie: u64,
     /// Flows already counted.
     pub flows: [Flow; SOCK_FLOWS],
-    /// Far ends received from.
-    pub peers: [Peer; SOCK_PEERS],
     /// How far the conversation with a gateway has gone.
     pub talk: Talk,
 }
@@ -141,7 +144,8 @@ pub const SOCK_GRANTED: u32 = 2;
 /// The mark belongs to the daemon's canary.
 pub const SOCK_CANARY: u32 = 4;
 
-/// A packet of this TCP flow was refused: the daemon ends it.
+/// A packet of this socket's one flow was refused: so is every other, whatever is granted later, until the socket connects anew. The daemon
+/// ends it.
 pub const SOCK_REFUSED: u32 = 8;
 
 /// Most marks of children that found no room in the task table; each cost the
@@ -389,8 +393,8 @@ const _: () = {
     assert!(PID_PAGE * PID_PAGES as usize == 4 << 20);
     assert!(size_of::<TaskMark>() == 4 * 8 + 2 * 4);
     assert!(size_of::<Flow>() == 16 + 4 + 2 + 1 + 1);
-    assert!(size_of::<Peer>() == 16 + 2 + 6);
-    assert!(size_of::<SockMark>() == 2 * 8 + 8 * 4 + SOCK_FLOWS * 24 + SOCK_PEERS * 24 + 24);
+    assert!(size_of::<HeardKey>() == 8 + 16 + 2 + 6);
+    assert!(size_of::<SockMark>() == 2 * 8 + 6 * 4 + 2 * 8 + SOCK_FLOWS * 24 + 24);
     assert!(size_of::<Control>() == 4 * 4);
     assert!(size_of::<PrefixKey>() == 2 * 4 + 16);
     assert!(size_of::<Place>() == 2 * 8 + 2 * 4);

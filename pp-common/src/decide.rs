@@ -186,6 +186,8 @@ reasons! {
     TurnsExhausted = 19, "turns_exhausted";
     /// This flow to a gateway has sent as many bytes as it may.
     BytesExhausted = 20, "bytes_exhausted";
+    /// A packet of this flow was refused before: the flow is over.
+    FlowRefused = 21, "flow_refused";
     /// A kind of socket that escapes judgement by destination.
     SocketFamily = 30, "socket_family";
     /// The packet or address could not be read whole.
@@ -265,6 +267,12 @@ impl Decision {
     #[inline(always)]
     pub const fn cut(self, reason: Reason) -> Self {
         Self { reason, ..self }.blocked()
+    }
+
+    /// What a packet becomes of whose flow one was refused before: refused, also where policy only observes by now.
+    #[inline(always)]
+    pub const fn over(self) -> Self {
+        Self { reason: Reason::FlowRefused, observe: false, ..self }.blocked()
     }
 
     /// What an attempt that would go out becomes when a behaviour rule refuses it.

@@ -3,12 +3,15 @@
 
 use aya_ebpf::helpers::{bpf_spin_lock, bpf_spin_unlock};
 use pp_common::{
-    abi::{Budget, Counter, Flow, Peer, SOCK_FLOWS, SOCK_PEERS, Serial, SockMark, Spent},
+    abi::{Budget, Counter, Flow, HeardKey, SOCK_FLOWS, Serial, SockMark, Spent},
     decide::{Attempt, affords},
     dest::Addr,
 };
 
-use crate::{event::count, maps::BUDGETS};
+use crate::{
+    event::count,
+    maps::{BUDGETS, HEARD},
+};
 
 /// Takes one flow from the receipt's budget. `false`: there is none left.
 #[inline(always)]
@@ -64,25 +67,37 @@ pub(crate) fn forget(sock: &mut SockMark, attempt: &Attempt) {
     }
 }
 
-/// Whether the datagram socket has received from this far end.
+/// Whether this far end has spoken first to the datagram socket. By which interface is looked at when the answer leaves.
 #[inline(always)]
 pub(crate) fn heard_from(sock: &SockMark, addr: Addr, port: u16) -> bool {
-    for i in 0..SOCK_PEERS {
-        let peer = &sock.peers[i];
-        if peer.port == port && port != 0 && peer.addr == addr {
-            return true;
-        }
-    }
-    false
+    heard_by(sock, addr, port) != 0
 }
 
-/// Remembers a far end that spoke first, in place of the oldest.
+/// The interface by which this far end has spoken first to the datagram socket; zero: it has not, or that is forgotten.
 #[inline(always)]
-pub(crate) fn hear(sock: &mut SockMark, addr: Addr, port: u16) {
-    if heard_from(sock, addr, port) {
+pub(crate) fn heard_by(sock: &SockMark, addr: Addr, port: u16) -> u32 {
+    if sock.cookie == 0 {
+        return 0;
+    }
+    let key = HeardKey { socket: sock.cookie, addr, port, pad: [0; 6] };
+    match HEARD.get_ptr(&key) {
+        // SAFETY: a map value, read at once. One that was recycled meanwhile is some other far end's interface: of this socket or another's,
+        // and the answer must leave by it.
+        Some(interface) => unsafe { core::ptr::read_volatile(interface) },
+        None => 0,
+    }
+}
+
+/// Remembers a far end that spoke first, in place of the one that was silent longest.
+#[inline(always)]
+pub(crate) fn hear(sock: &mut SockMark, cookie: u64, addr: Addr, port: u16, interface: u32) {
+    sock.cookie = cookie;
+    if heard_by(sock, addr, port) == interface {
         return;
     }
-    let slot = (sock.next_peer as usize) & (SOCK_PEERS - 1);
-    sock.next_peer = sock.next_peer.wrapping_add(1);
-    sock.peers[slot] = Peer { addr, port, pad: [0; 6] };
+    let key = HeardKey { socket: cookie, addr, port, pad: [0; 6] };
+    if HEARD.insert(&key, &interface, 0).is_err() {
+        // Not remembered: what is sent to it is judged as opened by the session.
+        count(Counter::ReadErrors);
+    }
 }

@@ -8,7 +8,7 @@ use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, generated::bpf_sk_storage_get},
 };
 use pp_common::{
-    abi::{Control, Counter, PREFIX_HEAD_BITS, PrefixKey, SOCK_CANARY, SockMark, TASK_CANARY, TaskMark, UserKey},
+    abi::{Control, Counter, PREFIX_HEAD_BITS, PrefixKey, SOCK_CANARY, SOCK_REFUSED, SockMark, TASK_CANARY, TaskMark, UserKey},
     decide::Subject,
     dest::Addr,
 };
@@ -179,7 +179,8 @@ pub(crate) unsafe fn tag(sk: *mut c_void, task: &TaskMark, flags: u32) -> Option
             mark.session = task.session;
             mark.agent = task.agent;
             mark.owner = task.owner;
-            mark.flags = canary;
+            // What was refused before it changed hands is in its queue still.
+            mark.flags = canary | mark.flags & SOCK_REFUSED;
             mark.flows[0].serial = 0;
             mark.flows[1].serial = 0;
         }

@@ -2,9 +2,15 @@
 //! judged by its real far end, after any rewriting, until the receipt that
 //! allowed it ends.
 
-use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_sk_fullsock, macros::cgroup_skb, programs::SkBuffContext};
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::bpf_sock,
+    helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock},
+    macros::cgroup_skb,
+    programs::SkBuffContext,
+};
 use pp_common::{
-    abi::{SOCK_CANARY, SOCK_GRANTED, SOCK_OPENED, SOCK_REFUSED, SockMark, TASK_CANARY},
+    abi::{Control, SOCK_CANARY, SOCK_GRANTED, SOCK_OPENED, SOCK_REFUSED, SockMark, TASK_CANARY},
     behaviour::counts_at_egress,
     decide::{Attempt, Kind, Reason, Verdict, transport},
     dest::Addr,
@@ -13,16 +19,24 @@ use pp_common::{
 };
 
 use crate::{
-    count::{forget, hear, heard_from},
+    count::{forget, hear, heard_by},
+    maps::OWN,
     mark::{control, sock_mark, sock_subject},
-    reach::{Counting, Segment, attempt, cgroup_return, judge, judge_and_count, refuse, scene},
+    reach::{Counting, Segment, attempt, cgroup_return, is_service, judge, judge_and_count, refuse, scene},
 };
 
 const ALLOW: i32 = 1;
 /// Flags of a TCP header (RFC 9293).
 const TCP_SYN: u8 = 0x02;
 const TCP_ACK: u8 = 0x10;
+const SOCK_STREAM: u32 = 1;
 const SOCK_RAW: u32 = 3;
+/// `include/net/tcp_states.h`.
+const TCP_LISTEN: u32 = 10;
+/// `lo` in every network namespace: `LOOPBACK_IFINDEX` of `include/net/flow.h`.
+const LOOPBACK: u32 = 1;
+/// What an interface hands back of what it sends: `include/uapi/linux/if_packet.h`.
+const PACKET_LOOPBACK: u32 = 5;
 const ETH_P_IP_BE: u32 = 0x0008;
 const ETH_P_IPV6_BE: u32 = 0xdd86;
 /// An IPv4 header without options, and the options of RFC 791.
@@ -72,33 +86,36 @@ fn judge_packet(ctx: &SkBuffContext, sk: *mut bpf_sock, sock: &mut SockMark, way
     };
     let task_flags = if sock.flags & SOCK_CANARY != 0 { TASK_CANARY } else { 0 };
     let scene = scene(hook, &subject, sock.tgid, task_flags, &control);
-    let Some(Far { attempt: mut far, payload, begins }) = far_end(ctx, way) else {
+    let Some(Far { attempt: mut far, near, near_port, payload, begins }) = far_end(ctx, way) else {
         let nowhere = attempt(Addr([0; 2]), 0, 0, Kind::Portless);
         return cgroup_return(refuse(&scene, control, &nowhere, Reason::Malformed));
     };
-    let raw = way == Way::Out && far.transport == transport::TCP && is_raw(sk);
-    far.kind = kind(sock, &far, way, raw);
-    if raw && begins {
+    let own = Own::of(sk);
+    let raw = way == Way::Out && own.raw && !matches!(far.kind, Kind::Portless);
+    far.kind = kind(ctx, sock, &far, &near, way, raw);
+    if raw && far.transport == transport::TCP && begins {
         // A raw socket may begin many connections to one far end: each is one.
         forget(sock, &far);
     }
-    if way == Way::In
-        && matches!(far.kind, Kind::Answer)
-        && far.transport != transport::TCP
-        && sock.flags & (SOCK_OPENED | SOCK_GRANTED) == 0
-    {
-        hear(sock, far.addr, far.port);
+    let answers = matches!(far.kind, Kind::Answer) && far.transport != transport::TCP;
+    if way == Way::In && answers && !own.raw && sock.flags & (SOCK_OPENED | SOCK_GRANTED) == 0 {
+        let interface = spoke_first(ctx, &far, near_port, own.port, &control);
+        if interface != 0 {
+            // SAFETY: the program's own context.
+            let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+            hear(sock, cookie, far.addr, far.port, interface);
+        }
     }
-    let counting = Counting::Packet(Segment { way, payload });
+    let one_flow = own.one_flow(far.transport);
+    let counting = Counting::Packet(Segment { way, payload, over: one_flow && sock.flags & SOCK_REFUSED != 0 });
     let verdict = match way {
         Way::Out => {
-            let counts = counts_at_egress(far.kind, far.transport, raw);
+            let counts = counts_at_egress(far.kind, far.transport, raw && far.transport == transport::TCP);
             judge_and_count(&scene, control, sock, far, counting, counts)
         }
         Way::In => judge(&scene, control, sock, far, counting),
     };
-    if matches!(verdict, Verdict::Block) {
-        // Looked at for TCP only: the other sockets' owners hear of it.
+    if one_flow && matches!(verdict, Verdict::Block) {
         sock.flags |= SOCK_REFUSED;
     }
     cgroup_return(verdict)
@@ -106,24 +123,74 @@ fn judge_packet(ctx: &SkBuffContext, sk: *mut bpf_sock, sock: &mut SockMark, way
 
 /// Whether the session opened this flow or answers on it.
 #[inline(always)]
-fn kind(sock: &SockMark, far: &Attempt, way: Way, raw: bool) -> Kind {
+fn kind(ctx: &SkBuffContext, sock: &SockMark, far: &Attempt, near: &Addr, way: Way, raw: bool) -> Kind {
     if raw || matches!(far.kind, Kind::Portless) {
         return far.kind;
     }
     let opened = sock.flags & (SOCK_OPENED | SOCK_GRANTED) != 0;
     if far.transport == transport::TCP || way == Way::In {
-        return if opened { Kind::Open } else { Kind::Answer };
+        let forged = way == Way::In && far.transport == transport::TCP && is_forged(ctx, &far.addr, near);
+        return if opened || forged { Kind::Open } else { Kind::Answer };
     }
-    if !opened && heard_from(sock, far.addr, far.port) { Kind::Answer } else { Kind::Open }
+    let heard = heard_by(sock, far.addr, far.port);
+    // It goes back the way it came: who is heard by one interface has said nothing about what another leads to.
+    if !opened && heard != 0 && heard == interface(ctx) { Kind::Answer } else { Kind::Open }
 }
 
-/// Whether a raw socket sends this: TCP from one never passed the connect hooks.
+/// Whether the packet came in by loopback from an address that is not this host's: from a socket that may be bound to any, or a raw one. A
+/// listener must not be made to answer a device.
 #[inline(always)]
-fn is_raw(sk: *mut bpf_sock) -> bool {
-    // SAFETY: the socket of the context; null where it is no full one, which a raw socket is.
-    unsafe {
-        let full = bpf_sk_fullsock(sk);
-        !full.is_null() && (*full).type_ == SOCK_RAW
+fn is_forged(ctx: &SkBuffContext, far: &Addr, near: &Addr) -> bool {
+    interface(ctx) == LOOPBACK && far != near && OWN.get_ptr(far).is_none()
+}
+
+/// The interface by which a far end has spoken first; zero: nobody but this host need have made the datagram, or it went to a port of OT,
+/// where devices speak by themselves.
+#[inline(always)]
+fn spoke_first(ctx: &SkBuffContext, far: &Attempt, near_port: u16, own_port: u16, control: &Control) -> u32 {
+    let interface = interface(ctx);
+    // SAFETY: a member of the context.
+    let kind = unsafe { (*ctx.skb.skb).pkt_type };
+    let made_here = interface == LOOPBACK || kind == PACKET_LOOPBACK || OWN.get_ptr(&far.addr).is_some();
+    let of_ot = is_service(far.transport, near_port, control) || is_service(far.transport, own_port, control);
+    if made_here || of_ot { 0 } else { interface }
+}
+
+/// The interface that the packet came in by, or leaves by.
+#[inline(always)]
+fn interface(ctx: &SkBuffContext) -> u32 {
+    // SAFETY: a member of the context.
+    unsafe { (*ctx.skb.skb).ifindex }
+}
+
+/// What is to be known of the packet's own socket.
+struct Own {
+    /// It may send whatever headers it likes, past the connect hooks.
+    raw: bool,
+    /// Connections, and one at a time.
+    stream: bool,
+    listens: bool,
+    port: u16,
+}
+
+impl Own {
+    #[inline(always)]
+    fn of(sk: *mut bpf_sock) -> Self {
+        // SAFETY: the socket of the context; null where it is no full one, and such a one has no mark.
+        unsafe {
+            let full = bpf_sk_fullsock(sk);
+            if full.is_null() {
+                return Self { raw: false, stream: false, listens: false, port: 0 };
+            }
+            let kind = (*full).type_;
+            Self { raw: kind == SOCK_RAW, stream: kind == SOCK_STREAM, listens: (*full).state == TCP_LISTEN, port: (*full).src_port as u16 }
+        }
+    }
+
+    /// Whether what is refused of one packet of this socket holds for all of them.
+    #[inline(always)]
+    fn one_flow(&self, transport: u8) -> bool {
+        self.stream && !self.listens && matches!(transport, transport::TCP | transport::SCTP)
     }
 }
 
@@ -131,6 +198,10 @@ fn is_raw(sk: *mut bpf_sock) -> bool {
 struct Far {
     /// Where it goes, or comes from.
     attempt: Attempt,
+    /// This end's address.
+    near: Addr,
+    /// The port of this end; zero where its protocol has none.
+    near_port: u16,
     /// Bytes behind its headers.
     payload: u32,
     /// The first packet of a TCP connection.
@@ -151,16 +222,17 @@ fn far_end(ctx: &SkBuffContext, way: Way) -> Option<Far> {
 #[inline(always)]
 fn far_end_v4(ctx: &SkBuffContext, way: Way) -> Option<Far> {
     let first: [u8; 10] = ctx.load(0).ok()?;
-    let octets: [u8; 4] = match way {
-        Way::Out => ctx.load(16).ok()?,
-        Way::In => ctx.load(12).ok()?,
+    let [source, destination]: [[u8; 4]; 2] = ctx.load(12).ok()?;
+    let (octets, near) = match way {
+        Way::Out => (destination, source),
+        Way::In => (source, destination),
     };
     let header_len = usize::from(first[0] & 0x0f) * 4;
     if header_len > IPV4_HEADER && way == Way::Out && !goes_straight(ctx, header_len) {
         return None;
     }
     let later_fragment = first[6] & 0x1f != 0 || first[7] != 0;
-    ports(ctx, Addr::v4(octets), header_len, first[9], later_fragment, way)
+    ports(ctx, [Addr::v4(octets), Addr::v4(near)], header_len, first[9], later_fragment, way)
 }
 
 /// Whether no option asks routers to send the packet on to somewhere else; `false` where the options cannot be read to their end.
@@ -188,9 +260,10 @@ fn goes_straight(ctx: &SkBuffContext, header_len: usize) -> bool {
 #[inline(always)]
 fn far_end_v6(ctx: &SkBuffContext, way: Way) -> Option<Far> {
     let mut next: u8 = ctx.load(6).ok()?;
-    let words: [u32; 4] = match way {
-        Way::Out => ctx.load(24).ok()?,
-        Way::In => ctx.load(8).ok()?,
+    let [source, destination]: [[u32; 4]; 2] = ctx.load(8).ok()?;
+    let (words, near) = match way {
+        Way::Out => (destination, source),
+        Way::In => (source, destination),
     };
     let mut at = 40usize;
     let mut later_fragment = false;
@@ -218,24 +291,27 @@ fn far_end_v6(ctx: &SkBuffContext, way: Way) -> Option<Far> {
         // More than is looked through: what lies behind is not known.
         return None;
     }
-    ports(ctx, Addr::v6_words(words), at, next, later_fragment, way)
+    ports(ctx, [Addr::v6_words(words), Addr::v6_words(near)], at, next, later_fragment, way)
 }
 
 #[inline(always)]
-fn ports(ctx: &SkBuffContext, addr: Addr, at: usize, protocol: u8, later_fragment: bool, way: Way) -> Option<Far> {
+fn ports(ctx: &SkBuffContext, [addr, near]: [Addr; 2], at: usize, protocol: u8, later_fragment: bool, way: Way) -> Option<Far> {
     // From the network header on, also of a batch that is cut into packets later, whose own length
     // field may be zero.
     let rest = ctx.len().saturating_sub(at as u32);
     let ported = matches!(protocol, transport::TCP | transport::UDP | transport::UDPLITE | transport::SCTP);
     if later_fragment || !ported {
-        return Some(Far { attempt: attempt(addr, 0, u32::from(protocol), Kind::Portless), payload: rest, begins: false });
+        let attempt = attempt(addr, 0, u32::from(protocol), Kind::Portless);
+        return Some(Far { attempt, near, near_port: 0, payload: rest, begins: false });
     }
-    let port: [u8; 2] = match way {
-        Way::Out => ctx.load(at + 2).ok()?,
-        Way::In => ctx.load(at).ok()?,
+    let [source, destination]: [[u8; 2]; 2] = ctx.load(at).ok()?;
+    let (near_port, far_port) = match way {
+        Way::Out => (source, destination),
+        Way::In => (destination, source),
     };
     let [offset, flags]: [u8; 2] = if protocol == transport::TCP { ctx.load(at + 12).ok()? } else { [0; 2] };
     let payload = rest.saturating_sub(header_len(protocol, offset));
     let begins = flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
-    Some(Far { attempt: attempt(addr, u16::from_be_bytes(port), u32::from(protocol), Kind::Open), payload, begins })
+    let attempt = attempt(addr, u16::from_be_bytes(far_port), u32::from(protocol), Kind::Open);
+    Some(Far { attempt, near, near_port: u16::from_be_bytes(near_port), payload, begins })
 }

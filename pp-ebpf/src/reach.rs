@@ -148,6 +148,8 @@ pub(crate) enum Counting {
 pub(crate) struct Segment {
     pub(crate) way: Way,
     pub(crate) payload: u32,
+    /// A packet of its flow was refused before.
+    pub(crate) over: bool,
 }
 
 /// Judges an attempt on a marked socket, counts it where it is a new flow, reports it.
@@ -165,12 +167,17 @@ fn settle(scene: &Scene<'_>, control: Control, sock: &mut SockMark, mut attempt:
     let control = unless_canary(scene, control);
     let tables = Live::<true> { control, scratch: &raw mut sock.scratch, zero };
     let mut decision = decide(&tables, scene.subject, &attempt);
+    let over = matches!(counting, Counting::Packet(segment) if segment.over);
+    if over && !matches!(decision.reason, Reason::Receipt) && !matches!(decision.verdict, Verdict::Block) {
+        decision = decision.over();
+    }
     if matches!(decision.reason, Reason::Receipt) {
         let kind = black_box(kind ^ zero as u8);
         let known = kind == Kind::UdpConnect as u8 || attempt.counted == decision.serial;
         if let Counting::Packet(segment) = counting {
             match converse(control, sock, &decision, segment) {
                 Some(reason) => decision = decision.cut(reason),
+                None if over => decision = decision.over(),
                 None if known => return decision,
                 None => {}
             }
@@ -323,6 +330,12 @@ pub(crate) fn attempt(addr: Addr, port: u16, protocol: u32, kind: Kind) -> Attem
         other => other as u8,
     };
     Attempt { addr, port, transport, kind, counted: 0 }
+}
+
+/// Whether a protected service has this port.
+#[inline(always)]
+pub(crate) fn is_service(transport: u8, port: u16, control: &Control) -> bool {
+    SERVICES.get_ptr(&ServiceKey { generation: control.generation, port, transport, pad: 0 }).is_some()
 }
 
 /// A scene of the running process.

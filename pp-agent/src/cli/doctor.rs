@@ -182,6 +182,9 @@ fn gap_words(gap: &str) -> &'static str {
         "unix" => "another process can be asked over a unix socket to connect on the agent's behalf",
         "ptrace" => "another process of the same user can be driven through a debugger's calls",
         "passed" => "a connected socket handed in by another process can be used until its first packet is judged",
+        "orphans" => {
+            "a refused flow that its program closed cannot be ended (the kernel has no sock_diag that destroys TCP sockets): its packets are refused until hooks are removed"
+        }
         "tamper" => "an agent that runs as root can take programs out of the kernel",
         _ => "not refused by this build on this kernel",
     }

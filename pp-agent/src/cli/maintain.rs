@@ -33,7 +33,17 @@ pub(crate) fn uninstall(context: &Context, args: &UninstallArgs) -> Outcome {
         talk("pp-agent: the daemon still runs; it holds its programs until it stops: systemctl stop pp-agent");
     }
     let removed = kernel::uninstall(&args.bpffs).map_err(CliError::message)?;
-    context.out.show(&json!({ "removed": removed }), |_| vec![format!("{removed} pins removed; nothing is enforced by them any more")])?;
+    if let Some(problem) = removed.problem {
+        talk(&format!("pp-agent: flows that were refused cannot be ended ({problem}): the kernel may send what their programs wrote"));
+    }
+    if Path::new("/proc/net/sctp").exists() {
+        talk("pp-agent: SCTP associations cannot be ended from outside: the kernel may send what was refused on them; end their programs");
+    }
+    let (pins, flows) = (removed.pins, removed.flows);
+    context.out.show(&json!({ "removed": pins, "flows_ended": flows }), |_| {
+        let ended = (flows > 0).then(|| format!("{flows} flows ended that had been refused"));
+        ended.into_iter().chain([format!("{pins} pins removed; nothing is enforced by them any more")]).collect()
+    })?;
     Ok(DONE)
 }
 

@@ -94,6 +94,7 @@ pub fn words(event: &Event) -> String {
         "receipt_exhausted" => format!("the receipt for {to} is used up: {ask}"),
         "turns_exhausted" => format!("this connection to {to} has had as many requests as one may have and was cut: stop, and {ask}"),
         "bytes_exhausted" => format!("this connection to {to} has sent as much as one may send and was cut: stop, and {ask}"),
+        "flow_refused" => format!("a packet of this connection to {to} was refused before: close it and connect anew"),
         "tamper" => "that would have changed the gate you are governed by, or what acts later for you: leave it alone".to_owned(),
         "spray_target" => format!("too many connections to {to}: {RULES}"),
         "spray_hosts" => format!("too many hosts for logins, {to} among them: {RULES}"),

@@ -31,6 +31,9 @@ impl Daemon {
         problems.extend(self.task_table_differs(&inner.config));
         problems.extend(inner.guard_problems.iter().cloned());
         problems.extend(self.watch.problems());
+        if self.gate.has_too_many_namespaces() {
+            problems.push("marked processes are in more network namespaces than are looked after: refused flows that their programs left are not ended there".to_owned());
+        }
         if behind || inner.withheld {
             problems.push("the clock is behind the highest time seen: no receipt can be registered".to_owned());
         }
@@ -157,7 +160,8 @@ impl Daemon {
             Err(error) => return posture("open", vec![format!("the canary could not be sent: {error}")]),
         };
         self.watch.canary(&findings);
-        let gaps = known_gaps(self.gate.backend(), self.gate.sees_passed(), |program| self.gate.covers(program));
+        let gaps =
+            known_gaps(self.gate.backend(), self.gate.sees_passed(), self.gate.blind().is_none(), |program| self.gate.covers(program));
         let through = went_through(&findings, &gaps);
         if !through.is_empty() {
             return posture("open", through);
@@ -185,7 +189,7 @@ fn went_through(findings: &[canary::Finding], gaps: &[String]) -> Vec<String> {
 
 /// What this backend does not refuse on this kernel; `docs/kernels.md` explains each. A gap is
 /// closed by all programs together that are named with it.
-fn known_gaps(backend: Backend, sees_passed: bool, has: impl Fn(&str) -> bool) -> Vec<String> {
+fn known_gaps(backend: Backend, sees_passed: bool, ends_orphans: bool, has: impl Fn(&str) -> bool) -> Vec<String> {
     let unix = ["pp_lsm_unix_connect", "pp_lsm_unix_send"];
     let tamper: Vec<&str> = GUARD_PROGRAMS.into_iter().filter(|name| !unix.contains(name) && *name != "pp_lsm_ptrace").collect();
     let all = |programs: &[&str]| programs.iter().all(|name| has(name));
@@ -198,7 +202,9 @@ fn known_gaps(backend: Backend, sees_passed: bool, has: impl Fn(&str) -> bool) -
         ("tamper", all(&tamper)),
     ];
     let open = closed.into_iter().filter(|(_, closed)| backend == Backend::Cgroup || !closed);
-    open.map(|(gap, _)| gap.to_owned()).collect()
+    // Whatever the backend is.
+    let orphans = (!ends_orphans).then_some("orphans");
+    open.map(|(gap, _)| gap).chain(orphans).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -211,12 +217,13 @@ mod tests {
 
     #[test]
     fn a_gap_is_closed_by_all_of_its_programs_and_nothing_less() {
-        assert_eq!(known_gaps(Backend::Lsm, true, |_| true), Vec::<String>::new());
-        assert_eq!(known_gaps(Backend::FmodRet, false, |_| true), ["passed"]);
+        assert_eq!(known_gaps(Backend::Lsm, true, true, |_| true), Vec::<String>::new());
+        assert_eq!(known_gaps(Backend::FmodRet, false, true, |_| true), ["passed"]);
+        assert_eq!(known_gaps(Backend::Lsm, true, false, |_| true), ["orphans"]);
         for program in GUARD_PROGRAMS {
-            assert_eq!(known_gaps(Backend::Lsm, true, |name| name != program).len(), 1, "{program}");
+            assert_eq!(known_gaps(Backend::Lsm, true, true, |name| name != program).len(), 1, "{program}");
         }
-        assert_eq!(known_gaps(Backend::Cgroup, false, |_| true), ["packet", "vsock", "unix", "ptrace", "passed", "tamper"]);
+        assert_eq!(known_gaps(Backend::Cgroup, false, true, |_| true), ["packet", "vsock", "unix", "ptrace", "passed", "tamper"]);
     }
 
     #[test]

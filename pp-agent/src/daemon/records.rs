@@ -27,6 +27,7 @@ pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
         if let Record::Verdict(verdict) = &mut record {
             name_nearest(&daemon, verdict);
             if is_refused_flow(verdict) {
+                daemon.gate.learn_namespace(verdict.header.tgid);
                 daemon.flow_refused.notify_one();
             }
         }

@@ -38,6 +38,7 @@ pub(super) async fn seconds(daemon: Arc<Daemon>) {
     let mut offset_ms = Now::read().offset_ms();
     // The kernel counts on while no daemon runs; what it lost then is told too.
     let mut lost = if daemon.gate.fresh() { 0 } else { daemon.state.lost_told().unwrap_or(0) };
+    let mut blocked = 0;
     for second in 1u64.. {
         ticks.tick().await;
         let working = Arc::clone(&daemon);
@@ -49,6 +50,7 @@ pub(super) async fn seconds(daemon: Arc<Daemon>) {
             working.refresh_own();
             working.flush_repeats();
             working.end_overflow();
+            working.end_left_flows(&mut blocked);
             if second % GUARD_EVERY == 0 {
                 working.refresh_guard();
             }
@@ -56,11 +58,11 @@ pub(super) async fn seconds(daemon: Arc<Daemon>) {
                 working.note_wall();
                 working.forget_histories();
             }
-            (lost, offset_ms)
+            (lost, offset_ms, blocked)
         };
         match tokio::task::spawn_blocking(work).await {
             Ok(state) => {
-                (lost, offset_ms) = state;
+                (lost, offset_ms, blocked) = state;
                 notify::alive();
             }
             Err(error) => tracing::error!("housekeeping ended by a panic: {error}"),
@@ -365,6 +367,26 @@ impl Daemon {
                 return;
             }
         };
+        self.tell_ended(ended);
+    }
+
+    /// Ends flows that nobody has open any more, or nobody that is marked, when a packet was refused since the last look.
+    fn end_left_flows(&self, blocked: &mut u64) {
+        let deserted = match self.gate.look_for_namespaces() {
+            Ok(deserted) => deserted,
+            Err(error) => {
+                tracing::error!("open flows: {error}");
+                return;
+            }
+        };
+        let now = self.counter(Counter::Blocked).unwrap_or_default();
+        if now != *blocked || deserted {
+            *blocked = now;
+            self.tell_ended(flows::end_marked(&self.gate));
+        }
+    }
+
+    fn tell_ended(&self, ended: Vec<flows::EndedFlow>) {
         for flow in ended {
             let mut event = self.event(Kind::FlowEnded);
             let subject = Subject { session: flow.mark.session, agent: flow.mark.agent, owner: flow.mark.owner };
@@ -389,7 +411,11 @@ impl Daemon {
                 port: Some(flow.attempt.port),
                 transport: transport_text(flow.attempt.transport),
             });
-            let detail = if flow.told { "the program was told" } else { "its packets are refused" };
+            let detail = match (flow.orphan, flow.told) {
+                (true, _) => "nobody had it open any more; what it had not sent is gone",
+                (false, true) => "the program was told",
+                (false, false) => "its packets are refused",
+            };
             self.hub.publish(event.detail(detail));
         }
     }

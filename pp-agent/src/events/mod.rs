@@ -280,6 +280,7 @@ impl Event {
                         | "gate_error"
                         | "turns_exhausted"
                         | "bytes_exhausted"
+                        | "flow_refused"
                         | "spray_target"
                         | "spray_hosts"
                         | "scan_hosts"

@@ -2,22 +2,59 @@
 //! takes over.
 
 use std::{
-    mem::{offset_of, size_of},
+    mem::size_of,
     os::fd::{AsRawFd as _, BorrowedFd},
 };
 
 use aya::maps::{Map, MapData, SkStorage};
-use pp_common::abi::SockMark;
+use pp_common::{
+    abi::{Flow, NameId, SockMark},
+    turns::Talk,
+};
 
 use super::{KernelError, map_error, optional};
 
-/// Layout 1: all that comes before `talk`.
-const LAYOUT_1: usize = offset_of!(SockMark, talk);
+/// The mark in layout 1. Layout 2 is the same with a [`Talk`] behind it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct First {
+    session: u64,
+    agent: NameId,
+    owner: u32,
+    flags: u32,
+    tgid: u32,
+    next_peer: u32,
+    next_flow: u32,
+    scratch: u32,
+    zero: u64,
+    flows: [Flow; 2],
+    /// Far ends received from, without the interface they came in by: they are not carried over.
+    peers: [[u64; 3]; 4],
+}
+
+/// The mark in layout 2.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Second {
+    first: First,
+    talk: Talk,
+}
+
+const _: () = assert!(size_of::<First>() == 192 && size_of::<Second>() == 216);
+
+// SAFETY: repr(C) of integers and arrays of them without padding (their members add up to the sizes above): any bytes are a value.
+unsafe impl aya::Pod for First {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Second {}
+
+const FIRST: usize = size_of::<First>();
+const SECOND: usize = size_of::<Second>();
 const WHOLE: usize = size_of::<SockMark>();
 
 /// The map as an earlier build left it.
 pub(super) enum EarlierSocks {
-    First(SkStorage<MapData, [u8; LAYOUT_1]>),
+    First(SkStorage<MapData, First>),
+    Second(SkStorage<MapData, Second>),
     Same(SkStorage<MapData, SockMark>),
     /// Its sockets are marked anew, with nothing they were counted for.
     Unknown,
@@ -30,7 +67,8 @@ impl EarlierSocks {
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         let map = Map::SkStorage(data);
         match size {
-            LAYOUT_1 => map.try_into().map(Self::First).map_err(|e| error(&e)),
+            FIRST => map.try_into().map(Self::First).map_err(|e| error(&e)),
+            SECOND => map.try_into().map(Self::Second).map_err(|e| error(&e)),
             WHOLE => map.try_into().map(Self::Same).map_err(|e| error(&e)),
             _ => {
                 tracing::warn!("marks of sockets: {size} bytes are no layout this build knows; they are marked anew");
@@ -43,36 +81,43 @@ impl EarlierSocks {
         const NAME: &str = "SOCKS of an earlier build";
         let socket = socket.as_raw_fd();
         match self {
-            Self::First(map) => Ok(optional(map.get(&socket, 0), NAME)?.map(|bytes| extend(&bytes))),
+            Self::First(map) => Ok(optional(map.get(&socket, 0), NAME)?.map(|first| extend(&Second { first, ..Second::default() }))),
+            Self::Second(map) => Ok(optional(map.get(&socket, 0), NAME)?.map(|second| extend(&second))),
             Self::Same(map) => optional(map.get(&socket, 0), NAME),
             Self::Unknown => Ok(None),
         }
     }
 }
 
-/// A mark of layout 1 with a conversation that begins now.
-fn extend(bytes: &[u8; LAYOUT_1]) -> SockMark {
-    let mut mark = SockMark::default();
-    // SAFETY: the members before `talk`, which are integers and arrays of them: any bytes are a
-    // value; both are valid for that many.
-    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut mark).cast::<u8>(), LAYOUT_1) };
-    mark
+/// The mark in this build's layout. Far ends that spoke first have to speak once more.
+fn extend(second: &Second) -> SockMark {
+    let Second { first, talk } = *second;
+    SockMark {
+        session: first.session,
+        agent: first.agent,
+        owner: first.owner,
+        flags: first.flags,
+        tgid: first.tgid,
+        next_flow: first.next_flow,
+        flows: first.flows,
+        talk,
+        ..SockMark::default()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pp_common::abi::{SOCK_OPENED, SOCK_PEERS};
+    use pp_common::abi::SOCK_REFUSED;
 
     #[test]
-    fn mark_of_the_first_layout_keeps_all_it_had() {
-        assert_eq!(LAYOUT_1, 192);
-        let mut mark = SockMark { session: 7, owner: 1_000, flags: SOCK_OPENED, ..SockMark::default() };
-        mark.flows[1].serial = 5;
-        mark.peers[SOCK_PEERS - 1].port = 502;
-        let mut bytes = [0; LAYOUT_1];
-        // SAFETY: as in `extend`.
-        unsafe { std::ptr::copy_nonoverlapping((&raw const mark).cast::<u8>(), bytes.as_mut_ptr(), LAYOUT_1) };
-        assert_eq!(extend(&bytes), mark);
+    fn mark_of_an_earlier_layout_keeps_who_it_is_and_what_was_refused() {
+        let mut first = First { session: 7, agent: 9, owner: 1_000, flags: SOCK_REFUSED, tgid: 77, scratch: 5, ..First::default() };
+        first.flows[1].serial = 5;
+        first.peers[3] = [1, 2, 502];
+        let talk = Talk { turns: 3, ..Talk::default() };
+        let mark = extend(&Second { first, talk });
+        assert_eq!((mark.session, mark.agent, mark.owner, mark.flags, mark.tgid), (7, 9, 1_000, SOCK_REFUSED, 77));
+        assert_eq!((mark.flows[1].serial, mark.talk.turns, mark.cookie, mark.scratch), (5, 3, 0, 0));
     }
 }

@@ -29,7 +29,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     Backend, KernelError,
     fmod::{self, Twins},
-    guard, host, offsets,
+    guard, host, offsets, pinned,
     programs::{self, FIRST, Hang, LAST, REFUSING},
     sys,
 };
@@ -42,14 +42,15 @@ const LAYOUTS: [(&str, u32); 1] = [("SOCKS", SOCKS_LAYOUT)];
 
 /// The build for the upgrade test has a layout of its own, so that the test
 /// sees the marks of open sockets carried over.
-const SOCKS_LAYOUT: u32 = if option_env!("PP_ABI_VERSION").is_some() { 3 } else { 2 };
+const SOCKS_LAYOUT: u32 = if option_env!("PP_ABI_VERSION").is_some() { 4 } else { 3 };
 
 /// Every map, by its name in the object.
-pub(super) const MAPS: [&str; 34] = [
+pub(super) const MAPS: [&str; 35] = [
     "TASKS",
     "DOOMED",
     "PIDS",
     "SOCKS",
+    "HEARD",
     "CONTROL",
     "PLACES",
     "GATEWAY_PORTS",
@@ -381,7 +382,7 @@ fn other_layouts(bpffs: &Path, name: &str) -> Vec<PathBuf> {
 }
 
 /// Pins of a program or map, by whatever build.
-fn pins_of(links: &Path, stem: &str) -> Vec<PathBuf> {
+pub(super) fn pins_of(links: &Path, stem: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(links) else { return Vec::new() };
     entries
         .flatten()
@@ -459,9 +460,14 @@ fn build_id() -> &'static str {
 ///
 /// # Errors
 /// A pin cannot be removed.
-pub fn uninstall(bpffs: &Path) -> Result<usize, KernelError> {
-    let mut removed = 0;
+pub fn uninstall(bpffs: &Path) -> Result<Removed, KernelError> {
+    let mut removed = Removed { pins: 0, flows: 0, problem: None };
     for dir in ["links", "maps"] {
+        // Before the hooks are gone, and once more for what they refused meanwhile. They go all the same: the operator says so.
+        match pinned::end_refused(bpffs) {
+            Ok(flows) => removed.flows += flows,
+            Err(error) => removed.problem = Some(error),
+        }
         let dir = bpffs.join(dir);
         let entries = match fs::read_dir(&dir) {
             Ok(entries) => entries,
@@ -471,7 +477,7 @@ pub fn uninstall(bpffs: &Path) -> Result<usize, KernelError> {
         for entry in entries.flatten() {
             let path = entry.path();
             fs::remove_file(&path).map_err(KernelError::io(path.display().to_string()))?;
-            removed += 1;
+            removed.pins += 1;
         }
         fs::remove_dir(&dir).map_err(KernelError::io(dir.display().to_string()))?;
     }
@@ -479,6 +485,17 @@ pub fn uninstall(bpffs: &Path) -> Result<usize, KernelError> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(KernelError::io(bpffs.display().to_string())(error)),
         Ok(()) | Err(_) => Ok(removed),
     }
+}
+
+/// What `uninstall` did.
+#[derive(Debug)]
+pub struct Removed {
+    /// Pins that were removed.
+    pub pins: usize,
+    /// Flows that were ended, since a packet of them had been refused.
+    pub flows: usize,
+    /// Why not all such flows could be ended.
+    pub problem: Option<KernelError>,
 }
 
 /// An error with its causes on one line; a verifier log keeps its lines.

@@ -5,6 +5,7 @@
 mod backend;
 mod behaviour;
 pub mod canary;
+pub mod diag;
 mod earlier;
 mod error;
 mod fmod;
@@ -15,6 +16,7 @@ mod links;
 mod live;
 mod load;
 mod maps;
+mod namespaces;
 pub mod offsets;
 pub mod peer;
 mod pids;
@@ -26,7 +28,7 @@ pub mod sockets;
 mod sys;
 
 use std::{
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
     sync::{
         Mutex, PoisonError,
@@ -44,7 +46,7 @@ use pp_common::{
 pub use backend::{Backend, Candidate};
 pub use error::KernelError;
 pub use guard::PROGRAMS as GUARD_PROGRAMS;
-pub use load::{GateOptions, uninstall};
+pub use load::{GateOptions, Removed, uninstall};
 pub use pinned::release as release_pinned;
 pub use records::Records;
 pub use sys::{close_at_exec, ignore_stray_signals, pidfd, pidfd_getfd};
@@ -53,6 +55,7 @@ use crate::{delegates::Delegate, guarded::Target, policy::KernelTables};
 use earlier::EarlierSocks;
 use live::Live;
 use maps::{Maps, entries, map_error};
+use namespaces::Namespaces;
 use pids::Pids;
 
 /// The gate: programs attached, maps open. Dropping it leaves everything in
@@ -76,6 +79,10 @@ pub struct Gate {
     earlier_socks: Option<EarlierSocks>,
     /// The host's own addresses, as the map has them.
     own: Mutex<Option<Vec<Addr>>>,
+    /// The map of sockets' marks, for `sock_diag`; and why it cannot be asked, where it cannot.
+    socks: OwnedFd,
+    blind: Option<String>,
+    namespaces: Mutex<Namespaces>,
     _links: Vec<OwnedFd>,
 }
 
@@ -100,8 +107,14 @@ impl Gate {
         let other_layout = earlier_socks.is_some();
         let pids = load::map_pin(&options.bpffs, "PIDS");
         let pids = sys::object(&pids).map_err(KernelError::io(pids.display().to_string()))?;
+        let socks = load::map_pin(&options.bpffs, "SOCKS");
+        let socks = sys::object(&socks).map_err(KernelError::io(socks.display().to_string()))?;
+        let blind = diag::works(socks.as_fd()).err().map(|error| error.to_string());
         let mut gate = Self {
             maps,
+            socks,
+            blind,
+            namespaces: Mutex::new(Namespaces::begin()),
             pids: Pids::open(&pids, loader.fresh, loader.doubtful)?,
             earlier_socks,
             records: Mutex::new(Some(Records::new(ring)?)),
@@ -351,6 +364,58 @@ impl Gate {
         use std::os::fd::AsRawFd as _;
         let socket = socket.as_raw_fd();
         self.maps.socks.lock().insert(&socket, mark, 0).map_err(|error| map_error("SOCKS", &error))
+    }
+
+    /// Why flows that nobody has open cannot be found and ended on this kernel; `None`: they can.
+    #[must_use]
+    pub fn blind(&self) -> Option<&str> {
+        self.blind.as_deref()
+    }
+
+    /// Looks in which network namespaces marked processes are now. `true`: a flow that nobody has open may be in one that they left.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn look_for_namespaces(&self) -> Result<bool, KernelError> {
+        let marks = self.marks()?;
+        let mut namespaces = self.namespaces();
+        namespaces.look(marks.into_iter().map(|(pid, _)| pid));
+        Ok(namespaces.has_deserted())
+    }
+
+    /// Remembers the network namespace of a marked process that may end at any moment.
+    pub fn learn_namespace(&self, pid: u32) {
+        // Not while sockets are being listed: whoever is told of the refusal looks once more.
+        if let Ok(mut namespaces) = self.namespaces.try_lock() {
+            namespaces.learn(pid);
+        }
+    }
+
+    /// More network namespaces have marked processes than are looked after.
+    #[must_use]
+    pub fn has_too_many_namespaces(&self) -> bool {
+        self.namespaces().full()
+    }
+
+    /// Every TCP socket that has a mark, in every network namespace that is known. Blocking.
+    #[must_use]
+    pub fn marked_sockets(&self) -> Vec<(diag::Id, diag::Marked)> {
+        if self.blind.is_some() {
+            return Vec::new();
+        }
+        self.namespaces().marked(self.socks.as_fd())
+    }
+
+    /// Ends such a socket, with all that is in its queue. `false`: it was ended before, and the kernel keeps what is left of it.
+    ///
+    /// # Errors
+    /// The kernel cannot, or it has ended by itself.
+    pub fn destroy(&self, namespace: &diag::Id, socket: &diag::Marked) -> std::io::Result<bool> {
+        self.namespaces().destroy(namespace, socket)
+    }
+
+    fn namespaces(&self) -> std::sync::MutexGuard<'_, Namespaces> {
+        self.namespaces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the kernel would decide now, from its own tables, without counting.

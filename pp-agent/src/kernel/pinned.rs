@@ -1,21 +1,51 @@
 //! What works on the pinned maps when no daemon answers.
 
-use std::{collections::HashSet, os::fd::AsRawFd as _, path::Path};
+use std::{
+    collections::HashSet,
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::Path,
+};
 
 use aya::maps::{HashMap, Map, MapData, MapError, SkStorage};
-use pp_common::abi::{SockMark, TaskMark};
+use pp_common::abi::{SOCK_REFUSED, SockMark, TaskMark};
 
 use super::{
-    KernelError, load,
+    KernelError, diag, load,
     maps::{entries, map_error},
+    namespaces,
     publish::absent_is_fine,
-    sockets,
+    sockets, sys,
 };
 
 fn open<T: TryFrom<Map, Error = MapError>>(bpffs: &Path, name: &'static str, kind: fn(MapData) -> Map) -> Result<T, KernelError> {
     let error = |error: &MapError| map_error(name, error);
     let data = MapData::from_pin(load::map_pin(bpffs, name)).map_err(|e| error(&e))?;
     kind(data).try_into().map_err(|e| error(&e))
+}
+
+/// Ends every TCP flow of which a packet was refused, and every one to a protected place that nobody has open, in every network namespace that
+/// can be found: without hooks the kernel would send what is in their queues. Returns how many.
+///
+/// # Errors
+/// The kernel cannot find them.
+pub(super) fn end_refused(bpffs: &Path) -> Result<usize, KernelError> {
+    let mut ended = 0;
+    let pins = load::pins_of(&bpffs.join("maps"), "SOCKS");
+    for pin in &pins {
+        let socks = sys::object(pin).map_err(KernelError::io(pin.display().to_string()))?;
+        for file in namespaces::all().values() {
+            let found = diag::marked(file.as_fd(), socks.as_fd()).map_err(KernelError::io("sockets that have a mark"))?;
+            let left = |socket: &&diag::Marked| socket.orphan && socket.mark.flows.iter().any(|flow| flow.serial != 0);
+            for socket in found.iter().filter(|socket| socket.mark.flags & SOCK_REFUSED != 0 || left(socket)) {
+                match diag::destroy(file.as_fd(), socket) {
+                    Ok(()) => ended += 1,
+                    Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                    Err(error) => return Err(KernelError::io(format!("flow from {} to {}", socket.local, socket.peer))(error)),
+                }
+            }
+        }
+    }
+    Ok(ended)
 }
 
 /// Takes a session's marks away, as the daemon would: from its processes and their sockets.
@@ -37,7 +67,10 @@ pub fn release(bpffs: &Path, session: u64) -> Result<HashSet<u32>, KernelError> 
             absent_is_fine(tasks.remove(&pid)).map_err(|error| map_error("TASKS", &error))?;
             for socket in sockets::of_process(pid).unwrap_or_default() {
                 let fd = socket.fd.as_raw_fd();
-                if socks.get(&fd, 0).is_ok_and(|mark| mark.session == session) {
+                if let Ok(mark) = socks.get(&fd, 0)
+                    && mark.session == session
+                {
+                    sockets::end_if_refused(&socket, &mark);
                     socks.insert(&fd, SockMark::default(), 0).map_err(|error| map_error("SOCKS", &error))?;
                 }
             }

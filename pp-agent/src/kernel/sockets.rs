@@ -7,7 +7,10 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
-use pp_common::decide::transport;
+use pp_common::{
+    abi::{SOCK_REFUSED, SockMark},
+    decide::transport,
+};
 
 use super::sys::{pidfd, pidfd_getfd};
 
@@ -145,6 +148,16 @@ pub fn destroy(socket: &Socket) -> io::Result<()> {
             tracing::debug!("SOCK_DESTROY: {error}");
             disconnect(&socket.fd)
         }
+    }
+}
+
+/// Ends a TCP flow of which a packet was refused, before its mark is taken away: what was refused is in its queue still.
+pub fn end_if_refused(socket: &Socket, mark: &SockMark) {
+    if mark.flags & SOCK_REFUSED == 0 || socket.transport != transport::TCP {
+        return;
+    }
+    if let Err(error) = destroy(socket) {
+        tracing::warn!("a flow that was refused cannot be ended: {error}");
     }
 }
 

@@ -56,8 +56,12 @@ mod lifetime;
 mod moves;
 #[path = "../../../e2e/ordinary.rs"]
 mod ordinary;
+#[path = "../../../e2e/orphans.rs"]
+mod orphans;
 #[path = "../../../e2e/packages.rs"]
 mod packages;
+#[path = "../../../e2e/peers.rs"]
+mod peers;
 #[path = "../../../e2e/policies.rs"]
 mod policies;
 #[path = "../../../e2e/posture.rs"]
@@ -100,6 +104,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("refusals", refusals::TESTS),
     ("ordinary", ordinary::TESTS),
     ("sockets", sockets::TESTS),
+    ("peers", peers::TESTS),
     ("backend", backend::TESTS),
     ("backend_upgrade", backend::LONG),
     ("tamper", tamper::TESTS),
@@ -114,6 +119,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("browser", browser::TESTS),
     ("receipts", receipts::TESTS),
     ("flows", flows::TESTS),
+    ("orphans", orphans::TESTS),
     ("turns", turns::TESTS),
     ("tools", tools::TESTS),
     ("control", control::TESTS),

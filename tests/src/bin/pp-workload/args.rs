@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::calls::CallArg;
+use crate::flows::LeaveOptions;
 use crate::hunt::{HuntOptions, OnceOptions};
+use crate::peers::Peers;
 use crate::storms::Storm;
 
 /// Everything the program is told.
@@ -56,6 +58,8 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 20_000)]
         for_ms: u64,
     },
+    /// Open a flow, write on it once a file exists, close it and exit
+    Leave(LeaveOptions),
     /// Connect in a loop and count the answers by error number
     Spin {
         target: SocketAddr,
@@ -75,6 +79,9 @@ pub(crate) enum Command {
     /// More than there is room for
     #[command(subcommand)]
     Storm(Storm),
+    /// One end of a conversation over UDP
+    #[command(subcommand)]
+    Peers(Peers),
     /// Serve a fixed answer to that many clients
     Serve {
         listen: SocketAddr,

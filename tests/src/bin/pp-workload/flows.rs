@@ -3,16 +3,35 @@
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use clap::Args;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::json;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use std::os::fd::AsFd as _;
 
 use crate::outcome;
+
+/// How a flow is opened and left.
+#[derive(Args)]
+pub(crate) struct LeaveOptions {
+    target: SocketAddr,
+    /// Write and close as soon as this file exists
+    #[arg(long)]
+    go: PathBuf,
+    /// How many bytes to write; 0: only close
+    #[arg(long, default_value_t = 11)]
+    bytes: usize,
+    /// Have close wait for what is unsent, this many seconds
+    #[arg(long)]
+    linger: Option<u64>,
+    /// By MPTCP
+    #[arg(long)]
+    mptcp: bool,
+}
 
 /// What a development server answers.
 const GREETING: &[u8] = b"served\n";
@@ -57,6 +76,26 @@ pub(crate) fn hold(target: SocketAddr, for_ms: u64) -> Result<()> {
         "ended_ms": now_ms(), "errno": ended.flatten(), "ended": ended.is_some(), "sent": sent, "received": received,
         "last_sent_ms": last_sent, "last_received_ms": last_received,
     }))
+}
+
+/// Opens a flow, writes on it when told to, closes it and is gone: what the kernel could not send stays in its queue.
+pub(crate) fn leave(options: &LeaveOptions) -> Result<()> {
+    /// `IPPROTO_MPTCP` of `linux/in.h`.
+    const MPTCP: i32 = 262;
+    let protocol = options.mptcp.then(|| Protocol::from(MPTCP));
+    let socket = Socket::new(Domain::for_address(options.target), Type::STREAM, protocol)?;
+    socket.set_linger(options.linger.map(Duration::from_secs))?;
+    socket.connect_timeout(&options.target.into(), Duration::from_secs(10))?;
+    let local = socket.local_addr()?.as_socket().map(|local| local.to_string());
+    outcome::print(&json!({"connected": true, "local": local}))?;
+    let until = Instant::now() + Duration::from_secs(200);
+    while !options.go.exists() {
+        ensure!(Instant::now() < until, "{}: did not come", options.go.display());
+        let _waited = poll(&mut [], PollTimeout::from(5_u8))?;
+    }
+    let wrote = if options.bytes == 0 { Ok(0) } else { (&socket).write(&vec![b'x'; options.bytes]) };
+    drop(socket);
+    outcome::print(&json!({"left": true, "wrote": wrote.as_ref().ok(), "errno": wrote.err().and_then(|error| error.raw_os_error())}))
 }
 
 /// Connects until the time is over or the file `until` exists, with that pause after each; prints how often each answer came, 0 for a

@@ -15,6 +15,7 @@ mod flows;
 mod hunt;
 mod launch;
 mod outcome;
+mod peers;
 mod raw;
 mod servers;
 mod sink;
@@ -40,6 +41,8 @@ fn main() -> ExitCode {
         Command::Try { technique, target } => techniques::attempt(technique, target).print(),
         Command::Child { target, answer, until } => child::run(target, &answer, &until),
         Command::Hold { target, for_ms } => flows::hold(target, for_ms),
+        Command::Leave(options) => flows::leave(&options),
+        Command::Peers(end) => peers::run(&end),
         Command::Spin { target, for_ms, every_ms, until } => flows::spin(target, for_ms, every_ms, until.as_deref()),
         Command::Hunt(options) => hunt::run(&options),
         Command::HuntOnce(options) => hunt::once(&options),

@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::flows::now_ms;
 use crate::outcome;
@@ -40,6 +41,10 @@ pub(crate) fn run(listen: &[String], log: &Path) -> Result<()> {
                 let streaming = kind == "stream";
                 thread::spawn(move || accept(&listener, &log, streaming))
             }
+            "mptcp" => {
+                let listener = mptcp(address.parse()?).with_context(|| spec.clone())?;
+                thread::spawn(move || accept(&listener, &log, false))
+            }
             "udp" => {
                 let socket = UdpSocket::bind(address).with_context(|| spec.clone())?;
                 thread::spawn(move || datagrams(&socket, &log))
@@ -52,6 +57,16 @@ pub(crate) fn run(listen: &[String], log: &Path) -> Result<()> {
         thread.join().map_err(|_| anyhow::anyhow!("a listener ended"))?;
     }
     Ok(())
+}
+
+/// A listener that takes MPTCP connections, and TCP ones.
+fn mptcp(address: SocketAddr) -> std::io::Result<TcpListener> {
+    /// `IPPROTO_MPTCP` of `linux/in.h`.
+    const MPTCP: i32 = 262;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::from(MPTCP)))?;
+    socket.bind(&address.into())?;
+    socket.listen(16)?;
+    Ok(socket.into())
 }
 
 fn accept(listener: &TcpListener, log: &Log, streaming: bool) {

@@ -1,0 +1,164 @@
+//! Who spoke first over UDP: a server of an agent answers its clients whatever their source port, and nobody becomes an OT device's server
+//! by hearing what the device tells everybody, or what it forges itself.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use anyhow::{Result, ensure};
+use pp_tests::agent::Daemon;
+use pp_tests::attack;
+use pp_tests::harness::{By, Refusal, catch_up, is_block, is_verdict};
+use pp_tests::lab::{ENGINEERING, Place, STRAY_MODBUS};
+use pp_tests::policy::{AGENT, Policy};
+use pp_tests::run::{self, Running};
+use pp_tests::wait;
+use serde_json::Value;
+
+use crate::world::{World, tests};
+
+tests![
+    device_that_tells_everybody_was_not_asked_by_it,
+    device_that_tells_everybody_by_ipv6_was_not_asked_by_it,
+    datagram_from_a_socket_bound_to_the_device_is_none_of_its,
+    datagram_from_a_socket_bound_to_the_device_is_none_of_its_by_ipv6,
+    datagram_that_the_interface_hands_back_is_none_of_the_devices,
+    datagram_that_the_interface_hands_back_is_none_of_the_devices_by_ipv6,
+    datagram_from_a_raw_socket_is_none_of_the_devices,
+    datagram_from_a_raw_socket_is_none_of_the_devices_by_ipv6,
+    raw_socket_hears_for_nobody,
+    client_forged_through_loopback_is_not_answered,
+    server_answers_two_thousand_clients_from_every_ot_port,
+];
+
+/// BACnet, which devices send from and to.
+const BACNET: u16 = 47_808;
+/// A port of nobody's, for servers of agents.
+const ORDINARY: u16 = 9_001;
+/// A device outside every zone, and one by IPv6.
+const DEVICE: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(10, 40, 0, 5)), BACNET);
+const DEVICE_V6: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xfd00, 0x50, 0, 0, 0, 0, 0, 7)), BACNET);
+const OWN_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 2));
+
+/// Every UDP port of the service table, those that clash with ordinary IT too, and a few that are protected over TCP alone.
+const OT_PORTS: &str = "502,102,2404,1089,1090,1091,1153,1234,1235,1740,1741,1742,1743,2222,2540,2541,3671,4000,4713,4800,4840,5006,5007,5094,\
+                        9600,11001,18246,20000,34962,34963,34964,34980,44818,47808,48899,55000,55001,55002,55003";
+
+/// Something that the device sends by itself, until what is returned is dropped.
+fn speaking(daemon: &Daemon, device: SocketAddr, to: SocketAddr) -> Result<Running> {
+    let words = attack::workload(daemon.lab(), &["peers", "speak", &device.to_string(), &to.to_string()], device).words;
+    let mut running = Running::start(&mut daemon.lab().command(Place::Plant, &words))?;
+    let _ready = running.line_with("ready")?;
+    Ok(running)
+}
+
+/// Hearing at that port and writing back is refused, with its event, and nothing arrives; nobody's does the same and arrives.
+fn refused(daemon: &Daemon, device: SocketAddr, port: u16, forge: &[&str]) -> Result<()> {
+    let (any, own) = match device {
+        SocketAddr::V4(_) => ("0.0.0.0".to_owned(), ENGINEERING),
+        SocketAddr::V6(_) => ("[::]".to_owned(), OWN_V6),
+    };
+    let (listen, device_text, own) = (format!("{any}:{port}"), device.to_string(), own.to_string());
+    let mut words = vec!["peers", "hear", &listen, &device_text];
+    if !forge.is_empty() {
+        words.extend(["--own", &own, "--forge"]);
+        words.extend(forge);
+    }
+    let attempt = attack::workload(daemon.lab(), &words, device);
+    let event = Refusal::of(attempt, By::run(AGENT)).with_control(By::Nobody).assert(daemon)?;
+    ensure!(event["service"] == "bacnet", "{event}");
+    Ok(())
+}
+
+fn device_that_tells_everybody_was_not_asked_by_it(world: &mut World) -> Result<()> {
+    let daemon = world.daemon()?;
+    let _device = speaking(daemon, DEVICE, SocketAddr::new(ENGINEERING, BACNET))?;
+    refused(daemon, DEVICE, BACNET, &[])
+}
+
+fn device_that_tells_everybody_by_ipv6_was_not_asked_by_it(world: &mut World) -> Result<()> {
+    let daemon = world.daemon()?;
+    let _device = speaking(daemon, DEVICE_V6, SocketAddr::new(OWN_V6, BACNET))?;
+    refused(daemon, DEVICE_V6, BACNET, &[])
+}
+
+fn datagram_from_a_socket_bound_to_the_device_is_none_of_its(world: &mut World) -> Result<()> {
+    refused(world.daemon()?, DEVICE, ORDINARY, &["bound"])
+}
+
+fn datagram_from_a_socket_bound_to_the_device_is_none_of_its_by_ipv6(world: &mut World) -> Result<()> {
+    refused(world.daemon()?, DEVICE_V6, ORDINARY, &["bound"])
+}
+
+fn datagram_that_the_interface_hands_back_is_none_of_the_devices(world: &mut World) -> Result<()> {
+    refused(world.daemon()?, DEVICE, ORDINARY, &["looped"])
+}
+
+fn datagram_that_the_interface_hands_back_is_none_of_the_devices_by_ipv6(world: &mut World) -> Result<()> {
+    refused(world.daemon()?, DEVICE_V6, ORDINARY, &["looped"])
+}
+
+fn datagram_from_a_raw_socket_is_none_of_the_devices(world: &mut World) -> Result<()> {
+    refused(world.daemon()?, DEVICE, ORDINARY, &["raw"])
+}
+
+fn datagram_from_a_raw_socket_is_none_of_the_devices_by_ipv6(world: &mut World) -> Result<()> {
+    refused(world.daemon()?, DEVICE_V6, ORDINARY, &["raw"])
+}
+
+/// What a device sends to another process of this host reaches raw sockets too.
+fn raw_socket_hears_for_nobody(world: &mut World) -> Result<()> {
+    let daemon = world.daemon()?;
+    let _device = speaking(daemon, DEVICE, SocketAddr::new(ENGINEERING, ORDINARY))?;
+    let attempt = attack::workload(daemon.lab(), &["peers", "hear-raw", &DEVICE.to_string()], DEVICE);
+    let event = Refusal::of(attempt, By::run(AGENT)).with_control(By::Nobody).assert(daemon)?;
+    ensure!(event["service"] == "bacnet", "{event}");
+    Ok(())
+}
+
+/// A listener that a device seems to connect to would send it a packet.
+fn client_forged_through_loopback_is_not_answered(world: &mut World) -> Result<()> {
+    let daemon = world.daemon()?;
+    let lab = daemon.lab();
+    let words = attack::workload(lab, &["peers", "dial", "10.99.0.2:9003", &STRAY_MODBUS.to_string()], STRAY_MODBUS).words;
+    let plant = lab.plant().from_now();
+    let _told = By::Nobody.run_words(daemon, &words)?.success()?;
+    wait::until_true("control run: the listener's answer", wait::SOON, || !plant.packets_to(STRAY_MODBUS).is_empty())?;
+    catch_up(lab)?;
+    let (plant, mark) = (lab.plant().from_now(), daemon.events().mark());
+    let _told = By::run(AGENT).run_words(daemon, &words)?.success()?;
+    catch_up(lab)?;
+    let packets = plant.packets_to(STRAY_MODBUS);
+    ensure!(packets.is_empty(), "the device was answered: {packets:?}");
+    let event = daemon.events().wait_since(mark, "its event", |event| is_block(event, STRAY_MODBUS))?;
+    ensure!(event["hook"] == "ingress" && event["service"] == "modbus", "{event}");
+    Ok(())
+}
+
+/// Name servers, QUIC and a mere port: each answers late, when a hundred others have asked. The clients are internal, where the behaviour
+/// rules count what a session begins.
+fn server_answers_two_thousand_clients_from_every_ot_port(world: &mut World) -> Result<()> {
+    let policy = Policy::shipped(world.lab()).replacing("enable = [\"default\"] ", "enable = [\"*\"] ");
+    let daemon = world.sharing(&policy)?;
+    let lab = daemon.lab();
+    let mark = daemon.events().mark();
+    let words = attack::workload(lab, &["peers", "answer", "0.0.0.0:53", "[::]:443", "0.0.0.0:8125"], DEVICE).words;
+    let mut process = Running::start(&mut lab.command(Place::Engineering, &By::run(AGENT).words(daemon, &words)))?;
+    let _ready = process.line_with("ready")?;
+    let mut clients = 0;
+    for (server, first) in [
+        (SocketAddr::new(ENGINEERING, 53), "10.50.64.1"),
+        (SocketAddr::new(ENGINEERING, 443), "10.50.65.1"),
+        (SocketAddr::new(ENGINEERING, 8_125), "10.50.66.1"),
+        (SocketAddr::new(OWN_V6, 443), "fd00:50::6000:1"),
+    ] {
+        let words = ["peers", "ask", &server.to_string(), first, "--hosts", "14", "--ports", OT_PORTS];
+        let answer = run::run(&mut lab.command(Place::Plant, &attack::workload(lab, &words, DEVICE).words))?.json()?;
+        ensure!(answer["answered"] == answer["asked"], "{server}: {answer}; {}", process.stderr());
+        clients += answer["answered"].as_u64().unwrap_or_default();
+    }
+    ensure!(clients >= 2_000, "only {clients} clients");
+    let told: Vec<Value> =
+        daemon.events().since(mark).into_iter().filter(|event| is_verdict(event, "block") || is_verdict(event, "observe")).collect();
+    ensure!(told.is_empty(), "serving made events: {told:?}");
+    ensure!(process.stderr().is_empty(), "{}", process.stderr());
+    Ok(())
+}
