@@ -19,7 +19,7 @@ pub(super) struct Merged {
 impl Merged {
     /// Takes the lines of one file in, each judged on its own.
     pub(super) fn allow(&mut self, source: &Source, file: &raw::Exec) -> Result<(), ConfigError> {
-        for name in file.disable.iter().filter(|name| name.get_ref().contains(char::is_whitespace)) {
+        if let Some(name) = file.disable.iter().find(|name| name.get_ref().contains(char::is_whitespace)) {
             let wanted = "it is the name of a tool alone; for some of its command lines use allow";
             let problem = Problem::BadValue { key: "disable", found: name.get_ref().clone(), wanted };
             return Err(invalid(source.at(name.span()), problem));

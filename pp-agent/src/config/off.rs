@@ -32,6 +32,7 @@ pub(super) fn off(config: &Config) -> Result<Vec<Off>, ConfigError> {
     }
     all.extend(config.exec.allow.iter().map(|line| tool(line)));
     all.extend(shipped().iter().flat_map(|row| delegate(row, &config.delegates)));
+    all.extend(allowed(&config.delegates));
     all.extend(behaviour(&config.behaviour));
     for gateway in &config.gateways {
         all.extend(gateway_limits(&gateway.name, &gateway.limits));
@@ -106,6 +107,9 @@ fn agent(shipped: &AgentRules, config: &Config) -> Option<Off> {
     let name = &shipped.name;
     let text = match gone.len() {
         0 => return None,
+        gone if gone == all && own.is_none_or(|own| patterns(own).next().is_none() && own.user.is_empty()) => {
+            format!("agent {name}: none of its shipped rules holds, and no other does: only pp-agent run and adopt govern it")
+        }
         gone if gone == all => format!("agent {name}: none of its shipped rules holds; a start of it is governed by yours alone"),
         _ => format!("agent {name}: these shipped rules of it do not hold: {}", gone.join(", ")),
     };
@@ -130,7 +134,7 @@ fn delegate(shipped: &Delegate, own: &[Delegate]) -> Vec<Off> {
     let before = own.iter().take_while(|other| other.name != *name);
     for other in before.filter(|other| is_weaker(other.action, shipped.action)) {
         let sockets: Vec<String> = entries(&Delegate { ports: Vec::new(), ..shipped.clone() });
-        let taken: Vec<String> = sockets.into_iter().filter(|socket| entries(other).iter().any(|own| covers(own, socket))).collect();
+        let taken: Vec<String> = sockets.into_iter().filter(|socket| entries(other).iter().any(|own| meet(own, socket))).collect();
         if !taken.is_empty() {
             let text = format!("delegate {name}: {} by delegate {}: {}", words(other.action), other.name, taken.join(", "));
             all.push(one("delegate", names(), text));
@@ -148,11 +152,19 @@ fn delegate(shipped: &Delegate, own: &[Delegate]) -> Vec<Off> {
     all
 }
 
+/// Other delegates that are allowed: without a shipped one that has the same socket by another path they would have no effect.
+fn allowed(own: &[Delegate]) -> Vec<Off> {
+    let shipped = shipped();
+    let others = own.iter().filter(|other| other.action == Action::Allow && shipped.iter().all(|row| row.name != other.name));
+    let text = |other: &Delegate| format!("delegate {}: allowed to sessions: {}", other.name, entries(other).join(", "));
+    others.map(|other| one("delegate", vec![other.name.clone()], text(other))).collect()
+}
+
 fn is_weaker(action: Action, shipped: Action) -> bool {
     let strength = |action| match action {
         Action::Allow => 0,
         Action::RefuseRoot => 1,
-        _ => 2,
+        Action::Refuse => 2,
     };
     strength(action) < strength(shipped)
 }
@@ -160,35 +172,37 @@ fn is_weaker(action: Action, shipped: Action) -> bool {
 const fn words(action: Action) -> &'static str {
     match action {
         Action::Allow => "allowed to sessions",
-        _ => "refused to sessions of root alone",
+        Action::RefuseRoot => "refused to sessions of root alone",
+        Action::Refuse => "refused to sessions",
     }
 }
 
-/// Whether the operator's path, `*` for any one part or a piece of one, may name a shipped socket. A shipped `*` is
-/// taken as it is written: what it stands for is not known here.
-fn covers(own: &str, shipped: &str) -> bool {
-    let (mut own, mut shipped) = (own.split('/'), shipped.split('/'));
+/// Whether two names of sockets, `*` for any one part of a path or a piece of one, can be the same socket's.
+fn meet(one: &str, other: &str) -> bool {
+    let (mut one, mut other) = (one.split('/'), other.split('/'));
     loop {
-        match (own.next(), shipped.next()) {
+        match (one.next(), other.next()) {
             (None, None) => return true,
-            (Some(mine), Some(theirs)) => {
-                let same = match mine.split_once('*') {
-                    None => mine == theirs || fits(theirs, mine),
-                    Some(_) => fits(mine, theirs),
-                };
-                if !same {
-                    return false;
-                }
-            }
+            (Some(one), Some(other)) if parts_meet(one, other) => {}
             _ => return false,
         }
     }
 }
 
-fn fits(pattern: &str, part: &str) -> bool {
-    pattern
-        .split_once('*')
-        .is_some_and(|(before, after)| part.len() >= before.len() + after.len() && part.starts_with(before) && part.ends_with(after))
+fn parts_meet(one: &str, other: &str) -> bool {
+    let compatible = |one: &str, other: &str, cut: fn(&str, &str) -> bool| cut(one, other) || cut(other, one);
+    match (one.split_once('*'), other.split_once('*')) {
+        (None, None) => one == other,
+        (Some((before, after)), None) => fits(other, before, after),
+        (None, Some((before, after))) => fits(one, before, after),
+        (Some((before, after)), Some((first, last))) => {
+            compatible(before, first, |one, other| one.starts_with(other)) && compatible(after, last, |one, other| one.ends_with(other))
+        }
+    }
+}
+
+fn fits(part: &str, before: &str, after: &str) -> bool {
+    part.len() >= before.len() + after.len() && part.starts_with(before) && part.ends_with(after)
 }
 
 fn behaviour(own: &Behaviour) -> Vec<Off> {

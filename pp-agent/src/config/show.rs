@@ -213,7 +213,7 @@ const fn is_false(value: &bool) -> bool {
 fn shown_delegate<'a>(delegate: &'a crate::delegates::Delegate, config: &Config) -> ShownDelegate<'a> {
     ShownDelegate {
         name: &delegate.name,
-        replace: is_off(config, "delegate", &delegate.name),
+        replace: is_off(config, "delegate", &delegate.name) && crate::delegates::shipped().iter().any(|row| row.name == delegate.name),
         action: delegate.action_name(),
         path: &delegate.paths,
         listener: &delegate.listeners,
