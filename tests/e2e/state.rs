@@ -13,26 +13,26 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use pp_tests::agent::Daemon;
 use pp_tests::attack::{self, Answer};
 use pp_tests::client::Client;
-use pp_tests::forge::{self, Draft};
+use pp_tests::forge::{self, Draft, Operator};
 use pp_tests::harness::{By, Refusal};
 use pp_tests::lab::{PLC, fresh_target};
-use pp_tests::policy::Policy;
+use pp_tests::policy::{DECIDER, Policy};
 use pp_tests::wait;
 use serde_json::{Value, json};
 
 use crate::receipts::{opening, plc};
 use crate::world::{World, tests};
 
-tests![empty_state_of_a_booted_host_is_enforced_told_and_mended];
+tests![empty_state_of_a_booted_host_is_enforced_told_and_mended, state_on_a_read_only_disk_is_enforced_and_comes_back_when_it_is_writable,];
 
-/// The others: what a kernel is has no part in them.
+/// The others: the kernel has no part in them.
 pub(crate) const LONG: &[crate::world::Test] = {
     tests![
         state_that_is_damaged_in_any_way_is_enforced_told_and_left_as_it_is,
-        state_on_a_read_only_disk_is_enforced_and_comes_back_when_it_is_writable,
         first_start_on_a_full_disk_is_enforced_and_begins_when_there_is_room,
         state_and_policy_both_broken_leave_the_built_in_services_enforced,
         budget_is_counted_once_over_a_time_without_state,
+        budget_is_counted_once_over_a_time_without_its_key,
         revocation_while_the_state_is_broken_holds_when_it_is_mended,
         registrations_that_race_a_few_starts_are_all_in_force,
     ];
@@ -280,6 +280,23 @@ fn budget_is_counted_once_over_a_time_without_state(world: &mut World) -> Result
     refusal.for_reason("receipt_exhausted").assert(&daemon).map(drop)
 }
 
+/// The same where the receipt is known, and opens nothing for a while.
+fn budget_is_counted_once_over_a_time_without_its_key(world: &mut World) -> Result<()> {
+    let daemon = world.own(&Policy::standard(world.lab()))?;
+    let _answer = daemon.register(&plc().parameter("maxConnections", json!(2)).sign(daemon.operator()))?;
+    reaches(&daemon)?;
+    let keys = fs::read(daemon.path("keys.json"))?;
+    let stranger = Operator::new("another", DECIDER);
+    fs::write(daemon.path("keys.json"), forge::key_set(&[(&stranger, "active")]).to_string())?;
+    let _reloaded = daemon.cli(&["policy", "reload"])?.success()?;
+    refused(&daemon)?;
+    fs::write(daemon.path("keys.json"), keys)?;
+    let _reloaded = daemon.cli(&["policy", "reload"])?.success()?;
+    reaches(&daemon)?;
+    let refusal = Refusal::of(attack::tcp(daemon.lab(), PLC), AGENT_ALONE).with_control(By::Program("lab-shim"));
+    refusal.for_reason("receipt_exhausted").assert(&daemon).map(drop)
+}
+
 fn revocation_while_the_state_is_broken_holds_when_it_is_mended(world: &mut World) -> Result<()> {
     let (mut daemon, good, id) = with_receipt(world, &plc())?;
     fs::write(state_file(&daemon), "")?;
@@ -288,8 +305,8 @@ fn revocation_while_the_state_is_broken_holds_when_it_is_mended(world: &mut Worl
     ensure!(output.code() == 2 && output.both().contains("could not be kept"), "{output}");
     fs::write(state_file(&daemon), &good)?;
     wait::until_every(Duration::from_secs(1), "the state to be read again", AGAIN, || healthy(&daemon).ok())?;
-    let refusal = || Refusal::of(attack::tcp(daemon.lab(), PLC), AGENT_ALONE).with_control(By::Program("lab-shim"));
-    let _event = refusal().for_reason("receipt_revoked").assert(&daemon)?;
+    let refusal = Refusal::of(attack::tcp(daemon.lab(), PLC), AGENT_ALONE).with_control(By::Program("lab-shim"));
+    let _event = refusal.for_reason("receipt_revoked").assert(&daemon)?;
     daemon.crash()?;
     daemon.spawn()?;
     let refusal = Refusal::of(attack::tcp(daemon.lab(), PLC), AGENT_ALONE).with_control(By::Program("lab-shim"));

@@ -90,7 +90,10 @@ pub(super) async fn deadlines(daemon: Arc<Daemon>) {
             let ending = Arc::clone(&daemon);
             match tokio::task::spawn_blocking(move || ending.tell_expiry(told)).await {
                 Ok(now) => told = now,
-                Err(error) => tracing::error!("flows: ending them ended by a panic: {error}"),
+                Err(error) => {
+                    tracing::error!("flows: ending them ended by a panic: {error}");
+                    told = Now::read();
+                }
             }
         }
     }

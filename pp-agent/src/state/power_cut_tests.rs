@@ -233,6 +233,8 @@ fn power_cut_at_any_moment_loses_nothing_acknowledged_and_leaves_a_state_that_op
 
     let steps = trace.0.lock().unwrap().clone();
     let (mut disk, mut opened, mut acknowledged, mut images) = (Disk::default(), 0, 0, 0);
+    // Images that would be refused if the file were made under its own name.
+    let mut half_made = 0;
     let mut seeded = Seeded(0x9e37_79b9_7f4a_7c15);
     for (number, step) in steps.iter().enumerate() {
         disk.take(step);
@@ -255,6 +257,11 @@ fn power_cut_at_any_moment_loses_nothing_acknowledged_and_leaves_a_state_that_op
             images += 1;
             let case = tempfile::tempdir_in(folder.path()).unwrap();
             let path = case.path().join(STATE_FILE);
+            if opened < 3 {
+                let in_place = case.path().join("in-place.redb");
+                fs::write(&in_place, &image).unwrap();
+                half_made += u32::from(State::open(&in_place).is_err());
+            }
             // It has its own name when it is whole.
             let name = if opened < 3 { case.path().join("state.redb.new") } else { path.clone() };
             fs::write(name, &image).unwrap();
@@ -266,8 +273,8 @@ fn power_cut_at_any_moment_loses_nothing_acknowledged_and_leaves_a_state_that_op
             assert!(fits, "step {number}: after {acknowledged} acknowledged:\n{found}\nin place of\n{}", expected[last]);
         }
     }
-    assert!(images > 300, "{images} images");
-    eprintln!("{} steps, {images} images", steps.len());
+    assert!(images > 300 && half_made > 0, "{images} images, {half_made} half made");
+    eprintln!("{} steps, {images} images, {half_made} of them of no use under the file's own name", steps.len());
 }
 
 /// A file with receipts in it, and what is in it.

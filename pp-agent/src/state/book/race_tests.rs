@@ -13,7 +13,7 @@ use super::super::{Book, Kept, Registered, State, StoredReceipt, Tombstone};
 use crate::clock::{NS_PER_MS, Now};
 
 /// Orders that are tried.
-const ORDERS: usize = 400;
+const ORDERS: usize = 200;
 
 fn later(seconds: u64) -> Now {
     Now { boot_ns: NOW.boot_ns + seconds * 1_000 * NS_PER_MS, wall_ms: NOW.wall_ms + i64::try_from(seconds).unwrap() * 1_000 }
