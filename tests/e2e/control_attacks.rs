@@ -4,6 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::libc;
@@ -11,7 +12,7 @@ use pp_tests::agent::Daemon;
 use pp_tests::attack::{self, Answer};
 use pp_tests::forge;
 use pp_tests::harness::By;
-use pp_tests::lab::{Place, fresh_target};
+use pp_tests::lab::{Place, fresh_target, is_emulated};
 use pp_tests::policy::{AGENT, OTHER_AGENT, Policy};
 use pp_tests::run::{self, Output, Running};
 use pp_tests::wait;
@@ -241,7 +242,8 @@ fn run_proves_its_mark_while_the_policy_observes(world: &mut World) -> Result<()
 fn crowd(daemon: &Daemon, by: &By, slow: u32, idle: u32) -> Result<Running> {
     let socket = text(&daemon.path("control.sock"));
     let (slow, idle) = (slow.to_string(), idle.to_string());
-    let words = [workload(daemon).as_str(), "crowd", &socket, "--slow", &slow, "--idle", &idle].map(str::to_owned);
+    let every = if is_emulated() { "5000" } else { "200" };
+    let words = [workload(daemon).as_str(), "crowd", &socket, "--slow", &slow, "--idle", &idle, "--every-ms", every].map(str::to_owned);
     let mut running = by.start_words(daemon, &words)?;
     let _ready = running.line_with("ready")?;
     Ok(running)
@@ -261,11 +263,11 @@ fn operator_is_served_beside_slow_and_idle_callers(world: &mut World) -> Result<
     let mut slow_session = crowd(daemon, &By::run(AGENT), 256, 0)?;
     let mut idle_session = crowd(daemon, &By::run(AGENT), 0, 500)?;
     let mut user = crowd(daemon, &By::Words(as_user(daemon, USER)), 16, 500)?;
-    wait::until_true("connections closed for others", wait::SOON, || {
+    wait::until_every(Duration::from_secs(1), "connections closed for others", run::PATIENCE, || {
         let closed = |standing| counted(daemon, "pp_control_closed_early_total", standing).unwrap_or(0);
-        closed("agent") > 256 && closed("user") > 256
+        (closed("agent") > 256 && closed("user") > 256).then_some(())
     })?;
-    for _ in 0..20 {
+    for _ in 0..if is_emulated() { 3 } else { 20 } {
         let status = daemon.cli(&["status"])?.success()?;
         ensure!(!status.stdout.is_empty(), "{status}");
         let mark = daemon.events().mark();

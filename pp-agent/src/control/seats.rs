@@ -189,10 +189,12 @@ fn count(taken: &[Arc<Taken>], whose: Whose) -> usize {
 /// The seat to give up for a newcomer who has `own` of them: one of its own, or of somebody who has more.
 fn least_needed(taken: &[Arc<Taken>], whose: Whose, own: usize, only_own: bool) -> Option<usize> {
     let candidates = taken.iter().enumerate().filter_map(|(index, seat)| {
-        let stage = seat.stage.load(Ordering::Acquire);
-        let has = if seat.whose == whose { own } else { count(taken, seat.whose) };
-        let may = seat.whose == whose || !only_own && has > own;
-        (may && stage != IN_CALL).then_some((std::cmp::Reverse(has), stage, seat.number, index))
+        let (stage, is_own) = (seat.stage.load(Ordering::Acquire), seat.whose == whose);
+        if stage == IN_CALL || only_own && !is_own {
+            return None;
+        }
+        let has = if is_own { own } else { count(taken, seat.whose) };
+        (is_own || has > own).then_some((std::cmp::Reverse(has), stage, seat.number, index))
     });
     candidates.min().map(|(.., index)| index)
 }

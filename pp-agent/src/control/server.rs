@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::{Extension, Router};
+use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
@@ -104,13 +107,13 @@ fn take(stream: UnixStream, router: &Router, governor: &Arc<dyn Governor>, seats
         return;
     };
     let seat = Arc::new(seat);
-    let counting = Arc::clone(governor);
-    let count = axum::middleware::map_request(move |request: axum::extract::Request| {
-        counting.counters().request();
-        std::future::ready(request)
-    });
     let guest = Guest { peer: Arc::new(peer), seat: Arc::clone(&seat) };
-    let service = TowerToHyperService::new(router.clone().layer(count).layer(Extension(guest)));
+    let (calls, counting) = (TowerToHyperService::new(router.clone()), Arc::clone(governor));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        counting.counters().request();
+        request.extensions_mut().insert(guest.clone());
+        calls.call(request)
+    });
     tokio::spawn(async move {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())

@@ -11,14 +11,15 @@ use serde_json::json;
 
 use crate::outcome;
 
-/// What each call of the control socket wants to hear.
-const YES: &str = r#"{"session":"00000000000000aa","agent":"x","marked":false,"uid":0,"pid":1,"processes":1,"id":"ppa_x","status":"revoked","was_registered":true,"healthy":true,"posture":"enforcing","verdict":"allow","reason":"not_protected","generation":1,"notes":[],"sessions":[],"receipts":[],"refusals":[],"targets":[],"toml":""}"#;
+/// What each call of the control socket wants to hear; `MARKED`: who asked for a mark is told that it has one.
+const YES: &str = r#"{"session":"00000000000000aa","agent":"x","marked":MARKED,"uid":0,"pid":1,"processes":1,"id":"ppa_x","status":"revoked","was_registered":true,"healthy":true,"posture":"enforcing","verdict":"allow","reason":"not_protected","generation":1,"notes":[],"sessions":[],"receipts":[],"refusals":[],"targets":[],"toml":""}"#;
 
 /// Serves `socket`, prints a line for each request and answers it with 200.
 pub(crate) fn false_server(socket: &Path) -> Result<()> {
     let listener = UnixListener::bind(socket).with_context(|| socket.display().to_string())?;
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o666))?;
     outcome::print(&json!({"ready": true}))?;
+    let mut marked = false;
     for stream in listener.incoming() {
         let mut stream = stream?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -27,9 +28,11 @@ pub(crate) fn false_server(socket: &Path) -> Result<()> {
         let Ok(read @ 1..) = stream.read(&mut buffer) else { continue };
         let head = String::from_utf8_lossy(&buffer[..read]).lines().next().unwrap_or_default().to_owned();
         outcome::print(&json!({"request": head}))?;
-        let length = YES.len();
+        marked |= head.starts_with("POST /v1/sessions");
+        let yes = YES.replace("MARKED", if marked { "true" } else { "false" });
+        let length = yes.len();
         let answer =
-            format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{YES}");
+            format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{yes}");
         // One that has left meanwhile is no error.
         let _gone = stream.write_all(answer.as_bytes());
     }
