@@ -10,7 +10,7 @@ use pp_tests::agent::Daemon;
 use pp_tests::attack;
 use pp_tests::forge::Draft;
 use pp_tests::harness::{By, catch_up};
-use pp_tests::lab::{FRESH_PORT_V6, Journal, Place, fresh_target};
+use pp_tests::lab::{FRESH_PORT_V6, Journal, Packet, Place, fresh_target};
 use pp_tests::policy::{AGENT, Policy};
 use pp_tests::run::{self, Running};
 use pp_tests::wait;
@@ -27,6 +27,7 @@ tests![
     end_of_a_flow_is_not_sent_under_a_later_receipt,
     write_that_was_refused_by_mptcp_is_not_sent_under_a_later_receipt,
     write_that_was_refused_is_not_sent_once_hooks_are_removed,
+    queue_that_the_far_end_does_not_take_ends_with_its_receipt,
     flow_without_a_process_ends_with_an_event,
     listener_that_refused_a_device_serves_others,
 ];
@@ -89,9 +90,9 @@ impl Leaving {
     }
 }
 
-/// Packets of this flow that arrived since the mark.
-fn arrived(plant: &Journal, local: SocketAddr, target: SocketAddr) -> usize {
-    plant.packets_to(target).iter().filter(|packet| packet.source == local).count()
+/// Packets of this flow that arrived since the mark, but for the kernel's answers to what comes for a socket that is gone.
+fn arrived(plant: &Journal, local: SocketAddr, target: SocketAddr) -> Vec<Packet> {
+    plant.packets_to(target).into_iter().filter(|packet| packet.source == local && !packet.resets).collect()
 }
 
 /// A server for MPTCP, which those of the lab are not.
@@ -116,7 +117,7 @@ fn control(daemon: &Daemon, way: Way) -> Result<()> {
     let plant = daemon.lab().plant().from_now();
     let left = flow.leave()?;
     ensure!(left["errno"].is_null(), "control run: {left}");
-    wait::until_true("control run: the flow's last packets", wait::SOON, || arrived(&plant, local, target) > 0)
+    wait::until_true("control run: the flow's last packets", wait::SOON, || !arrived(&plant, local, target).is_empty())
 }
 
 /// The receipt of an open flow runs out while the daemon does not look; the flow's process writes, closes and exits. Returns the flow's ends.
@@ -151,7 +152,7 @@ fn not_sent_later(world: &mut World, way: Way) -> Result<()> {
     let until = std::time::Instant::now() + RETRIES;
     wait::until_true("retries", 2 * RETRIES, || std::time::Instant::now() > until)?;
     catch_up(daemon.lab())?;
-    let packets: Vec<_> = plant.packets_to(target).into_iter().filter(|packet| packet.source == local).collect();
+    let packets = arrived(&plant, local, target);
     ensure!(packets.is_empty(), "{} packets of the flow that had ended arrived: {packets:?}", packets.len());
     let to_target = |event: &Value| event["destination"]["address"] == target.ip().to_string().as_str();
     let _refused = daemon.events().wait_since(mark, "the refusal's event", |event| event["verdict"] == "block" && to_target(event))?;
@@ -190,8 +191,48 @@ fn write_that_was_refused_is_not_sent_once_hooks_are_removed(world: &mut World) 
     let until = std::time::Instant::now() + RETRIES;
     wait::until_true("retries", 2 * RETRIES, || std::time::Instant::now() > until)?;
     catch_up(daemon.lab())?;
-    let packets: Vec<_> = plant.packets_to(target).into_iter().filter(|packet| packet.source == local).collect();
+    let packets = arrived(&plant, local, target);
     ensure!(packets.is_empty(), "{} packets of the flow that had ended arrived: {packets:?}", packets.len());
+    Ok(())
+}
+
+/// More than a far end takes that does not read: what is left in the queue when the receipt ends, nobody sends under the next one.
+fn queue_that_the_far_end_does_not_take_ends_with_its_receipt(world: &mut World) -> Result<()> {
+    const DEAF_PORT: u16 = 6_511;
+    const WROTE: Way = Way { v6: false, arguments: &["--bytes", "200000"], mptcp: false };
+    let daemon = world.daemon()?;
+    let lab = daemon.lab();
+    let run = |next: bool| -> Result<(u64, Vec<Packet>)> {
+        let mut target = fresh_target();
+        target.set_port(DEAF_PORT);
+        let reads = daemon.path(&format!("reads-{}", Uuid::new_v4()));
+        let words = attack::workload(lab, &["deaf", &target.to_string(), &reads.display().to_string()], target).words;
+        let mut server = Running::start(&mut lab.command(Place::Plant, &words))?;
+        let _ready = server.line_with("ready")?;
+        let window = if next { WINDOW } else { 100 * WINDOW };
+        let _receipt = daemon.register(&draft(target).parameter("accessSeconds", json!(window.as_secs())).sign(daemon.operator()))?;
+        let until = std::time::Instant::now() + WINDOW + Duration::from_secs(1);
+        let flow = Leaving::open(daemon, target, WROTE)?;
+        let local = flow.local;
+        let left = flow.leave()?;
+        ensure!(left["wrote"].as_u64().is_some_and(|wrote| wrote > 20_000), "{left}");
+        wait::until_true("the end of the receipt", wait::SOON, || std::time::Instant::now() > until)?;
+        catch_up(lab)?;
+        let plant = lab.plant().from_now();
+        let _next = next.then(|| Registered::new(daemon, &draft(target))).transpose()?;
+        std::fs::write(&reads, "")?;
+        let read = server.finish(run::PATIENCE)?.success()?.json()?["read"].as_u64().unwrap_or_default();
+        catch_up(lab)?;
+        Ok((read, arrived(&plant, local, target)))
+    };
+    let (all, _) = run(false)?;
+    ensure!(all > 20_000, "control run: the far end read {all} bytes");
+    let (read, packets) = run(true)?;
+    ensure!(
+        packets.is_empty() && read < all,
+        "{read} bytes were read, {} packets of them came after the end of the receipt",
+        packets.len()
+    );
     Ok(())
 }
 

@@ -374,7 +374,7 @@ pub(super) fn drop_other_layouts(bpffs: &Path) -> Result<(), KernelError> {
 }
 
 /// Pins of the map in other layouts than this build's.
-fn other_layouts(bpffs: &Path, name: &str) -> Vec<PathBuf> {
+pub(super) fn other_layouts(bpffs: &Path, name: &str) -> Vec<PathBuf> {
     let own = map_pin(bpffs, name);
     let mut pins = pins_of(&bpffs.join("maps"), name);
     pins.retain(|pin| *pin != own);

@@ -39,7 +39,7 @@ use std::{
 use aya::maps::{HashMap, MapData, MapInfo, RingBuf};
 use pp_common::{
     abi::{Control, NameId, RepeatKey, Repeats, Serial, SockMark, Spent, TaskMark},
-    decide::{Attempt, Decision, Subject, decide, nearest_receipt},
+    decide::{Attempt, Decision, Kind, Reason, Subject, decide, nearest_receipt, transport},
     dest::Addr,
 };
 
@@ -130,6 +130,7 @@ impl Gate {
         };
         if other_layout {
             mark_again(&gate)?;
+            gate.end_left_behind(&options.bpffs);
         }
         loader.attach_first()?;
         gate.choice = backend::choose(&gate, &mut loader)?;
@@ -141,6 +142,24 @@ impl Gate {
             load::drop_other_layouts(&options.bpffs)?;
         }
         Ok(gate)
+    }
+
+    /// Ends flows to protected places that nobody has open: there is no descriptor by which their marks could be carried over.
+    fn end_left_behind(&self, bpffs: &Path) {
+        let ended = pinned::end_where(&load::other_layouts(bpffs, "SOCKS"), |socket| {
+            let subject = Subject { session: socket.mark.session, agent: socket.mark.agent, owner: socket.mark.owner };
+            let addr = match socket.peer.ip() {
+                std::net::IpAddr::V4(v4) => Addr::v4(v4.octets()),
+                std::net::IpAddr::V6(v6) => Addr::v6(v6.octets()),
+            };
+            let attempt = Attempt { addr, port: socket.peer.port(), transport: transport::TCP, kind: Kind::Open, counted: 0 };
+            socket.orphan && self.decide(&subject, &attempt).reason != Reason::NotProtected
+        });
+        match ended {
+            Ok(0) => {}
+            Ok(ended) => tracing::info!("{ended} flows ended that nobody had open: their marks cannot be carried over"),
+            Err(error) => tracing::warn!("flows that nobody has open lose their marks and cannot be ended: {error}"),
+        }
     }
 
     /// Brings a socket's mark over from the layout of an earlier build.

@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     os::fd::{AsFd as _, AsRawFd as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use aya::maps::{HashMap, Map, MapData, MapError, SkStorage};
@@ -27,16 +27,24 @@ fn open<T: TryFrom<Map, Error = MapError>>(bpffs: &Path, name: &'static str, kin
 /// can be found: without hooks the kernel would send what is in their queues. Returns how many.
 ///
 /// # Errors
-/// The kernel cannot find them.
+/// The kernel cannot find or end them.
 pub(super) fn end_refused(bpffs: &Path) -> Result<usize, KernelError> {
+    end_where(&load::pins_of(&bpffs.join("maps"), "SOCKS"), |socket| {
+        socket.mark.flags & SOCK_REFUSED != 0 || socket.orphan && socket.mark.flows.iter().any(|flow| flow.serial != 0)
+    })
+}
+
+/// Ends the TCP flows with a mark in these pinned maps that the caller wants ended. Returns how many.
+///
+/// # Errors
+/// The kernel cannot find or end them.
+pub(super) fn end_where(pins: &[PathBuf], wanted: impl Fn(&diag::Marked) -> bool) -> Result<usize, KernelError> {
     let mut ended = 0;
-    let pins = load::pins_of(&bpffs.join("maps"), "SOCKS");
-    for pin in &pins {
+    for pin in pins {
         let socks = sys::object(pin).map_err(KernelError::io(pin.display().to_string()))?;
         for file in namespaces::all().values() {
             let found = diag::marked(file.as_fd(), socks.as_fd()).map_err(KernelError::io("sockets that have a mark"))?;
-            let left = |socket: &&diag::Marked| socket.orphan && socket.mark.flows.iter().any(|flow| flow.serial != 0);
-            for socket in found.iter().filter(|socket| socket.mark.flags & SOCK_REFUSED != 0 || left(socket)) {
+            for socket in found.iter().filter(|socket| wanted(socket)) {
                 match diag::destroy(file.as_fd(), socket) {
                     Ok(()) => ended += 1,
                     Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}

@@ -25,6 +25,8 @@ pub struct Packet {
     pub protocol: u64,
     /// A TCP packet with SYN: the first of a flow.
     pub opens: bool,
+    /// A TCP packet with RST: the kernel's answer to what comes for a socket that is gone, among others.
+    pub resets: bool,
     /// Its length with its IP header.
     pub bytes: u64,
     /// Milliseconds since the epoch.
@@ -145,6 +147,7 @@ fn packet(line: &Value) -> Option<Packet> {
         source: end("source", "source_port")?,
         destination: end("destination", "port")?,
         opens: line["syn"].as_bool()?,
+        resets: line["rst"].as_bool().unwrap_or_default(),
         protocol: line["protocol"].as_u64()?,
         bytes: line["bytes"].as_u64()?,
         at_ms: line["at_ms"].as_u64()?,

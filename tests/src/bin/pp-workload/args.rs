@@ -60,6 +60,8 @@ pub(crate) enum Command {
     },
     /// Open a flow, write on it once a file exists, close it and exit
     Leave(LeaveOptions),
+    /// Accept one connection and read nothing of it until the file exists
+    Deaf { listen: SocketAddr, until: PathBuf },
     /// Connect in a loop and count the answers by error number
     Spin {
         target: SocketAddr,

@@ -93,9 +93,31 @@ pub(crate) fn leave(options: &LeaveOptions) -> Result<()> {
         ensure!(Instant::now() < until, "{}: did not come", options.go.display());
         let _waited = poll(&mut [], PollTimeout::from(5_u8))?;
     }
+    // More than the far end takes is left in the queue.
+    socket.set_nonblocking(options.linger.is_none())?;
     let wrote = if options.bytes == 0 { Ok(0) } else { (&socket).write(&vec![b'x'; options.bytes]) };
     drop(socket);
     outcome::print(&json!({"left": true, "wrote": wrote.as_ref().ok(), "errno": wrote.err().and_then(|error| error.raw_os_error())}))
+}
+
+/// Accepts one connection, reads nothing of it until the file exists, and then all; prints how much that was.
+pub(crate) fn deaf(listen: SocketAddr, until: &Path) -> Result<()> {
+    let listener = Socket::new(Domain::for_address(listen), Type::STREAM, None)?;
+    listener.set_recv_buffer_size(4_096)?;
+    listener.bind(&listen.into())?;
+    listener.listen(1)?;
+    outcome::print(&json!({"ready": true}))?;
+    let mut stream = TcpListener::from(listener).accept()?.0;
+    outcome::print(&json!({"accepted": true}))?;
+    while !until.exists() {
+        let _waited = poll(&mut [], PollTimeout::from(5_u8))?;
+    }
+    stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+    let (mut read, mut buffer) = (0, [0_u8; 4096]);
+    while let Ok(bytes @ 1..) = stream.read(&mut buffer) {
+        read += bytes;
+    }
+    outcome::print(&json!({"read": read}))
 }
 
 /// Connects until the time is over or the file `until` exists, with that pause after each; prints how often each answer came, 0 for a

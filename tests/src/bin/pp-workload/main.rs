@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         Command::Child { target, answer, until } => child::run(target, &answer, &until),
         Command::Hold { target, for_ms } => flows::hold(target, for_ms),
         Command::Leave(options) => flows::leave(&options),
+        Command::Deaf { listen, until } => flows::deaf(listen, &until),
         Command::Peers(end) => peers::run(&end),
         Command::Spin { target, for_ms, every_ms, until } => flows::spin(target, for_ms, every_ms, until.as_deref()),
         Command::Hunt(options) => hunt::run(&options),

@@ -1,8 +1,8 @@
 //! A packet tap: one JSON line for every IP packet that arrives in this network namespace, whatever protocol it is and whether or not
 //! anybody listens. "Nothing arrived" is asserted against this log, so it holds for raw sockets and half-open connections too.
 //!
-//! Lines: `{"source","destination","protocol","port","source_port","syn","bytes","text","at_ms"}`; `port` is 0 where the protocol has none, `syn`
-//! is TCP's flag, `text` is the payload of datagrams to port 9, which the suite sends as marks in the log.
+//! Lines: `{"source","destination","protocol","port","source_port","syn","rst","bytes","text","at_ms"}`; `port` is 0 where the protocol has none,
+//! `syn` and `rst` are TCP's flags, `text` is the payload of datagrams to port 9, which the suite sends as marks in the log.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -62,6 +62,7 @@ fn describe(packet: &[u8]) -> Option<Value> {
         return None;
     }
     let syn = matches!(&sliced.transport, Some(TransportSlice::Tcp(tcp)) if tcp.syn());
+    let rst = matches!(&sliced.transport, Some(TransportSlice::Tcp(tcp)) if tcp.rst());
     let (source_port, port, text) = match &sliced.transport {
         Some(TransportSlice::Tcp(tcp)) => (tcp.source_port(), tcp.destination_port(), None),
         Some(TransportSlice::Udp(udp)) => {
@@ -76,7 +77,7 @@ fn describe(packet: &[u8]) -> Option<Value> {
         _ => (0, 0, None),
     };
     Some(json!({
-        "source": source.to_string(), "destination": destination.to_string(), "protocol": protocol.0, "source_port": source_port, "port": port, "syn": syn,
+        "source": source.to_string(), "destination": destination.to_string(), "protocol": protocol.0, "source_port": source_port, "port": port, "syn": syn, "rst": rst,
         "bytes": packet.len(), "text": text, "at_ms": u64::try_from(now_ms()).ok()?,
     }))
 }
