@@ -76,6 +76,14 @@ impl Text {
         }
     }
 
+    /// A counter of several values, told apart by one label.
+    pub fn counters(&mut self, name: &str, help: &str, label: &str, values: &[(&str, u64)]) {
+        self.write(format_args!("# HELP {name} {help}\n# TYPE {name} counter\n"));
+        for (text, value) in values {
+            self.write(format_args!("{name}{{{label}=\"{}\"}} {value}\n", escape_label(text)));
+        }
+    }
+
     /// A gauge of one that carries its facts in labels.
     pub fn info(&mut self, name: &str, help: &str, labels: &[(&str, &str)]) {
         let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{}\"", escape_label(value))).collect();
@@ -121,7 +129,9 @@ impl Text {
 }
 
 const KERNEL: &[(Counter, &str, &str)] = &[
-    (Counter::LostRecords, "pp_kernel_lost_records_total", "records that did not fit into the ring buffer"),
+    (Counter::LostRecords, "pp_kernel_lost_records_total", "records of verdicts, but for refusals, that found no room"),
+    (Counter::LostRefusals, "pp_kernel_lost_refusals_total", "refusals that found no room as a record or a repeat"),
+    (Counter::LostLifecycle, "pp_kernel_lost_lifecycle_total", "records of processes that did not fit into their ring buffer"),
     (Counter::Judged, "pp_kernel_judged_total", "attempts of marked tasks and sockets that were judged"),
     (Counter::Blocked, "pp_kernel_blocked_total", "attempts refused"),
     (Counter::TaskTableFull, "pp_kernel_task_table_full_total", "marks that did not fit into the task table"),

@@ -34,6 +34,7 @@ const HIGHEST_WALL: &str = "highest_wall_ms";
 const LAST_POLICY: &str = "last_policy";
 const NAMES: &str = "names";
 const LOST_TOLD: &str = "lost_told";
+const LOST_LIFECYCLE_TOLD: &str = "lost_lifecycle_told";
 /// The file, in the daemon's state directory.
 pub const STATE_FILE: &str = "state.redb";
 const RELEASED: &str = "released";
@@ -335,20 +336,23 @@ impl State {
         self.write(|write| put(write, META, LAST_POLICY, policy))
     }
 
-    /// How many of the kernel's lost records were told.
+    /// How many of the kernel's lost records were told: of verdicts, and of processes.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn lost_told(&self) -> Result<u64, StateError> {
-        Ok(self.meta(LOST_TOLD)?.unwrap_or(0))
+    pub fn lost_told(&self) -> Result<(u64, u64), StateError> {
+        Ok((self.meta(LOST_TOLD)?.unwrap_or(0), self.meta(LOST_LIFECYCLE_TOLD)?.unwrap_or(0)))
     }
 
     /// Keeps how many of the kernel's lost records were told.
     ///
     /// # Errors
     /// When the disk says no.
-    pub fn keep_lost_told(&self, count: u64) -> Result<(), StateError> {
-        self.write(|write| put(write, META, LOST_TOLD, &count))
+    pub fn keep_lost_told(&self, (records, lifecycle): (u64, u64)) -> Result<(), StateError> {
+        self.write(|write| {
+            put(write, META, LOST_TOLD, &records)?;
+            put(write, META, LOST_LIFECYCLE_TOLD, &lifecycle)
+        })
     }
 
     /// Processes that an operator released.

@@ -47,6 +47,8 @@ pub const MAX_SERVICES: u32 = 4_096;
 pub const MAX_GATEWAY_PORTS: u32 = 8_192;
 /// Most exempt networks, counting two generations.
 pub const MAX_EXEMPT: u32 = 2_048;
+/// Most pairs whose repeats are counted at once.
+pub const MAX_REPEATS: u32 = 8_192;
 
 /// The mark of a process, keyed by its tgid.
 #[repr(C)]
@@ -269,8 +271,10 @@ pub struct RepeatKey {
     pub reason: u8,
     /// 1 if a packet was refused, 0 for a call: a packet that follows a refused call means that something undid the refusal.
     pub packet: u8,
+    /// 1 for the daemon's canary.
+    pub canary: u8,
     /// Zero.
-    pub pad: [u8; 2],
+    pub pad: u8,
 }
 
 /// Repeats of one refusal.
@@ -279,8 +283,10 @@ pub struct RepeatKey {
 pub struct Repeats {
     /// When the last record of this pair was written.
     pub written_ns: u64,
-    /// Attempts since then that wrote none.
+    /// Attempts that wrote none, since there is this entry. It only ever grows: the daemon knows how many of them it has told.
     pub count: u64,
+    /// Random; tells this entry from one that the pair had before.
+    pub id: u64,
 }
 
 /// For how long repeats of one pair are counted instead of written.
@@ -353,11 +359,11 @@ pub struct Offsets {
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counter {
-    /// Records that did not fit into the ring buffer.
+    /// Records of verdicts that found no room, neither in the ring buffer nor as a repeat, and tell no refusal.
     LostRecords = 0,
     /// Attempts judged for marked tasks and sockets.
     Judged = 1,
-    /// Attempts blocked.
+    /// Attempts blocked, the canary's not among them. Each of them is a record, a repeat in `REPEATS` or in `LostRefusals`.
     Blocked = 2,
     /// Marks that did not fit into the task table.
     TaskTableFull = 3,
@@ -371,8 +377,12 @@ pub enum Counter {
     BudgetErrors = 7,
     /// Histories and login targets for which there was no room.
     HistoryFull = 8,
-    /// Records that were begun in the ring buffer.
+    /// Records that were begun in a ring buffer and tell no refusal.
     Written = 9,
+    /// Of those blocked: neither a record nor a repeat, since there was room for neither.
+    LostRefusals = 10,
+    /// Records of processes that did not fit into their ring buffer.
+    LostLifecycle = 11,
 }
 /// How many counters there are.
 pub const COUNTERS: u32 = 16;
@@ -401,8 +411,8 @@ const _: () = {
     assert!(size_of::<ServiceKey>() == 4 + 2 + 1 + 1);
     assert!(size_of::<Service>() == 8 + 2 * 4);
     assert!(size_of::<GatewayPortKey>() == 8 + 4 + 2 + 2);
-    assert!(size_of::<RepeatKey>() == 8 + 16 + 2 + 4 + 2);
-    assert!(size_of::<Repeats>() == 2 * 8);
+    assert!(size_of::<RepeatKey>() == 8 + 16 + 2 + 5 + 1);
+    assert!(size_of::<Repeats>() == 3 * 8);
     assert!(size_of::<Offsets>() == 28 * 4);
 };
 

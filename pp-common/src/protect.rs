@@ -136,8 +136,10 @@ pub struct GuardRecord {
     pub header: RecordHeader,
     /// The file, if it was one.
     pub ino: u64,
-    /// Repeats since its last record.
+    /// As in [`crate::record::VerdictRecord`].
     pub repeats: u64,
+    /// As in [`crate::record::VerdictRecord`].
+    pub repeats_id: u64,
     /// The file's device.
     pub dev: u32,
     /// The process that was meant, if it was one.
@@ -369,7 +371,7 @@ const _: () = {
     assert!(size_of::<NameKey>() == 16 + 8);
     assert!(size_of::<Watch>() == 2 * 4);
     assert!(size_of::<GuardOffsets>() == 34 * 4);
-    assert!(size_of::<GuardRecord>() == 40 + 2 * 8 + 3 * 4 + 4 + TEXT_LEN);
+    assert!(size_of::<GuardRecord>() == 40 + 3 * 8 + 3 * 4 + 4 + TEXT_LEN);
 };
 
 #[cfg(feature = "user")]

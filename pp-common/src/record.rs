@@ -112,8 +112,10 @@ pub struct VerdictRecord {
     pub gateway: NameId,
     /// Service, zero: none.
     pub service: NameId,
-    /// Repeats of the pair since its last record.
+    /// Attempts of the pair that wrote no record, since its entry `repeats_id` was made.
     pub repeats: u64,
+    /// The [`crate::abi::Repeats::id`] of the entry; zero: the pair has none.
+    pub repeats_id: u64,
     /// Receipt, zero: none.
     pub serial: u32,
     /// Generation of the tables it was decided by.
@@ -182,7 +184,7 @@ pub struct TaskRecord {
 
 const _: () = {
     assert!(size_of::<RecordHeader>() == 2 * 4 + 3 * 8 + 2 * 4);
-    assert!(size_of::<VerdictRecord>() == 40 + 16 + 4 * 8 + 2 * 4 + 2 + 6 + 4 * 4);
+    assert!(size_of::<VerdictRecord>() == 40 + 16 + 5 * 8 + 2 * 4 + 2 + 6 + 4 * 4);
     assert!(size_of::<ExecRecord>() == 40 + 4 * 4 + EXEC_RECORD_PATH + EXEC_RECORD_ARGV);
     assert!(size_of::<TaskRecord>() == 40 + 2 * 4);
 };

@@ -3,12 +3,12 @@
 use core::arch::asm;
 
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_NOEXIST},
-    helpers::bpf_ktime_get_boot_ns,
+    bindings::BPF_NOEXIST,
+    helpers::{bpf_get_prandom_u32, bpf_ktime_get_boot_ns},
     maps::ring_buf::RingBufEntry,
 };
 use pp_common::{
-    abi::{Counter, REPEAT_WINDOW_NS, RepeatKey, Repeats},
+    abi::{Counter, REPEAT_WINDOW_NS, RepeatKey, Repeats, TASK_CANARY},
     decide::{Attempt, Decision, Reason, Subject, Verdict},
     dest::Addr,
     record::{Hook, VerdictRecord, kind},
@@ -16,7 +16,7 @@ use pp_common::{
 
 use crate::{
     behaviour::Told,
-    maps::{COUNTS, EVENTS, REPEATS},
+    maps::{COUNTS, EVENTS, LIFECYCLE, REPEATS},
 };
 
 /// Adds one to a counter.
@@ -24,8 +24,17 @@ use crate::{
 pub(crate) fn count(counter: Counter) {
     if let Some(value) = COUNTS.get_ptr_mut(counter as u32) {
         // SAFETY: this CPU's own element, but a packet's hook may interrupt a call's between its load and its store.
-        unsafe { asm!("lock *(u64 *)({} + 0) += {}", in(reg) value, in(reg) 1_u64, options(nostack)) };
+        unsafe { add_one(value) };
     }
+}
+
+/// # Safety
+///
+/// `value` must be a word of a map value.
+#[inline(always)]
+unsafe fn add_one(value: *mut u64) {
+    // SAFETY: the caller's.
+    unsafe { asm!("lock *(u64 *)({} + 0) += {}", in(reg) value, in(reg) 1_u64, options(nostack)) };
 }
 
 /// Boot time, nanoseconds.
@@ -35,15 +44,87 @@ pub(crate) fn now_ns() -> u64 {
     unsafe { bpf_ktime_get_boot_ns() }
 }
 
-/// Room for a record; `None`: it is lost, and counted.
+/// Room for a record of a process; `None`: it is lost, and counted.
 #[inline(always)]
-pub(crate) fn begin_record<T: 'static>() -> Option<RingBufEntry<T>> {
-    let Some(entry) = EVENTS.reserve_untyped::<T>(0) else {
-        count(Counter::LostRecords);
+pub(crate) fn begin_lifecycle<T: 'static>() -> Option<RingBufEntry<T>> {
+    let Some(entry) = LIFECYCLE.reserve_untyped::<T>(0) else {
+        count(Counter::LostLifecycle);
         return None;
     };
     count(Counter::Written);
     Some(entry)
+}
+
+/// Room for a record of a verdict; `None`: the caller says where it is counted.
+#[inline(always)]
+pub(crate) fn begin_verdict<T: 'static>(refusal: bool) -> Option<RingBufEntry<T>> {
+    let entry = EVENTS.reserve_untyped::<T>(0)?;
+    if !refusal {
+        count(Counter::Written);
+    }
+    Some(entry)
+}
+
+/// Counts the verdict where it is a refusal; the canary's are none. Returns whether it is.
+#[inline(always)]
+pub(crate) fn count_refusal(verdict: Verdict, task_flags: u32) -> bool {
+    let refusal = matches!(verdict, Verdict::Block) && task_flags & TASK_CANARY == 0;
+    if refusal {
+        count(Counter::Blocked);
+    }
+    refusal
+}
+
+/// A record that has to be written: how often its pair was counted instead, in which entry.
+pub(crate) struct Due {
+    pub(crate) repeats: u64,
+    pub(crate) id: u64,
+}
+
+/// Whether this attempt of a pair is written: the first is, and one after [`REPEAT_WINDOW_NS`], and
+/// where `always`. `None`: it is counted in the pair's entry, and told by that.
+///
+/// Every attempt ends up in exactly one place: a record, the `count` of its entry, or, in
+/// [`no_room`], as lost. RACE: `count` is added to atomically and never taken back, so that no CPU
+/// undoes what another counts. What is added to an entry while the daemon removes it is missing
+/// from the sum, and the daemon tells what is missing as lost.
+#[inline(always)]
+pub(crate) fn due(key: &RepeatKey, now: u64, always: bool) -> Option<Due> {
+    let Some(seen) = REPEATS.get_ptr_mut(key) else {
+        // SAFETY: no arguments.
+        let (high, low) = unsafe { (bpf_get_prandom_u32(), bpf_get_prandom_u32()) };
+        let id = (u64::from(high) << 32) | u64::from(low) | 1;
+        let first = Repeats { written_ns: now, count: 0, id };
+        // RACE: another CPU may have made it meanwhile; that one stays, with what it has counted.
+        let id = match REPEATS.insert(key, &first, NEW_ONLY) {
+            Ok(()) => id,
+            // Full: repeats of this pair become records of their own.
+            Err(_) => 0,
+        };
+        return Some(Due { repeats: 0, id });
+    };
+    // SAFETY: a map value; it stays readable while this program runs.
+    unsafe {
+        if !always && now.wrapping_sub((*seen).written_ns) < REPEAT_WINDOW_NS {
+            add_one(&raw mut (*seen).count);
+            return None;
+        }
+        (*seen).written_ns = now;
+        Some(Due { repeats: (&raw const (*seen).count).read_volatile(), id: (*seen).id })
+    }
+}
+
+/// The ring buffer has no room for the record of an attempt: counts it in the pair's entry, and where there is none, as lost.
+#[inline(always)]
+pub(crate) fn no_room(key: &RepeatKey, refusal: bool) {
+    if let Some(seen) = REPEATS.get_ptr_mut(key) {
+        // SAFETY: as in `due`.
+        unsafe { add_one(&raw mut (*seen).count) };
+    } else if refusal {
+        count(Counter::LostRefusals);
+    } else {
+        count(Counter::LostRecords);
+    }
 }
 
 /// Who did what, where it was seen, and what the tables were.
@@ -64,14 +145,12 @@ pub(crate) fn report(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision, 
     if matches!(decision.reason, Reason::NotProtected | Reason::Probe) {
         return;
     }
-    if matches!(decision.verdict, Verdict::Block) {
-        count(Counter::Blocked);
-    }
-    write(scene, attempt, decision, told);
+    let refusal = count_refusal(decision.verdict, scene.task_flags);
+    write(scene, attempt, decision, told, refusal);
 }
 
 #[inline(always)]
-fn write(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision, told: &Told) {
+fn write(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision, told: &Told, refusal: bool) {
     let now = now_ns();
     let key = RepeatKey {
         session: scene.subject.session,
@@ -82,27 +161,11 @@ fn write(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision, told: &Told)
         verdict: decision.verdict as u8,
         reason: decision.reason as u8,
         packet: u8::from(matches!(scene.hook, Hook::Egress | Hook::Ingress)),
-        pad: [0; 2],
+        canary: u8::from(scene.task_flags & TASK_CANARY != 0),
+        pad: 0,
     };
-    let mut repeats = 0;
-    if let Some(seen) = REPEATS.get_ptr_mut(&key) {
-        // SAFETY: a map value; a lost update of the count is a repeat not counted.
-        let seen = unsafe { &mut *seen };
-        if told.answer.count == 0 && now.wrapping_sub(seen.written_ns) < REPEAT_WINDOW_NS {
-            seen.count += 1;
-            return;
-        }
-        repeats = seen.count;
-        seen.written_ns = now;
-        seen.count = 0;
-    } else {
-        let first = Repeats { written_ns: now, count: 0 };
-        if REPEATS.insert(&key, &first, u64::from(BPF_ANY)).is_err() {
-            // Repeats of this pair become records of their own, which is harmless.
-            count(Counter::ReadErrors);
-        }
-    }
-    let Some(mut entry) = begin_record::<VerdictRecord>() else { return };
+    let Some(due) = due(&key, now, told.answer.count != 0) else { return };
+    let Some(mut entry) = begin_verdict::<VerdictRecord>(refusal) else { return no_room(&key, refusal) };
     let record = entry.as_mut_ptr();
     // SAFETY: reserved memory of this size, every member of which is written here; one by one,
     // since the whole would not fit on the stack beside the caller's.
@@ -118,7 +181,8 @@ fn write(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision, told: &Told)
         (*record).zone = decision.zone;
         (*record).gateway = decision.gateway;
         (*record).service = decision.service;
-        (*record).repeats = repeats;
+        (*record).repeats = due.repeats;
+        (*record).repeats_id = due.id;
         (*record).serial = decision.serial;
         (*record).generation = scene.generation;
         (*record).port = attempt.port;

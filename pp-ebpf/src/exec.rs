@@ -7,16 +7,18 @@ use aya_ebpf::{
         generated::{bpf_probe_read_kernel_str, bpf_probe_read_user},
     },
     macros::raw_tracepoint,
+    maps::ring_buf::RingBufEntry,
     programs::RawTracePointContext,
 };
 use pp_common::{
     abi::{Counter, EXEC_PATH_LEN, TASK_ROOT, TaskMark},
+    decide::Verdict,
     record::{EXEC_RECORD_ARGV, EXEC_RECORD_PATH, ExecRecord, RecordHeader, kind},
     tools::{TOOL_ARGV_LEN, TOOL_REFUSE},
 };
 
 use crate::{
-    event::{begin_record, count, now_ns},
+    event::{begin_lifecycle, begin_verdict, count, count_refusal, now_ns},
     identity::{Match, identify},
     kernel::{current_task, offset, read, start_ns},
     maps::{EXEC_INPUT, ExecInput, TASKS},
@@ -53,11 +55,16 @@ fn judge(mark: &TaskMark, input: &ExecInput) {
     // VERIFIER: lengths and flags lie in the map, so that nothing is known of them here, and the
     // walk is followed once for both ways to get here.
     let code = tool_rule(input, input.argv_len as usize, input.cut != 0);
-    if code != 0 {
-        exec_record(kind::TOOL, mark, input, u32::from(code));
-        if code & TOOL_REFUSE != 0 {
-            kill_current();
+    if code & TOOL_REFUSE != 0 {
+        let refusal = count_refusal(Verdict::Block, mark.flags);
+        match begin_verdict::<ExecRecord>(refusal) {
+            Some(entry) => fill(entry, kind::TOOL, mark, input, u32::from(code)),
+            None if refusal => count(Counter::LostRefusals),
+            None => count(Counter::LostRecords),
         }
+        kill_current();
+    } else if code != 0 {
+        exec_record(kind::TOOL, mark, input, u32::from(code));
     } else if input.begun == 0 {
         exec_record(kind::EXEC, mark, input, 0);
     }
@@ -144,7 +151,13 @@ fn argv(task: u64) -> Option<(u64, u64)> {
 
 #[inline(always)]
 fn exec_record(kind: u32, mark: &TaskMark, input: &ExecInput, rule: u32) {
-    let Some(mut entry) = begin_record::<ExecRecord>() else { return };
+    if let Some(entry) = begin_lifecycle::<ExecRecord>() {
+        fill(entry, kind, mark, input, rule);
+    }
+}
+
+#[inline(always)]
+fn fill(mut entry: RingBufEntry<ExecRecord>, kind: u32, mark: &TaskMark, input: &ExecInput, rule: u32) {
     let parent = read::<u64>(current_task(), offset!(task_real_parent)).and_then(|parent| read::<u32>(parent, offset!(task_tgid)));
     let record = entry.as_mut_ptr();
     // SAFETY: reserved memory of this size; every member is written before it is submitted.

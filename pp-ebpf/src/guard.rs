@@ -3,7 +3,7 @@
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
 use pp_common::{
-    abi::{Counter, REPEAT_WINDOW_NS, RepeatKey, Repeats, TaskMark},
+    abi::{Counter, RepeatKey, TASK_CANARY, TaskMark},
     decide::{Reason, Verdict},
     dest::Addr,
     protect::{
@@ -14,9 +14,9 @@ use pp_common::{
 };
 
 use crate::{
-    event::{begin_record, count, now_ns},
+    event::{begin_verdict, count, count_refusal, due, no_room, now_ns},
     kernel::{current_task, offset, read},
-    maps::{GUARDED, NAMES, REPEATS, WATCH},
+    maps::{GUARDED, NAMES, WATCH},
     mark::current_tgid,
 };
 
@@ -287,9 +287,7 @@ pub(crate) fn report<const WORDS: usize>(
     text: &[u64; WORDS],
 ) {
     count(Counter::Judged);
-    if matches!(verdict, Verdict::Block) {
-        count(Counter::Blocked);
-    }
+    let refusal = count_refusal(verdict, task.flags);
     let now = now_ns();
     let number = u64::from(object.dev_or_number()) ^ hash(text);
     let key = RepeatKey {
@@ -300,27 +298,11 @@ pub(crate) fn report<const WORDS: usize>(
         verdict: verdict as u8,
         reason: if record_kind == kind::TAMPER { Reason::Tamper as u8 } else { Reason::Delegate as u8 },
         packet: 0,
-        pad: [0; 2],
+        canary: u8::from(task.flags & TASK_CANARY != 0),
+        pad: 0,
     };
-    let mut repeats = 0;
-    if let Some(seen) = REPEATS.get_ptr_mut(&key) {
-        // SAFETY: a map value; a lost update of the count is a repeat not counted.
-        let seen = unsafe { &mut *seen };
-        if now.wrapping_sub(seen.written_ns) < REPEAT_WINDOW_NS {
-            seen.count += 1;
-            return;
-        }
-        repeats = seen.count;
-        seen.written_ns = now;
-        seen.count = 0;
-    } else {
-        let first = Repeats { written_ns: now, count: 0 };
-        if REPEATS.insert(&key, &first, 0).is_err() {
-            // Repeats of this pair become records of their own, which is harmless.
-            count(Counter::ReadErrors);
-        }
-    }
-    let Some(mut entry) = begin_record::<GuardRecord>() else { return };
+    let Some(due) = due(&key, now, false) else { return };
+    let Some(mut entry) = begin_verdict::<GuardRecord>(refusal) else { return no_room(&key, refusal) };
     let record = entry.as_mut_ptr();
     // SAFETY: reserved memory of this size, every member of which is written here.
     unsafe {
@@ -332,7 +314,8 @@ pub(crate) fn report<const WORDS: usize>(
         (*record).header.owner = task.owner;
         (*record).header.tgid = current_tgid();
         (*record).ino = object.key.ino;
-        (*record).repeats = repeats;
+        (*record).repeats = due.repeats;
+        (*record).repeats_id = due.id;
         (*record).dev = object.key.dev;
         (*record).target_tgid = object.target_tgid;
         (*record).number = object.number;

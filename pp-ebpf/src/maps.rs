@@ -6,12 +6,13 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE, bpf_spin_lock},
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use pp_common::abi::{
     BudgetValue, COUNTERS, Control, DFA_STATES, DfaClasses, DfaRow, EXEC_PATH_LEN, GatewayPortKey, GrantList, HeardKey, MAX_CGROUPS,
-    MAX_DOOMED, MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_HEARD, MAX_PLACES, MAX_RECEIPTS, MAX_RULES, MAX_SERVICES, MAX_TASKS,
+    MAX_DOOMED, MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_HEARD, MAX_PLACES, MAX_RECEIPTS, MAX_REPEATS, MAX_RULES,
+    MAX_SERVICES, MAX_TASKS,
     MAX_USER_BITS, MAX_USERS, NameId, PID_PAGE, PID_PAGES, Place, PrefixKey, RepeatKey, Repeats, RuleTarget, Service, ServiceKey, SockMark,
     TaskMark, UserKey,
 };
@@ -172,14 +173,24 @@ pub(crate) static OWN: HashMap<Addr, u32, { MAX_OWN as usize }> = HashMap::new()
 #[btf_map]
 pub(crate) static BLANK: Array<[u64; size_of::<Tracked>() / 8], 1> = Array::new();
 
-/// Repeats of one refusal. Written by every hook that reports, read by the daemon. Full: the
-/// oldest pair is forgotten and its next attempt is written as a record, which is harmless.
+/// Repeats of one refusal. Made and counted by every hook that reports, read and removed by the
+/// daemon once a pair rests. Full: each attempt of a further pair is written as a record.
 #[btf_map]
-pub(crate) static REPEATS: LruHashMap<RepeatKey, Repeats, 8192> = LruHashMap::new();
+pub(crate) static REPEATS: HashMap<RepeatKey, Repeats, { MAX_REPEATS as usize }> = HashMap::new();
 
-/// Records for the daemon. Full: the record is lost and counted, the verdict stands.
+/// How many of the repeats of an entry the daemon has told, by the entry's id: for the daemon that
+/// comes after it. No program reads it.
+#[btf_map]
+pub(crate) static TOLD: HashMap<u64, u64, { 2 * MAX_REPEATS as usize }> = HashMap::new();
+
+/// Verdicts for the daemon. Full: the attempt is counted in `REPEATS`, or, where it has no entry,
+/// as lost; the verdict stands.
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<u8, { 4 * 1024 * 1024 }> = RingBuf::new();
+
+/// Processes that come, run a program and go, for the daemon. Full: the record is lost and counted.
+#[btf_map]
+pub(crate) static LIFECYCLE: RingBuf<u8, { 2 * 1024 * 1024 }> = RingBuf::new();
 
 /// Counters by `Counter`. Written by every hook, read by the daemon.
 #[btf_map]

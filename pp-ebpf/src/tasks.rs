@@ -8,7 +8,7 @@ use pp_common::{
 };
 
 use crate::{
-    event::{NEW_ONLY, begin_record, count, now_ns},
+    event::{NEW_ONLY, begin_lifecycle, count, now_ns},
     kernel::{offset, read, start_ns},
     maps::{CONTROL, DOOMED, TASKS},
     mark::{current, current_tgid},
@@ -110,7 +110,7 @@ pub(crate) fn kill_current() {
 
 #[inline(always)]
 pub(crate) fn task_record(kind: u32, mark: &TaskMark, tgid: u32, parent_tgid: u32) {
-    let Some(mut entry) = begin_record::<TaskRecord>() else { return };
+    let Some(mut entry) = begin_lifecycle::<TaskRecord>() else { return };
     entry.write(TaskRecord {
         header: RecordHeader {
             kind,

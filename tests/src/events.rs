@@ -26,6 +26,7 @@ pub struct Seen {
 pub struct EventLog {
     seen: Arc<Mutex<Vec<Seen>>>,
     stop: Arc<AtomicBool>,
+    idle: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -39,9 +40,10 @@ impl EventLog {
     /// No client can be built.
     pub fn follow(socket: &Path) -> Result<Self> {
         let (seen, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let idle = Arc::new(AtomicBool::new(false));
         let client = Client::new(socket)?;
         let thread = {
-            let (seen, stop) = (Arc::clone(&seen), Arc::clone(&stop));
+            let (seen, stop, idle) = (Arc::clone(&seen), Arc::clone(&stop), Arc::clone(&idle));
             thread::spawn(move || {
                 let mut last: Option<Value> = None;
                 while !stop.load(Ordering::Relaxed) {
@@ -50,7 +52,11 @@ impl EventLog {
                         Some(id) => format!("/v1/events?follow=true&since={id}"),
                         None => "/v1/events?follow=true".to_owned(),
                     };
-                    let go_on = || !stop.load(Ordering::Relaxed);
+                    if idle.load(Ordering::Relaxed) {
+                        thread::sleep(TICK);
+                        continue;
+                    }
+                    let go_on = || !stop.load(Ordering::Relaxed) && !idle.load(Ordering::Relaxed);
                     let followed = client.follow(&path, TICK, go_on, |event| {
                         if event.get("id").is_some() {
                             last = event.get("id").cloned();
@@ -68,7 +74,12 @@ impl EventLog {
                 }
             })
         };
-        Ok(Self { seen, stop, thread: Some(thread) })
+        Ok(Self { seen, stop, idle, thread: Some(thread) })
+    }
+
+    /// Follows no more: a storm makes more events than are worth keeping.
+    pub fn let_go(&self) {
+        self.idle.store(true, Ordering::Relaxed);
     }
 
     /// The events so far.

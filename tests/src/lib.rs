@@ -20,6 +20,7 @@ pub mod ordinary;
 pub mod packages;
 pub mod paths;
 pub mod policy;
+pub mod refused;
 pub mod report;
 pub mod run;
 pub mod wait;

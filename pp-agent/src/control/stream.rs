@@ -13,6 +13,7 @@ use super::access::{Action, Standing};
 use super::server::Guest;
 use super::{ApiError, Governor};
 use crate::events::hub::{Follower, Item};
+use crate::events::refusals::Missed;
 use crate::events::store::StoreError;
 use crate::events::{Event, Filter, Kind};
 
@@ -34,7 +35,7 @@ pub(super) fn respond(governor: Arc<dyn Governor>, guest: Guest, filter: Filter)
     // Following begins before the stored ones are read, so none falls between.
     let follower = filter.follow.then(|| governor.hub().follow());
     tokio::spawn(async move {
-        let stream = Stream { governor, guest, filter, lines, last_id: 0 };
+        let stream = Stream { governor, guest, filter, lines };
         stream.run(follower).await;
     });
     let mut response = Response::new(Body::from_stream(ReceiverStream::new(queue)));
@@ -48,28 +49,21 @@ struct Stream {
     guest: Guest,
     filter: Filter,
     lines: Sender<Line>,
-    last_id: u64,
 }
 
 impl Stream {
     /// `None` ends the stream: the caller left, or may not see more.
     async fn run(mut self, follower: Option<Follower>) -> Option<()> {
-        self.stored().await?;
+        // What comes out of the queue is told by that, though it be stored by now.
+        self.stored(follower.as_ref().map_or(u64::MAX, |follower| follower.first_id() - 1)).await?;
         let mut follower = follower?;
-        // Ids that come out of the queue have no gaps but where it had no room.
-        let mut queued_id = follower.first_id() - 1;
         loop {
             tokio::select! {
                 () = self.lines.closed() => return None,
                 item = follower.next() => match item? {
-                    Item::Missed(count) => {
-                        self.catch_up(queued_id + 1..=queued_id + count).await?;
-                        queued_id += count;
-                    }
+                    Item::Missed(ids, missed) => self.catch_up(ids, missed).await?,
                     Item::Event(event) => {
-                        self.catch_up(queued_id + 1..=event.id - 1).await?;
-                        queued_id = queued_id.max(event.id);
-                        if event.id > self.last_id && self.filter.wants(&event) {
+                        if self.filter.wants(&event) {
                             self.tell(&event).await?;
                         }
                     }
@@ -78,14 +72,15 @@ impl Stream {
         }
     }
 
-    async fn stored(&mut self) -> Option<()> {
+    /// Tells the stored events up to this id that are asked for.
+    async fn stored(&mut self, last_id: u64) -> Option<()> {
         if self.filter.since.is_none() || self.filter.limit.is_some() {
             let limit = self.filter.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
             let filter = Filter { limit: Some(limit), ..self.filter.clone() };
             let (governor, standing) = (Arc::clone(&self.governor), self.standing()?);
             let ids = self.blocking(move || {
                 let found = governor.hub().query(&filter, |event| sees(standing, event))?;
-                Ok::<_, StoreError>(found.first().zip(found.last()).map(|(first, last)| first.id..=last.id))
+                Ok::<_, StoreError>(found.first().zip(found.last()).map(|(first, last)| first.id..=last.id.min(last_id)))
             });
             // Read again page by page: a reader that is slow keeps a page in memory, and not all of them.
             return match ids.await {
@@ -94,7 +89,7 @@ impl Stream {
                 None => self.unstored(),
             };
         }
-        self.pages(self.filter.first_id()..=u64::MAX).await.map(drop)
+        self.pages(self.filter.first_id()..=last_id).await.map(drop)
     }
 
     /// While nothing is stored, what happens is told all the same.
@@ -102,40 +97,34 @@ impl Stream {
         self.governor.hub().problem().map(drop)
     }
 
-    /// Tells the stored events of these ids. Returns how many are stored there, told or not; an error of the disk ends it, `None` the stream.
-    async fn pages(&mut self, ids: RangeInclusive<u64>) -> Option<u64> {
-        let (mut next_id, last_id) = (Some(*ids.start()), *ids.end());
-        let mut stored = 0;
+    /// Tells the stored events of these ids. Returns what all that is stored there tells, wanted or not; an error of the disk ends it, `None`
+    /// the stream.
+    async fn pages(&mut self, ids: RangeInclusive<u64>) -> Option<Missed> {
+        let (mut next_id, last_id) = (Some(*ids.start()).filter(|first_id| *first_id <= *ids.end()), *ids.end());
+        let mut found = Missed::default();
         while let Some(from_id) = next_id {
             let (governor, filter) = (Arc::clone(&self.governor), self.filter.clone());
             let page = self.blocking(move || governor.hub().page(from_id..=last_id, PAGE, &filter)).await;
-            let Some(page) = page else { return self.unstored().map(|()| stored) };
+            let Some(page) = page else { return self.unstored().map(|()| found) };
             for event in &page.events {
                 self.tell(event).await?;
             }
-            stored += page.stored;
+            found = found.and(page.found);
             next_id = page.next_id;
         }
-        Some(stored)
+        Some(found)
     }
 
     /// Tells from the store what the queue had no room for, and how much of it is not there: never written, or no more.
-    async fn catch_up(&mut self, ids: RangeInclusive<u64>) -> Option<()> {
-        // What was told from the store at the beginning is not told again.
-        let ids = (*ids.start()).max(self.last_id + 1)..=*ids.end();
-        let wanted = (ids.end() + 1).saturating_sub(*ids.start());
-        if wanted == 0 {
-            return Some(());
-        }
-        let gone = wanted.saturating_sub(self.pages(ids).await?);
-        if gone > 0 {
-            self.send(lost(gone)).await?;
+    async fn catch_up(&mut self, ids: RangeInclusive<u64>, missed: Missed) -> Option<()> {
+        let gone = missed.without(self.pages(ids).await?);
+        for line in lost(gone) {
+            self.send(line).await?;
         }
         Some(())
     }
 
     async fn tell(&mut self, event: &Event) -> Option<()> {
-        self.last_id = event.id;
         if !sees(self.standing()?, event) {
             return Some(());
         }
@@ -178,8 +167,12 @@ impl Stream {
     }
 }
 
-fn lost(count: u64) -> Vec<u8> {
-    serde_json::json!({ "kind": "lost", "count": count }).to_string().into_bytes()
+/// The lines for what a follower missed: refusals are counted one by one, with their repeats, and the rest by events.
+fn lost(missed: Missed) -> Vec<Vec<u8>> {
+    let refusals = serde_json::json!({ "kind": "lost", "verdict": "block", "count": missed.refusals });
+    let others = serde_json::json!({ "kind": "lost", "count": missed.others });
+    let lines = [(missed.refusals, refusals), (missed.others, others)];
+    lines.into_iter().filter(|(count, _)| *count > 0).map(|(_, line)| line.to_string().into_bytes()).collect()
 }
 
 /// Whether a caller of this standing may see this event.
@@ -222,6 +215,14 @@ mod tests {
         assert!(!sees(Standing::User(1001), &event));
         assert!(!sees(Standing::User(1000), &Event::new(Kind::Policy, "h", 0)));
         assert!(sees(Standing::User(1000), &Event::new(Kind::Lost, "h", 0)));
+    }
+
+    #[test]
+    fn what_is_missed_is_told_by_refusals_and_by_events() {
+        let text = |missed| lost(missed).into_iter().map(|line| String::from_utf8(line).unwrap()).collect::<Vec<_>>();
+        assert_eq!(text(Missed::default()), Vec::<String>::new());
+        let both = [r#"{"count":41,"kind":"lost","verdict":"block"}"#, r#"{"count":2,"kind":"lost"}"#];
+        assert_eq!(text(Missed { refusals: 41, others: 2 }), both);
     }
 
     #[test]

@@ -15,6 +15,7 @@ impl Daemon {
     pub(super) fn health(&self) -> Result<Value, ApiError> {
         let control = self.gate.control().map_err(ApiError::internal)?;
         let sessions = self.session_count()?;
+        let refusals = self.refusals().filter(|told| told.is_known);
         let now = Now::read();
         let behind = self.clock_behind();
         let inner = self.inner();
@@ -69,6 +70,14 @@ impl Daemon {
             "problems": problems,
             "healthy": healthy,
             "generation": control.generation,
+            "refusals": refusals.map(|told| json!({
+                "refused": told.refused,
+                "told": told.told,
+                "repeats": told.repeats,
+                "lost": told.lost,
+                "untold": told.untold,
+                "not_stored": told.not_stored,
+            })),
             "sessions": sessions,
             "receipts": inner.receipts.iter().filter(|receipt| receipt.stored.is_open(now)).count(),
             "started": rfc3339(self.started_ms),
@@ -92,6 +101,13 @@ impl Daemon {
     pub(super) fn metrics_text(&self) -> Result<String, ApiError> {
         let mut text = Text::default();
         text.kernel(&self.gate.counters().map_err(ApiError::internal)?);
+        if let Some(told) = self.refusals().filter(|told| told.is_known) {
+            let told_by = [("told", told.told), ("repeats", told.repeats), ("lost", told.lost)];
+            text.counter("pp_refused_total", "attempts refused, of this boot", told.refused);
+            text.counters("pp_refused_told_total", "refused attempts by how events told of them", "by", &told_by);
+            text.gauge("pp_refused_untold", "refused attempts that no event has told of yet", told.untold);
+            text.counter("pp_refused_not_stored_total", "refused attempts of which only followers were told", told.not_stored);
+        }
         text.control(&self.counters);
         text.gauge("pp_sessions", "sessions that are governed", self.session_count()? as u64);
         let marks = self.gate.marks().map_err(ApiError::internal)?;

@@ -17,9 +17,10 @@ use crate::control::ApiError;
 use crate::events::Kind;
 use crate::events::build::Builder;
 use crate::events::hub::Hub;
+use crate::events::refusals::Ledger;
 use crate::events::store::Store;
 use crate::events::tally::Tally;
-use crate::kernel::{Gate, GateOptions, KernelError, host};
+use crate::kernel::{Gate, GateOptions, KernelError, Reader, host};
 use crate::keyring::{KeyFileError, Keyring};
 use crate::metrics::ControlCounters;
 use crate::released::Released;
@@ -90,12 +91,15 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
     log_remarks(&inner);
     let tables = inner.tables()?;
     inner.generation = gate.apply(&tables)?;
+    let ledger = told_before(&gate)?;
     let daemon = Daemon {
         gate,
         state,
         hub: Hub::new(store, &host_name),
         home: super::home::Home::note().map_err(DaemonError::io("/proc/self/cgroup"))?,
         tally,
+        ledger: Mutex::new(ledger),
+        reader: Reader::default(),
         counters: ControlCounters::default(),
         operators: super::operators::Operators::find(),
         builder: Mutex::new(builder),
@@ -117,6 +121,14 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
         tracing::error!("policy: {problem}");
     }
     Ok(daemon)
+}
+
+/// How many repeats of the pairs that the kernel counts now daemons before this one told.
+fn told_before(gate: &Gate) -> Result<Ledger, KernelError> {
+    let mut ledger = Ledger::new(gate.told()?);
+    let gone = ledger.keep_only(gate.repeats()?.into_iter().map(|(_, repeats)| repeats.id));
+    gone.into_iter().try_for_each(|id| gate.forget_told(id))?;
+    Ok(ledger)
 }
 
 /// What follows once records are read: the walk over what runs, the canary,

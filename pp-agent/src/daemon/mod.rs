@@ -12,6 +12,7 @@ mod operators;
 mod posture;
 mod receipts;
 mod records;
+mod refusals;
 mod sessions;
 mod shut;
 mod ticks;
@@ -31,9 +32,10 @@ use crate::config::Config;
 use crate::control::server;
 use crate::events::build::Builder;
 use crate::events::hub::Hub;
+use crate::events::refusals::Ledger;
 use crate::events::tally::Tally;
 use crate::events::{Event, Kind};
-use crate::kernel::{Gate, canary, host};
+use crate::kernel::{Gate, Reader, canary, host};
 use crate::keyring::Keyring;
 use crate::metrics::ControlCounters;
 use crate::name::name_id;
@@ -154,6 +156,9 @@ pub(crate) struct Daemon {
     home: home::Home,
     /// Which of the kernel's records are accounted for.
     tally: Tally,
+    /// How many repeats of each pair were told.
+    ledger: Mutex<Ledger>,
+    reader: Reader,
     args: DaemonArgs,
     socket: PathBuf,
     decoy: guard::Decoy,
@@ -169,6 +174,10 @@ impl Daemon {
 
     fn builder(&self) -> MutexGuard<'_, Builder> {
         self.builder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn event(&self, kind: Kind) -> Event {

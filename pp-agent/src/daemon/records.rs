@@ -13,17 +13,28 @@ use crate::clock::Now;
 use crate::events::Kind;
 use crate::events::behaviour;
 use crate::events::record::Record;
+use crate::events::refusals::Ledger;
 use crate::kernel::Records;
 
 /// Reads records until the daemon stops.
 pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
     loop {
-        let bytes = records.next(|| daemon.tally.idle(Instant::now(), || daemon.counter(Counter::Written))).await;
-        let read = daemon.tally.read();
+        let idle = || daemon.tally.idle(Instant::now(), || daemon.counter(Counter::Written));
+        let bytes = records.next(&daemon.reader, idle).await;
         let Some(mut record) = Record::from_bytes(&bytes) else {
+            // Of an earlier build: where it was a refusal, it is told as lost.
             tracing::error!("ring buffer: {} bytes that are no record of this build", bytes.len());
+            let _accounted = daemon.tally.read();
             continue;
         };
+        // Refusals are accounted for by themselves.
+        let read = if record.is_refusal() { None } else { daemon.tally.read() };
+        // Held until the event is published, as in `refusals.rs`.
+        let _ledger = record.repeats_mut().filter(|(repeats, _)| **repeats > 0).map(|(repeats, id)| {
+            let mut ledger = daemon.ledger();
+            *repeats = tell_repeats(&daemon, &mut ledger, id, *repeats);
+            ledger
+        });
         if let Record::Verdict(verdict) = &mut record {
             name_nearest(&daemon, verdict);
             if is_refused_flow(verdict) {
@@ -54,6 +65,24 @@ pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
                 }
             }
             daemon.hub.publish_read(event, read);
+        }
+    }
+}
+
+/// How many of the repeats that a record tells its event tells: those that nothing has told yet, and none where that cannot be kept.
+fn tell_repeats(daemon: &Daemon, ledger: &mut Ledger, id: u64, count: u64) -> u64 {
+    let due = ledger.due_by_record(id, count);
+    if due == 0 {
+        return 0;
+    }
+    match daemon.gate.keep_told(id, count) {
+        Ok(()) => {
+            ledger.tell(id, count);
+            due
+        }
+        Err(error) => {
+            tracing::error!("{error}");
+            0
         }
     }
 }

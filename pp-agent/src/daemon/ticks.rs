@@ -1,23 +1,20 @@
-//! What the daemon looks at by itself: losses, the clock, cgroups, coalesced
-//! repeats, and the deadlines of receipts.
+//! What the daemon looks at by itself: the clock, cgroups, and the deadlines
+//! of receipts; `refusals.rs` has losses and repeats.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use pp_common::abi::{Counter, REPEAT_WINDOW_NS, RepeatKey};
-use pp_common::behaviour::{MAX_SESSIONS, Rule};
-use pp_common::decide::{Attempt, Kind as AttemptKind, Reason, Subject, Verdict};
-use pp_common::protect::Tamper;
+use pp_common::abi::Counter;
+use pp_common::behaviour::MAX_SESSIONS;
+use pp_common::decide::Subject;
 
+use super::refusals::Losses;
 use super::{Daemon, load};
 use crate::clock::{NS_PER_MS, Now};
 use crate::events::build::{address, session_text, transport_text};
-use crate::events::guard::hook_name;
 use crate::events::{Destination, Kind};
 use crate::flows;
-use crate::kernel::canary;
-use crate::name::name_id;
 use crate::notify;
 
 /// A jump of wall against boot time that is a step, not the clock's drift.
@@ -36,19 +33,18 @@ pub(super) async fn seconds(daemon: Arc<Daemon>) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut offset_ms = Now::read().offset_ms();
-    // The kernel counts on while no daemon runs; what it lost then is told too.
-    let mut lost = if daemon.gate.fresh() { 0 } else { daemon.state.lost_told().unwrap_or(0) };
+    let mut losses = Losses::new(&daemon);
     let mut blocked = 0;
     for second in 1u64.. {
         ticks.tick().await;
         let working = Arc::clone(&daemon);
         let work = move || {
-            working.tell_losses(&mut lost);
+            working.tell_losses(&mut losses);
             working.home.look();
             working.watch_clock(&mut offset_ms);
             working.refresh_cgroups();
             working.refresh_own();
-            working.flush_repeats();
+            working.tell_refusals(&mut losses);
             working.end_overflow();
             working.end_left_flows(&mut blocked);
             if second % GUARD_EVERY == 0 {
@@ -58,14 +54,17 @@ pub(super) async fn seconds(daemon: Arc<Daemon>) {
                 working.note_wall();
                 working.forget_histories();
             }
-            (lost, offset_ms, blocked)
+            (losses, offset_ms, blocked)
         };
         match tokio::task::spawn_blocking(work).await {
             Ok(state) => {
-                (lost, offset_ms, blocked) = state;
+                (losses, offset_ms, blocked) = state;
                 notify::alive();
             }
-            Err(error) => tracing::error!("housekeeping ended by a panic: {error}"),
+            Err(error) => {
+                tracing::error!("housekeeping ended by a panic: {error}");
+                losses = Losses::new(&daemon);
+            }
         }
     }
 }
@@ -121,30 +120,6 @@ impl Daemon {
                 tracing::error!("{error}");
                 None
             }
-        }
-    }
-
-    fn tell_losses(&self, told: &mut u64) {
-        let lost = self.counter(Counter::LostRecords).unwrap_or(*told);
-        let now = Now::read();
-        if lost > *told {
-            self.home.moved();
-            self.hub.publish_lost(lost - *told, "the kernel's ring buffer was full", now.wall_ms, None);
-            if let Err(error) = self.state.keep_lost_told(lost) {
-                tracing::warn!("{error}");
-            }
-        }
-        *told = lost;
-        if let Some(loss) = self.tally.lost(Instant::now()) {
-            let what = "the daemon before this one ended without storing what it had read; records that make no event are among them";
-            self.hub.publish_lost(loss.count, what, now.wall_ms, Some(loss.accounted));
-        }
-        if let Some(accounted) = self.tally.take_silent() {
-            self.hub.read(accounted);
-        }
-        let unstored = self.hub.take_unstored();
-        if unstored > 0 {
-            self.hub.publish_lost(unstored, "events that were told but could not be stored", now.wall_ms, None);
         }
     }
 
@@ -250,82 +225,6 @@ impl Daemon {
             Ok(_) => {}
             Err(error) => tracing::error!("{error}"),
         }
-    }
-
-    /// Tells repeats that were counted after a pair's last record.
-    fn flush_repeats(&self) {
-        let now = Now::read();
-        let Ok(pairs) = self.gate.repeats() else { return };
-        for (key, repeats) in pairs {
-            if now.boot_ns < repeats.written_ns.saturating_add(REPEAT_WINDOW_NS) {
-                continue;
-            }
-            if let Err(error) = self.gate.forget_repeats(&key) {
-                tracing::warn!("{error}");
-                continue;
-            }
-            if repeats.count == 0 {
-                continue;
-            }
-            self.tell_repeats(&key, repeats.count);
-        }
-    }
-
-    fn tell_repeats(&self, key: &RepeatKey, count: u64) {
-        if matches!(Reason::from_code(key.reason), Some(Reason::Tamper | Reason::Delegate)) {
-            self.tell_guard_repeats(key, count);
-            return;
-        }
-        let mut event = self.event(Kind::Verdict);
-        let subject = self.builder().subject_of(key.session);
-        event.session = Some(session_text(key.session));
-        event.verdict = Verdict::from_code(key.verdict).map(|verdict| verdict.name().to_owned());
-        event.reason = Reason::from_code(key.reason).map(|reason| reason.name().to_owned());
-        event.repeats = count;
-        // The repeats of a tripped pattern may have gone to many places.
-        let rule = Reason::from_code(key.reason).and_then(Rule::of);
-        event.destination = rule.is_none_or(Rule::names_host).then(|| Destination {
-            address: address(key.addr).to_string(),
-            port: rule.is_none_or(Rule::names_port).then_some(key.port),
-            transport: transport_text(key.transport),
-        });
-        if subject.is_some_and(|subject| subject.agent == name_id(canary::AGENT)) {
-            event.kind = Kind::Canary;
-        }
-        if let Some(subject) = subject {
-            let attempt = Attempt { addr: key.addr, port: key.port, transport: key.transport, kind: AttemptKind::Open, counted: 0 };
-            let decision = self.gate.decide(&subject, &attempt);
-            let mut builder = self.builder();
-            event.agent = builder.name(subject.agent);
-            event.owner = Some(builder.owner(subject.owner));
-            if event.destination.is_some() {
-                event.zone = builder.name(decision.zone);
-                event.gateway = builder.name(decision.gateway);
-                event.service = builder.name(decision.service);
-            }
-        }
-        self.hub.publish(event.detail("attempts that were counted since the last event of this pair"));
-    }
-
-    /// The same of refusals that name no address; see `pp-ebpf/src/guard.rs` for the key.
-    fn tell_guard_repeats(&self, key: &RepeatKey, count: u64) {
-        let tamper = key.reason == Reason::Tamper as u8;
-        let subject = self.builder().subject_of(key.session);
-        let canary = subject.is_some_and(|subject| subject.agent == name_id(canary::AGENT));
-        let kind = if tamper { Kind::Tamper } else { Kind::Verdict };
-        let mut event = self.event(if canary { Kind::Canary } else { kind });
-        let what = u8::try_from(key.port).ok().and_then(Tamper::from_code);
-        event.session = Some(session_text(key.session));
-        event.verdict = Verdict::from_code(key.verdict).map(|verdict| verdict.name().to_owned());
-        event.reason = what.map(|what| what.name().to_owned());
-        event.hook = Some(hook_name(key.transport, self.gate.backend().name()));
-        event.repeats = count;
-        if let Some(subject) = subject {
-            let mut builder = self.builder();
-            event.agent = builder.name(subject.agent);
-            event.owner = Some(builder.owner(subject.owner));
-        }
-        self.hub.publish(event.detail("attempts that were counted since the last event of this kind"));
     }
 
     /// The next instant at which a receipt runs out of which that is not told, boot nanoseconds.

@@ -2,12 +2,13 @@
 //! follows. A slow follower misses events here, is told how many, and finds
 //! them in the store; nobody waits for it.
 
+use std::collections::VecDeque;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
+use tokio::sync::Notify;
 
+use super::refusals::{Account, Missed, NOT_STORED, Refusals};
 use super::store::{Page, Store, StoreError};
 use super::{Event, Filter, Kind};
 
@@ -19,8 +20,8 @@ const FOLLOWER_QUEUE: usize = 1_024;
 pub enum Item {
     /// An event.
     Event(Arc<Event>),
-    /// So many events found no room in the queue.
-    Missed(u64),
+    /// The events of these ids found no room in the queue.
+    Missed(RangeInclusive<u64>, Missed),
 }
 
 /// The hub.
@@ -34,21 +35,28 @@ pub struct Hub {
 #[derive(Debug)]
 struct Inner {
     next_id: u64,
-    followers: Vec<Sending>,
+    account: Account,
+    followers: Vec<Arc<Queue>>,
 }
 
-#[derive(Debug)]
-struct Sending {
-    queue: Sender<Item>,
-    missed: Arc<AtomicU64>,
+/// What waits for one follower. The last item may be what it missed, which grows as long as there is no room for more.
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    more: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    items: VecDeque<Item>,
+    /// The follower left, or the daemon stops.
+    closed: bool,
 }
 
 /// The receiving end of one follower.
 #[derive(Debug)]
 pub struct Follower {
-    queue: Receiver<Item>,
-    missed: Arc<AtomicU64>,
-    pending: Option<Item>,
+    queue: Arc<Queue>,
     first_id: u64,
 }
 
@@ -61,16 +69,58 @@ impl Follower {
 
     /// The next item; `None` when the daemon stops.
     pub async fn next(&mut self) -> Option<Item> {
-        if let Some(item) = self.pending.take() {
-            return Some(item);
+        loop {
+            {
+                let mut waiting = self.queue.lock();
+                if let Some(item) = waiting.items.pop_front() {
+                    return Some(item);
+                }
+                if waiting.closed {
+                    return None;
+                }
+            }
+            self.queue.more.notified().await;
         }
-        let item = self.queue.recv().await?;
-        // It is told where the queue runs dry, not only at the next event.
-        if self.queue.is_empty() {
-            let missed = self.missed.swap(0, Ordering::AcqRel);
-            self.pending = (missed > 0).then_some(Item::Missed(missed));
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.queue.lock().closed = true;
+    }
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the follower is still there.
+    fn send(&self, event: &Arc<Event>) -> bool {
+        let mut waiting = self.lock();
+        if waiting.closed {
+            return false;
         }
-        Some(item)
+        if waiting.items.len() < FOLLOWER_QUEUE {
+            waiting.items.push_back(Item::Event(Arc::clone(event)));
+        } else {
+            let missed = Missed::follower(event);
+            match waiting.items.back_mut() {
+                Some(Item::Missed(ids, so_far)) => {
+                    *ids = *ids.start()..=event.id;
+                    *so_far = so_far.and(missed);
+                }
+                Some(Item::Event(_)) | None => waiting.items.push_back(Item::Missed(event.id..=event.id, missed)),
+            }
+        }
+        drop(waiting);
+        self.more.notify_one();
+        true
+    }
+
+    fn close(&self) {
+        self.lock().closed = true;
+        self.more.notify_one();
     }
 }
 
@@ -79,7 +129,10 @@ impl Hub {
     #[must_use]
     pub fn new(store: Store, host: &str) -> Self {
         let next_id = store.first_id();
-        let inner = Mutex::new(Inner { next_id, followers: Vec::new() });
+        // What the store could not keep and told so is lost to whoever comes after it.
+        let mut account = store.account();
+        account.refusals.lost += std::mem::take(&mut account.refusals.not_stored);
+        let inner = Mutex::new(Inner { next_id, account, followers: Vec::new() });
         Self { store, host: host.to_owned(), inner }
     }
 
@@ -90,15 +143,16 @@ impl Hub {
 
     /// The same for an event of a record: so many are accounted for once it is stored.
     pub fn publish_read(&self, mut event: Event, records: Option<u64>) -> Arc<Event> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.lock();
         event.id = inner.next_id;
         inner.next_id += 1;
+        inner.account.refusals = inner.account.refusals.and(Refusals::of(&event));
         if event.is_requestable() {
             event.request = Some(format!("pp-agent receipt request --from-event {}", event.id));
         }
         let event = Arc::new(event);
         self.store.put(Arc::clone(&event), records);
-        inner.followers.retain(|follower| follower.send(&event));
+        inner.followers.retain(|queue| queue.send(&event));
         drop(inner);
         crate::journal::tell(&event);
         event
@@ -116,15 +170,56 @@ impl Hub {
         self.publish_read(event, records);
     }
 
+    /// Tells that refusals have no event.
+    pub fn publish_lost_refusals(&self, count: u64, detail: &str, wall_ms: i64) {
+        let mut event = Event::new(Kind::Lost, &self.host, wall_ms).detail(detail);
+        event.verdict = Some("block".to_owned());
+        event.count = Some(count);
+        self.publish(event);
+    }
+
+    /// Tells what could not be stored since this was last told.
+    pub fn tell_unstored(&self, wall_ms: i64) {
+        let unstored = self.store.take_lost();
+        let detail = "events that were told but could not be stored";
+        let lost = |count| {
+            let mut event = Event::new(Kind::Lost, &self.host, wall_ms).detail(detail);
+            event.reason = Some(NOT_STORED.to_owned());
+            event.count = Some(count);
+            event
+        };
+        if unstored.refusals > 0 {
+            let mut event = lost(unstored.refusals);
+            event.verdict = Some("block".to_owned());
+            self.publish(event);
+        }
+        if unstored.others > 0 {
+            self.publish(lost(unstored.others));
+        }
+    }
+
+    /// How many refusals events have told of so far.
+    #[must_use]
+    pub fn account(&self) -> Account {
+        self.lock().account
+    }
+
+    /// Says how many were refused before this account was kept.
+    ///
+    /// # Errors
+    /// When it cannot be written; it holds for this daemon.
+    pub fn account_from(&self, before: u64) -> Result<(), StoreError> {
+        self.lock().account.before = Some(before);
+        self.store.account_from(before)
+    }
+
     /// Everything from now on.
     #[must_use]
     pub fn follow(&self) -> Follower {
-        let (sender, queue) = channel(FOLLOWER_QUEUE);
-        let missed = Arc::new(AtomicU64::new(0));
-        let sending = Sending { queue: sender, missed: Arc::clone(&missed) };
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.followers.push(sending);
-        Follower { queue, missed, pending: None, first_id: inner.next_id }
+        let queue = Arc::new(Queue::default());
+        let mut inner = self.lock();
+        inner.followers.push(Arc::clone(&queue));
+        Follower { queue, first_id: inner.next_id }
     }
 
     /// Stored events; see [`Store::query`]. Blocks on the disk.
@@ -157,42 +252,15 @@ impl Hub {
         self.store.problem()
     }
 
-    /// Events that could not be stored since this was last asked.
-    #[must_use]
-    pub fn take_unstored(&self) -> u64 {
-        self.store.take_lost()
-    }
-
     /// Writes what waits and lets the followers go.
     pub fn stop(&self) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.followers.clear();
+        let mut inner = self.lock();
+        inner.followers.drain(..).for_each(|queue| queue.close());
         self.store.stop(inner.next_id);
     }
-}
 
-impl Sending {
-    /// Whether the follower is still there.
-    fn send(&self, event: &Arc<Event>) -> bool {
-        let missed = self.missed.swap(0, Ordering::AcqRel);
-        if missed > 0 {
-            match self.queue.try_send(Item::Missed(missed)) {
-                Ok(()) => {}
-                Err(TrySendError::Full(_)) => {
-                    self.missed.fetch_add(missed + 1, Ordering::AcqRel);
-                    return true;
-                }
-                Err(TrySendError::Closed(_)) => return false,
-            }
-        }
-        match self.queue.try_send(Item::Event(Arc::clone(event))) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_)) => {
-                self.missed.fetch_add(1, Ordering::AcqRel);
-                true
-            }
-            Err(TrySendError::Closed(_)) => false,
-        }
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -206,6 +274,12 @@ mod tests {
         (dir, Hub::new(store, "h"))
     }
 
+    fn refusal(repeats: u64) -> Event {
+        let mut event = Event::of_attempt("block", "no_receipt", "10.20.4.7", 502);
+        event.repeats = repeats;
+        event
+    }
+
     #[tokio::test]
     async fn slow_follower_is_told_how_many_it_missed() {
         let (_dir, hub) = hub();
@@ -217,9 +291,40 @@ mod tests {
         for _ in 0..FOLLOWER_QUEUE {
             assert!(matches!(follower.next().await, Some(Item::Event(_))));
         }
-        assert_eq!(follower.next().await, Some(Item::Missed(extra as u64)));
+        let queue = FOLLOWER_QUEUE as u64;
+        let missed = Missed { refusals: 0, others: extra as u64 };
+        assert_eq!(follower.next().await, Some(Item::Missed(queue + 1..=queue + 7, missed)));
         hub.publish(Event::new(Kind::Policy, "h", 0));
+        assert!(matches!(follower.next().await, Some(Item::Event(event)) if event.id == queue + 8));
+    }
+
+    #[tokio::test]
+    async fn what_a_slow_follower_missed_counts_with_its_repeats_and_losses() {
+        let (_dir, hub) = hub();
+        let mut follower = hub.follow();
+        for _ in 0..FOLLOWER_QUEUE {
+            hub.publish(Event::new(Kind::Policy, "h", 0));
+        }
+        hub.publish(refusal(0));
+        hub.publish(refusal(40));
+        hub.publish_lost_refusals(50_000, "the ring buffer was full", 0);
+        hub.publish_lost(3, "records of processes", 0, None);
+        for _ in 0..FOLLOWER_QUEUE {
+            assert!(matches!(follower.next().await, Some(Item::Event(_))));
+        }
+        let Some(Item::Missed(_, missed)) = follower.next().await else { panic!("nothing was missed") };
+        assert_eq!(missed, Missed { refusals: 1 + 41 + 50_000, others: 1 });
+        assert_eq!(hub.account().refusals.published(), missed.refusals);
+    }
+
+    #[tokio::test]
+    async fn follower_hears_when_the_daemon_stops() {
+        let (_dir, hub) = hub();
+        let mut follower = hub.follow();
+        hub.publish(Event::new(Kind::Policy, "h", 0));
+        hub.stop();
         assert!(matches!(follower.next().await, Some(Item::Event(_))));
+        assert_eq!(follower.next().await, None);
     }
 
     #[tokio::test]

@@ -56,6 +56,9 @@ pub struct Contents {
 struct Gap {
     kind: GapKind,
     count: u64,
+    /// There where it is refusals that are missing.
+    #[serde(default, rename = "verdict")]
+    _verdict: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -99,7 +102,7 @@ pub fn each(name: &str, input: impl BufRead, mut take: impl FnMut(Event) -> Resu
                 take(event).map_err(wrong)?;
             }
             Err(error) => match serde_json::from_str::<Gap>(text) {
-                Ok(Gap { kind: GapKind::Lost, count }) => found.missing = found.missing.saturating_add(count),
+                Ok(Gap { kind: GapKind::Lost, count, .. }) => found.missing = found.missing.saturating_add(count),
                 Err(_) => return Err(wrong(say(&error))),
             },
         }

@@ -10,6 +10,7 @@ pub mod lines;
 pub mod mask;
 pub mod procs;
 pub mod record;
+pub mod refusals;
 pub mod store;
 pub mod tally;
 

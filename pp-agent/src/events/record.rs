@@ -3,10 +3,12 @@
 //! Each field is read at its place and in the host's byte order; a record of
 //! another length than its kind has, or of an unknown kind, is not a record.
 
-use pp_common::abi::NameId;
+use pp_common::abi::{NameId, TASK_CANARY};
+use pp_common::decide::Verdict;
 use pp_common::dest::Addr;
 use pp_common::protect::GuardRecord;
 use pp_common::record::{EXEC_RECORD_ARGV, EXEC_RECORD_PATH, ExecRecord, RecordHeader, TaskRecord, VerdictRecord, kind};
+use pp_common::tools::TOOL_REFUSE;
 
 /// One record, by kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +71,27 @@ impl Record {
             kind::TAMPER => reader.guard(header).map(Self::Tamper),
             kind::DELEGATE => reader.guard(header).map(Self::Delegate),
             _ => None,
+        }
+    }
+
+    /// Whether the kernel counted what it tells as refused; the canary's attempts it does not.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        let blocks = match self {
+            Self::Verdict(record) => record.verdict == Verdict::Block as u8,
+            Self::Tamper(record) | Self::Delegate(record) => record.verdict == Verdict::Block as u8,
+            Self::Tool(exec) => u16::try_from(exec.rule).is_ok_and(|code| code & TOOL_REFUSE != 0),
+            Self::Exec(_) | Self::SessionStart(_) | Self::Fork(_) | Self::Exit(_) | Self::TableFull(_) => false,
+        };
+        blocks && self.header().flags & TASK_CANARY == 0
+    }
+
+    /// How often its pair was counted, and the id of that count.
+    pub fn repeats_mut(&mut self) -> Option<(&mut u64, u64)> {
+        match self {
+            Self::Verdict(record) => Some((&mut record.repeats, record.repeats_id)),
+            Self::Tamper(record) | Self::Delegate(record) => Some((&mut record.repeats, record.repeats_id)),
+            Self::Exec(_) | Self::SessionStart(_) | Self::Tool(_) | Self::Fork(_) | Self::Exit(_) | Self::TableFull(_) => None,
         }
     }
 
@@ -136,6 +159,7 @@ impl<'a> Reader<'a> {
             gateway: self.name()?,
             service: self.name()?,
             repeats: self.u64()?,
+            repeats_id: self.u64()?,
             serial: self.u32()?,
             generation: self.u32()?,
             port: self.u16()?,
@@ -172,6 +196,7 @@ impl<'a> Reader<'a> {
             header,
             ino: self.u64()?,
             repeats: self.u64()?,
+            repeats_id: self.u64()?,
             dev: self.u32()?,
             target_tgid: self.u32()?,
             number: self.u32()?,
@@ -218,7 +243,7 @@ pub(crate) mod tests {
     pub(crate) fn verdict_bytes(verdict: u8, reason: u8) -> Vec<u8> {
         let mut bytes = header_bytes(kind::VERDICT);
         bytes.extend([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 20, 4, 7]);
-        for name in [11u64, 0, 13, 3] {
+        for name in [11u64, 0, 13, 3, 21] {
             bytes.extend(name.to_ne_bytes());
         }
         bytes.extend(0u32.to_ne_bytes());
@@ -235,7 +260,7 @@ pub(crate) mod tests {
         assert_eq!(bytes.len(), size_of::<VerdictRecord>());
         let Some(Record::Verdict(record)) = Record::from_bytes(&bytes) else { panic!("no verdict") };
         assert_eq!((record.port, record.transport, record.verdict, record.reason), (502, 6, 1, 10));
-        assert_eq!((record.zone, record.service, record.repeats), (11, 13, 3));
+        assert_eq!((record.zone, record.service, record.repeats, record.repeats_id), (11, 13, 3, 21));
         assert_eq!((record.header.session, record.header.tgid), (0xabc, 4242));
     }
 
@@ -266,6 +291,7 @@ pub(crate) mod tests {
         let mut bytes = header_bytes(record_kind);
         bytes.extend(9_000u64.to_ne_bytes());
         bytes.extend(2u64.to_ne_bytes());
+        bytes.extend(21u64.to_ne_bytes());
         for word in [5u32, 77, 15] {
             bytes.extend(word.to_ne_bytes());
         }
@@ -281,7 +307,8 @@ pub(crate) mod tests {
         let bytes = tamper_bytes(kind::TAMPER, 1, b"keys.json");
         assert_eq!(bytes.len(), size_of::<GuardRecord>());
         let Some(Record::Tamper(record)) = Record::from_bytes(&bytes) else { panic!("no tamper record") };
-        assert_eq!((record.ino, record.repeats, record.dev, record.target_tgid, record.number), (9_000, 2, 5, 77, 15));
+        assert_eq!((record.ino, record.repeats, record.repeats_id), (9_000, 2, 21));
+        assert_eq!((record.dev, record.target_tgid, record.number), (5, 77, 15));
         assert_eq!((record.what, record.hook, record.verdict), (1, 1, 1));
         for length in 0..bytes.len() {
             assert_eq!(Record::from_bytes(&bytes[..length]), None, "{length}");

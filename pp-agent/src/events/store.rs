@@ -6,9 +6,9 @@
 use std::hash::BuildHasher as _;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use foldhash::fast::FixedState;
 use redb::backends::FileBackend;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata as _, TableDefinition, WriteTransaction};
 
+use super::refusals::{Account, Missed, Refusals};
 use super::{Event, Filter};
 use crate::database::{self, Check, Place};
 
@@ -36,6 +37,12 @@ const NEXT_ID: &str = "next_id";
 /// The records of the kernel that are accounted for, and the boot that they are of.
 const RECORDS: &str = "records";
 const RECORDS_BOOT: &str = "records_boot";
+/// How many refusals the events of this boot tell of, those that had to make room among them, and the boot.
+const REFUSALS_TOLD: &str = "refusals_told";
+const REFUSALS_REPEATS: &str = "refusals_repeats";
+const REFUSALS_LOST: &str = "refusals_lost";
+const REFUSALS_BEFORE: &str = "refusals_before";
+const REFUSALS_BOOT: &str = "refusals_boot";
 
 /// Why events could not be stored or read.
 #[derive(Debug, thiserror::Error)]
@@ -67,8 +74,8 @@ enum Work {
 pub struct Page {
     /// Those that the filter takes.
     pub events: Vec<Event>,
-    /// How many were looked at.
-    pub stored: u64,
+    /// What all that were looked at tell.
+    pub found: Missed,
     /// Where the next page begins; `None` at the end.
     pub next_id: Option<u64>,
 }
@@ -87,7 +94,9 @@ pub struct Store {
 struct Shared {
     place: Place<FileBackend>,
     database: Mutex<Option<Arc<Database>>>,
-    lost: AtomicU64,
+    lost: Mutex<Missed>,
+    /// What is stored of this boot tells.
+    account: Mutex<Account>,
     /// The last commit failed.
     failing: AtomicBool,
     /// Why the last use failed.
@@ -111,7 +120,8 @@ impl Store {
         let shared = Arc::new(Shared {
             place: Place::of_file(path, Check::Usual),
             database: Mutex::new(None),
-            lost: AtomicU64::new(0),
+            lost: Mutex::new(Missed::default()),
+            account: Mutex::new(Account::default()),
             failing: AtomicBool::new(false),
             problem: Mutex::new(None),
             doubtful: AtomicBool::new(false),
@@ -161,7 +171,23 @@ impl Store {
     /// # Errors
     /// When it cannot be written.
     pub fn count_from_zero(&self) -> Result<(), StoreError> {
+        *self.shared.account() = Account { before: Some(0), ..Account::default() };
         self.shared.commit(&[], true, None, Some(0))
+    }
+
+    /// What the events of this boot tell of refusals, those that had to make room among them.
+    #[must_use]
+    pub fn account(&self) -> Account {
+        *self.shared.account()
+    }
+
+    /// Keeps how many were refused before there was this account, on the disk before it returns.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn account_from(&self, before: u64) -> Result<(), StoreError> {
+        self.shared.account().before = Some(before);
+        self.shared.commit(&[], true, None, None)
     }
 
     /// So many records are accounted for, the last without an event. Where the queue is full the next one says more.
@@ -175,20 +201,21 @@ impl Store {
     pub fn put(&self, event: Arc<Event>, records: Option<u64>) {
         match self.work.try_send(Work::Event(event, records)) {
             Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.shared.lost.fetch_add(1, Ordering::Relaxed);
+            Err(TrySendError::Full(Work::Event(event, _)) | TrySendError::Disconnected(Work::Event(event, _))) => {
+                self.shared.lose(&[event]);
             }
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => tracing::error!("events: the queue took another event"),
         }
     }
 
     /// Events that were not stored since this was last asked. Zero while
     /// nothing can be stored: the loss is told when it can be told lastingly.
     #[must_use]
-    pub fn take_lost(&self) -> u64 {
+    pub fn take_lost(&self) -> Missed {
         if self.shared.failing.load(Ordering::Relaxed) {
-            return 0;
+            return Missed::default();
         }
-        self.shared.lost.swap(0, Ordering::Relaxed)
+        std::mem::take(&mut *self.shared.lost.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The stored events that a filter and `allowed` take, oldest first; with
@@ -232,8 +259,8 @@ impl Store {
                     page.next_id = Some(id.value());
                     break;
                 }
-                page.stored += 1;
                 let Ok(event) = serde_json::from_slice::<Event>(bytes.value()) else { continue };
+                page.found = page.found.and(Missed::follower(&event));
                 if filter.wants(&event) {
                     page.events.push(event);
                 }
@@ -297,6 +324,8 @@ impl Shared {
         let first_id = self.next_id()?.max(floor);
         let reserved = first_id.saturating_add(ID_RESERVE);
         self.reserve(reserved)?;
+        let account = self.read_account()?;
+        *self.account() = account;
         Ok((first_id, reserved, self.records()?))
     }
 
@@ -374,6 +403,30 @@ impl Shared {
         })
     }
 
+    fn account(&self) -> MutexGuard<'_, Account> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Events that are not stored.
+    fn lose(&self, events: &[Arc<Event>]) {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        *lost = events.iter().fold(*lost, |lost, event| lost.and(Missed::store(event)));
+    }
+
+    fn read_account(&self) -> Result<Account, StoreError> {
+        self.with(|database| {
+            let write = database.begin_write()?;
+            let meta = write.open_table(META)?;
+            let number = |key: &str| meta.get(key).map(|number| number.map(|number| number.value()));
+            if number(REFUSALS_BOOT)? != Some(self.boot) {
+                return Ok(Account::default());
+            }
+            let [told, repeats, lost] = [REFUSALS_TOLD, REFUSALS_REPEATS, REFUSALS_LOST].map(&number);
+            let refusals = Refusals { told: told?.unwrap_or(0), repeats: repeats?.unwrap_or(0), lost: lost?.unwrap_or(0), not_stored: 0 };
+            Ok(Account { refusals, before: number(REFUSALS_BEFORE)? })
+        })
+    }
+
     fn reserve(&self, next_id: u64) -> Result<(), StoreError> {
         self.with(|database| {
             let write = database.begin_write()?;
@@ -384,6 +437,9 @@ impl Shared {
     }
 
     fn commit(&self, batch: &[Arc<Event>], sync: bool, reserve: Option<u64>, records: Option<u64>) -> Result<(), StoreError> {
+        let mut account = self.account();
+        let refusals = batch.iter().fold(account.refusals, |refusals, event| refusals.and(Refusals::of(event)));
+        let before = account.before;
         self.with(|database| {
             let mut write = database.begin_write()?;
             write.set_durability(if sync { Durability::Immediate } else { Durability::None })?;
@@ -405,10 +461,21 @@ impl Shared {
                     meta.insert(RECORDS, records)?;
                     meta.insert(RECORDS_BOOT, self.boot)?;
                 }
+                meta.insert(REFUSALS_TOLD, refusals.told)?;
+                meta.insert(REFUSALS_REPEATS, refusals.repeats)?;
+                // Whoever reads only what is stored finds both lost.
+                meta.insert(REFUSALS_LOST, refusals.lost + refusals.not_stored)?;
+                match before {
+                    Some(before) => drop(meta.insert(REFUSALS_BEFORE, before)?),
+                    None => drop(meta.remove(REFUSALS_BEFORE)?),
+                }
+                meta.insert(REFUSALS_BOOT, self.boot)?;
             }
             write.commit()?;
             Ok(())
-        })
+        })?;
+        account.refusals = refusals;
+        Ok(())
     }
 }
 
@@ -496,7 +563,7 @@ fn write_all(shared: &Shared, queue: &Receiver<Work>, reserved: u64) {
                     if !batch.is_empty() {
                         tracing::error!("{error}; {} events not stored", batch.len());
                     }
-                    shared.lost.fetch_add(batch.len() as u64, Ordering::Relaxed);
+                    shared.lose(&batch);
                     shared.close();
                     // The next file may be another one.
                     reserved = 0;

@@ -101,12 +101,51 @@ fn page_says_how_much_of_a_range_is_stored() {
     }
     let ids = |page: &Page| page.events.iter().map(|event| event.id).collect::<Vec<_>>();
     let page = store.page(2..=6, 2, &Filter::default()).unwrap();
-    assert_eq!((ids(&page), page.stored, page.next_id), (vec![2, 5], 2, Some(6)));
+    let others = |others| Missed { refusals: 0, others };
+    assert_eq!((ids(&page), page.found, page.next_id), (vec![2, 5], others(2), Some(6)));
     let rest = store.page(6..=6, 2, &Filter::default()).unwrap();
-    assert_eq!((ids(&rest), rest.stored, rest.next_id), (vec![6], 1, None));
+    assert_eq!((ids(&rest), rest.found, rest.next_id), (vec![6], others(1), None));
     let nobody = Filter { agent: Some("nobody".into()), ..Filter::default() };
     let none = store.page(2..=6, 2, &nobody).unwrap();
-    assert_eq!((none.events.len(), none.stored, none.next_id), (0, 3, None));
+    assert_eq!((none.events.len(), none.found, none.next_id), (0, others(3), None));
+}
+
+fn refusal(id: u64, repeats: u64) -> Arc<Event> {
+    let mut event = Event::of_attempt("block", "no_receipt", "10.20.4.7", 502);
+    event.id = id;
+    event.repeats = repeats;
+    Arc::new(event)
+}
+
+#[test]
+fn account_of_refusals_survives_a_restart_and_events_that_make_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.redb");
+    let store = Store::of_size(&path, BOOT, 2).unwrap();
+    assert_eq!(store.account(), Account::default());
+    store.account_from(5).unwrap();
+    for id in 1..=4 {
+        store.put(refusal(id, 10), None);
+    }
+    store.stop(5);
+    drop(store);
+    let store = Store::of_size(&path, BOOT, 2).unwrap();
+    let refusals = Refusals { told: 4, repeats: 40, ..Refusals::default() };
+    assert_eq!(store.account(), Account { refusals, before: Some(5) });
+    store.count_from_zero().unwrap();
+    assert_eq!(store.account(), Account { before: Some(0), ..Account::default() });
+    store.stop(5);
+    drop(store);
+    assert_eq!(Store::open(&path, "another").unwrap().account(), Account::default());
+}
+
+#[test]
+fn event_that_finds_no_room_is_lost_with_all_it_tells() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("events.redb"), BOOT).unwrap();
+    store.shared.lose(&[refusal(1, 10), event(2), refusal(3, 0)]);
+    assert_eq!(store.take_lost(), Missed { refusals: 12, others: 1 });
+    assert_eq!(store.take_lost(), Missed::default());
 }
 
 #[test]

@@ -38,14 +38,14 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PP_EBPF_OBJECT"));
 
 /// Version of a map's layout, where it is not 1. A build that changes a layout
 /// raises its number and brings the old map's content along.
-const LAYOUTS: [(&str, u32); 1] = [("SOCKS", SOCKS_LAYOUT)];
+const LAYOUTS: [(&str, u32); 2] = [("SOCKS", SOCKS_LAYOUT), ("REPEATS", 2)];
 
 /// The build for the upgrade test has a layout of its own, so that the test
 /// sees the marks of open sockets carried over.
 const SOCKS_LAYOUT: u32 = if option_env!("PP_ABI_VERSION").is_some() { 4 } else { 3 };
 
 /// Every map, by its name in the object.
-pub(super) const MAPS: [&str; 35] = [
+pub(super) const MAPS: [&str; 37] = [
     "TASKS",
     "DOOMED",
     "PIDS",
@@ -79,7 +79,9 @@ pub(super) const MAPS: [&str; 35] = [
     "OWN",
     "BLANK",
     "REPEATS",
+    "TOLD",
     "EVENTS",
+    "LIFECYCLE",
     "COUNTS",
 ];
 

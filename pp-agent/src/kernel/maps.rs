@@ -62,6 +62,7 @@ pub(super) struct Maps {
     pub(super) grounds: Locked<LpmTrie<MapData, PrefixKey, Ground>>,
     pub(super) own: Locked<HashMap<MapData, Addr, u32>>,
     pub(super) repeats: Locked<HashMap<MapData, RepeatKey, Repeats>>,
+    pub(super) told: Locked<HashMap<MapData, u64, u64>>,
     counts: Locked<PerCpuArray<MapData, u64>>,
 }
 
@@ -110,6 +111,7 @@ impl Maps {
             grounds: take(ebpf, "GROUNDS")?,
             own: take(ebpf, "OWN")?,
             repeats: take(ebpf, "REPEATS")?,
+            told: take(ebpf, "TOLD")?,
             counts: take(ebpf, "COUNTS")?,
         })
     }

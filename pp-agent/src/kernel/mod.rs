@@ -48,7 +48,7 @@ pub use error::KernelError;
 pub use guard::PROGRAMS as GUARD_PROGRAMS;
 pub use load::{GateOptions, Removed, uninstall};
 pub use pinned::release as release_pinned;
-pub use records::Records;
+pub use records::{Reader, Records};
 pub use sys::{close_at_exec, ignore_stray_signals, pidfd, pidfd_getfd};
 
 use crate::{delegates::Delegate, guarded::Target, policy::KernelTables};
@@ -98,8 +98,11 @@ impl Gate {
     /// failed; the message says what to change.
     pub fn start(options: &GateOptions, mark_again: impl Fn(&Self) -> Result<(), KernelError>) -> Result<Self, KernelError> {
         let mut loader = load::Loader::open(options)?;
-        let ring = loader.ebpf.take_map("EVENTS").ok_or_else(|| KernelError::Load("the object has no map EVENTS".into()))?;
-        let ring = RingBuf::try_from(ring).map_err(|error| map_error("EVENTS", &error))?;
+        let mut ring = |name: &'static str| -> Result<RingBuf<MapData>, KernelError> {
+            let map = loader.ebpf.take_map(name).ok_or_else(|| KernelError::Load(format!("the object has no map {name}")))?;
+            RingBuf::try_from(map).map_err(|error| map_error(name, &error))
+        };
+        let records = Records::new(ring("EVENTS")?, ring("LIFECYCLE")?)?;
         let maps = Maps::open(&mut loader.ebpf)?;
         // What a start finds pinned has the size it was made with.
         let tasks = MapInfo::from_pin(load::map_pin(&options.bpffs, "TASKS")).map_err(|error| map_error("TASKS", &error))?;
@@ -117,7 +120,7 @@ impl Gate {
             namespaces: Mutex::new(Namespaces::begin()),
             pids: Pids::open(&pids, loader.fresh, loader.doubtful)?,
             earlier_socks,
-            records: Mutex::new(Some(Records::new(ring)?)),
+            records: Mutex::new(Some(records)),
             fresh: loader.fresh,
             splices_by_message: loader.splices_by_message,
             max_tasks: tasks.max_entries(),
@@ -139,8 +142,8 @@ impl Gate {
         if other_layout {
             mark_again(&gate)?;
             gate.earlier_socks = None;
-            load::drop_other_layouts(&options.bpffs)?;
         }
+        load::drop_other_layouts(&options.bpffs)?;
         Ok(gate)
     }
 
@@ -471,15 +474,55 @@ impl Gate {
         entries("REPEATS", &self.maps.repeats.lock())
     }
 
-    /// Forgets a pair whose window is over.
+    /// Forgets a pair that still is as it was `seen`. `false`: it is not.
+    ///
+    /// RACE: what a program adds between the look and the removal is missing from the sum of refusals.
+    ///
+    /// # Errors
+    /// The map cannot be read or written.
+    pub fn forget_repeats(&self, key: &RepeatKey, seen: &Repeats) -> Result<bool, KernelError> {
+        let mut repeats = self.maps.repeats.lock();
+        if optional(repeats.get(key, 0), "REPEATS")?.as_ref() != Some(seen) {
+            return Ok(false);
+        }
+        publish::absent_is_fine(repeats.remove(key)).map_err(|error| map_error("REPEATS", &error))?;
+        drop(repeats);
+        publish::absent_is_fine(self.maps.told.lock().remove(&seen.id)).map_err(|error| map_error("TOLD", &error))?;
+        Ok(true)
+    }
+
+    /// How many repeats were told, by the ids of their entries.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn told(&self) -> Result<Vec<(u64, u64)>, KernelError> {
+        entries("TOLD", &self.maps.told.lock())
+    }
+
+    /// Keeps how many repeats of an entry were told, for the daemon after this one.
     ///
     /// # Errors
     /// The map cannot be written.
-    pub fn forget_repeats(&self, key: &RepeatKey) -> Result<(), KernelError> {
-        publish::absent_is_fine(self.maps.repeats.lock().remove(key)).map_err(|error| map_error("REPEATS", &error))
+    pub fn keep_told(&self, id: u64, count: u64) -> Result<(), KernelError> {
+        self.maps.told.lock().insert(id, count, 0).map_err(|error| map_error("TOLD", &error))
     }
 
-    /// The reading end of the ring buffer; there is one.
+    /// Drops what was told of an entry that is gone.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn forget_told(&self, id: u64) -> Result<(), KernelError> {
+        publish::absent_is_fine(self.maps.told.lock().remove(&id)).map_err(|error| map_error("TOLD", &error))
+    }
+
+    /// Waits until every program that runs now has returned, and so has every one that had begun a record before one of these.
+    pub fn grace_periods(&self) {
+        sys::grace_period();
+        // The reader of a buffer stops at a record that is begun and not there yet, though later ones be complete.
+        sys::grace_period();
+    }
+
+    /// The reading ends of the ring buffers; there is one of each.
     #[must_use]
     pub fn take_records(&self) -> Option<Records> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner).take()

@@ -8,6 +8,8 @@
 
 mod world;
 
+#[path = "../../../e2e/accounts.rs"]
+mod accounts;
 #[path = "../../../e2e/attackers.rs"]
 mod attackers;
 #[path = "../../../e2e/attackers_logins.rs"]
@@ -133,6 +135,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("lifetime", lifetime::TESTS),
     ("state", state::TESTS),
     ("state_long", state::LONG),
+    ("accounts", accounts::TESTS),
     ("hunt", hunt::TESTS),
     ("hooks", hooks::TESTS),
     ("attackers_real_time", attackers_real_time::TESTS),

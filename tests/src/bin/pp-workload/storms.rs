@@ -43,6 +43,20 @@ pub(crate) enum Storm {
         #[arg(long)]
         count: u32,
     },
+    /// Have so many processes make COUNT datagram connects together: each second one to a pair that was not tried before, counting up
+    /// from FIRST, the others to a few pairs again and again; count the answers
+    Mixed {
+        first: SocketAddrV4,
+        #[arg(long)]
+        count: u32,
+        #[arg(long)]
+        processes: u32,
+    },
+    /// Fork children that end at once, as fast as they can be made, until a file exists
+    Children {
+        #[arg(long)]
+        until: PathBuf,
+    },
     /// Open so many sockets, try the target with each, count the answers, and keep them until a file exists
     Sockets {
         target: SocketAddr,
@@ -58,6 +72,8 @@ pub(crate) fn run(storm: &Storm) -> Result<()> {
     match storm {
         Storm::Forks { target, log, most, for_ms } => forks(*target, log, *most, *for_ms),
         Storm::Pairs { first, count } => pairs(*first, *count),
+        Storm::Mixed { first, count, processes } => mixed(*first, *count, *processes),
+        Storm::Children { until } => children(until),
         Storm::Sockets { target, count, until } => sockets(*target, *count, until),
     }
 }
@@ -116,6 +132,61 @@ fn pairs(first: SocketAddrV4, count: u32) -> Result<()> {
         *answers.entry(answer(&socket, SocketAddrV4::new(address, port).into())).or_default() += 1;
     }
     outcome::print(&json!({"answers": answers}))
+}
+
+/// Pairs that each process of `mixed` tries again and again.
+const OFTEN: u32 = 8;
+
+/// Forks the processes, which share the pairs that are new among them, and adds up how often each answer came.
+fn mixed(first: SocketAddrV4, count: u32, processes: u32) -> Result<()> {
+    let (results, result) = pipe()?;
+    for process in 0..processes {
+        // SAFETY: this program has one thread here.
+        if let ForkResult::Child = unsafe { fork() }? {
+            let refused = mixed_child(first, count, processes, process)?;
+            nix::unistd::write(&result, &refused.to_ne_bytes())?;
+            return Ok(());
+        }
+    }
+    drop(result);
+    let mut refused = 0_u64;
+    for _ in 0..processes {
+        let mut bytes = [0_u8; 8];
+        let length = read(&results, &mut bytes)?;
+        anyhow::ensure!(length == bytes.len(), "a process of the storm ended early");
+        refused += u64::from_ne_bytes(bytes);
+    }
+    outcome::print(&json!({"refused": refused}))
+}
+
+/// The share of one process: returns how many of its connects were refused.
+fn mixed_child(first: SocketAddrV4, count: u32, processes: u32, process: u32) -> Result<u64> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    let pair = |index: u32| -> Result<SocketAddr> {
+        let address = Ipv4Addr::from_bits(first.ip().to_bits() + index % ADDRESSES);
+        Ok(SocketAddrV4::new(address, first.port() + u16::try_from(index / ADDRESSES)?).into())
+    };
+    let mut refused = 0;
+    for index in (process..count).step_by(usize::try_from(processes)?) {
+        let turn = index / processes;
+        let target = if turn % 2 == 0 { pair(processes * OFTEN + index / 2)? } else { pair(process * OFTEN + turn / 2 % OFTEN)? };
+        refused += u64::from(answer(&socket, target) == libc::EPERM);
+    }
+    Ok(refused)
+}
+
+/// Forks children that end at once until the file exists; prints how many.
+fn children(until: &Path) -> Result<()> {
+    let mut made = 0_u64;
+    while !until.exists() {
+        // SAFETY: this program has one thread here.
+        if let ForkResult::Child = unsafe { fork() }? {
+            return Ok(());
+        }
+        made += 1;
+        let _ended = nix::sys::wait::wait()?;
+    }
+    outcome::print(&json!({"made": made}))
 }
 
 /// Opens so many sockets and tries the target with each; prints how often each answer came and keeps the sockets until the file exists.

@@ -1,0 +1,270 @@
+//! That no refusal vanishes untold: repeats that the kernel counts, what it had no room for, what a daemon that was killed took with it,
+//! and what is missing after all of these. told + repeats + lost = refused; `events/refusals.rs` has the arithmetic.
+
+use std::time::{Duration, Instant};
+
+use pp_common::abi::{Counter, REPEAT_WINDOW_NS, RepeatKey, Repeats};
+use pp_common::behaviour::Rule;
+use pp_common::decide::{Attempt, Kind as AttemptKind, Reason, Verdict, transport};
+use pp_common::protect::Tamper;
+
+use super::Daemon;
+use crate::clock::Now;
+use crate::events::build::{address, session_text, transport_text};
+use crate::events::guard::hook_name;
+use crate::events::refusals::missing;
+use crate::events::{Destination, Kind};
+use crate::kernel::KernelError;
+
+/// How long the reader of records may take until none is left; a storm takes longer, and the next look comes in a second.
+const READING: Duration = Duration::from_millis(100);
+
+/// Which of the kernel's losses were told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Losses {
+    /// Records of verdicts that are no refusals.
+    records: u64,
+    /// Records of processes.
+    lifecycle: u64,
+    /// Refusals that found no room. Those of before this daemon are found by [`Daemon::reconcile`].
+    refusals: u64,
+}
+
+impl Losses {
+    /// The kernel counts on while no daemon runs; what it lost then is told too.
+    pub(super) fn new(daemon: &Daemon) -> Self {
+        let told = if daemon.gate.fresh() { (0, 0) } else { daemon.state.lost_told().unwrap_or((0, 0)) };
+        Self { records: told.0, lifecycle: told.1, refusals: daemon.counter(Counter::LostRefusals).unwrap_or(0) }
+    }
+}
+
+impl Daemon {
+    /// Tells what the kernel, a daemon before this one or the store could not keep.
+    pub(super) fn tell_losses(&self, told: &mut Losses) {
+        let now = Now::read();
+        let count = |counter, told| self.counter(counter).unwrap_or(told);
+        let records = count(Counter::LostRecords, told.records);
+        let lifecycle = count(Counter::LostLifecycle, told.lifecycle);
+        let refusals = count(Counter::LostRefusals, told.refusals);
+        if refusals > told.refusals {
+            self.hub.publish_lost_refusals(
+                refusals - told.refusals,
+                "the kernel's ring buffer and its table of repeats were full",
+                now.wall_ms,
+            );
+            // The records that were lost may have asked for either.
+            self.home.moved();
+            self.flow_refused.notify_one();
+        }
+        if records > told.records {
+            self.hub.publish_lost(records - told.records, "the kernel's ring buffer was full", now.wall_ms, None);
+        }
+        if lifecycle > told.lifecycle {
+            let detail = "the kernel's ring buffer of processes was full";
+            self.hub.publish_lost(lifecycle - told.lifecycle, detail, now.wall_ms, None);
+        }
+        if (records > told.records || lifecycle > told.lifecycle)
+            && let Err(error) = self.state.keep_lost_told((records, lifecycle))
+        {
+            tracing::warn!("{error}");
+        }
+        *told = Losses { records, lifecycle, refusals };
+        if let Some(loss) = self.tally.lost(Instant::now()) {
+            let what = "the daemon before this one ended without storing what it had read; records that make no event are among them";
+            self.hub.publish_lost(loss.count, what, now.wall_ms, Some(loss.accounted));
+        }
+        if let Some(accounted) = self.tally.take_silent() {
+            self.hub.read(accounted);
+        }
+        self.hub.tell_unstored(now.wall_ms);
+    }
+
+    /// Tells repeats, and refusals of which nothing else tells.
+    pub(super) fn tell_refusals(&self, told: &mut Losses) {
+        let pending = match self.flush_repeats() {
+            Ok(pending) => pending,
+            Err(error) => {
+                tracing::error!("{error}");
+                return;
+            }
+        };
+        let account = self.hub.account();
+        let refused = self.counter(Counter::Blocked).unwrap_or(0);
+        if account.before.is_none_or(|before| missing(refused, before, pending, account.refusals.published()) > 0)
+            && let Err(error) = self.reconcile(told)
+        {
+            tracing::error!("{error}");
+        }
+    }
+
+    /// Tells the repeats of pairs whose window is over, and forgets pairs that rest. Returns how many wait to be told.
+    fn flush_repeats(&self) -> Result<u64, KernelError> {
+        let pairs = self.gate.repeats()?;
+        let now = Now::read();
+        let mut pending = 0;
+        for (key, repeats) in &pairs {
+            let (due, is_new) = self.ledger().due(repeats.id, repeats.count);
+            if due > 0 && is_new {
+                self.heed_without_record(key);
+            }
+            if now.boot_ns < repeats.written_ns.saturating_add(REPEAT_WINDOW_NS) {
+                pending += if is_refusal(key) { due } else { 0 };
+                continue;
+            }
+            self.tell_due(key, repeats)?;
+            if self.gate.forget_repeats(key, repeats)? {
+                self.ledger().forget(repeats.id);
+            }
+        }
+        Ok(pending)
+    }
+
+    /// A pair is counted of which no record may have been written: what a record would have asked for.
+    fn heed_without_record(&self, key: &RepeatKey) {
+        if key.reason == Reason::Tamper as u8 && key.port == Tamper::CgroupMove as u16 {
+            self.home.moved();
+        }
+        if key.packet != 0 && key.transport == transport::TCP && is_refusal(key) {
+            self.flow_refused.notify_one();
+        }
+    }
+
+    /// Tells what was counted and not told of a pair.
+    fn tell_due(&self, key: &RepeatKey, repeats: &Repeats) -> Result<(), KernelError> {
+        // Held until it is published: at no moment are repeats neither pending nor told, for whoever holds it.
+        let mut ledger = self.ledger();
+        let (due, _) = ledger.due(repeats.id, repeats.count);
+        if due > 0 {
+            self.gate.keep_told(repeats.id, repeats.count)?;
+            ledger.tell(repeats.id, repeats.count);
+            self.tell_repeats(key, due);
+        }
+        Ok(())
+    }
+
+    /// Tells as lost what the kernel refused and nothing tells of or ever will: what was added to an entry while it was removed, what a
+    /// daemon that was killed had read, a record that no build can read. Under load it tells too few rather than too many, and the rest
+    /// when there is a pause.
+    fn reconcile(&self, told: &mut Losses) -> Result<(), KernelError> {
+        let Some(refused) = self.counter(Counter::Blocked) else { return Ok(()) };
+        self.gate.grace_periods();
+        if !self.reader.is_done(READING) {
+            return Ok(());
+        }
+        let pairs = self.gate.repeats()?;
+        let lost = self.counter(Counter::LostRefusals).unwrap_or(told.refusals);
+        let mut ledger = self.ledger();
+        let pending = pairs.iter().filter(|(key, _)| is_refusal(key)).map(|(_, repeats)| ledger.due(repeats.id, repeats.count).0).sum();
+        let account = self.hub.account();
+        let published = account.refusals.published();
+        let Some(before) = account.before else {
+            // Nobody kept this account: an earlier build, or a store that was set aside.
+            if let Err(error) = self.hub.account_from(missing(refused, 0, pending, published)) {
+                tracing::warn!("{error}");
+            }
+            return Ok(());
+        };
+        let missing = missing(refused, before, pending, published);
+        if missing > 0 {
+            let detail = "refusals of which no record is left, or which a daemon that ended had not stored";
+            self.hub.publish_lost_refusals(missing, detail, Now::read().wall_ms);
+        }
+        drop(ledger);
+        told.refusals = lost;
+        Ok(())
+    }
+
+    /// What `status` and `/metrics` say of refusals.
+    pub(super) fn refusals(&self) -> Option<Told> {
+        // In this order: what is refused meanwhile only adds to what is not told yet.
+        let account = self.hub.account();
+        let refused = self.counter(Counter::Blocked)?.saturating_sub(account.before.unwrap_or(0));
+        let refusals = account.refusals;
+        Some(Told {
+            refused,
+            told: refusals.told,
+            repeats: refusals.repeats,
+            lost: refusals.lost,
+            untold: refused.saturating_sub(refusals.published()),
+            not_stored: refusals.not_stored,
+            is_known: account.before.is_some(),
+        })
+    }
+
+    fn tell_repeats(&self, key: &RepeatKey, count: u64) {
+        if matches!(Reason::from_code(key.reason), Some(Reason::Tamper | Reason::Delegate)) {
+            self.tell_guard_repeats(key, count);
+            return;
+        }
+        let mut event = self.event(Kind::Verdict);
+        let subject = self.builder().subject_of(key.session);
+        event.session = Some(session_text(key.session));
+        event.verdict = Verdict::from_code(key.verdict).map(|verdict| verdict.name().to_owned());
+        event.reason = Reason::from_code(key.reason).map(|reason| reason.name().to_owned());
+        event.repeats = count;
+        // The repeats of a tripped pattern may have gone to many places.
+        let rule = Reason::from_code(key.reason).and_then(Rule::of);
+        event.destination = rule.is_none_or(Rule::names_host).then(|| Destination {
+            address: address(key.addr).to_string(),
+            port: rule.is_none_or(Rule::names_port).then_some(key.port),
+            transport: transport_text(key.transport),
+        });
+        if key.canary != 0 {
+            event.kind = Kind::Canary;
+        }
+        if let Some(subject) = subject {
+            let attempt = Attempt { addr: key.addr, port: key.port, transport: key.transport, kind: AttemptKind::Open, counted: 0 };
+            let decision = self.gate.decide(&subject, &attempt);
+            let mut builder = self.builder();
+            event.agent = builder.name(subject.agent);
+            event.owner = Some(builder.owner(subject.owner));
+            if event.destination.is_some() {
+                event.zone = builder.name(decision.zone);
+                event.gateway = builder.name(decision.gateway);
+                event.service = builder.name(decision.service);
+            }
+        }
+        self.hub.publish(event.detail("attempts that were counted since the last event of this pair"));
+    }
+
+    /// The same of refusals that name no address; see `pp-ebpf/src/guard.rs` for the key.
+    fn tell_guard_repeats(&self, key: &RepeatKey, count: u64) {
+        let tamper = key.reason == Reason::Tamper as u8;
+        let subject = self.builder().subject_of(key.session);
+        let kind = if tamper { Kind::Tamper } else { Kind::Verdict };
+        let mut event = self.event(if key.canary != 0 { Kind::Canary } else { kind });
+        let what = u8::try_from(key.port).ok().and_then(Tamper::from_code);
+        event.session = Some(session_text(key.session));
+        event.verdict = Verdict::from_code(key.verdict).map(|verdict| verdict.name().to_owned());
+        event.reason = what.map(|what| what.name().to_owned());
+        event.hook = Some(hook_name(key.transport, self.gate.backend().name()));
+        event.repeats = count;
+        if let Some(subject) = subject {
+            let mut builder = self.builder();
+            event.agent = builder.name(subject.agent);
+            event.owner = Some(builder.owner(subject.owner));
+        }
+        self.hub.publish(event.detail("attempts that were counted since the last event of this kind"));
+    }
+}
+
+/// How the refusals of this boot were told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    /// By the kernel's count, since this account is kept.
+    pub(super) refused: u64,
+    pub(super) told: u64,
+    pub(super) repeats: u64,
+    pub(super) lost: u64,
+    /// Not yet: records on their way, and repeats that are told when their window is over.
+    pub(super) untold: u64,
+    /// Told by events that this daemon could not store.
+    pub(super) not_stored: u64,
+    /// Since when this account is kept is known.
+    pub(super) is_known: bool,
+}
+
+/// Whether the kernel counts attempts of this pair as refused.
+const fn is_refusal(key: &RepeatKey) -> bool {
+    key.verdict == Verdict::Block as u8 && key.canary == 0
+}

@@ -1,0 +1,183 @@
+//! Refusals do not vanish untold: after every storm told + repeats + lost = refused, exactly, for whoever follows and in the store.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use pp_tests::agent::Daemon;
+use pp_tests::attack;
+use pp_tests::harness::By;
+use pp_tests::lab::{PLC, is_emulated};
+use pp_tests::policy::{AGENT, Policy};
+use pp_tests::refused::{Account, Counting, Sums, account, stored};
+use pp_tests::run::Running;
+use pp_tests::wait;
+
+use crate::soak::metric;
+use crate::world::{World, tests};
+
+tests![
+    every_refusal_of_a_storm_is_told_repeated_or_lost,
+    storm_beside_a_stopped_daemon_is_accounted_for,
+    storm_in_which_the_daemon_is_killed_is_accounted_for,
+    fork_storm_pushes_no_refusal_out,
+];
+
+/// The first pair of a storm; all are in the zone.
+const FIRST: &str = "10.20.64.0:7000";
+/// Refusals of one storm: more than the ring buffer and the table of repeats have room for.
+const REFUSALS: u64 = 120_000;
+/// The same on an emulated processor.
+const EMULATED_REFUSALS: u64 = 60_000;
+const PROCESSES: u64 = 8;
+/// How long the daemon may take to tell a storm, its last repeats ten seconds after it.
+const TELLING: Duration = Duration::from_secs(120);
+const EMULATED_TELLING: Duration = Duration::from_secs(1_500);
+/// An agent that needs no daemon to be one: by its program's path.
+const AGENT_ALONE: By = By::Program("lab-claude");
+
+fn refusals() -> u64 {
+    if is_emulated() { EMULATED_REFUSALS } else { REFUSALS }
+}
+
+fn telling() -> Duration {
+    if is_emulated() { EMULATED_TELLING } else { TELLING }
+}
+
+fn storm_words(daemon: &Daemon, count: u64) -> Vec<String> {
+    let (count, processes) = (count.to_string(), PROCESSES.to_string());
+    attack::workload(daemon.lab(), &["storm", "mixed", FIRST, "--count", &count, "--processes", &processes], PLC).words
+}
+
+/// Waits for the storm's end; every attempt was refused.
+fn refused_all(storm: Running, count: u64) -> Result<()> {
+    let output = storm.finish(telling())?.success()?.json()?;
+    ensure!(output["refused"] == count, "of {count} attempts: {output}");
+    Ok(())
+}
+
+/// Waits until the daemon's own account has no open item, and checks it against the kernel's count.
+fn settled(daemon: &Daemon, before: u64, count: u64) -> Result<Account> {
+    let client = daemon.client()?;
+    let found = wait::until_every(Duration::from_millis(500), "an event for every refusal", telling(), || {
+        account(&client).ok().filter(|account| account.untold == 0 && account.refused >= before + count)
+    });
+    let account = found.with_context(|| format!("the account: {:?}", account(&client)))?;
+    eprintln!("{account:?}");
+    ensure!(account.told + account.repeats + account.lost == account.refused, "{account:?}");
+    ensure!(account.refused == before + count, "{account:?}, {before} refused before {count} more");
+    ensure!(metric(daemon, "pp_refused_total")? == account.refused && metric(daemon, "pp_refused_untold")? == 0, "metrics: {account:?}");
+    Ok(account)
+}
+
+/// Waits until a follower was told of so many.
+fn followed(counting: Counting, count: u64) -> Result<Sums> {
+    let found = wait::until_true("all that was refused, at a follower", telling(), || counting.sums().followed() >= count);
+    let sums = counting.finish()?;
+    found.with_context(|| format!("{count} were refused: {sums:?}"))?;
+    eprintln!("{sums:?}");
+    ensure!(sums.followed() == count, "{count} were refused: {sums:?}");
+    Ok(sums)
+}
+
+/// The stored events tell of so many, or of fewer where the oldest made room.
+fn stored_all(daemon: &Daemon, count: u64) -> Result<()> {
+    let sums = wait::until_every(Duration::from_secs(1), "all that was refused, in the store", telling(), || {
+        stored(&daemon.client().ok()?).ok().filter(|sums| sums.stored() == count)
+    });
+    sums.with_context(|| format!("{count} were refused: {:?}", daemon.client().and_then(|client| stored(&client)))).map(drop)
+}
+
+fn every_refusal_of_a_storm_is_told_repeated_or_lost(world: &mut World) -> Result<()> {
+    let policy = Policy::standard(world.lab());
+    let daemon = world.own(&policy)?;
+    daemon.events().let_go();
+    let before = account(&daemon.client()?)?.refused;
+    let quick = Counting::start(&daemon.path("control.sock"), Duration::ZERO)?;
+    let slow = Counting::start(&daemon.path("control.sock"), Duration::from_millis(2))?;
+    // Followers have begun once they see an event of their own making.
+    daemon.reload(&policy)?;
+    wait::until_true("both followers", wait::SOON, || quick.sums().last_id > 0 && slow.sums().last_id > 0)?;
+    let count = refusals();
+    refused_all(By::run(AGENT).start_words(&daemon, &storm_words(&daemon, count))?, count)?;
+    let _account = settled(&daemon, before, count)?;
+    let _quick = followed(quick, count)?;
+    let slow = followed(slow, count)?;
+    ensure!(slow.lost > 0 || slow.told < count / 2, "the slow follower missed nothing: {slow:?}");
+    stored_all(&daemon, before + count)
+}
+
+fn storm_beside_a_stopped_daemon_is_accounted_for(world: &mut World) -> Result<()> {
+    let policy = Policy::standard(world.lab());
+    let daemon = world.own(&policy)?;
+    daemon.events().let_go();
+    let before = account(&daemon.client()?)?.refused;
+    let count = refusals();
+    daemon.signal(Signal::SIGSTOP)?;
+    let storm = AGENT_ALONE.start_words(&daemon, &storm_words(&daemon, count)).and_then(|storm| refused_all(storm, count));
+    daemon.signal(Signal::SIGCONT)?;
+    storm?;
+    let account = settled(&daemon, before, count)?;
+    ensure!(account.lost > 0 && account.repeats > 0 && account.told > 0, "{account:?}");
+    stored_all(&daemon, before + count)
+}
+
+fn storm_in_which_the_daemon_is_killed_is_accounted_for(world: &mut World) -> Result<()> {
+    let policy = Policy::standard(world.lab());
+    let mut daemon = world.own(&policy)?;
+    daemon.events().let_go();
+    let before = account(&daemon.client()?)?.refused;
+    let count = refusals();
+    let mut sum = 0;
+    for _ in 0..2 {
+        let storm = AGENT_ALONE.start_words(&daemon, &storm_words(&daemon, count))?;
+        let begun = metric(&daemon, "pp_kernel_blocked_total")?;
+        wait::until_true("the storm's first refusals", wait::SOON, || {
+            metric(&daemon, "pp_kernel_blocked_total").is_ok_and(|now| now > begun + 100)
+        })?;
+        daemon.crash()?;
+        daemon.spawn()?;
+        refused_all(storm, count)?;
+        sum += count;
+    }
+    let _account = settled(&daemon, before, sum)?;
+    stored_all(&daemon, before + sum)?;
+    // A clean restart has nothing to add.
+    daemon.stop()?;
+    daemon.spawn()?;
+    let again = settled(&daemon, before, sum)?;
+    ensure!(again.lost < sum, "{again:?}");
+    stored_all(&daemon, before + sum)
+}
+
+fn fork_storm_pushes_no_refusal_out(world: &mut World) -> Result<()> {
+    /// Refusals that the ring buffer has room for: none of them is lost, whatever else is written meanwhile.
+    const FEW: u64 = 16_000;
+    let policy = Policy::standard(world.lab());
+    let daemon = world.own(&policy)?;
+    daemon.events().let_go();
+    let before = account(&daemon.client()?)?.refused;
+    let enough = daemon.path("enough-children");
+    let until = enough.display().to_string();
+    let words = attack::workload(daemon.lab(), &["storm", "children", "--until", &until], PLC).words;
+    daemon.signal(Signal::SIGSTOP)?;
+    let storms = || -> Result<u64> {
+        let children = AGENT_ALONE.start_words(&daemon, &words)?;
+        std::thread::sleep(Duration::from_secs(if is_emulated() { 60 } else { 8 }));
+        refused_all(AGENT_ALONE.start_words(&daemon, &storm_words(&daemon, FEW))?, FEW)?;
+        std::fs::write(&enough, "")?;
+        children.finish(telling())?.success()?.json()?["made"].as_u64().context("no number of children")
+    };
+    let made = storms();
+    daemon.signal(Signal::SIGCONT)?;
+    let made = made?;
+    let account = settled(&daemon, before, FEW)?;
+    eprintln!("{made} children beside them, {} records of processes lost", metric(&daemon, "pp_kernel_lost_lifecycle_total")?);
+    ensure!(account.lost == 0, "{account:?}");
+    // The control: the children alone filled their ring buffer.
+    wait::until_true("what was lost of processes", wait::SOON, || {
+        metric(&daemon, "pp_kernel_lost_lifecycle_total").is_ok_and(|lost| lost > 0)
+    })
+    .with_context(|| format!("{made} children lost no record"))?;
+    stored_all(&daemon, before + FEW)
+}
