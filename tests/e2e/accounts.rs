@@ -1,23 +1,28 @@
 //! Refusals do not vanish untold: after every storm told + repeats + lost = refused, exactly, for whoever follows and in the store.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use pp_tests::agent::Daemon;
-use pp_tests::attack;
+use pp_tests::attack::{self, Answer};
 use pp_tests::harness::By;
-use pp_tests::lab::{PLC, is_emulated};
+use pp_tests::lab::{PLC, PLC_NEIGHBOUR, is_emulated};
 use pp_tests::policy::{AGENT, Policy};
 use pp_tests::refused::{Account, Counting, Sums, account, stored};
 use pp_tests::run::Running;
 use pp_tests::wait;
 
 use crate::soak::metric;
+use crate::tamper::tamper;
+use crate::tools::spray_once;
 use crate::world::{World, tests};
 
 tests![
     every_refusal_of_a_storm_is_told_repeated_or_lost,
+    refusals_of_every_kind_are_counted_once,
     storm_beside_a_stopped_daemon_is_accounted_for,
     storm_in_which_the_daemon_is_killed_is_accounted_for,
     fork_storm_pushes_no_refusal_out,
@@ -30,6 +35,8 @@ const REFUSALS: u64 = 120_000;
 /// The same on an emulated processor.
 const EMULATED_REFUSALS: u64 = 60_000;
 const PROCESSES: u64 = 8;
+/// Told refusals that the store keeps for sure, beside everything else.
+const STORED: u64 = 90_000;
 /// How long the daemon may take to tell a storm, its last repeats ten seconds after it.
 const TELLING: Duration = Duration::from_secs(120);
 const EMULATED_TELLING: Duration = Duration::from_secs(1_500);
@@ -56,15 +63,21 @@ fn refused_all(storm: Running, count: u64) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the daemon's own account has no open item, and checks it against the kernel's count.
-fn settled(daemon: &Daemon, before: u64, count: u64) -> Result<Account> {
+/// Waits until the daemon's own account has no open item.
+pub(crate) fn settled(daemon: &Daemon) -> Result<Account> {
     let client = daemon.client()?;
     let found = wait::until_every(Duration::from_millis(500), "an event for every refusal", telling(), || {
-        account(&client).ok().filter(|account| account.untold == 0 && account.refused >= before + count)
+        account(&client).ok().filter(|account| account.untold == 0)
     });
     let account = found.with_context(|| format!("the account: {:?}", account(&client)))?;
-    eprintln!("{account:?}");
     ensure!(account.told + account.repeats + account.lost == account.refused, "{account:?}");
+    Ok(account)
+}
+
+/// The same after so many refusals, which the kernel has counted as well.
+fn settled_after(daemon: &Daemon, before: u64, count: u64) -> Result<Account> {
+    let account = settled(daemon)?;
+    eprintln!("{account:?}");
     ensure!(account.refused == before + count, "{account:?}, {before} refused before {count} more");
     ensure!(metric(daemon, "pp_refused_total")? == account.refused && metric(daemon, "pp_refused_untold")? == 0, "metrics: {account:?}");
     Ok(account)
@@ -92,19 +105,36 @@ fn every_refusal_of_a_storm_is_told_repeated_or_lost(world: &mut World) -> Resul
     let policy = Policy::standard(world.lab());
     let daemon = world.own(&policy)?;
     daemon.events().let_go();
-    let before = account(&daemon.client()?)?.refused;
-    let quick = Counting::start(&daemon.path("control.sock"), Duration::ZERO)?;
-    let slow = Counting::start(&daemon.path("control.sock"), Duration::from_millis(2))?;
-    // Followers have begun once they see an event of their own making.
-    daemon.reload(&policy)?;
-    wait::until_true("both followers", wait::SOON, || quick.sums().last_id > 0 && slow.sums().last_id > 0)?;
-    let count = refusals();
-    refused_all(By::run(AGENT).start_words(&daemon, &storm_words(&daemon, count))?, count)?;
-    let _account = settled(&daemon, before, count)?;
-    let _quick = followed(quick, count)?;
-    let slow = followed(slow, count)?;
-    ensure!(slow.lost > 0 || slow.told < count / 2, "the slow follower missed nothing: {slow:?}");
-    stored_all(&daemon, before + count)
+    storm_on_a_busy_machine(&daemon, &policy, refusals())
+}
+
+fn refusals_of_every_kind_are_counted_once(world: &mut World) -> Result<()> {
+    const SIGNALS: u64 = 5;
+    let guarded = world.backend()? != "cgroup";
+    let daemon = world.daemon()?;
+    let counting = Counting::start(&daemon.path("control.sock"), Duration::ZERO)?;
+    let before = settled(daemon)?;
+    // A tool that is killed.
+    spray_once(daemon)?;
+    let after = settled(daemon)?;
+    ensure!((after.refused, after.told) == (before.refused + 1, before.told + 1), "{after:?}, before {before:?}");
+    for attempt in [attack::tcp(daemon.lab(), PLC), attack::tcp(daemon.lab(), PLC_NEIGHBOUR)] {
+        let answer = By::run(AGENT).attempt(daemon, &attempt)?;
+        ensure!(matches!(answer, Answer::Refused(_)), "{}: {answer:?}", attempt.name);
+    }
+    let calls = settled(daemon)?;
+    ensure!(calls.refused >= after.refused + 2 && calls.lost == before.lost, "{calls:?}, before {after:?}");
+    if guarded {
+        let (pid, harmless) = (daemon.pid()?.to_string(), (Signal::SIGCONT as i32).to_string());
+        for _ in 0..SIGNALS {
+            let answer = By::run(AGENT).attempt(daemon, &tamper(daemon, &["signal", &pid, &harmless]))?;
+            ensure!(matches!(answer, Answer::Refused(_)), "a signal to the daemon: {answer:?}");
+        }
+        let signals = settled(daemon)?;
+        ensure!(signals.refused >= calls.refused + SIGNALS && signals.lost == before.lost, "{signals:?}, before {calls:?}");
+    }
+    let all = settled(daemon)?;
+    followed(counting, all.refused - before.refused).map(drop)
 }
 
 fn storm_beside_a_stopped_daemon_is_accounted_for(world: &mut World) -> Result<()> {
@@ -117,7 +147,7 @@ fn storm_beside_a_stopped_daemon_is_accounted_for(world: &mut World) -> Result<(
     let storm = AGENT_ALONE.start_words(&daemon, &storm_words(&daemon, count)).and_then(|storm| refused_all(storm, count));
     daemon.signal(Signal::SIGCONT)?;
     storm?;
-    let account = settled(&daemon, before, count)?;
+    let account = settled_after(&daemon, before, count)?;
     ensure!(account.lost > 0 && account.repeats > 0 && account.told > 0, "{account:?}");
     stored_all(&daemon, before + count)
 }
@@ -140,14 +170,59 @@ fn storm_in_which_the_daemon_is_killed_is_accounted_for(world: &mut World) -> Re
         refused_all(storm, count)?;
         sum += count;
     }
-    let _account = settled(&daemon, before, sum)?;
+    let _account = settled_after(&daemon, before, sum)?;
     stored_all(&daemon, before + sum)?;
     // A clean restart has nothing to add.
     daemon.stop()?;
     daemon.spawn()?;
-    let again = settled(&daemon, before, sum)?;
+    let again = settled_after(&daemon, before, sum)?;
     ensure!(again.lost < sum, "{again:?}");
     stored_all(&daemon, before + sum)
+}
+
+/// A storm of this size on a machine where every processor is busy with something else: nothing of it vanishes, for followers and in the store.
+pub(crate) fn storm_on_a_busy_machine(daemon: &Daemon, policy: &Policy, count: u64) -> Result<()> {
+    let before = settled(daemon)?.refused;
+    let stored_before = stored(&daemon.client()?)?.stored();
+    let (quick, slow) = (Duration::ZERO, Duration::from_millis(2));
+    let [quick, slow] = [quick, slow].map(|pause| Counting::start(&daemon.path("control.sock"), pause));
+    let (quick, slow) = (quick?, slow?);
+    // Followers have begun once they see an event of this test's making.
+    wait::until_every(Duration::from_millis(200), "both followers", wait::SOON, || {
+        daemon.reload(policy).ok().filter(|()| quick.sums().last_id > 0 && slow.sums().last_id > 0)
+    })?;
+    let busy = Busy::start();
+    refused_all(By::run(AGENT).start_words(daemon, &storm_words(daemon, count))?, count)?;
+    let account = settled_after(daemon, before, count)?;
+    let _quick = followed(quick, count)?;
+    let slow = followed(slow, count)?;
+    drop(busy);
+    ensure!(slow.lost > 0, "the slow follower missed nothing: {slow:?}");
+    // Of a storm that is greater than the store the oldest events made room.
+    if account.told < STORED {
+        stored_all(daemon, stored_before + count)?;
+    }
+    Ok(())
+}
+
+/// Threads that keep every processor busy.
+struct Busy(Arc<AtomicBool>);
+
+impl Busy {
+    fn start() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || while !stop.load(Ordering::Relaxed) {});
+        }
+        Self(stop)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn fork_storm_pushes_no_refusal_out(world: &mut World) -> Result<()> {
@@ -171,7 +246,7 @@ fn fork_storm_pushes_no_refusal_out(world: &mut World) -> Result<()> {
     let made = storms();
     daemon.signal(Signal::SIGCONT)?;
     let made = made?;
-    let account = settled(&daemon, before, FEW)?;
+    let account = settled_after(&daemon, before, FEW)?;
     eprintln!("{made} children beside them, {} records of processes lost", metric(&daemon, "pp_kernel_lost_lifecycle_total")?);
     ensure!(account.lost == 0, "{account:?}");
     // The control: the children alone filled their ring buffer.

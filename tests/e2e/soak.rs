@@ -1,5 +1,5 @@
-//! What takes long: the daemon killed two hundred times and started as often with registrations racing it, and two dozen concurrency hunts. It harms nothing, so it runs here as in test
-//! machines. `soak_machine` has what does.
+//! What takes long: the daemon killed two hundred times and started as often with registrations racing it, two dozen concurrency hunts, and
+//! storms of a million refusals. It harms nothing, so it runs here as in test machines. `soak_machine` has what does.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::Value;
 
+use crate::accounts;
 use crate::hunt::{self, Plan};
 use crate::world::{World, tests};
 
@@ -25,7 +26,13 @@ tests![
     daemon_killed_two_hundred_times_under_load_opens_nothing,
     registrations_that_race_two_hundred_starts_are_all_in_force,
     two_dozen_seeds_of_the_concurrency_hunt_find_no_unexplained_allow,
+    a_million_refusals_three_times_over_are_told_repeated_or_lost,
 ];
+
+/// Refusals of one of the storms.
+const STORM: u64 = 1_000_000;
+/// The same on an emulated processor.
+const EMULATED_STORM: u64 = 200_000;
 
 /// How often the daemon is killed, and after how many of these it may come up whole once.
 const KILLS: u32 = 200;
@@ -123,6 +130,16 @@ fn daemon_killed_two_hundred_times_under_load_opens_nothing(world: &mut World) -
 fn registrations_that_race_two_hundred_starts_are_all_in_force(world: &mut World) -> Result<()> {
     let mut daemon = world.own(&Policy::standard(world.lab()))?;
     crate::state::race_starts(&mut daemon, 200)
+}
+
+fn a_million_refusals_three_times_over_are_told_repeated_or_lost(world: &mut World) -> Result<()> {
+    let policy = Policy::standard(world.lab());
+    let daemon = world.own(&policy)?;
+    daemon.events().let_go();
+    for _ in 0..3 {
+        accounts::storm_on_a_busy_machine(&daemon, &policy, if is_emulated() { EMULATED_STORM } else { STORM })?;
+    }
+    Ok(())
 }
 
 fn two_dozen_seeds_of_the_concurrency_hunt_find_no_unexplained_allow(world: &mut World) -> Result<()> {

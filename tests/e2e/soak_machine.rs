@@ -21,6 +21,7 @@ use pp_tests::policy::Policy;
 use pp_tests::{paths, run, wait};
 use serde_json::{Value, json};
 
+use crate::accounts::settled;
 use crate::receipts::{Registered, opening};
 use crate::soak::{holds_under, metric, told_lost};
 use crate::world::{World, tests};
@@ -65,20 +66,28 @@ fn refuses(daemon: &Daemon) -> Result<()> {
     Refusal::of(attack::tcp(daemon.lab(), PLC), AGENT_ALONE).with_control(By::Program("lab-shim")).assert(daemon).map(drop)
 }
 
-/// Checks that every record which the kernel lost since then was told.
+/// How many records the kernel has lost, of verdicts and of processes.
+fn lost_records(daemon: &Daemon) -> Result<u64> {
+    Ok(metric(daemon, "pp_kernel_lost_records_total")? + metric(daemon, "pp_kernel_lost_lifecycle_total")?)
+}
+
+/// Checks that every record which the kernel lost since then was told, and how each refusal was.
 fn losses_are_told(daemon: &Daemon, mark: usize, lost_before: u64) -> Result<u64> {
-    let of_ring = |event: &Value| event["detail"].as_str().is_some_and(|detail| detail.contains("ring buffer"));
+    let of_ring =
+        |event: &Value| event["verdict"].is_null() && event["detail"].as_str().is_some_and(|detail| detail.contains("ring buffer"));
     let (mut from, mut told) = (mark, 0);
     let mut lost = || {
         let events = daemon.events().since(from);
         from += events.len();
         told += told_lost(&events.into_iter().filter(of_ring).collect::<Vec<_>>());
-        metric(daemon, "pp_kernel_lost_records_total").ok().map(|now| (now - lost_before, told))
+        lost_records(daemon).ok().map(|now| (now - lost_before, told))
     };
     let all = wait::until_every(Duration::from_secs(2), "events of every lost record", TELLING, || {
         lost().and_then(|(lost, told)| (lost == told).then_some(lost))
     });
-    all.with_context(|| format!("lost and told: {:?}", lost()))
+    let all = all.with_context(|| format!("lost and told: {:?}", lost()))?;
+    let _account = settled(daemon)?;
+    Ok(all)
 }
 
 /// The answers that children of a storm wrote down: refused, every one.
@@ -104,7 +113,7 @@ fn fork_storm_at_the_pid_limit_opens_nothing(world: &mut World) -> Result<()> {
     let storm = root.join("pp-soak-storm");
     fs::create_dir_all(&storm)?;
     fs::write(storm.join("pids.max"), PIDS.to_string())?;
-    let (mark, lost) = (daemon.events().mark(), metric(&daemon, "pp_kernel_lost_records_total")?);
+    let (mark, lost) = (daemon.events().mark(), lost_records(&daemon)?);
     holds_under(&mut daemon, "fork storm at the pid limit", &[], |daemon| {
         let program = |name: &str| daemon.lab().program(name).display().to_string();
         let directory = storm.display().to_string();
@@ -129,7 +138,7 @@ fn full_task_table_opens_nothing_and_is_told(world: &mut World) -> Result<()> {
     only_here()?;
     let policy = Policy::standard(world.lab()).with_top(&format!("max_tasks = {TASKS}"));
     let mut daemon = world.own(&policy)?;
-    let (mark, lost) = (daemon.events().mark(), metric(&daemon, "pp_kernel_lost_records_total")?);
+    let (mark, lost) = (daemon.events().mark(), lost_records(&daemon)?);
     holds_under(&mut daemon, "full task table", &[], |daemon| {
         let log = daemon.path("table");
         // It may be killed for the child that had no room.
@@ -169,7 +178,7 @@ fn sockets_beyond_what_can_be_marked_are_refused(world: &mut World) -> Result<()
     only_here()?;
     let policy = Policy::standard(world.lab());
     let mut daemon = world.own(&policy)?;
-    let (mark, lost) = (daemon.events().mark(), metric(&daemon, "pp_kernel_lost_records_total")?);
+    let (mark, lost) = (daemon.events().mark(), lost_records(&daemon)?);
     let eperm = libc::EPERM.to_string();
     holds_under(&mut daemon, "more sockets than can be marked", &[], |daemon| {
         let enough = daemon.path("enough-sockets");
@@ -206,7 +215,7 @@ fn full_ring_buffer_of_a_stopped_daemon_loses_no_refusal_uncounted(world: &mut W
     only_here()?;
     let policy = Policy::standard(world.lab());
     let mut daemon = world.own(&policy)?;
-    let (mark, lost_before) = (daemon.events().mark(), metric(&daemon, "pp_kernel_lost_records_total")?);
+    let before = settled(&daemon)?;
     holds_under(&mut daemon, "full ring buffer of a stopped daemon", &[], |daemon| {
         daemon.signal(Signal::SIGSTOP)?;
         let words = attack::workload(daemon.lab(), &["storm", "pairs", FIRST_PAIR, "--count", &PAIRS.to_string()], PLC).words;
@@ -214,27 +223,10 @@ fn full_ring_buffer_of_a_stopped_daemon_loses_no_refusal_uncounted(world: &mut W
         daemon.signal(Signal::SIGCONT)?;
         let answers = output?.success()?.json()?["answers"].clone();
         ensure!(answers[libc::EPERM.to_string()] == PAIRS, "answers by error number: {answers}");
-        let lost = losses_are_told(daemon, mark, lost_before)?;
-        ensure!(lost > 0, "the ring buffer was never full");
-        // Each refusal has an event, or is counted: by the kernel, for a reader of the socket that was too slow, or by the store.
-        let is_pair = |event: &Value| {
-            event["kind"] == "verdict" && event["verdict"] == "block" && event["destination"]["port"].as_u64() >= Some(7000)
-        };
-        let unstored = |event: &Value| event["detail"].as_str().is_some_and(|text| text.contains("could not be stored"));
-        let is_missed = |event: &Value| event["kind"] == "lost" && (event.get("id").is_none() || unstored(event));
-        // Tens of thousands of events: each is looked at once.
-        let (mut from, mut told, mut missed) = (mark, 0_u64, 0_u64);
-        let all = wait::until_every(Duration::from_secs(5), "each refusal told or counted", TELLING, || {
-            let events = daemon.events().since(from);
-            from += events.len();
-            told += events.iter().filter(|event| is_pair(event)).count() as u64;
-            missed += told_lost(&events.into_iter().filter(is_missed).collect::<Vec<_>>());
-            (told + missed + lost >= PAIRS).then_some(())
-        });
-        all.with_context(|| format!("told {told}, missed by the reader {missed}, lost by the kernel {lost}, of {PAIRS}"))?;
-        eprintln!(
-            "of {PAIRS} refusals {told} were told, {missed} missed by the reader or the store, {lost} lost and counted by the kernel"
-        );
+        let account = settled(daemon)?;
+        ensure!(account.lost > 0, "the ring buffer was never full: {account:?}");
+        ensure!(account.refused >= before.refused + PAIRS, "{account:?}, before {before:?}");
+        eprintln!("of {PAIRS} refusals: {account:?}, before them {before:?}");
         Ok(())
     })?;
     refuses(&daemon)
@@ -273,7 +265,7 @@ fn clock_a_year_off_opens_nothing_and_lengthens_no_receipt(world: &mut World) ->
     let mut daemon = world.own(&policy)?;
     let right = RightTime::note()?;
     let (short, long) = (fresh_target(), fresh_target());
-    let (mark, lost) = (daemon.events().mark(), metric(&daemon, "pp_kernel_lost_records_total")?);
+    let (mark, lost) = (daemon.events().mark(), lost_records(&daemon)?);
     holds_under(&mut daemon, "clock a year off", &[short, long], |daemon| {
         let reach = |target| AGENT_ALONE.attempt(daemon, &attack::tcp(daemon.lab(), target));
         let register = |draft: &pp_tests::forge::Draft| daemon.client()?.post("/v1/receipts", &draft.sign(daemon.operator()));

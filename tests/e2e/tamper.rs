@@ -43,7 +43,7 @@ tests![
 const EPERM: i32 = libc::EPERM;
 
 /// An attempt of the workload.
-fn tamper(daemon: &Daemon, words: &[&str]) -> Attempt {
+pub(crate) fn tamper(daemon: &Daemon, words: &[&str]) -> Attempt {
     let arguments: Vec<&str> = std::iter::once("tamper").chain(words.iter().copied()).collect();
     workload(daemon.lab(), &arguments, PLC)
 }

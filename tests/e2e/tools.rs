@@ -88,6 +88,14 @@ fn refused(daemon: &Daemon, decoy: &Decoy, program: &[String], arguments: &[&str
     exec_event(daemon, mark, "block", tool)
 }
 
+/// An agent runs a tool so that it is killed, for tests of what else that does.
+pub(crate) fn spray_once(daemon: &Daemon) -> Result<()> {
+    let hydra = Decoy::new(daemon, "hydra")?;
+    let output = hydra.run(daemon, &By::run(AGENT), &hydra.program(), &SPRAY)?;
+    ensure!(killed(&output) && !hydra.ran(), "it was not killed: {output}");
+    Ok(())
+}
+
 fn killed(output: &Output) -> bool {
     output.status.signal() == Some(libc::SIGKILL) || output.status.code() == Some(128 + libc::SIGKILL)
 }

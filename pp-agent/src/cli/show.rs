@@ -61,6 +61,12 @@ pub(crate) fn status(context: &Context, args: &StatusArgs) -> Outcome {
                 lines.push(format!("{name:9} {}", text(status, name)));
             }
         }
+        let refusals = &status["refusals"];
+        if !refusals.is_null() {
+            let number = |name| text(refusals, name);
+            let told = format!("{} told, {} repeats, {} lost", number("told"), number("repeats"), number("lost"));
+            lines.push(format!("refused   {} ({told})", number("refused")));
+        }
         let say = |name: &str| list(status, name).iter().filter_map(Value::as_str).map(move |t| t.to_owned());
         lines.extend(say("gaps").map(|gap| format!("gap       {gap}")));
         lines.extend(say("problems").map(|problem| format!("problem   {problem}")));

@@ -291,7 +291,7 @@ fn settle(kernel: &mut Kernel, daemon: &mut Daemon) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn told_repeats_and_lost_are_what_was_refused(steps in steps()) {
