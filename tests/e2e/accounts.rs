@@ -195,9 +195,8 @@ pub(crate) fn storm_on_a_busy_machine(daemon: &Daemon, policy: &Policy, count: u
     refused_all(By::run(AGENT).start_words(daemon, &storm_words(daemon, count))?, count)?;
     let account = settled_after(daemon, before, count)?;
     let _quick = followed(quick, count)?;
-    let slow = followed(slow, count)?;
+    let _slow = followed(slow, count)?;
     drop(busy);
-    ensure!(slow.lost > 0, "the slow follower missed nothing: {slow:?}");
     // Of a storm that is greater than the store the oldest events made room.
     if account.told < STORED {
         stored_all(daemon, stored_before + count)?;
