@@ -6,15 +6,14 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE, bpf_spin_lock},
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use pp_common::abi::{
     BudgetValue, COUNTERS, Control, DFA_STATES, DfaClasses, DfaRow, EXEC_PATH_LEN, GatewayPortKey, GrantList, HeardKey, MAX_CGROUPS,
     MAX_DOOMED, MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_HEARD, MAX_PLACES, MAX_RECEIPTS, MAX_REPEATS, MAX_RULES,
-    MAX_SERVICES, MAX_TASKS,
-    MAX_USER_BITS, MAX_USERS, NameId, PID_PAGE, PID_PAGES, Place, PrefixKey, RepeatKey, Repeats, RuleTarget, Service, ServiceKey, SockMark,
-    TaskMark, UserKey,
+    MAX_SERVICES, MAX_TASKS, MAX_USER_BITS, MAX_USERS, NameId, PID_PAGE, PID_PAGES, Place, PrefixKey, RepeatKey, Repeats, RuleTarget,
+    Service, ServiceKey, SockMark, TaskMark, UserKey,
 };
 use pp_common::behaviour::{self, Attempts, Ground, History, Kept, LoginKey, MAX_GROUNDS, MAX_LOGIN_TARGETS, MAX_OWN, MAX_SESSIONS};
 use pp_common::dest::Addr;

@@ -18,7 +18,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::Value;
 
-use crate::accounts;
+use crate::accounts::{self, fork_storm_pushes_no_refusal_out};
 use crate::hunt::{self, Plan};
 use crate::world::{World, tests};
 
@@ -27,6 +27,7 @@ tests![
     registrations_that_race_two_hundred_starts_are_all_in_force,
     two_dozen_seeds_of_the_concurrency_hunt_find_no_unexplained_allow,
     a_million_refusals_three_times_over_are_told_repeated_or_lost,
+    fork_storm_pushes_no_refusal_out,
 ];
 
 /// Refusals of one of the storms.

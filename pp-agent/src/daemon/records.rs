@@ -1,7 +1,7 @@
 //! From the ring buffer to events.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pp_common::abi::Counter;
 use pp_common::decide::{Attempt, Kind as AttemptKind, Reason, Subject, Verdict, transport};
@@ -16,9 +16,22 @@ use crate::events::record::Record;
 use crate::events::refusals::Ledger;
 use crate::kernel::Records;
 
+/// How long the store is waited for, until it has caught up once.
+const PATIENCE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// Reads records until the daemon stops.
 pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
+    let mut patience = PATIENCE;
     loop {
+        // Records keep in the ring buffer, events that the store has no room for do not. But a disk that hangs keeps nobody waiting.
+        while daemon.hub.is_behind() && patience > Duration::ZERO {
+            tokio::time::sleep(PAUSE).await;
+            patience = patience.saturating_sub(PAUSE);
+        }
+        if !daemon.hub.is_behind() {
+            patience = PATIENCE;
+        }
         let idle = || daemon.tally.idle(Instant::now(), || daemon.counter(Counter::Written));
         let bytes = records.next(&daemon.reader, idle).await;
         let Some(mut record) = Record::from_bytes(&bytes) else {

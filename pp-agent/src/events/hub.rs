@@ -198,6 +198,12 @@ impl Hub {
         }
     }
 
+    /// See [`Store::is_behind`].
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.store.is_behind()
+    }
+
     /// How many refusals events have told of so far.
     #[must_use]
     pub fn account(&self) -> Account {

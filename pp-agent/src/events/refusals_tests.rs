@@ -227,7 +227,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::TellLost),
         1 => Just(Step::BeginLook),
         1 => Just(Step::EndLook),
-        2 => any::<bool>().prop_map(|full| Step::Store(full)),
+        2 => any::<bool>().prop_map(Step::Store),
         1 => Just(Step::Kill),
     ];
     proptest::collection::vec(step, 0..400)

@@ -6,7 +6,7 @@
 use std::hash::BuildHasher as _;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -86,6 +86,8 @@ pub struct Store {
     shared: Arc<Shared>,
     work: SyncSender<Work>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    /// Events that wait for the disk.
+    waiting: Arc<AtomicUsize>,
     first_id: u64,
     records: Option<u64>,
 }
@@ -139,12 +141,13 @@ impl Store {
             (floor_id(), 0, None)
         });
         let (work, queue) = sync_channel(MAX_WAITING);
+        let waiting = Arc::new(AtomicUsize::new(0));
         let writer = std::thread::Builder::new().name("events".to_owned()).spawn({
-            let shared = Arc::clone(&shared);
-            move || write_all(&shared, &queue, reserved)
+            let (shared, waiting) = (Arc::clone(&shared), Arc::clone(&waiting));
+            move || write_all(&shared, &queue, &waiting, reserved)
         });
         let writer = writer.map_err(|source| shared.fail(&shared.error(redb::Error::Io(source)))).ok();
-        Self { shared, work, writer: Mutex::new(writer), first_id, records }
+        Self { shared, work, writer: Mutex::new(writer), waiting, first_id, records }
     }
 
     /// Why nothing can be stored right now, and what to do.
@@ -200,12 +203,20 @@ impl Store {
     /// Hands an event to the writer, with how many records are accounted for once it is stored; one that finds no room is counted lost.
     pub fn put(&self, event: Arc<Event>, records: Option<u64>) {
         match self.work.try_send(Work::Event(event, records)) {
-            Ok(()) => {}
+            Ok(()) => drop(self.waiting.fetch_add(1, Ordering::Relaxed)),
             Err(TrySendError::Full(Work::Event(event, _)) | TrySendError::Disconnected(Work::Event(event, _))) => {
                 self.shared.lose(&[event]);
             }
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => tracing::error!("events: the queue took another event"),
         }
+    }
+
+    /// Most of the room for events that wait for the disk is taken, and the disk takes them: it is worth waiting a little.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        // Counted a moment after it was put: for that moment it may be taken for more than fit.
+        let waiting = self.waiting.load(Ordering::Relaxed).cast_signed();
+        waiting > MAX_WAITING.cast_signed() / 4 * 3 && !self.shared.failing.load(Ordering::Relaxed)
     }
 
     /// Events that were not stored since this was last asked. Zero while
@@ -511,7 +522,7 @@ fn set_aside(path: &Path, why: &dyn std::error::Error) -> std::io::Result<()> {
     std::fs::rename(path, aside)
 }
 
-fn write_all(shared: &Shared, queue: &Receiver<Work>, reserved: u64) {
+fn write_all(shared: &Shared, queue: &Receiver<Work>, waiting: &AtomicUsize, reserved: u64) {
     let mut reserved = reserved;
     // The greatest id that was handed in.
     let mut given = 0;
@@ -530,6 +541,7 @@ fn write_all(shared: &Shared, queue: &Receiver<Work>, reserved: u64) {
         while let Some(work) = next.take() {
             match work {
                 Work::Event(event, read) => {
+                    waiting.fetch_sub(1, Ordering::Relaxed);
                     batch.push(event);
                     records = records.max(read);
                 }

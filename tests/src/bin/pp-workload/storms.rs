@@ -52,10 +52,10 @@ pub(crate) enum Storm {
         #[arg(long)]
         processes: u32,
     },
-    /// Fork children that end at once, as fast as they can be made, until a file exists
+    /// Fork so many children, one after the other, that end at once
     Children {
         #[arg(long)]
-        until: PathBuf,
+        count: u32,
     },
     /// Open so many sockets, try the target with each, count the answers, and keep them until a file exists
     Sockets {
@@ -73,7 +73,7 @@ pub(crate) fn run(storm: &Storm) -> Result<()> {
         Storm::Forks { target, log, most, for_ms } => forks(*target, log, *most, *for_ms),
         Storm::Pairs { first, count } => pairs(*first, *count),
         Storm::Mixed { first, count, processes } => mixed(*first, *count, *processes),
-        Storm::Children { until } => children(until),
+        Storm::Children { count } => children(*count),
         Storm::Sockets { target, count, until } => sockets(*target, *count, until),
     }
 }
@@ -169,24 +169,22 @@ fn mixed_child(first: SocketAddrV4, count: u32, processes: u32, process: u32) ->
     let mut refused = 0;
     for index in (process..count).step_by(usize::try_from(processes)?) {
         let turn = index / processes;
-        let target = if turn % 2 == 0 { pair(processes * OFTEN + index / 2)? } else { pair(process * OFTEN + turn / 2 % OFTEN)? };
+        let target = if turn.is_multiple_of(2) { pair(processes * OFTEN + index / 2)? } else { pair(process * OFTEN + turn / 2 % OFTEN)? };
         refused += u64::from(answer(&socket, target) == libc::EPERM);
     }
     Ok(refused)
 }
 
-/// Forks children that end at once until the file exists; prints how many.
-fn children(until: &Path) -> Result<()> {
-    let mut made = 0_u64;
-    while !until.exists() {
+/// Forks so many children that end at once; prints how many.
+fn children(count: u32) -> Result<()> {
+    for _ in 0..count {
         // SAFETY: this program has one thread here.
         if let ForkResult::Child = unsafe { fork() }? {
             return Ok(());
         }
-        made += 1;
         let _ended = nix::sys::wait::wait()?;
     }
-    outcome::print(&json!({"made": made}))
+    outcome::print(&json!({"made": count}))
 }
 
 /// Opens so many sockets and tries the target with each; prints how often each answer came and keeps the sockets until the file exists.
