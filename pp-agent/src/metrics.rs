@@ -76,14 +76,6 @@ impl Text {
         }
     }
 
-    /// A counter of several values, told apart by one label.
-    pub fn counters(&mut self, name: &str, help: &str, label: &str, values: &[(&str, u64)]) {
-        self.write(format_args!("# HELP {name} {help}\n# TYPE {name} counter\n"));
-        for (text, value) in values {
-            self.write(format_args!("{name}{{{label}=\"{}\"}} {value}\n", escape_label(text)));
-        }
-    }
-
     /// A gauge of one that carries its facts in labels.
     pub fn info(&mut self, name: &str, help: &str, labels: &[(&str, &str)]) {
         let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{}\"", escape_label(value))).collect();

@@ -102,7 +102,7 @@ impl Daemon {
         let mut text = Text::default();
         text.kernel(&self.gate.counters().map_err(ApiError::internal)?);
         if let Some(told) = self.refusals().filter(|told| told.is_known) {
-            let told_by = [("told", told.told), ("repeats", told.repeats), ("lost", told.lost)];
+            let told_by = [("told", told.told), ("repeats", told.repeats), ("lost", told.lost)].map(|(by, count)| (by.to_owned(), count));
             text.counter("pp_refused_total", "attempts refused, of this boot", told.refused);
             text.counters("pp_refused_told_total", "refused attempts by how events told of them", "by", &told_by);
             text.gauge("pp_refused_untold", "refused attempts that no event has told of yet", told.untold);

@@ -99,6 +99,10 @@ struct Shared {
     lost: Mutex<Missed>,
     /// What is stored of this boot tells.
     account: Mutex<Account>,
+    /// The file has that account, of this daemon or as this daemon found it.
+    account_kept: AtomicBool,
+    /// The file was closed by an error: what was not synced may be gone from it, and from its account.
+    account_doubtful: AtomicBool,
     /// The last commit failed.
     failing: AtomicBool,
     /// Why the last use failed.
@@ -124,6 +128,8 @@ impl Store {
             database: Mutex::new(None),
             lost: Mutex::new(Missed::default()),
             account: Mutex::new(Account::default()),
+            account_kept: AtomicBool::new(false),
+            account_doubtful: AtomicBool::new(false),
             failing: AtomicBool::new(false),
             problem: Mutex::new(None),
             doubtful: AtomicBool::new(false),
@@ -175,6 +181,7 @@ impl Store {
     /// When it cannot be written.
     pub fn count_from_zero(&self) -> Result<(), StoreError> {
         *self.shared.account() = Account { before: Some(0), ..Account::default() };
+        self.shared.account_kept.store(false, Ordering::Relaxed);
         self.shared.commit(&[], true, None, Some(0))
     }
 
@@ -337,6 +344,7 @@ impl Shared {
         self.reserve(reserved)?;
         let account = self.read_account()?;
         *self.account() = account;
+        self.account_kept.store(true, Ordering::Relaxed);
         Ok((first_id, reserved, self.records()?))
     }
 
@@ -448,6 +456,11 @@ impl Shared {
     }
 
     fn commit(&self, batch: &[Arc<Event>], sync: bool, reserve: Option<u64>, records: Option<u64>) -> Result<(), StoreError> {
+        if self.account_doubtful.load(Ordering::Relaxed) {
+            let found = self.read_account()?;
+            self.account().refusals = found.refusals;
+            self.account_doubtful.store(false, Ordering::Relaxed);
+        }
         let mut account = self.account();
         let refusals = batch.iter().fold(account.refusals, |refusals, event| refusals.and(Refusals::of(event)));
         let before = account.before;
@@ -486,6 +499,7 @@ impl Shared {
             Ok(())
         })?;
         account.refusals = refusals;
+        self.account_kept.store(true, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -577,6 +591,7 @@ fn write_all(shared: &Shared, queue: &Receiver<Work>, waiting: &AtomicUsize, res
                     }
                     shared.lose(&batch);
                     shared.close();
+                    shared.account_doubtful.store(shared.account_kept.load(Ordering::Relaxed), Ordering::Relaxed);
                     // The next file may be another one.
                     reserved = 0;
                 }
