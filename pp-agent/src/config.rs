@@ -27,6 +27,7 @@ pub use source::{MAX_FILE_BYTES, NotRead, Paths, Source};
 
 use crate::delegates::Delegate;
 use crate::identity::{AgentRules, CgroupRule, IdentityTables};
+use crate::neighbours::Mac;
 use crate::services::ServiceRow;
 use crate::tools::ToolTables;
 use ipnet::IpNet;
@@ -113,6 +114,8 @@ pub struct Zone {
     pub name: String,
     /// Its networks, host bits clear.
     pub networks: Vec<IpNet>,
+    /// Hardware addresses of devices in it.
+    pub macs: Vec<Mac>,
     /// Its own mode; the host's where that observes.
     pub mode: Mode,
 }
@@ -124,6 +127,8 @@ pub struct Gateway {
     pub name: String,
     /// Its address.
     pub address: IpAddr,
+    /// Its hardware addresses.
+    pub macs: Vec<Mac>,
     /// The ports that are protected; empty: all.
     pub ports: Vec<u16>,
     /// Its own mode; the host's where that observes.

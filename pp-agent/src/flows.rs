@@ -9,7 +9,7 @@ use std::{
 use nix::libc;
 use pp_common::{
     abi::{SOCK_OPENED, SOCK_REFUSED, SockMark},
-    decide::{Attempt, Decision, Kind, Reason, Subject, Verdict, transport},
+    decide::{Attempt, Decision, Kind, Link, Reason, Subject, Verdict, transport},
     dest::Addr,
     turns::cut_for,
 };
@@ -25,6 +25,8 @@ pub struct EndedFlow {
     pub mark: SockMark,
     /// The attempt as it was judged now.
     pub attempt: Attempt,
+    /// The link it goes by.
+    pub link: Link,
     /// Why it may not go on.
     pub decision: Decision,
     /// The program was told; `false`: only its packets are refused.
@@ -48,7 +50,8 @@ pub fn end(gate: &Gate) -> Result<Vec<EndedFlow>, KernelError> {
             };
             let Some(peer) = socket.peer else { continue };
             let attempt = attempt(peer, socket.transport, &mark);
-            let Some(decision) = over(gate, &attempt, &mark) else { continue };
+            let link = Link { netns: socket.netns, ifindex: socket.ifindex, flags: 0 };
+            let Some(decision) = over(gate, link, &attempt, &mark) else { continue };
             let told = match sockets::destroy(&socket) {
                 Ok(()) => true,
                 Err(error) => {
@@ -56,7 +59,7 @@ pub fn end(gate: &Gate) -> Result<Vec<EndedFlow>, KernelError> {
                     false
                 }
             };
-            ended.push(EndedFlow { pid, mark, attempt, decision, told, orphan: false });
+            ended.push(EndedFlow { pid, mark, attempt, link, decision, told, orphan: false });
         }
     }
     gate.look_for_namespaces()?;
@@ -71,9 +74,11 @@ pub fn end_marked(gate: &Gate) -> Vec<EndedFlow> {
     for (namespace, socket) in gate.marked_sockets() {
         let mark = socket.mark;
         let attempt = attempt(socket.peer, transport::TCP, &mark);
-        let Some(decision) = over(gate, &attempt, &mark) else { continue };
+        // The inode of a namespace's file is a number of 32 bits; another one would refuse.
+        let link = Link { netns: u32::try_from(namespace.1).unwrap_or(0), ifindex: socket.ifindex, flags: 0 };
+        let Some(decision) = over(gate, link, &attempt, &mark) else { continue };
         match gate.destroy(&namespace, &socket) {
-            Ok(true) => ended.push(EndedFlow { pid: mark.tgid, mark, attempt, decision, told: true, orphan: socket.orphan }),
+            Ok(true) => ended.push(EndedFlow { pid: mark.tgid, mark, attempt, link, decision, told: true, orphan: socket.orphan }),
             Ok(false) => {}
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => tracing::debug!("a flow ended by itself"),
             Err(error) => tracing::warn!("process {}: a flow that it left cannot be ended: {error}", mark.tgid),
@@ -83,9 +88,9 @@ pub fn end_marked(gate: &Gate) -> Vec<EndedFlow> {
 }
 
 /// Why a flow may not go on; `None`: it may.
-fn over(gate: &Gate, attempt: &Attempt, mark: &SockMark) -> Option<Decision> {
+fn over(gate: &Gate, link: Link, attempt: &Attempt, mark: &SockMark) -> Option<Decision> {
     let subject = Subject { session: mark.session, agent: mark.agent, owner: mark.owner };
-    let decision = gate.decide(&subject, attempt);
+    let decision = gate.decide_on(link, &subject, attempt);
     if decision.reason == Reason::Receipt && mark.talk.over != 0 {
         return Some(decision.cut(cut_for(mark.talk.over)));
     }

@@ -23,6 +23,7 @@ pub mod kernel;
 pub mod keyring;
 pub mod metrics;
 pub mod name;
+pub mod neighbours;
 pub mod notify;
 pub mod policy;
 pub mod probe;

@@ -2,11 +2,13 @@
 //! same input always gives the same tables, so that publishing them twice
 //! changes nothing.
 
+mod beside;
 mod grounds;
 mod host;
 mod prefix;
 mod surface;
 
+pub use beside::Beside;
 pub use host::{HostTables, grant_list};
 pub use prefix::Prefix;
 pub use surface::{Touched, touches};
@@ -16,6 +18,7 @@ use crate::delegates::{THIS_HOST, own_ports};
 use crate::identity::IdentityTables;
 use crate::kernel::canary;
 use crate::name::name_id;
+use crate::neighbours::Mac;
 use crate::tools::ToolTables;
 use ipnet::IpNet;
 use pp_common::abi::{
@@ -223,6 +226,29 @@ fn places(config: &Config, own: &[Addr]) -> Vec<(Prefix, Place)> {
     let canary = Prefix::from(IpNet::from(std::net::IpAddr::V4(canary::ADDRESS)));
     places.insert(canary, Place { zone: name_id(canary::AGENT), ..Place::default() });
     places.into_iter().collect()
+}
+
+/// Zones and gateways as policy writes them: neither this host nor the canary.
+#[must_use]
+pub fn named_places(config: &Config) -> Vec<(Prefix, Place)> {
+    let (own, canary) = (name_id(THIS_HOST), name_id(canary::AGENT));
+    places(config, &[]).into_iter().filter(|(_, place)| place.gateway != own && place.zone != canary).collect()
+}
+
+/// The place of each hardware address that policy gives.
+#[must_use]
+pub fn mac_places(config: &Config) -> Vec<(Mac, Place)> {
+    let places = named_places(config);
+    let of = |prefix: &Prefix| places.iter().find(|(known, _)| known == prefix).map(|(_, place)| *place);
+    let zones = config.zones.iter().flat_map(|zone| {
+        let flags = flag(zone.mode, PLACE_ZONE_OBSERVE);
+        zone.macs.iter().map(move |mac| (*mac, Place { zone: name_id(&zone.name), flags, ..Place::default() }))
+    });
+    let gateways = config.gateways.iter().flat_map(|gateway| {
+        let place = of(&Prefix::from(gateway.address)).unwrap_or_default();
+        gateway.macs.iter().map(move |mac| (*mac, place))
+    });
+    zones.chain(gateways).collect()
 }
 
 /// Loopback, and the host's other addresses.

@@ -7,9 +7,11 @@
 
 mod grant;
 mod identity;
+mod near;
 
 pub use grant::*;
 pub use identity::*;
+pub use near::*;
 
 use crate::dest::Addr;
 use crate::turns::Talk;
@@ -170,6 +172,8 @@ pub struct Control {
 
 /// The whole host observes: blocks become observations.
 pub const CONTROL_OBSERVE: u32 = 1;
+/// A link carries a protected place, or an address was learned: the maps of those are asked.
+pub const CONTROL_NEAR: u32 = 2;
 
 /// Key of a longest-prefix map: the prefix length counts [`PREFIX_HEAD_BITS`]
 /// first. Addresses are 128 bits, IPv4 as `::ffff:a.b.c.d`.
@@ -353,6 +357,14 @@ pub struct Offsets {
     pub file_private: u32,
     /// `inode.i_mode`
     pub inode_mode: u32,
+    /// `sock_common.skc_net`
+    pub sk_net: u32,
+    /// `net.ns.inum`
+    pub net_inum: u32,
+    /// `sock_common.skc_bound_dev_if`
+    pub sk_bound_dev_if: u32,
+    /// `bpf_sock_addr_kern.uaddr`
+    pub sock_addr_uaddr: u32,
 }
 
 /// Counters that the programs keep per CPU, by index.
@@ -413,7 +425,7 @@ const _: () = {
     assert!(size_of::<GatewayPortKey>() == 8 + 4 + 2 + 2);
     assert!(size_of::<RepeatKey>() == 8 + 16 + 2 + 5 + 1);
     assert!(size_of::<Repeats>() == 3 * 8);
-    assert!(size_of::<Offsets>() == 28 * 4);
+    assert!(size_of::<Offsets>() == 32 * 4);
 };
 
 #[cfg(feature = "user")]
@@ -444,6 +456,9 @@ mod pod {
         UserKey,
         RepeatKey,
         Repeats,
-        Offsets
+        Offsets,
+        LinkKey,
+        NearKey,
+        Learned
     );
 }

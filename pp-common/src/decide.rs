@@ -8,15 +8,18 @@
 )]
 
 mod grants;
+mod near;
 
 use core::hint::black_box;
 
 use grants::{Ask, live_grant};
 pub use grants::{affords, nearest_receipt};
+pub use near::{LINK_DISCOVERY, LINK_IN, LINK_PACKET, Link};
+use near::{Near, near};
 
 use crate::abi::{
-    Budget, CONTROL_OBSERVE, GrantList, NameId, PLACE_GATEWAY_ALL_PORTS, PLACE_GATEWAY_OBSERVE, PLACE_GATEWAY_OWN, PLACE_ZONE_OBSERVE,
-    Place, SERVICE_OBSERVE, Serial, Service,
+    Budget, CONTROL_OBSERVE, GrantList, Learned, LinkKey, NameId, NearKey, PLACE_GATEWAY_ALL_PORTS, PLACE_GATEWAY_OBSERVE,
+    PLACE_GATEWAY_OWN, PLACE_ZONE_OBSERVE, Place, SERVICE_OBSERVE, Serial, Service,
 };
 use crate::dest::Addr;
 
@@ -295,6 +298,21 @@ pub trait Tables {
     fn flags(&self) -> u32;
     /// The most specific zone or gateway entry for the address.
     fn place(&self, addr: &Addr) -> Option<Place>;
+    /// Where the attempt leaves or came in; `None`: no link carries anything, and nothing was learned.
+    #[inline(always)]
+    fn link(&self) -> Option<Link> {
+        None
+    }
+    /// What is known of an address that policy does not name.
+    #[inline(always)]
+    fn learned(&self, _key: &NearKey) -> Option<Learned> {
+        None
+    }
+    /// The place that link-local addresses on this link belong to.
+    #[inline(always)]
+    fn link_place(&self, _key: &LinkKey) -> Option<Place> {
+        None
+    }
     /// Whether the gateway lists this port.
     fn gateway_port(&self, gateway: NameId, port: u16) -> bool;
     /// The service on this port.
@@ -337,8 +355,10 @@ pub fn decide(tables: &impl Tables, subject: &Subject, attempt: &Attempt) -> Dec
         return Decision::PROBED;
     }
     let mut decision = Decision::PASS;
-    let Some(addr) = protection(tables, attempt, &mut decision) else {
-        return Decision::PASS;
+    let addr = match protection(tables, attempt, &mut decision) {
+        Protection::Grant(addr) => addr,
+        Protection::None => return Decision::PASS,
+        Protection::Unknown => return Decision::refuse(Reason::GateError, tables.flags()),
     };
     decision.observe |= tables.flags() & CONTROL_OBSERVE != 0;
     // VERIFIER: as in `Ask::new`; what is found out about these here is found
@@ -379,37 +399,55 @@ fn is_probe(attempt: &Attempt) -> bool {
     attempt.port == PROBE_PORT && attempt.transport == transport::TCP && attempt.addr == PROBE
 }
 
-/// What protects the destination, if anything: fills in the grounds and
-/// returns the address that needs a grant.
+/// What protects a destination.
+enum Protection {
+    /// Nothing.
+    None,
+    /// This address needs a grant.
+    Grant(Addr),
+    /// It cannot be found out.
+    Unknown,
+}
+
+/// What protects the destination, if anything; fills in the grounds.
 #[inline(always)]
-fn protection(tables: &impl Tables, attempt: &Attempt, decision: &mut Decision) -> Option<Addr> {
+fn protection(tables: &impl Tables, attempt: &Attempt, decision: &mut Decision) -> Protection {
     let reached = match attempt.addr.embedded() {
         Some(inner) => inner,
         None => attempt.addr,
     };
-    if in_place(tables, attempt, &reached, decision) {
-        return Some(reached);
+    // What policy names is never looked for elsewhere.
+    let place = match tables.place(&reached) {
+        Some(place) => Some(place),
+        None => match near(tables, attempt, &reached) {
+            Near::Place(place) => Some(place),
+            Near::Nothing => None,
+            Near::Unknown => return Protection::Unknown,
+        },
+    };
+    if in_place(tables, attempt, place, decision) {
+        return Protection::Grant(reached);
     }
-    if reached != attempt.addr && in_place(tables, attempt, &attempt.addr, decision) {
-        return Some(attempt.addr);
+    if reached != attempt.addr && in_place(tables, attempt, tables.place(&attempt.addr), decision) {
+        return Protection::Grant(attempt.addr);
     }
     if matches!(attempt.kind, Kind::Answer | Kind::Portless) {
-        return None;
+        return Protection::None;
     }
-    let service = tables.service(attempt.transport, attempt.port)?;
+    let Some(service) = tables.service(attempt.transport, attempt.port) else { return Protection::None };
     if tables.exempt(&reached) {
-        return None;
+        return Protection::None;
     }
     decision.service = service.service;
     decision.login = login_port(attempt);
     decision.observe = service.flags & SERVICE_OBSERVE != 0;
-    Some(reached)
+    Protection::Grant(reached)
 }
 
-/// Whether a zone or gateway protects the address.
+/// Whether the place, a zone or gateway, protects the attempt.
 #[inline(always)]
-fn in_place(tables: &impl Tables, attempt: &Attempt, addr: &Addr, decision: &mut Decision) -> bool {
-    let Some(place) = tables.place(addr) else { return false };
+fn in_place(tables: &impl Tables, attempt: &Attempt, place: Option<Place>, decision: &mut Decision) -> bool {
+    let Some(place) = place else { return false };
     if place.gateway != 0
         && (place.flags & PLACE_GATEWAY_ALL_PORTS != 0
             || (matches!(attempt.kind, Kind::Portless) && place.flags & PLACE_GATEWAY_OWN == 0)

@@ -83,6 +83,13 @@ impl Addr {
         None
     }
 
+    /// In `fe80::/10`: it means something on one link alone.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_link_local(&self) -> bool {
+        self.high() >> 54 == 0xfe80 >> 6
+    }
+
     #[inline(always)]
     const fn is_mapped(&self) -> bool {
         self.high() == 0 && self.low() >> 32 == 0xffff
@@ -135,6 +142,13 @@ mod tests {
         for text in ["::1", "fd00:20::7", "2001:db8::1", "::ffff:10.20.4.7", "64:ff9b:1::1"] {
             assert_eq!(embedded(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn link_local_addresses_are_fe80_to_febf() {
+        let is = |text: &str| Addr::v6(text.parse::<Ipv6Addr>().unwrap().octets()).is_link_local();
+        assert!(is("fe80::1") && is("febf:ffff::1"));
+        assert!(!is("fec0::1") && !is("fe7f::1") && !is("ff02::1") && !is("fd00::1") && !is("::ffff:169.254.1.1"));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use pp_common::{
 use crate::{
     behaviour::Told,
     maps::{COUNTS, EVENTS, LIFECYCLE, REPEATS},
+    near::Near,
 };
 
 /// Adds one to a counter.
@@ -134,6 +135,15 @@ pub(crate) struct Scene<'a> {
     pub(crate) tgid: u32,
     pub(crate) task_flags: u32,
     pub(crate) generation: u32,
+    pub(crate) near: Near,
+}
+
+impl Scene<'_> {
+    /// The same on the link that is found from this.
+    #[inline(always)]
+    pub(crate) fn near(self, near: Near) -> Self {
+        Self { near, ..self }
+    }
 }
 
 /// Writes a record of a decision that says something; the first of a pair at once, its repeats

@@ -44,6 +44,18 @@ pub(crate) fn sent_to(sk: u64, message: u64) -> (Dialled, bool) {
     }
 }
 
+/// The address that a message names, as the kernel holds it; zero: none, or that of the connection.
+#[inline(always)]
+pub(crate) fn named(message: u64, connected: bool) -> u64 {
+    if connected {
+        return 0;
+    }
+    match read::<u64>(message, offset!(msghdr_name)) {
+        Some(name) => name,
+        None => 0,
+    }
+}
+
 /// Whether a TCP socket has a far end, or that cannot be read.
 #[inline(always)]
 fn stream_to_somewhere(sk: u64) -> bool {

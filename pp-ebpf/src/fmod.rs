@@ -22,9 +22,10 @@ use pp_common::{
 };
 
 use crate::{
-    far::{Dialled, connected, dialled, protocol, sent_to, sk_of, sock_behind},
+    far::{Dialled, connected, dialled, named, protocol, sent_to, sk_of, sock_behind},
     lsm::{EPERM, MAY_WRITE, lsm_return},
     mark::{control, current, current_tgid, subject},
+    near::Near,
     reach::{attempt, judge_alone, scene},
 };
 
@@ -40,7 +41,7 @@ pub(crate) fn pp_fmod_connect(ctx: LsmContext) -> i32 {
     let address: *const c_void = ctx.arg(1);
     let length: i32 = ctx.arg(2);
     match dialled(address as u64, length as u32 as usize) {
-        Dialled::Inet(addr, port) => reach(sk_of(sock), task, addr, port, Hook::LsmConnect),
+        Dialled::Inet(addr, port) => reach(sk_of(sock), task, addr, port, Hook::LsmConnect, address as u64),
         Dialled::Unspecified(..) | Dialled::Other => 0,
         Dialled::Unreadable => -EPERM,
     }
@@ -62,7 +63,7 @@ pub(crate) fn pp_fmod_sendmsg(ctx: LsmContext) -> i32 {
         return 0;
     }
     match sent_to(sk as u64, message as u64) {
-        (Dialled::Inet(addr, port), _) => reach(sk, task, addr, port, Hook::LsmSendmsg),
+        (Dialled::Inet(addr, port), connected) => reach(sk, task, addr, port, Hook::LsmSendmsg, named(message as u64, connected)),
         (Dialled::Unspecified(..) | Dialled::Other, _) => 0,
         (Dialled::Unreadable, _) => -EPERM,
     }
@@ -92,14 +93,14 @@ pub(crate) fn written(ctx: &LsmContext) -> i32 {
         None => return -EPERM,
     };
     match connected(sk) {
-        Dialled::Inet(addr, port) => reach(sk as *const c_void, task, addr, port, Hook::LsmWrite),
+        Dialled::Inet(addr, port) => reach(sk as *const c_void, task, addr, port, Hook::LsmWrite, 0),
         Dialled::Unspecified(..) | Dialled::Other => 0,
         Dialled::Unreadable => -EPERM,
     }
 }
 
 #[inline(always)]
-fn reach(sk: *const c_void, task: &TaskMark, addr: Addr, port: u16, hook: Hook) -> i32 {
+fn reach(sk: *const c_void, task: &TaskMark, addr: Addr, port: u16, hook: Hook, name: u64) -> i32 {
     if sk.is_null() {
         return -EPERM;
     }
@@ -111,6 +112,6 @@ fn reach(sk: *const c_void, task: &TaskMark, addr: Addr, port: u16, hook: Hook) 
     };
     let control = control();
     let subject = subject(task);
-    let scene = scene(hook, &subject, current_tgid(), task.flags, &control);
+    let scene = scene(hook, &subject, current_tgid(), task.flags, &control).near(Near::call(sk as u64, name));
     lsm_return(judge_alone(&scene, control, attempt(addr, port, u32::from(protocol), kind)))
 }

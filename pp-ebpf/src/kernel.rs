@@ -34,6 +34,10 @@ static OFFSETS: Offsets = Offsets {
     file_inode: 0,
     file_private: 0,
     inode_mode: 0,
+    sk_net: 0,
+    net_inum: 0,
+    sk_bound_dev_if: 0,
+    sock_addr_uaddr: 0,
 };
 
 /// The offset that `pick` selects.

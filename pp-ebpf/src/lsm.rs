@@ -15,9 +15,10 @@ use pp_common::{
 
 use crate::{
     count::heard_from,
-    far::{Dialled, dialled, protocol, sent_to, sk_of},
+    far::{Dialled, dialled, named, protocol, sent_to, sk_of},
     fmod::written,
     mark::{control, current, subject, tag},
+    near::Near,
     passed::{accepted, received, sender},
     reach::{Counting, attempt, judge, refuse, scene},
 };
@@ -37,7 +38,7 @@ pub(crate) fn pp_lsm_connect(ctx: LsmContext) -> i32 {
     let address: *const c_void = ctx.arg(1);
     let length: i32 = ctx.arg(2);
     match dialled(address as u64, length as u32 as usize) {
-        Dialled::Inet(addr, port) => connect(sock, task, addr, port),
+        Dialled::Inet(addr, port) => connect(sock, task, addr, port, address as u64),
         Dialled::Unspecified(..) | Dialled::Other => 0,
         Dialled::Unreadable => -EPERM,
     }
@@ -59,7 +60,7 @@ pub(crate) fn pp_lsm_sendmsg(ctx: LsmContext) -> i32 {
         return 0;
     }
     match sent_to(sk as u64, message as u64) {
-        (Dialled::Inet(addr, port), connected) => send(sk, task, addr, port, connected),
+        (Dialled::Inet(addr, port), connected) => send(sk, task, addr, port, connected, named(message as u64, connected)),
         (Dialled::Unspecified(..) | Dialled::Other, _) => 0,
         (Dialled::Unreadable, _) => -EPERM,
     }
@@ -146,7 +147,7 @@ pub(crate) fn pp_lsm_fork(ctx: LsmContext) -> i32 {
 }
 
 #[inline(always)]
-fn connect(sock: *const c_void, task: &TaskMark, addr: Addr, port: u16) -> i32 {
+fn connect(sock: *const c_void, task: &TaskMark, addr: Addr, port: u16, name: u64) -> i32 {
     let sk = sk_of(sock);
     if sk.is_null() {
         return -EPERM;
@@ -157,13 +158,13 @@ fn connect(sock: *const c_void, task: &TaskMark, addr: Addr, port: u16) -> i32 {
     let Some(mark) = (unsafe { tag(sk, task, SOCK_OPENED) }) else { return -EPERM };
     let control = control();
     let subject = subject(task);
-    let scene = scene(Hook::LsmConnect, &subject, mark.tgid, task.flags, &control);
+    let scene = scene(Hook::LsmConnect, &subject, mark.tgid, task.flags, &control).near(Near::call(sk as u64, name));
     let attempt = attempt(addr, port, u32::from(protocol), kind);
     lsm_return(judge(&scene, control, mark, attempt, Counting::Later))
 }
 
 #[inline(always)]
-fn send(sk: *mut c_void, task: &TaskMark, addr: Addr, port: u16, connected: bool) -> i32 {
+fn send(sk: *mut c_void, task: &TaskMark, addr: Addr, port: u16, connected: bool, name: u64) -> i32 {
     let Some(protocol) = protocol(sk as u64) else { return -EPERM };
     // SAFETY: the caller's pointer, checked there.
     let Some(mark) = (unsafe { sender(sk, task, connected) }) else { return -EPERM };
@@ -171,7 +172,7 @@ fn send(sk: *mut c_void, task: &TaskMark, addr: Addr, port: u16, connected: bool
     let kind = if answer { Kind::Answer } else { Kind::Open };
     let control = control();
     let subject = subject(task);
-    let scene = scene(Hook::LsmSendmsg, &subject, mark.tgid, task.flags, &control);
+    let scene = scene(Hook::LsmSendmsg, &subject, mark.tgid, task.flags, &control).near(Near::call(sk as u64, name));
     let attempt = attempt(addr, port, u32::from(protocol), kind);
     lsm_return(judge(&scene, control, mark, attempt, Counting::Later))
 }

@@ -46,6 +46,8 @@ mod mark;
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod moves;
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
+mod near;
+#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod packet;
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
 mod passed;

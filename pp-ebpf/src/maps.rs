@@ -10,10 +10,10 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use pp_common::abi::{
-    BudgetValue, COUNTERS, Control, DFA_STATES, DfaClasses, DfaRow, EXEC_PATH_LEN, GatewayPortKey, GrantList, HeardKey, MAX_CGROUPS,
-    MAX_DOOMED, MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_HEARD, MAX_PLACES, MAX_RECEIPTS, MAX_REPEATS, MAX_RULES,
-    MAX_SERVICES, MAX_TASKS, MAX_USER_BITS, MAX_USERS, NameId, PID_PAGE, PID_PAGES, Place, PrefixKey, RepeatKey, Repeats, RuleTarget,
-    Service, ServiceKey, SockMark, TaskMark, UserKey,
+    BudgetValue, COUNTERS, Control, DFA_STATES, DfaClasses, DfaRow, EXEC_PATH_LEN, GatewayPortKey, GrantList, HeardKey, Learned, LinkKey,
+    MAX_CGROUPS, MAX_DOOMED, MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_HEARD, MAX_LINKS, MAX_NEAR, MAX_PLACES, MAX_RECEIPTS,
+    MAX_REPEATS, MAX_RULES, MAX_SERVICES, MAX_TASKS, MAX_USER_BITS, MAX_USERS, NameId, NearKey, PID_PAGE, PID_PAGES, Place, PrefixKey,
+    RepeatKey, Repeats, RuleTarget, Service, ServiceKey, SockMark, TaskMark, UserKey,
 };
 use pp_common::behaviour::{self, Attempts, Ground, History, Kept, LoginKey, MAX_GROUNDS, MAX_LOGIN_TARGETS, MAX_OWN, MAX_SESSIONS};
 use pp_common::dest::Addr;
@@ -58,6 +58,16 @@ pub(crate) static CONTROL: Array<Control, 1> = Array::new();
 /// Zones and gateways. Written by the daemon, read by decisions. Full: the policy is refused.
 #[btf_map]
 pub(crate) static PLACES: LpmTrie<PrefixKey, Place, { MAX_PLACES as usize }> = LpmTrie::new();
+
+/// The place that each link carries. Kept current by the daemon, read by decisions where policy names no place.
+/// Full: the daemon says so and leaves out the links found last.
+#[btf_map]
+pub(crate) static LINKS: HashMap<LinkKey, Place, { MAX_LINKS as usize }> = HashMap::new();
+
+/// Addresses that were learned to belong to a place, and those of this host and its name servers. As `LINKS`.
+/// Full: the daemon says so and learns no more.
+#[btf_map]
+pub(crate) static LEARNED: HashMap<NearKey, Learned, { MAX_NEAR as usize }> = HashMap::new();
 
 /// Ports of gateways. Written by the daemon, read by decisions. Full: the policy is refused.
 #[btf_map]

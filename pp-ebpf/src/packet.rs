@@ -22,6 +22,7 @@ use crate::{
     count::{forget, hear, heard_by},
     maps::OWN,
     mark::{control, sock_mark, sock_subject},
+    near::{Near, number},
     reach::{Counting, Segment, attempt, cgroup_return, is_service, judge, judge_and_count, refuse, scene},
 };
 
@@ -37,6 +38,7 @@ const TCP_LISTEN: u32 = 10;
 const LOOPBACK: u32 = 1;
 /// What an interface hands back of what it sends: `include/uapi/linux/if_packet.h`.
 const PACKET_LOOPBACK: u32 = 5;
+const ICMPV6: u8 = 58;
 const ETH_P_IP_BE: u32 = 0x0008;
 const ETH_P_IPV6_BE: u32 = 0xdd86;
 /// An IPv4 header without options, and the options of RFC 791.
@@ -86,10 +88,13 @@ fn judge_packet(ctx: &SkBuffContext, sk: *mut bpf_sock, sock: &mut SockMark, way
     };
     let task_flags = if sock.flags & SOCK_CANARY != 0 { TASK_CANARY } else { 0 };
     let scene = scene(hook, &subject, sock.tgid, task_flags, &control);
-    let Some(Far { attempt: mut far, near, near_port, payload, begins }) = far_end(ctx, way) else {
+    let Some(Far { attempt: mut far, near, near_port, payload, begins, discovery }) = far_end(ctx, way) else {
         let nowhere = attempt(Addr([0; 2]), 0, 0, Kind::Portless);
         return cgroup_return(refuse(&scene, control, &nowhere, Reason::Malformed));
     };
+    // SAFETY: a member of the context.
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    let scene = scene.near(Near::packet(number(sk.cast_const().cast()), ifindex, way, discovery));
     let own = Own::of(sk);
     let raw = way == Way::Out && own.raw && !matches!(far.kind, Kind::Portless);
     far.kind = kind(ctx, sock, &far, &near, way, raw);
@@ -206,6 +211,8 @@ struct Far {
     payload: u32,
     /// The first packet of a TCP connection.
     begins: bool,
+    /// Neighbour or listener discovery.
+    discovery: bool,
 }
 
 /// What a packet's headers say; `None` where they cannot be read.
@@ -302,7 +309,8 @@ fn ports(ctx: &SkBuffContext, [addr, near]: [Addr; 2], at: usize, protocol: u8, 
     let ported = matches!(protocol, transport::TCP | transport::UDP | transport::UDPLITE | transport::SCTP);
     if later_fragment || !ported {
         let attempt = attempt(addr, 0, u32::from(protocol), Kind::Portless);
-        return Some(Far { attempt, near, near_port: 0, payload: rest, begins: false });
+        let discovery = protocol == ICMPV6 && !later_fragment && matches!(ctx.load::<u8>(at), Ok(130..=137 | 143));
+        return Some(Far { attempt, near, near_port: 0, payload: rest, begins: false, discovery });
     }
     let [source, destination]: [[u8; 2]; 2] = ctx.load(at).ok()?;
     let (near_port, far_port) = match way {
@@ -313,5 +321,5 @@ fn ports(ctx: &SkBuffContext, [addr, near]: [Addr; 2], at: usize, protocol: u8, 
     let payload = rest.saturating_sub(header_len(protocol, offset));
     let begins = flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
     let attempt = attempt(addr, u16::from_be_bytes(far_port), u32::from(protocol), Kind::Open);
-    Some(Far { attempt, near, near_port: u16::from_be_bytes(near_port), payload, begins })
+    Some(Far { attempt, near, near_port: u16::from_be_bytes(near_port), payload, begins, discovery: false })
 }

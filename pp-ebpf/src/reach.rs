@@ -5,10 +5,10 @@ use core::hint::black_box;
 
 use pp_common::{
     abi::{
-        Budget, CONTROL_OBSERVE, Control, GatewayPortKey, GrantList, NameId, PREFIX_HEAD_BITS, Place, PrefixKey, Serial, Service,
-        ServiceKey, SockMark, Spent, TASK_CANARY, UserKey,
+        Budget, CONTROL_NEAR, CONTROL_OBSERVE, Control, GatewayPortKey, GrantList, Learned, LinkKey, NameId, NearKey, PREFIX_HEAD_BITS,
+        Place, PrefixKey, Serial, Service, ServiceKey, SockMark, Spent, TASK_CANARY, UserKey,
     },
-    decide::{Attempt, Decision, Kind, Reason, Tables, Verdict, decide, transport},
+    decide::{Attempt, Decision, Kind, Link, Reason, Tables, Verdict, decide, transport},
     dest::Addr,
     record::Hook,
     turns::{DEFAULT_MAX_BYTES_OUT, DEFAULT_MAX_TURNS, LIMIT_OF_GATEWAY, LIMIT_OF_RECEIPT, LimitKey, Limits, Way, count},
@@ -20,7 +20,8 @@ use crate::{
     behaviour::{Told, behave},
     count::{remember, remembered, spend},
     event::{Scene, now_ns, report},
-    maps::{ASIDE, BUDGETS, EXEMPT, GATEWAY_PORTS, GRANTS, PLACES, SERVICES, TURN_LIMITS, USER_BITS},
+    maps::{ASIDE, BUDGETS, EXEMPT, GATEWAY_PORTS, GRANTS, LEARNED, LINKS, PLACES, SERVICES, TURN_LIMITS, USER_BITS},
+    near::Near,
 };
 
 /// `IPPROTO_MPTCP`, which sockets carry though the wire says TCP.
@@ -36,6 +37,7 @@ pub(crate) struct Live<const COUNTED: bool> {
     pub(crate) scratch: *mut u32,
     /// Zero, from memory that nobody writes.
     pub(crate) zero: u64,
+    pub(crate) near: Near,
 }
 
 impl<const COUNTED: bool> Live<COUNTED> {
@@ -54,6 +56,23 @@ impl<const COUNTED: bool> Tables for Live<COUNTED> {
     #[inline(always)]
     fn place(&self, addr: &Addr) -> Option<Place> {
         PLACES.get(&self.prefix(addr)).copied()
+    }
+
+    #[inline(always)]
+    fn link(&self) -> Option<Link> {
+        if self.control.flags & CONTROL_NEAR == 0 { None } else { Some(self.near.link()) }
+    }
+
+    #[inline(always)]
+    fn learned(&self, key: &NearKey) -> Option<Learned> {
+        // SAFETY: copied at once; an entry that is written meanwhile means one place or the other.
+        unsafe { LEARNED.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn link_place(&self, key: &LinkKey) -> Option<Place> {
+        // SAFETY: as in `learned`.
+        unsafe { LINKS.get(key) }.copied()
     }
 
     #[inline(always)]
@@ -165,7 +184,8 @@ fn settle(scene: &Scene<'_>, control: Control, sock: &mut SockMark, mut attempt:
     let kind = forget_paths(zero, &mut attempt);
     attempt.counted = remembered(sock, &attempt);
     let control = unless_canary(scene, control);
-    let tables = Live::<true> { control, scratch: &raw mut sock.scratch, zero };
+    let near = forget_link(zero, scene.near);
+    let tables = Live::<true> { control, scratch: &raw mut sock.scratch, zero, near };
     let mut decision = decide(&tables, scene.subject, &attempt);
     let over = matches!(counting, Counting::Packet(segment) if segment.over);
     if over && !matches!(decision.reason, Reason::Receipt) && !matches!(decision.verdict, Verdict::Block) {
@@ -254,7 +274,7 @@ pub(crate) fn judge_alone(scene: &Scene<'_>, control: Control, mut attempt: Atte
     let (zero, scratch) = unsafe { (core::ptr::read_volatile(&raw const (*aside).zero), &raw mut (*aside).scratch) };
     forget_paths(zero, &mut attempt);
     let control = unless_canary(scene, control);
-    let decision = decide(&Live::<false> { control, scratch, zero }, scene.subject, &attempt);
+    let decision = decide(&Live::<false> { control, scratch, zero, near: forget_link(zero, scene.near) }, scene.subject, &attempt);
     if !matches!(decision.reason, Reason::Receipt) {
         report(scene, &attempt, &decision, &Told::NOTHING);
     }
@@ -305,6 +325,12 @@ fn forget_paths(zero: u64, attempt: &mut Attempt) -> u8 {
     kind
 }
 
+/// VERIFIER: as `forget_paths`.
+#[inline(always)]
+fn forget_link(zero: u64, near: Near) -> Near {
+    Near { name: black_box(near.name ^ zero), flags: black_box(near.flags ^ zero as u32), ..near }
+}
+
 /// What the cgroup hooks return: 1 lets through, 0 refuses.
 #[inline(always)]
 pub(crate) fn cgroup_return(verdict: Verdict) -> i32 {
@@ -341,5 +367,5 @@ pub(crate) fn is_service(transport: u8, port: u16, control: &Control) -> bool {
 /// A scene of the running process.
 #[inline(always)]
 pub(crate) fn scene<'a>(hook: Hook, subject: &'a pp_common::decide::Subject, tgid: u32, task_flags: u32, control: &Control) -> Scene<'a> {
-    Scene { hook, subject, tgid, task_flags, generation: control.generation }
+    Scene { hook, subject, tgid, task_flags, generation: control.generation, near: Near::NOWHERE }
 }

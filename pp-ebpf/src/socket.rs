@@ -16,7 +16,9 @@ use pp_common::{
 
 use crate::{
     count::{forget, heard_from},
+    kernel::{offset, read},
     mark::{control, current, subject, tag},
+    near::{Near, number},
     reach::{Counting, attempt, cgroup_return, judge, judge_and_count, scene},
 };
 
@@ -109,6 +111,9 @@ fn reach(ctx: *mut bpf_sock_addr, task: &TaskMark, mut attempt: pp_common::decid
     let control = control();
     let subject = subject(task);
     let scene = scene(hook, &subject, sock.tgid, task.flags, &control);
+    // Only a link-local address needs the call's own word for its link.
+    let name = if attempt.addr.is_link_local() { dialled(ctx) } else { 0 };
+    let scene = scene.near(Near::call(number(sk.cast_const().cast()), name));
     // A datagram counts where it leaves, however it was sent; a UDP connect sends none.
     let verdict = if hook as u8 == Hook::Connect as u8 {
         let opens = attempt.transport == transport::TCP;
@@ -127,6 +132,16 @@ fn reach(ctx: *mut bpf_sock_addr, task: &TaskMark, mut attempt: pp_common::decid
 fn begin_anew(sock: &mut SockMark) {
     sock.talk = Talk { bytes_out: 0, turns: 0, answers: 0, answers_seen: 0, over: 0 };
     sock.flags &= !SOCK_REFUSED;
+}
+
+/// The address that the call names, as the kernel holds it: the context leaves out which link it means. Zero: it cannot be
+/// read, and egress, which knows the link, judges.
+#[inline(always)]
+fn dialled(ctx: *mut bpf_sock_addr) -> u64 {
+    match read::<u64>(number(ctx.cast_const().cast()), offset!(sock_addr_uaddr)) {
+        Some(address) => address,
+        None => 0,
+    }
 }
 
 /// # Safety

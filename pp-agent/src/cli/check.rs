@@ -11,7 +11,7 @@ use crate::control::Check;
 /// `check`.
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
-    /// Where to: `10.20.4.7:502`, `[fd00::7]:502`, with `/udp` for another transport than tcp.
+    /// Where to: `10.20.4.7:502`, `[fd00::7]:502`, `[fe80::7%eth0]:502`, with `/udp` for another transport than tcp.
     #[arg(value_name = "ADDRESS:PORT[/TRANSPORT]", value_parser = parse_target)]
     target: Target,
     /// As a session of this agent.
@@ -34,6 +34,7 @@ struct Target {
     address: IpAddr,
     port: u16,
     transport: Option<String>,
+    link: Option<String>,
 }
 
 fn parse_target(text: &str) -> Result<Target, String> {
@@ -41,8 +42,13 @@ fn parse_target(text: &str) -> Result<Target, String> {
         Some((address, transport)) => (address, Some(transport.to_owned())),
         None => (text, None),
     };
+    // The link of a link-local address, by its name.
+    let (address, link) = match address.split_once('%').and_then(|(before, rest)| Some((before, rest.split_once(']')?))) {
+        Some((before, (link, port))) => (format!("{before}]{port}"), Some(link.to_owned())),
+        None => (address.to_owned(), None),
+    };
     let socket: SocketAddr = address.parse().map_err(|_| "not ADDRESS:PORT; write 10.20.4.7:502 or [fd00::7]:502".to_owned())?;
-    Ok(Target { address: socket.ip(), port: socket.port(), transport })
+    Ok(Target { address: socket.ip(), port: socket.port(), transport, link })
 }
 
 /// Asks the live tables.
@@ -51,6 +57,7 @@ pub(crate) fn check(context: &Context, args: &CheckArgs) -> Outcome {
         address: args.target.address,
         port: args.target.port,
         transport: args.target.transport.clone(),
+        link: args.target.link.clone(),
         agent: args.agent.clone(),
         user: args.user.clone(),
         session: args.session.clone(),
@@ -63,6 +70,9 @@ pub(crate) fn check(context: &Context, args: &CheckArgs) -> Outcome {
             if !answer[name].is_null() {
                 line.push_str(&format!(" {name} {}", text(answer, name)));
             }
+        }
+        if !answer["learned"].is_null() {
+            line.push_str(&format!("; {}", text(answer, "learned")));
         }
         if !answer["behaviour"].is_null() {
             line.push_str(&format!("; by the behaviour rules {}", text(answer, "behaviour")));
@@ -86,6 +96,8 @@ mod tests {
         assert_eq!((target.port, target.transport), (502, None));
         let target = parse_target("[fd00::7]:47808/udp").unwrap();
         assert_eq!((target.port, target.transport.as_deref()), (47808, Some("udp")));
+        let target = parse_target("[fe80::7%eth0]:443").unwrap();
+        assert_eq!((target.port, target.link.as_deref()), (443, Some("eth0")));
         assert!(parse_target("plc7:502").is_err() && parse_target("10.20.4.7").is_err());
     }
 }

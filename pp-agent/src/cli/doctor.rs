@@ -248,6 +248,18 @@ fn daemon(context: &Context) -> Vec<Finding> {
         found: format!("{gap}: {}", gap_words(gap)),
         advice: matches!(gap, "packet" | "vsock" | "passed").then(|| CLOSED_BY.to_owned()),
     }));
+    findings.extend(list(&status["neighbours"], "unnamed_networks").iter().map(|found| {
+        Finding {
+            what: "network",
+            good: true,
+            found: format!("{} on {}, which carries a protected place: no zone names it", text(found, "network"), text(found, "link")),
+            advice: Some(
+                "a protected device may have an address in it that is open until its first answer is seen, up to 1 s later;\n\
+             name the network in a zone, or give the device's mac in policy"
+                    .to_owned(),
+            ),
+        }
+    }));
     findings.extend(list(&status, "problems").iter().filter_map(Value::as_str).map(|problem| Finding {
         what: "problem",
         good: false,

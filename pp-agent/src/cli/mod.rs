@@ -7,6 +7,7 @@
 mod check;
 mod doctor;
 mod maintain;
+mod neighbours;
 mod output;
 mod policy;
 mod policy_events;
@@ -70,6 +71,8 @@ enum Command {
     Events(show::EventsArgs),
     /// List the sessions that are governed.
     Sessions,
+    /// Show which links carry a protected place and which addresses were learned; forget one.
+    Neighbours(neighbours::NeighboursArgs),
     /// Make, sign, read and register receipts.
     #[command(subcommand)]
     Receipt(receipt::ReceiptCommand),
@@ -202,6 +205,7 @@ fn dispatch(cli: Cli, socket: &Path, context: Context) -> Outcome {
         Command::Why(args) => show::why(&context, &args),
         Command::Events(args) => show::events(&context, &args),
         Command::Sessions => show::sessions(&context),
+        Command::Neighbours(args) => neighbours::run(&context, &args),
         Command::Receipt(command) => receipt::run(&context, command),
         Command::Policy(command) => policy::run(&context, &command),
         Command::UninstallHooks(args) => maintain::uninstall(&context, &args),

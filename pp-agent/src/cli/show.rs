@@ -70,11 +70,27 @@ pub(crate) fn status(context: &Context, args: &StatusArgs) -> Outcome {
         let say = |name: &str| list(status, name).iter().filter_map(Value::as_str).map(move |t| t.to_owned());
         lines.extend(say("gaps").map(|gap| format!("gap       {gap}")));
         lines.extend(say("problems").map(|problem| format!("problem   {problem}")));
+        lines.extend(neighbours(&status["neighbours"]));
         lines.extend(remarks(status).into_iter().map(|(kind, words)| format!("{kind:9} {words}")));
         lines
     })?;
     let enough = args.require.as_deref().is_none_or(|required| meets(&status, required));
     Ok(if status["healthy"] == true && enough { DONE } else { ERROR })
+}
+
+/// What is protected beside what policy names, in a line or two.
+fn neighbours(found: &Value) -> Vec<String> {
+    let count = |name: &str| found[name].as_u64().unwrap_or_else(|| list(found, name).len() as u64);
+    let known = list(found, "learned").iter().map(|known| format!("learned   {}: {}", text(known, "address"), text(known, "why")));
+    let conflicts = list(found, "conflicts").iter().filter_map(Value::as_str).map(|conflict| format!("conflict  {conflict}"));
+    let all = format!(
+        "neighbour {} links carry a protected place, {} addresses learned, {} conflicts",
+        count("links"),
+        count("learned"),
+        count("conflicts")
+    );
+    let any = count("links") + count("learned") + count("conflicts") > 0;
+    any.then_some(all).into_iter().chain(known).chain(conflicts).collect()
 }
 
 /// Whether what is enforced is what was asked for: a policy that observes does not enforce, whatever the hooks could.

@@ -6,12 +6,14 @@ use super::raw::{self, unknown};
 use super::source::Source;
 use super::tables::{Table, add, open, put, set};
 use super::value::{
-    address, approvals, check_name, decider, invalid, max_tasks, max_ttl, name, network, no_duplicate, not_enforced, number, ports, service,
+    address, approvals, check_name, decider, invalid, mac_list, max_tasks, max_ttl, name, network, no_duplicate, not_enforced, number,
+    ports, service,
 };
 use super::{Authority, Config, Gateway, Mode, Zone};
 use super::{behaviour, delegates, exec, off, services};
 use crate::delegates::THIS_HOST;
 use crate::identity::CgroupRule;
+use crate::neighbours::Mac;
 use crate::policy::Prefix;
 use ipnet::IpNet;
 use pp_common::turns::{DEFAULT_MAX_BYTES_OUT, DEFAULT_MAX_TURNS, Limits};
@@ -40,6 +42,7 @@ struct Merge {
     behaviour: behaviour::Written,
     zones: Vec<Table<ZoneWritten>>,
     networks: HashMap<Prefix, (String, Origin)>,
+    macs: HashMap<Mac, (String, Origin)>,
     gateways: Vec<Table<GatewayWritten>>,
     exec: exec::Merged,
     agents: Vec<Table<agents::Agent>>,
@@ -53,6 +56,7 @@ struct Merge {
 #[derive(Default)]
 struct ZoneWritten {
     networks: Vec<IpNet>,
+    macs: Vec<Mac>,
     mode: Option<(Mode, Origin)>,
 }
 
@@ -60,6 +64,7 @@ struct ZoneWritten {
 #[derive(Default)]
 struct GatewayWritten {
     address: Option<(IpAddr, Origin)>,
+    macs: Vec<Mac>,
     ports: Vec<u16>,
     /// The table with the address names no port.
     every_port: bool,
@@ -102,10 +107,11 @@ impl Merge {
         let at = source.at(zone.span());
         let zone = zone.into_inner();
         let name = name(source, &at, "zone", "name", zone.name)?;
+        let macs = self.macs(source, &format!("zone {name}"), zone.mac)?;
         let table = open(&mut self.zones, "zone", &name, &at)?;
         approvals(source, zone.approvals)?;
         let texts = zone.networks.unwrap_or_default();
-        if table.at.len() > 1 && texts.is_empty() && zone.mode.is_none() {
+        if table.at.len() > 1 && texts.is_empty() && macs.is_empty() && zone.mode.is_none() {
             let instead = "write a network to add, or a mode that no other file sets";
             return Err(invalid(at, Problem::ChangesNothing { what: format!("zone {name}"), instead }));
         }
@@ -124,7 +130,29 @@ impl Merge {
                 }
             }
         }
+        add(&mut table.item.macs, macs);
         set(&mut table.item.mode, zone.mode, "mode", source)
+    }
+
+    /// Hardware addresses, each of one place.
+    fn macs(&mut self, source: &Source, owner: &str, list: Option<Spanned<toml::Value>>) -> Result<Vec<Mac>, ConfigError> {
+        let mut macs = Vec::new();
+        let Some(list) = list else { return Ok(macs) };
+        for mac in mac_list(source, &list)? {
+            let at = source.at(list.span());
+            match self.macs.get(&mac) {
+                Some((other, first)) if other != owner => {
+                    let (other, first) = (other.clone(), first.clone());
+                    return Err(invalid(at, Problem::MacTwice { mac, other, first }));
+                }
+                Some(_) => {}
+                None => {
+                    self.macs.insert(mac, (owner.to_owned(), at));
+                    macs.push(mac);
+                }
+            }
+        }
+        Ok(macs)
     }
 
     fn gateway(&mut self, source: &Source, file: Spanned<raw::Gateway>) -> Result<(), ConfigError> {
@@ -147,8 +175,10 @@ impl Merge {
             let other = other.name.clone();
             return Err(invalid(at.clone(), Problem::AddressTwice { name, other }));
         }
+        let macs = self.macs(source, &format!("gateway {name}"), file.mac)?;
         let table = open(&mut self.gateways, "gateway", &name, &at)?;
-        let says_more = file.max_turns.is_some() || file.max_bytes_out.is_some() || file.mode.is_some() || !file.ports.is_empty();
+        let says_more =
+            !macs.is_empty() || file.max_turns.is_some() || file.max_bytes_out.is_some() || file.mode.is_some() || !file.ports.is_empty();
         if table.at.len() > 1 && found.is_none() && !says_more {
             let instead = "write a port to add, or a key that no other file sets";
             return Err(invalid(at, Problem::ChangesNothing { what: format!("gateway {name}"), instead }));
@@ -156,6 +186,7 @@ impl Merge {
         let gateway = &mut table.item;
         // A list of ports elsewhere adds to that, and every port and some more are every port.
         gateway.every_port |= found.is_some() && file.ports.is_empty();
+        add(&mut gateway.macs, macs);
         add(&mut gateway.ports, ports(source, &file.ports)?);
         if let Some((address, at)) = found {
             put(&mut gateway.address, address, at, "address")?;
@@ -286,11 +317,11 @@ fn zones(written: Vec<Table<ZoneWritten>>) -> Result<(Vec<Zone>, Vec<Option<Orig
     let mut modes = Vec::new();
     for table in written {
         let at = table.begun();
-        let Table { name, item: ZoneWritten { networks, mode }, .. } = table;
+        let Table { name, item: ZoneWritten { networks, macs, mode }, .. } = table;
         if networks.is_empty() {
             return Err(invalid(at, Problem::Missing { what: format!("zone {name}"), key: "networks" }));
         }
-        zones.push(Zone { name, networks, mode: mode.as_ref().map(|(mode, _)| *mode).unwrap_or_default() });
+        zones.push(Zone { name, networks, macs, mode: mode.as_ref().map(|(mode, _)| *mode).unwrap_or_default() });
         modes.push(mode.map(|(_, at)| at));
     }
     Ok((zones, modes))
@@ -313,7 +344,14 @@ fn gateways(written: Vec<Table<GatewayWritten>>) -> Result<(Vec<Gateway>, Vec<Op
             max_bytes_out: value(item.max_bytes_out).unwrap_or(DEFAULT_MAX_BYTES_OUT),
             pad: 0,
         };
-        gateways.push(Gateway { name, address, ports, mode: item.mode.as_ref().map(|(mode, _)| *mode).unwrap_or_default(), limits });
+        gateways.push(Gateway {
+            name,
+            address,
+            macs: item.macs,
+            ports,
+            mode: item.mode.as_ref().map(|(mode, _)| *mode).unwrap_or_default(),
+            limits,
+        });
         modes.push(item.mode.map(|(_, at)| at));
     }
     Ok((gateways, modes))

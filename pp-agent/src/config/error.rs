@@ -2,6 +2,7 @@
 
 use super::source::MAX_FILE_BYTES;
 use crate::identity::{Danger, IdentityError};
+use crate::neighbours::Mac;
 use crate::tools::ToolError;
 use crate::trusted::FileProblem;
 use ipnet::IpNet;
@@ -205,6 +206,16 @@ pub enum Problem {
         name: String,
         /// The other one.
         other: String,
+    },
+    /// One hardware address is given for two places.
+    #[error("mac {mac}: belongs to {other} too, at {first}; a device belongs to one place, remove one of the two")]
+    MacTwice {
+        /// The hardware address.
+        mac: Mac,
+        /// The other place.
+        other: String,
+        /// Where that is.
+        first: Origin,
     },
     /// A value is outside its range.
     #[error("{key}: {found}; {wanted}")]

@@ -38,6 +38,8 @@ pub(super) struct Policy {
 pub(super) struct Zone {
     pub(super) name: Option<Spanned<String>>,
     pub(super) networks: Option<Vec<Spanned<String>>>,
+    /// One text, or a list of some.
+    pub(super) mac: Option<Spanned<toml::Value>>,
     pub(super) mode: Option<Spanned<Mode>>,
     pub(super) approvals: Option<Spanned<i64>>,
 }
@@ -47,6 +49,8 @@ pub(super) struct Zone {
 pub(super) struct Gateway {
     pub(super) name: Option<Spanned<String>>,
     pub(super) address: Option<Spanned<String>>,
+    /// One text, or a list of some.
+    pub(super) mac: Option<Spanned<toml::Value>>,
     #[serde(default)]
     pub(super) ports: Vec<Spanned<i64>>,
     pub(super) max_turns: Option<Spanned<i64>>,

@@ -79,6 +79,8 @@ struct Behaviour {
 struct Zone<'a> {
     name: &'a str,
     networks: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    mac: Vec<String>,
     mode: Mode,
 }
 
@@ -86,6 +88,8 @@ struct Zone<'a> {
 struct Gateway<'a> {
     name: &'a str,
     address: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    mac: Vec<String>,
     #[serde(skip_serializing_if = "<[u16]>::is_empty")]
     ports: &'a [u16],
     max_turns: u32,
@@ -170,13 +174,14 @@ fn behaviour(rules: &super::Behaviour) -> Behaviour {
 
 fn zone(zone: &super::Zone) -> Zone<'_> {
     let networks = zone.networks.iter().map(ToString::to_string).collect();
-    Zone { name: &zone.name, networks, mode: zone.mode }
+    Zone { name: &zone.name, networks, mac: zone.macs.iter().map(ToString::to_string).collect(), mode: zone.mode }
 }
 
 fn gateway(gateway: &super::Gateway) -> Gateway<'_> {
     Gateway {
         name: &gateway.name,
         address: gateway.address.to_string(),
+        mac: gateway.macs.iter().map(ToString::to_string).collect(),
         ports: &gateway.ports,
         max_turns: gateway.limits.max_turns,
         max_bytes_out: gateway.limits.max_bytes_out,

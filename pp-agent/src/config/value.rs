@@ -4,6 +4,7 @@
 use super::error::{ConfigError, Origin, Problem};
 use super::raw::unknown;
 use super::source::Source;
+use crate::neighbours::Mac;
 use crate::services::{self, ServiceRow};
 use ipnet::IpNet;
 use jiff::SignedDuration;
@@ -134,6 +135,22 @@ pub(super) fn address(source: &Source, text: &Spanned<String>) -> Result<IpAddr,
     };
     let problem = Problem::BadValue { key: "address", found: written.clone(), wanted };
     Err(invalid(source.at(text.span()), problem))
+}
+
+/// One hardware address, or a list of some.
+pub(super) fn mac_list(source: &Source, value: &Spanned<toml::Value>) -> Result<Vec<Mac>, ConfigError> {
+    let written = match value.get_ref() {
+        toml::Value::Array(list) => list.as_slice(),
+        one => std::slice::from_ref(one),
+    };
+    let mac = |one: &toml::Value| {
+        one.as_str().and_then(Mac::parse).ok_or_else(|| {
+            let found = one.as_str().map_or_else(|| one.to_string(), |text| text.escape_debug().to_string());
+            let wanted = "write the hardware address of one device, as 00:1d:9c:a1:b2:c3, or a list of some";
+            invalid(source.at(value.span()), Problem::BadValue { key: "mac", found, wanted })
+        })
+    };
+    written.iter().map(mac).collect()
 }
 
 pub(super) fn decider(source: &Source, text: Spanned<String>) -> Result<String, ConfigError> {

@@ -54,6 +54,8 @@ pub enum Action {
     ReadPolicy,
     ReloadPolicy,
     Metrics,
+    ReadNeighbours,
+    ForgetNeighbour,
 }
 
 impl Standing {
@@ -71,7 +73,9 @@ impl Standing {
             | Action::Check
             | Action::ReadPolicy
             | Action::ReloadPolicy
-            | Action::Metrics => matches!(self, Self::Operator),
+            | Action::Metrics
+            | Action::ReadNeighbours
+            | Action::ForgetNeighbour => matches!(self, Self::Operator),
         }
     }
 

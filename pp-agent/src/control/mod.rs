@@ -87,6 +87,9 @@ pub struct Check {
     pub address: IpAddr,
     /// The port.
     pub port: u16,
+    /// The link of a link-local address, by name or index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
     /// `tcp`, `udp`, `udplite` or `sctp`; `tcp` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transport: Option<String>,
@@ -225,6 +228,16 @@ pub trait Governor: Send + Sync + 'static {
     /// # Errors
     /// Never by itself; the trait leaves room.
     fn policy(&self) -> Result<Value, ApiError>;
+    /// `GET /v1/neighbours`.
+    ///
+    /// # Errors
+    /// Never by itself; the trait leaves room.
+    fn neighbours(&self) -> Result<Value, ApiError>;
+    /// `DELETE /v1/neighbours/{address}`.
+    ///
+    /// # Errors
+    /// When it was not learned.
+    fn forget_neighbour(&self, address: &str) -> Result<Value, ApiError>;
     /// `POST /v1/policy/reload`.
     ///
     /// # Errors

@@ -50,6 +50,8 @@ pub fn router(governor: Arc<dyn Governor>) -> Router {
         .route("/v1/events", get(events))
         .route("/v1/check", post(check))
         .route("/v1/why", get(why_refused))
+        .route("/v1/neighbours", get(neighbours))
+        .route("/v1/neighbours/{address}", delete(forget_neighbour))
         .route("/v1/policy", get(policy))
         .route("/v1/policy/reload", post(reload))
         .route("/metrics", get(metrics))
@@ -71,7 +73,17 @@ async fn self_info(State(daemon): Daemon, Extension(guest): Calling) -> Answer {
 }
 
 async fn status(State(daemon): Daemon, Extension(guest): Calling) -> Answer {
-    ask(daemon, guest, Action::Status, |daemon, _| daemon.status()).await
+    ask(daemon, guest, Action::Status, |daemon, caller| {
+        let mut status = daemon.status()?;
+        // A list of addresses is a map of the plant.
+        if caller.standing != Standing::Operator
+            && let Some(found) = status["neighbours"].as_object_mut()
+        {
+            found.values_mut().for_each(|list| *list = json!(list.as_array().map_or(0, Vec::len)));
+        }
+        Ok(status)
+    })
+    .await
 }
 
 async fn sessions(State(daemon): Daemon, Extension(guest): Calling) -> Answer {
@@ -154,6 +166,14 @@ async fn why_refused(
 
 async fn policy(State(daemon): Daemon, Extension(guest): Calling) -> Answer {
     ask(daemon, guest, Action::ReadPolicy, |daemon, _| daemon.policy()).await
+}
+
+async fn neighbours(State(daemon): Daemon, Extension(guest): Calling) -> Answer {
+    ask(daemon, guest, Action::ReadNeighbours, |daemon, _| daemon.neighbours()).await
+}
+
+async fn forget_neighbour(State(daemon): Daemon, Extension(guest): Calling, Path(address): Path<String>) -> Answer {
+    ask(daemon, guest, Action::ForgetNeighbour, move |daemon, _| daemon.forget_neighbour(&address)).await
 }
 
 async fn reload(State(daemon): Daemon, Extension(guest): Calling) -> Answer {

@@ -72,6 +72,12 @@ impl Governor for Fake {
     fn policy(&self) -> Result<Value, ApiError> {
         Ok(json!({}))
     }
+    fn neighbours(&self) -> Result<Value, ApiError> {
+        Ok(json!({}))
+    }
+    fn forget_neighbour(&self, address: &str) -> Result<Value, ApiError> {
+        Ok(json!({ "address": address }))
+    }
     fn reload(&self) -> Result<Value, ApiError> {
         Ok(json!({}))
     }

@@ -12,7 +12,7 @@ use crate::events::Destination;
 use crate::events::build::parse_session;
 use crate::keyring::Keyring;
 use crate::name::name_id;
-use crate::policy::{self, Prefix, Target};
+use crate::policy::{self, Beside, Prefix, Target};
 use crate::receipt::request::RequestTarget;
 use crate::receipt::revocation::{Revocation, admit_revocation, revoked_id};
 use crate::receipt::terms::{CredentialScope, PortRange, Transport};
@@ -44,10 +44,10 @@ pub(super) enum Artifact {
 }
 
 /// Verifies and judges an artifact, as of `now_ms`.
-pub(super) fn judge(artifact: &[u8], config: &Config, keyring: &Keyring, now_ms: i64) -> Result<Artifact, ApiError> {
+pub(super) fn judge(artifact: &[u8], config: &Config, keyring: &Keyring, beside: &Beside, now_ms: i64) -> Result<Artifact, ApiError> {
     let evidence = verify(artifact, keyring).map_err(|error| refused(&Refusal::from(error)))?;
     let authorities = authorities(config);
-    let surface = PolicySurface(config);
+    let surface = PolicySurface(config, beside);
     let context = AdmitContext {
         tenant: configured("tenant", config.tenant.as_deref())?,
         host: configured("host", config.host.as_deref())?,
@@ -65,8 +65,14 @@ pub(super) fn judge(artifact: &[u8], config: &Config, keyring: &Keyring, now_ms:
 }
 
 /// Verifies and judges a stored receipt by the moment of its registration.
-pub(super) fn judge_again(artifact: &[u8], config: &Config, keyring: &Keyring, registered_ms: i64) -> Result<Admitted, ApiError> {
-    match judge(artifact, config, keyring, registered_ms)? {
+pub(super) fn judge_again(
+    artifact: &[u8],
+    config: &Config,
+    keyring: &Keyring,
+    beside: &Beside,
+    registered_ms: i64,
+) -> Result<Admitted, ApiError> {
+    match judge(artifact, config, keyring, beside, registered_ms)? {
         Artifact::Receipt(admitted) => Ok(*admitted),
         Artifact::Revocation(_) => Err(ApiError::internal("the stored artifact is a revocation")),
     }
@@ -137,11 +143,11 @@ fn authorities(config: &Config) -> Vec<Authority> {
 }
 
 /// The policy as the conditions ask it.
-struct PolicySurface<'a>(&'a Config);
+struct PolicySurface<'a>(&'a Config, &'a Beside);
 
 impl Surface for PolicySurface<'_> {
     fn touches(&self, network: IpNet, transport: Transport, ports: &[PortRange]) -> Touched {
-        let touched = policy::touches(self.0, network, transport.protocol(), &ranges(ports));
+        let touched = policy::touches(self.0, self.1, network, transport.protocol(), &ranges(ports));
         Touched {
             zones: touched.zones,
             gateways: touched.gateways,
@@ -253,7 +259,7 @@ mod tests {
 
     #[test]
     fn text_that_is_no_artifact_is_refused_by_name() {
-        let error = judge(b"{}", &config(), &Keyring::default(), 0).err().unwrap();
+        let error = judge(b"{}", &config(), &Keyring::default(), &Beside::default(), 0).err().unwrap();
         assert_eq!((error.status, error.code.as_str()), (422, "malformed"));
     }
 }

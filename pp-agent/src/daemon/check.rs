@@ -17,9 +17,14 @@ impl Daemon {
         let subject = self.subject(caller, check)?;
         let transport = transport_number(check.transport.as_deref().unwrap_or("tcp"))?;
         let attempt = Attempt { addr: addr_of(check.address), port: check.port, transport, kind: Kind::Open, counted: 0 };
-        let decision = self.gate.decide(&subject, &attempt);
+        let link = self.link_of(check.pid, check.link.as_deref())?;
+        // Without its link, a link-local address is judged on the first that protects it.
+        let decision = match check.link {
+            None if attempt.addr.is_link_local() => self.decide_near(&subject, &attempt),
+            _ => self.gate.decide_on(link, &subject, &attempt),
+        };
         let serial = match decision.serial {
-            0 => self.gate.nearest(&subject, &attempt, &decision).unwrap_or(0),
+            0 => self.gate.nearest_on(link, &subject, &attempt, &decision).unwrap_or(0),
             serial => serial,
         };
         // What goes out without a receipt is judged by what the session did before.
@@ -27,6 +32,7 @@ impl Daemon {
             Verdict::Allow if decision.reason == Reason::NotProtected => Some(self.gate.scope(&attempt).map_err(ApiError::internal)?),
             _ => None,
         };
+        let learned = self.words_about(link, attempt.addr).filter(|_| decision.zone | decision.gateway != 0);
         let builder = self.builder();
         let protected = decision.zone != 0 || decision.gateway != 0;
         let usual = crate::services::service_name(transport, check.port).filter(|_| protected);
@@ -35,6 +41,7 @@ impl Daemon {
             "reason": decision.reason.name(),
             "receipt": builder.names.receipts.get(&serial),
             "behaviour": scope.map(scope_text),
+            "learned": learned,
             "zone": builder.name(decision.zone),
             "gateway": builder.name(decision.gateway),
             "service": builder.name(decision.service).or_else(|| usual.map(str::to_owned)),

@@ -103,6 +103,14 @@ impl Governor for Daemon {
         }))
     }
 
+    fn neighbours(&self) -> Result<Value, ApiError> {
+        Ok(self.list_neighbours())
+    }
+
+    fn forget_neighbour(&self, address: &str) -> Result<Value, ApiError> {
+        Daemon::forget_neighbour(self, address)
+    }
+
     fn reload(&self) -> Result<Value, ApiError> {
         self.reload_policy()
     }

@@ -18,6 +18,7 @@ impl Daemon {
         let refusals = self.refusals().filter(|told| told.is_known);
         let now = Now::read();
         let behind = self.clock_behind();
+        let neighbours = self.list_neighbours();
         let inner = self.inner();
         let mut problems = Vec::new();
         if let PolicyOrigin::LastGood(error) = &inner.origin {
@@ -35,6 +36,7 @@ impl Daemon {
         if self.gate.has_too_many_namespaces() {
             problems.push("marked processes are in more network namespaces than are looked after: refused flows that their programs left are not ended there".to_owned());
         }
+        problems.extend(self.neighbours.problems());
         if behind || inner.withheld {
             problems.push("the clock is behind the highest time seen: no receipt can be registered".to_owned());
         }
@@ -61,6 +63,7 @@ impl Daemon {
             "measured": inner.posture.name,
             "gaps": inner.posture.gaps,
             "watch": self.watch.status(),
+            "neighbours": neighbours,
             "mode": if observes { "observe" } else { "enforce" },
             "policy": inner.origin.name(),
             "notes": inner.config.notes,

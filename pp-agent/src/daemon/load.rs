@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
+use super::neighbours::{self, Neighbours};
 use super::{Daemon, DaemonError, Inner, LiveReceipt, PolicyOrigin, Posture, admission, guard, is_behind, names_of, shut};
 use crate::cli::DaemonArgs;
 use crate::clock::{Now, boot_id};
@@ -23,6 +24,7 @@ use crate::events::tally::Tally;
 use crate::kernel::{Gate, GateOptions, KernelError, Reader, host};
 use crate::keyring::{KeyFileError, Keyring};
 use crate::metrics::ControlCounters;
+use crate::policy::Beside;
 use crate::released::Released;
 use crate::state::{Book, STATE_FILE, State};
 use crate::{adopt, identity};
@@ -52,7 +54,10 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
     }
     let tally = Tally::new(if gate.fresh() { Some(0) } else { store.records() });
     let now = Now::read();
-    let terms = shut::Terms { config: &config, keyring: &keyring, boot_id: &boot_id, counts_lost: gate.fresh() };
+    // What an earlier daemon learned goes on counting, for receipts too.
+    let neighbours = Neighbours::restore(gate.links()?, gate.learned()?);
+    let beside = neighbours.beside();
+    let terms = shut::Terms { config: &config, keyring: &keyring, beside: &beside, boot_id: &boot_id, counts_lost: gate.fresh() };
     let mut receipts = Book::default();
     let highest_ms = shut::load(&state, &mut receipts, &terms, now);
     let withheld = is_behind(now.wall_ms, highest_ms);
@@ -87,6 +92,7 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
         receipts_unknown: state.is_shut(),
         withheld,
         own: gate.refresh_own()?.unwrap_or_default(),
+        beside,
     };
     log_remarks(&inner);
     let tables = inner.tables()?;
@@ -100,6 +106,7 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
         tally,
         ledger: Mutex::new(ledger),
         reader: Reader::default(),
+        neighbours,
         counters: ControlCounters::default(),
         operators: super::operators::Operators::find(),
         builder: Mutex::new(builder),
@@ -135,6 +142,7 @@ fn told_before(gate: &Gate) -> Result<Ledger, KernelError> {
 /// and whether that is enough.
 pub(super) fn settle(daemon: &Arc<Daemon>) -> Result<(), DaemonError> {
     daemon.walk();
+    neighbours::watch(daemon).map_err(DaemonError::io("neighbours"))?;
     daemon.refresh_guard();
     let posture = daemon.measure_posture();
     let required = match daemon.inner().config.require {
@@ -219,7 +227,7 @@ impl Daemon {
             Err(error) => return Err(refused(error.to_string())),
         };
         let cgroups = resolve_cgroups(self.cgroup_root.as_deref(), &config);
-        let receipts = inner.receipts.judge_again(|stored| admit_again(stored, &config, &keyring));
+        let receipts = inner.receipts.judge_again(|stored| admit_again(stored, &config, &keyring, &inner.beside));
         let fresh = Inner {
             origin: if config.sources.is_empty() { PolicyOrigin::BuiltIn } else { PolicyOrigin::Files },
             config,
@@ -233,6 +241,7 @@ impl Daemon {
             receipts_unknown: inner.receipts_unknown,
             withheld: inner.withheld && self.clock_behind(),
             own: inner.own.clone(),
+            beside: inner.beside.clone(),
         };
         let tables = fresh.tables().map_err(|error| refused(error.to_string()))?;
         let generation = self.gate.apply(&tables).map_err(|error| refused(error.to_string()))?;
@@ -252,6 +261,7 @@ impl Daemon {
         notes.extend(self.task_table_differs(&inner.config));
         let (off, warnings, not_read) = (inner.config.off.clone(), inner.warnings(), inner.config.not_read.clone());
         drop(inner);
+        self.learn(None);
         self.refresh_guard();
         let mut event = self.event(Kind::Policy);
         event.reason = Some("reloaded".to_owned());
@@ -333,8 +343,9 @@ fn read_keys(file: &Path) -> (Keyring, Option<String>) {
 }
 
 /// Verifies a stored receipt under this policy: a store is no authority.
-pub(super) fn admit_again(stored: crate::state::StoredReceipt, config: &Config, keyring: &Keyring) -> LiveReceipt {
-    let admitted = admission::judge_again(stored.artifact.as_bytes(), config, keyring, stored.registered_ms).map_err(|error| error.message);
+pub(super) fn admit_again(stored: crate::state::StoredReceipt, config: &Config, keyring: &Keyring, beside: &Beside) -> LiveReceipt {
+    let admitted =
+        admission::judge_again(stored.artifact.as_bytes(), config, keyring, beside, stored.registered_ms).map_err(|error| error.message);
     if let Err(reason) = &admitted {
         tracing::warn!("receipt {}: opens nothing any more: {reason}", stored.id);
     }

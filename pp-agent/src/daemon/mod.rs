@@ -8,6 +8,7 @@ mod guard;
 mod health;
 mod home;
 mod load;
+mod neighbours;
 mod operators;
 mod posture;
 mod receipts;
@@ -39,6 +40,7 @@ use crate::kernel::{Gate, Reader, canary, host};
 use crate::keyring::Keyring;
 use crate::metrics::ControlCounters;
 use crate::name::name_id;
+use crate::policy::Beside;
 use crate::released::Released;
 use crate::state::{Book, Kept, State};
 use crate::{journal, notify};
@@ -131,6 +133,8 @@ struct Inner {
     withheld: bool,
     /// The host's own addresses.
     own: Vec<Addr>,
+    /// What is protected that policy does not name.
+    beside: Beside,
 }
 
 /// The daemon.
@@ -159,6 +163,7 @@ pub(crate) struct Daemon {
     /// How many repeats of each pair were told.
     ledger: Mutex<Ledger>,
     reader: Reader,
+    neighbours: neighbours::Neighbours,
     args: DaemonArgs,
     socket: PathBuf,
     decoy: guard::Decoy,

@@ -125,7 +125,7 @@ impl Daemon {
         if let Some(first) = inner.registered(artifact) {
             return self.registered_before(&inner, first, now);
         }
-        let judged = admission::judge(artifact, &inner.config, &inner.keyring, now.wall_ms);
+        let judged = admission::judge(artifact, &inner.config, &inner.keyring, &inner.beside, now.wall_ms);
         let admitted = match judged {
             Ok(admission::Artifact::Revocation(revocation)) => return self.take_revocation(inner, &revocation),
             // To a clock that was set back, what is genuine is from the future.

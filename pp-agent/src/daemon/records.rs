@@ -118,7 +118,7 @@ fn name_nearest(daemon: &Daemon, record: &mut VerdictRecord) {
     let header = &record.header;
     let subject = Subject { session: header.session, agent: header.agent, owner: header.owner };
     let attempt = Attempt { addr: record.addr, port: record.port, transport: record.transport, kind: AttemptKind::Open, counted: 0 };
-    let decision = daemon.gate.decide(&subject, &attempt);
+    let decision = daemon.decide_near(&subject, &attempt);
     if decision.reason as u8 == record.reason {
         record.serial = daemon.gate.nearest(&subject, &attempt, &decision).unwrap_or(0);
     }

@@ -214,7 +214,7 @@ impl Daemon {
         }
         if let Some(subject) = subject {
             let attempt = Attempt { addr: key.addr, port: key.port, transport: key.transport, kind: AttemptKind::Open, counted: 0 };
-            let decision = self.gate.decide(&subject, &attempt);
+            let decision = self.decide_near(&subject, &attempt);
             let mut builder = self.builder();
             event.agent = builder.name(subject.agent);
             event.owner = Some(builder.owner(subject.owner));

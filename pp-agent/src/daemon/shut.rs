@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::control::ApiError;
 use crate::events::Kind;
 use crate::keyring::Keyring;
+use crate::policy::Beside;
 use crate::state::{Book, State, StateError};
 
 /// For how long a predecessor's lock on the state is waited for.
@@ -39,6 +40,7 @@ pub(super) fn open_state(path: &Path) -> Result<State, DaemonError> {
 pub(super) struct Terms<'a> {
     pub(super) config: &'a Config,
     pub(super) keyring: &'a Keyring,
+    pub(super) beside: &'a Beside,
     pub(super) boot_id: &'a str,
     /// The kernel's counts began anew with this daemon.
     pub(super) counts_lost: bool,
@@ -52,7 +54,7 @@ pub(super) fn load(state: &State, receipts: &mut Book<Judged>, terms: &Terms<'_>
     let mut read = || -> Result<i64, StateError> {
         let highest_ms = state.highest_wall()?;
         let carry_over = |stored: &mut crate::state::StoredReceipt| stored.carry_over(now, terms.boot_id, terms.counts_lost);
-        receipts.load(state, carry_over, |stored| admit_again(stored, terms.config, terms.keyring))?;
+        receipts.load(state, carry_over, |stored| admit_again(stored, terms.config, terms.keyring, terms.beside))?;
         Ok(highest_ms)
     };
     read().unwrap_or_else(|error| {
@@ -106,8 +108,8 @@ impl Daemon {
             return;
         }
         let now = Now::read();
-        let Inner { config, keyring, receipts, .. } = &mut *inner;
-        let terms = Terms { config, keyring, boot_id: &self.boot_id, counts_lost: self.gate.fresh() };
+        let Inner { config, keyring, beside, receipts, .. } = &mut *inner;
+        let terms = Terms { config, keyring, beside, boot_id: &self.boot_id, counts_lost: self.gate.fresh() };
         let highest_ms = load(&self.state, receipts, &terms, now);
         if self.state.is_shut() {
             return;

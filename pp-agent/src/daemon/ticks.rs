@@ -292,7 +292,7 @@ impl Daemon {
         for flow in ended {
             let mut event = self.event(Kind::FlowEnded);
             let subject = Subject { session: flow.mark.session, agent: flow.mark.agent, owner: flow.mark.owner };
-            let nearest = self.gate.nearest(&subject, &flow.attempt, &flow.decision);
+            let nearest = self.gate.nearest_on(flow.link, &subject, &flow.attempt, &flow.decision);
             let mut builder = self.builder();
             event.verdict = Some(flow.decision.verdict.name().to_owned());
             event.reason = Some(flow.decision.reason.name().to_owned());

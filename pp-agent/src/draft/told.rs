@@ -98,7 +98,8 @@ impl Then {
             | Kind::Policy
             | Kind::Canary
             | Kind::FlowEnded
-            | Kind::Tamper => Ok(Self::Other),
+            | Kind::Tamper
+            | Kind::Neighbour => Ok(Self::Other),
         }
     }
 

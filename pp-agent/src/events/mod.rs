@@ -46,6 +46,8 @@ pub enum Kind {
     Exec,
     /// A session reached for its own gate, and was refused.
     Tamper,
+    /// An address that policy does not name joined a place, or a conflict kept one from it.
+    Neighbour,
 }
 
 impl Kind {
@@ -65,6 +67,7 @@ impl Kind {
             Self::FlowEnded => "flow_ended",
             Self::Exec => "exec",
             Self::Tamper => "tamper",
+            Self::Neighbour => "neighbour",
         }
     }
 }

@@ -44,7 +44,8 @@ impl Refusals {
             | Kind::Posture
             | Kind::Policy
             | Kind::Canary
-            | Kind::FlowEnded => {}
+            | Kind::FlowEnded
+            | Kind::Neighbour => {}
         }
         refusals
     }

@@ -57,6 +57,8 @@ pub struct Marked {
     pub local: SocketAddr,
     /// The far end.
     pub peer: SocketAddr,
+    /// The link it is bound to; zero: none.
+    pub ifindex: u32,
     /// Number of the socket, never used again while the host is up.
     pub cookie: u64,
     /// No process has it open any more.
@@ -220,6 +222,7 @@ fn read(body: &[u8]) -> Option<Marked> {
         mark,
         local: end(0, 4)?,
         peer: end(2, 20)?,
+        ifindex: u32::from_ne_bytes(*identity.get(36..)?.first_chunk()?),
         cookie: u64::from_ne_bytes(*identity.get(40..)?.first_chunk()?),
         orphan: u32::from_ne_bytes(*body.get(MESSAGE - 4..)?.first_chunk()?) == 0,
         family,
@@ -263,6 +266,7 @@ pub fn works(socks: BorrowedFd<'_>) -> io::Result<()> {
         mark: SockMark::default(),
         local: nowhere,
         peer: nowhere,
+        ifindex: 0,
         cookie: 0,
         orphan: true,
         family: u8::try_from(libc::AF_INET).map_err(io::Error::other)?,

@@ -6,8 +6,11 @@ use std::cell::{Cell, OnceCell};
 
 use aya::maps::{HashMap, MapData, lpm_trie::Key};
 use pp_common::{
-    abi::{Budget, GatewayPortKey, GrantList, NameId, PREFIX_HEAD_BITS, Place, PrefixKey, Serial, Service, ServiceKey, Spent, UserKey},
-    decide::Tables,
+    abi::{
+        Budget, GatewayPortKey, GrantList, Learned, LinkKey, NameId, NearKey, PREFIX_HEAD_BITS, Place, PrefixKey, Serial, Service,
+        ServiceKey, Spent, UserKey,
+    },
+    decide::{Link, Tables},
     dest::Addr,
 };
 
@@ -20,12 +23,25 @@ pub(super) struct Live<'a> {
     flags: u32,
     lists: [OnceCell<Box<GrantList>>; 2],
     aside: Cell<u32>,
+    link: Option<Link>,
 }
 
 impl<'a> Live<'a> {
     pub(super) fn new(maps: &'a Maps) -> Self {
         let control = maps.control().unwrap_or_default();
-        Self { maps, generation: control.generation, flags: control.flags, lists: [OnceCell::new(), OnceCell::new()], aside: Cell::new(0) }
+        Self {
+            maps,
+            generation: control.generation,
+            flags: control.flags,
+            lists: [OnceCell::new(), OnceCell::new()],
+            aside: Cell::new(0),
+            link: None,
+        }
+    }
+
+    /// The same where the attempt leaves by this link.
+    pub(super) fn on(self, link: Link) -> Self {
+        Self { link: Some(link), ..self }
     }
 
     fn prefix(&self, addr: &Addr) -> Key<PrefixKey> {
@@ -45,6 +61,18 @@ impl Tables for Live<'_> {
 
     fn place(&self, addr: &Addr) -> Option<Place> {
         self.maps.places.lock().get(&self.prefix(addr), 0).ok()
+    }
+
+    fn link(&self) -> Option<Link> {
+        self.link
+    }
+
+    fn learned(&self, key: &NearKey) -> Option<Learned> {
+        get(&self.maps.learned.lock(), key)
+    }
+
+    fn link_place(&self, key: &LinkKey) -> Option<Place> {
+        get(&self.maps.links.lock(), key)
     }
 
     fn gateway_port(&self, gateway: NameId, port: u16) -> bool {

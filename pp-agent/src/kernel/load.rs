@@ -45,7 +45,7 @@ const LAYOUTS: [(&str, u32); 2] = [("SOCKS", SOCKS_LAYOUT), ("REPEATS", 2)];
 const SOCKS_LAYOUT: u32 = if option_env!("PP_ABI_VERSION").is_some() { 4 } else { 3 };
 
 /// Every map, by its name in the object.
-pub(super) const MAPS: [&str; 37] = [
+pub(super) const MAPS: [&str; 39] = [
     "TASKS",
     "DOOMED",
     "PIDS",
@@ -53,6 +53,8 @@ pub(super) const MAPS: [&str; 37] = [
     "HEARD",
     "CONTROL",
     "PLACES",
+    "LINKS",
+    "LEARNED",
     "GATEWAY_PORTS",
     "SERVICES",
     "EXEMPT",

@@ -7,8 +7,8 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, SkStorage},
 };
 use pp_common::abi::{
-    BudgetValue, Control, DfaClasses, DfaRow, GatewayPortKey, GrantList, NameId, Place, PrefixKey, RepeatKey, Repeats, RuleTarget, Service,
-    ServiceKey, SockMark, TaskMark, UserKey,
+    BudgetValue, Control, DfaClasses, DfaRow, GatewayPortKey, GrantList, Learned, LinkKey, NameId, NearKey, Place, PrefixKey, RepeatKey,
+    Repeats, RuleTarget, Service, ServiceKey, SockMark, TaskMark, UserKey,
 };
 use pp_common::{
     behaviour::{Attempts, Ground, History, Kept, LoginKey},
@@ -37,6 +37,8 @@ pub(super) struct Maps {
     pub(super) socks: Locked<SkStorage<MapData, SockMark>>,
     control: Locked<Array<MapData, Control>>,
     pub(super) places: Locked<LpmTrie<MapData, PrefixKey, Place>>,
+    pub(super) links: Locked<HashMap<MapData, LinkKey, Place>>,
+    pub(super) learned: Locked<HashMap<MapData, NearKey, Learned>>,
     pub(super) gateway_ports: Locked<HashMap<MapData, GatewayPortKey, u32>>,
     pub(super) services: Locked<HashMap<MapData, ServiceKey, Service>>,
     pub(super) exempt: Locked<LpmTrie<MapData, PrefixKey, u32>>,
@@ -86,6 +88,8 @@ impl Maps {
             socks: take(ebpf, "SOCKS")?,
             control: take(ebpf, "CONTROL")?,
             places: take(ebpf, "PLACES")?,
+            links: take(ebpf, "LINKS")?,
+            learned: take(ebpf, "LEARNED")?,
             gateway_ports: take(ebpf, "GATEWAY_PORTS")?,
             services: take(ebpf, "SERVICES")?,
             exempt: take(ebpf, "EXEMPT")?,

@@ -17,6 +17,8 @@ mod live;
 mod load;
 mod maps;
 mod namespaces;
+mod near;
+pub mod netns;
 pub mod offsets;
 pub mod peer;
 mod pids;

@@ -57,6 +57,10 @@ pub(super) fn find_in(btf: &Btf) -> Result<Offsets, KernelError> {
         file_inode: at("file.f_inode")?,
         file_private: at("file.private_data")?,
         inode_mode: at("inode.i_mode")?,
+        sk_net: at("sock_common.skc_net")?,
+        net_inum: at("net.ns")? + at("ns_common.inum")?,
+        sk_bound_dev_if: at("sock_common.skc_bound_dev_if")?,
+        sock_addr_uaddr: at("bpf_sock_addr_kern.uaddr")?,
     })
 }
 

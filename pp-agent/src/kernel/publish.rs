@@ -4,9 +4,9 @@
 
 use aya::maps::{MapError, lpm_trie::Key};
 use pp_common::abi::{
-    BudgetValue, CONTROL_OBSERVE, Control, DFA_CLASSES, DFA_STATES, DfaClasses, DfaRow, GatewayPortKey, MAX_CGROUPS, MAX_EXEMPT,
-    MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_PLACES, MAX_RECEIPTS, MAX_RULES, MAX_SERVICES, MAX_USER_BITS, MAX_USERS, PREFIX_HEAD_BITS,
-    PrefixKey, RuleTarget, ServiceKey, UserKey,
+    BudgetValue, CONTROL_NEAR, CONTROL_OBSERVE, Control, DFA_CLASSES, DFA_STATES, DfaClasses, DfaRow, GatewayPortKey, MAX_CGROUPS,
+    MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_PLACES, MAX_RECEIPTS, MAX_RULES, MAX_SERVICES, MAX_USER_BITS, MAX_USERS,
+    PREFIX_HEAD_BITS, PrefixKey, RuleTarget, ServiceKey, UserKey,
 };
 use pp_common::behaviour::MAX_GROUNDS;
 use pp_common::dest::Addr;
@@ -35,8 +35,9 @@ pub(super) fn publish(maps: &Maps, tables: &KernelTables) -> Result<u32, KernelE
             tracing::warn!("{error}");
         }
     })?;
-    let flags = if tables.observe { CONTROL_OBSERVE } else { 0 };
-    let overflow = maps.control()?.overflow;
+    let now = maps.control()?;
+    let flags = if tables.observe { CONTROL_OBSERVE } else { 0 } | now.flags & CONTROL_NEAR;
+    let overflow = now.overflow;
     let daemon = std::process::id();
     maps.set_control(Control { generation, flags, daemon, overflow })?;
     maps.keep_overflow()?;

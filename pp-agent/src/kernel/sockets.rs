@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     mem::{size_of, zeroed},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, SocketAddrV6},
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
@@ -12,11 +12,14 @@ use pp_common::{
     decide::transport,
 };
 
+use super::netns;
 use super::sys::{pidfd, pidfd_getfd};
 
 const IPPROTO_MPTCP: i32 = 262;
 const SIOCGSKNS: libc::c_ulong = 0x894C;
 const SOCK_DESTROY: u16 = 21;
+/// `asm-generic/socket.h`
+const SO_BINDTOIFINDEX: libc::c_int = 62;
 /// `nlmsghdr`, `inet_diag_req_v2` (linux/netlink.h, linux/inet_diag.h).
 const REQUEST_LEN: usize = 16 + 56;
 
@@ -35,6 +38,10 @@ pub struct Socket {
     pub peer: Option<SocketAddr>,
     /// It accepts connections.
     pub listening: bool,
+    /// Inode number of its network namespace; zero: not known, which refuses what depends on it.
+    pub netns: u32,
+    /// The link it is bound to, as every connection to a link-local address is; zero: none.
+    pub ifindex: u32,
 }
 
 /// The inet sockets of a process. Sockets that go away meanwhile are left out.
@@ -71,7 +78,10 @@ fn describe(pid: u32, fd: OwnedFd) -> Option<Socket> {
     let local = name(&fd, false);
     // A socket that is still connecting does not tell its far end by itself.
     let peer = name(&fd, true).or_else(|| connecting_to(pid, &fd, transport, family));
-    Some(Socket { fd, transport, family, local, peer, listening })
+    let netns = netns::of_socket(&fd).unwrap_or(0);
+    let bound = option(&fd, SO_BINDTOIFINDEX).and_then(|index| u32::try_from(index).ok()).filter(|index| *index != 0);
+    let ifindex = bound.or_else(|| scope_id(peer?)).unwrap_or(0);
+    Some(Socket { fd, transport, family, local, peer, listening, netns, ifindex })
 }
 
 /// The far end of a TCP socket by its line in `/proc/<pid>/net` (proc_net_tcp).
@@ -93,6 +103,14 @@ fn connecting_to(pid: u32, fd: &OwnedFd, transport: u8, family: i32) -> Option<S
     };
     let port = u16::from_str_radix(port, 16).ok().filter(|port| *port != 0)?;
     Some(SocketAddr::new(ip, port))
+}
+
+/// The link that an address names.
+fn scope_id(address: SocketAddr) -> Option<u32> {
+    match address {
+        SocketAddr::V6(v6) => Some(v6.scope_id()),
+        SocketAddr::V4(_) => None,
+    }
 }
 
 fn option(fd: &OwnedFd, which: libc::c_int) -> Option<i32> {
@@ -129,8 +147,8 @@ fn name(fd: &OwnedFd, peer: bool) -> Option<SocketAddr> {
         libc::AF_INET6 => {
             // SAFETY: the family says which structure it is.
             let v6: libc::sockaddr_in6 = unsafe { *(&raw const storage).cast() };
-            let ip = IpAddr::from(v6.sin6_addr.s6_addr);
-            Some(SocketAddr::new(ip, u16::from_be(v6.sin6_port)))
+            let scoped = SocketAddrV6::new(v6.sin6_addr.s6_addr.into(), u16::from_be(v6.sin6_port), 0, v6.sin6_scope_id);
+            Some(SocketAddr::V6(scoped))
         }
         _ => None,
     }
@@ -207,7 +225,8 @@ fn destroy_request(socket: &Socket) -> io::Result<[u8; REQUEST_LEN]> {
     bytes.extend(peer.port().to_be_bytes());
     bytes.extend(sixteen(local.ip()));
     bytes.extend(sixteen(peer.ip()));
-    bytes.extend([0; 4]);
+    // A socket that is bound to a link is found by it alone.
+    bytes.extend(socket.ifindex.to_ne_bytes());
     bytes.extend(cookie(&socket.fd)?.to_ne_bytes());
     bytes.try_into().map_err(|_| io::Error::other("request has another length"))
 }

@@ -1,7 +1,7 @@
 //! What a receipt's target touches: which zones, gateways and services must
 //! allow it before the receipt as a whole is taken.
 
-use super::{Prefix, grounds};
+use super::{Beside, Prefix, grounds};
 use crate::config::Config;
 use crate::delegates::{THIS_HOST, own_ports};
 use ipnet::IpNet;
@@ -21,16 +21,16 @@ pub struct Touched {
 }
 
 /// Says what the target `network`, `transport` (IP protocol number) and `ports`
-/// (inclusive ranges) touches.
+/// (inclusive ranges) touches; `beside`: what is protected that policy does not name.
 #[must_use]
-pub fn touches(config: &Config, network: IpNet, transport: u8, ports: &[(u16, u16)]) -> Touched {
+pub fn touches(config: &Config, beside: &Beside, network: IpNet, transport: u8, ports: &[(u16, u16)]) -> Touched {
     let target = Prefix::from(network);
     let mut touched = Touched::default();
     let mut zones = Vec::new();
     for zone in &config.zones {
         let networks = zone.networks.iter().map(|net| Prefix::from(*net));
         let before = zones.len();
-        zones.extend(networks.filter(|prefix| prefix.overlaps(&target)));
+        zones.extend(networks.chain(beside.of_zone(&zone.name)).filter(|prefix| prefix.overlaps(&target)));
         if zones.len() > before {
             touched.zones.push(zone.name.clone());
         }
@@ -48,6 +48,14 @@ pub fn touches(config: &Config, network: IpNet, transport: u8, ports: &[(u16, u1
         })
         .map(|(address, listed, _)| (address, listed))
         .collect();
+    for (name, prefix, listed) in beside.of_gateways(config) {
+        if prefix.overlaps(&target) && (listed.is_empty() || any_in(listed, ports)) {
+            if !touched.gateways.iter().any(|known| known == name) {
+                touched.gateways.push(name.to_owned());
+            }
+            gateways.push((prefix, listed));
+        }
+    }
     let own: Vec<u16> = own_ports(&config.delegates).into_iter().collect();
     let loopback: Vec<Prefix> = grounds::loopback().into_iter().filter(|prefix| prefix.overlaps(&target)).collect();
     if !loopback.is_empty() && any_in(&own, ports) {

@@ -108,7 +108,7 @@ fn this_host_is_a_gateway_to_itself_on_the_ports_of_delegates() {
     assert_eq!(verdict(allowed, "127.0.0.1", Kind::Open, 10250), Verdict::Block);
     let zone = "[[zone]]\nname = 'z'\nnetworks = ['127.0.0.0/8']";
     assert_eq!(verdict(zone, "127.0.0.1", Kind::Portless, 0), Verdict::Block);
-    let touched = touches(&Config::of_text(""), "127.0.0.1/32".parse().unwrap(), transport::TCP, &[(20, 30)]);
+    let touched = touches(&Config::of_text(""), &Beside::default(), "127.0.0.1/32".parse().unwrap(), transport::TCP, &[(20, 30)]);
     assert_eq!(touched.gateways, [THIS_HOST]);
     assert!(touched.unprotected_part);
 }
@@ -225,7 +225,7 @@ fn compiling_twice_gives_equal_tables() {
 }
 
 fn touched(text: &str, network: &str, ports: &[(u16, u16)]) -> Touched {
-    touches(&Config::of_text(text), network.parse().unwrap(), transport::TCP, ports)
+    touches(&Config::of_text(text), &Beside::default(), network.parse().unwrap(), transport::TCP, ports)
 }
 
 #[test]
@@ -314,12 +314,13 @@ proptest! {
         let mut config = Config::builtin().unwrap();
         config.zones = zones
             .iter()
-            .map(|net| crate::config::Zone { name: net.to_string(), networks: vec![*net], mode: Mode::Enforce })
+            .map(|net| crate::config::Zone { name: net.to_string(), networks: vec![*net], macs: Vec::new(), mode: Mode::Enforce })
             .collect();
         config.gateways = gates
             .iter()
             .map(|low| std::net::Ipv4Addr::from(0x0a14_0400 | low))
             .map(|ip| crate::config::Gateway {
+                macs: Vec::new(),
                 name: ip.to_string(),
                 address: ip.into(),
                 ports: vec![443],

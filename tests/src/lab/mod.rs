@@ -10,6 +10,7 @@
 //! Four network namespaces with names of their own hold it. The program that builds the lab moves into an empty namespace first
 //! ([`leave_the_network`]), so that nothing it runs by mistake outside the lab can send a packet anywhere. All addresses are the lab's own.
 
+pub mod field;
 mod folder;
 mod journal;
 mod netns;

@@ -102,7 +102,7 @@ pub(super) fn remove(name: &str) {
     }
 }
 
-fn ip(arguments: &[&str], batch: &str) -> Result<()> {
+pub(super) fn ip(arguments: &[&str], batch: &str) -> Result<()> {
     let mut child = Command::new("ip")
         .args(arguments)
         .stdin(Stdio::piped())

@@ -56,6 +56,8 @@ mod lab;
 mod lifetime;
 #[path = "../../../e2e/moves.rs"]
 mod moves;
+#[path = "../../../e2e/neighbours.rs"]
+mod neighbours;
 #[path = "../../../e2e/ordinary.rs"]
 mod ordinary;
 #[path = "../../../e2e/orphans.rs"]
@@ -126,6 +128,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("tools", tools::TESTS),
     ("control", control::TESTS),
     ("control_attacks", control_attacks::TESTS),
+    ("neighbours", neighbours::TESTS),
     ("packages", packages::TESTS),
     ("identity", identity::TESTS),
     ("bringing_up", bringing_up::TESTS),

@@ -1,0 +1,410 @@
+//! Watching the neighbours of this host and of its sessions: what is learned goes to the kernel, to receipts and to events.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use pp_common::abi::{LEARNED_MAC, Learned, LinkKey, NearKey, Place};
+use pp_common::decide::{Attempt, Decision, Link, Reason, Subject};
+use pp_common::dest::Addr;
+use serde_json::{Value, json};
+
+use super::{Daemon, load};
+use crate::clock::Now;
+use crate::control::ApiError;
+use crate::events::build::address;
+use crate::events::{Destination, Kind};
+use crate::kernel::netns::Namespace;
+use crate::neighbours::{Book, Known, Mac, Protected, Snapshot, Told, Watched, What, addr, resolvers};
+use crate::policy::Beside;
+
+/// Most network namespaces that are watched.
+const MAX_NAMESPACES: usize = 64;
+/// How often namespaces are looked for.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often a namespace is read without an event.
+const RESYNC: Duration = Duration::from_secs(10);
+/// What waits this long after an event is read with it: neighbours come in bursts.
+const GATHER: Duration = Duration::from_millis(100);
+
+/// What was learned, and how that goes.
+#[derive(Default)]
+pub(super) struct Neighbours {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    book: Book,
+    snapshots: Vec<Snapshot>,
+    /// What the maps hold.
+    applied: Option<(Vec<(LinkKey, Place)>, Vec<(NearKey, Learned)>)>,
+    problems: Vec<String>,
+}
+
+impl Neighbours {
+    /// Begins with what the maps hold.
+    pub(super) fn restore(links: Vec<(LinkKey, Place)>, learned: Vec<(NearKey, Learned)>) -> Self {
+        let state = State { book: Book::restore(links, learned), ..State::default() };
+        Self { state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What keeps neighbours from being watched.
+    pub(super) fn problems(&self) -> Vec<String> {
+        self.state().problems.clone()
+    }
+
+    /// What receipts must be judged by beside policy.
+    pub(super) fn beside(&self) -> Beside {
+        let state = self.state();
+        let learned = state.book.known().map(|known| (known.key.addr, known.learned.place)).collect();
+        Beside::new(learned, state.book.carrying().map(|(_, _, place)| place).collect())
+    }
+}
+
+/// The namespaces that are watched.
+pub(super) struct Watcher {
+    watched: Vec<Watched>,
+    /// Namespaces of somebody else's.
+    foreign: BTreeSet<u32>,
+    own: u32,
+    looked: Instant,
+    read: Instant,
+    too_many: bool,
+}
+
+impl Watcher {
+    /// Reads this host's own neighbours and those of its sessions for the first time.
+    pub(super) fn begin(daemon: &Daemon) -> Self {
+        let now = Instant::now();
+        let mut watcher = Self { watched: Vec::new(), foreign: BTreeSet::new(), own: 0, looked: now, read: now, too_many: false };
+        match Namespace::own().and_then(Watched::open) {
+            Ok(own) => {
+                watcher.own = own.namespace.number();
+                watcher.watched.push(own);
+            }
+            Err(error) => tracing::error!("neighbours: this host's network cannot be watched: {error}"),
+        }
+        watcher.look(daemon);
+        watcher.pass(daemon, &|_| true);
+        watcher
+    }
+
+    /// Goes on until the daemon ends.
+    pub(super) fn run(mut self, daemon: &Weak<Daemon>) {
+        loop {
+            let ready = self.wait();
+            let Some(daemon) = daemon.upgrade() else { return };
+            let mut all = false;
+            if self.looked.elapsed() >= LOOK {
+                all |= self.look(&daemon);
+            }
+            if self.read.elapsed() >= RESYNC {
+                self.read = Instant::now();
+                all = true;
+            }
+            self.pass(&daemon, &|netns| all || ready.contains(&netns));
+        }
+    }
+
+    /// Waits for an event or the next look; returns whose tables changed.
+    fn wait(&self) -> BTreeSet<u32> {
+        let left = LOOK.saturating_sub(self.looked.elapsed());
+        let mut fds: Vec<PollFd<'_>> = self.watched.iter().map(|watched| PollFd::new(watched.as_fd(), PollFlags::POLLIN)).collect();
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+        match poll(&mut fds, timeout) {
+            Ok(0) | Err(_) => BTreeSet::new(),
+            Ok(_) => {
+                let ready: BTreeSet<u32> = fds
+                    .iter()
+                    .zip(&self.watched)
+                    .filter(|(fd, _)| fd.any() == Some(true))
+                    .map(|(_, watched)| watched.namespace.number())
+                    .collect();
+                std::thread::sleep(GATHER);
+                self.watched.iter().filter(|watched| ready.contains(&watched.namespace.number())).for_each(Watched::drain);
+                ready
+            }
+        }
+    }
+
+    /// Looks for namespaces of marked processes, and lets go of those that have none any more. `true`: there is a new one.
+    fn look(&mut self, daemon: &Daemon) -> bool {
+        self.looked = Instant::now();
+        let marks = match daemon.gate.marks() {
+            Ok(marks) => marks,
+            Err(error) => {
+                tracing::error!("{error}");
+                return false;
+            }
+        };
+        let mut wanted = BTreeSet::from([self.own]);
+        let mut new = false;
+        for (pid, _) in marks {
+            let Some(number) = namespace_of(pid).filter(|number| wanted.insert(*number)) else { continue };
+            if self.foreign.contains(&number) || self.watched.iter().any(|watched| watched.namespace.number() == number) {
+                continue;
+            }
+            if self.watched.len() >= MAX_NAMESPACES {
+                if !self.too_many {
+                    tracing::error!("neighbours: sessions use more than {MAX_NAMESPACES} network namespaces; those beyond are not watched");
+                }
+                self.too_many = true;
+                continue;
+            }
+            match open(pid, number) {
+                Ok(Some(watched)) => {
+                    self.watched.push(watched);
+                    new = true;
+                }
+                Ok(None) => {
+                    self.foreign.insert(number);
+                }
+                // Gone, or not to be had: it is looked for again.
+                Err(error) => tracing::debug!("neighbours of process {pid}: {error}"),
+            }
+        }
+        self.foreign.retain(|number| wanted.contains(number));
+        self.watched.retain(|watched| wanted.contains(&watched.namespace.number()));
+        self.too_many &= self.watched.len() >= MAX_NAMESPACES;
+        new
+    }
+
+    /// Reads these namespaces again and has the daemon learn from all.
+    fn pass(&mut self, daemon: &Daemon, changed: &dyn Fn(u32) -> bool) {
+        let mut problems = Vec::new();
+        if self.own == 0 {
+            problems.push(
+                "neighbours: this host's network cannot be watched; link-local and further addresses of protected devices are open"
+                    .to_owned(),
+            );
+        }
+        if self.too_many {
+            problems.push(format!("neighbours: more than {MAX_NAMESPACES} network namespaces have sessions; those beyond are not watched"));
+        }
+        for watched in self.watched.iter_mut().filter(|watched| changed(watched.namespace.number())) {
+            // What it looked like before goes on counting.
+            if let Err(error) = watched.read() {
+                problems.push(format!("neighbours: network namespace {} cannot be read: {error}", watched.namespace.number()));
+            }
+        }
+        let snapshots = self.watched.iter().map(|watched| watched.last.clone()).collect();
+        daemon.neighbours.state().problems = problems;
+        daemon.learn(Some(snapshots));
+    }
+}
+
+fn namespace_of(pid: u32) -> Option<u32> {
+    let link = std::fs::read_link(format!("/proc/{pid}/ns/net")).ok()?;
+    link.to_string_lossy().strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// `None`: somebody made it for themselves.
+fn open(pid: u32, number: u32) -> io::Result<Option<Watched>> {
+    let namespace = Namespace::of_process(pid)?;
+    if namespace.number() != number {
+        return Err(io::Error::other("it has moved"));
+    }
+    if !namespace.is_of_this_host()? {
+        return Ok(None);
+    }
+    Watched::open(namespace).map(Some)
+}
+
+/// Watches from now on.
+pub(super) fn watch(daemon: &Arc<Daemon>) -> io::Result<()> {
+    let watcher = Watcher::begin(daemon);
+    let weak = Arc::downgrade(daemon);
+    std::thread::Builder::new().name("neighbours".into()).spawn(move || watcher.run(&weak)).map(drop)
+}
+
+impl Daemon {
+    /// Learns from what the namespaces look like, or, under another policy, looked like.
+    pub(super) fn learn(&self, snapshots: Option<Vec<Snapshot>>) {
+        let protected = Protected::of(&self.inner().config, resolvers());
+        let now = Now::read();
+        let told = {
+            let mut state = self.neighbours.state();
+            if let Some(snapshots) = snapshots {
+                state.snapshots = snapshots;
+            }
+            let State { book, snapshots, .. } = &mut *state;
+            let told = book.update(&protected, snapshots, now.boot_ns);
+            let wanted = (book.links().iter().map(|(key, place)| (*key, *place)).collect(), book.entries().collect::<Vec<_>>());
+            if state.applied.as_ref() != Some(&wanted) {
+                match self.gate.set_near(state.book.links(), wanted.1.iter().copied()) {
+                    Ok(()) => state.applied = Some(wanted),
+                    Err(error) => {
+                        state.applied = None;
+                        tracing::error!("neighbours: {error}");
+                        state.problems.push(format!("neighbours: {error}"));
+                    }
+                }
+            }
+            told
+        };
+        told.iter().for_each(|told| self.tell_neighbour(told));
+        self.judge_receipts_beside();
+    }
+
+    /// Judges receipts again where what is protected beside policy changed, and ends flows that are not allowed any more.
+    fn judge_receipts_beside(&self) {
+        let beside = self.neighbours.beside();
+        let mut inner = self.inner();
+        if inner.beside == beside {
+            return;
+        }
+        inner.beside = beside;
+        let inner = &mut *inner;
+        let (config, keyring, beside) = (&inner.config, &inner.keyring, &inner.beside);
+        inner.receipts = inner.receipts.judge_again(|stored| load::admit_again(stored, config, keyring, beside));
+        if let Err(error) = self.publish(inner) {
+            tracing::error!("receipts for learned addresses: {}", error.message);
+        }
+        self.flow_refused.notify_one();
+    }
+
+    fn tell_neighbour(&self, told: &Told) {
+        let mut event = self.event(Kind::Neighbour);
+        event.reason = Some(told.what.reason().to_owned());
+        event.destination = Some(Destination { address: address(told.addr).to_string(), port: None, transport: "any".to_owned() });
+        let builder = self.builder();
+        event.zone = builder.name(told.place.zone);
+        event.gateway = builder.name(told.place.gateway);
+        drop(builder);
+        self.hub.publish(event.detail(sentence(told)));
+    }
+
+    /// What would be decided on some link, where that is not known: of a link-local address on one that carries a place, of any
+    /// other in a namespace that has learned it.
+    pub(super) fn decide_near(&self, subject: &Subject, attempt: &Attempt) -> Decision {
+        let plain = self.gate.decide(subject, attempt);
+        if plain.reason != Reason::NotProtected && plain.service == 0 {
+            return plain;
+        }
+        let links: Vec<Link> = {
+            let state = self.neighbours.state();
+            let learned = state.book.known().filter(|known| known.key.addr == attempt.addr).map(|known| known.key);
+            let learned = learned.map(|key| Link { netns: key.netns, ifindex: key.ifindex, flags: 0 });
+            let carrying = state.book.carrying().filter(|_| attempt.addr.is_link_local());
+            learned.chain(carrying.map(|(key, ..)| Link { netns: key.netns, ifindex: key.ifindex, flags: 0 })).collect()
+        };
+        let found = links.into_iter().map(|link| self.gate.decide_on(link, subject, attempt));
+        found.into_iter().find(|decision| decision.zone | decision.gateway != 0).unwrap_or(plain)
+    }
+
+    /// Where an attempt of `pid`, or of the daemon's own network, to this address leaves: by the named link, for a link-local one.
+    pub(super) fn link_of(&self, pid: Option<u32>, interface: Option<&str>) -> Result<Link, ApiError> {
+        let netns = match pid {
+            Some(pid) => namespace_of(pid),
+            None => Namespace::own().ok().map(|own| own.number()),
+        };
+        let netns = netns.ok_or_else(|| ApiError::not_found("process: its network cannot be found out"))?;
+        let Some(name) = interface else { return Ok(Link { netns, ifindex: 0, flags: 0 }) };
+        let state = self.neighbours.state();
+        let links = state.snapshots.iter().filter(|snapshot| snapshot.netns == netns).flat_map(|snapshot| &snapshot.links);
+        let found = links.into_iter().find(|link| link.name == name || link.index.to_string() == name).map(|link| link.index);
+        let ifindex =
+            found.ok_or_else(|| ApiError::bad_request(format!("link {name}: there is no Ethernet link of this name; see ip link")))?;
+        Ok(Link { netns, ifindex, flags: 0 })
+    }
+
+    /// Why an address that policy does not name is protected, in words.
+    pub(super) fn words_about(&self, link: Link, address: Addr) -> Option<String> {
+        let state = self.neighbours.state();
+        let key = NearKey { netns: link.netns, ifindex: if address.is_link_local() { link.ifindex } else { 0 }, addr: address };
+        if let Some(known) = state.book.find(&key) {
+            return Some(format!("learned: {}", words(&known.learned, &known.link)));
+        }
+        let carries = |(key, ..): &(LinkKey, String, Place)| key.netns == link.netns && key.ifindex == link.ifindex;
+        let (_, name, _) = state.book.carrying().find(carries).filter(|_| address.is_link_local())?;
+        Some(format!("link-local: {name} carries a protected place"))
+    }
+
+    /// `GET /v1/neighbours`, and a member of `status`.
+    pub(super) fn list_neighbours(&self) -> Value {
+        let state = self.neighbours.state();
+        let builder = self.builder();
+        let known = |known: Known| {
+            json!({
+                "address": scoped(&known),
+                "link": known.link,
+                "netns": known.key.netns,
+                "zone": builder.name(known.learned.place.zone),
+                "gateway": builder.name(known.learned.place.gateway),
+                "mac": Mac(known.learned.mac).to_string(),
+                "why": words(&known.learned, &known.link),
+            })
+        };
+        let link = |(key, link, place): (LinkKey, String, Place)| json!({ "link": link, "netns": key.netns, "zone": builder.name(place.zone), "gateway": builder.name(place.gateway) });
+        json!({
+            "links": state.book.carrying().map(link).collect::<Vec<_>>(),
+            "learned": state.book.known().map(known).collect::<Vec<_>>(),
+            "conflicts": state.book.conflicts().iter().map(sentence).collect::<Vec<_>>(),
+            "unnamed_networks": state.book.unnamed().iter().map(|(link, prefix)| json!({ "link": link, "network": prefix.to_string() })).collect::<Vec<_>>(),
+        })
+    }
+
+    /// `DELETE /v1/neighbours/{address}`.
+    pub(super) fn forget_neighbour(&self, text: &str) -> Result<Value, ApiError> {
+        let ip: IpAddr = text.parse().map_err(|_| ApiError::bad_request(format!("{text}: not an address; see pp-agent neighbours")))?;
+        let found = self.neighbours.state().book.forget(&addr(ip.to_canonical()), Now::read().boot_ns);
+        if found.is_empty() {
+            return Err(ApiError::not_found(format!("{text}: not learned from a neighbour; what policy gives by mac is changed there")));
+        }
+        for known in &found {
+            let mut event = self.event(Kind::Neighbour);
+            event.reason = Some("forgotten".to_owned());
+            event.destination = Some(Destination { address: ip.to_string(), port: None, transport: "any".to_owned() });
+            let builder = self.builder();
+            event.zone = builder.name(known.learned.place.zone);
+            event.gateway = builder.name(known.learned.place.gateway);
+            drop(builder);
+            self.hub.publish(event.detail("forgotten by an operator; it is not learned again for 24 hours or until the daemon restarts"));
+        }
+        self.learn(None);
+        Ok(json!({ "address": ip.to_string(), "forgotten": found.len() }))
+    }
+}
+
+/// The address with its link, where it needs one.
+fn scoped(known: &Known) -> String {
+    let ip = address(known.key.addr);
+    if known.key.ifindex == 0 { ip.to_string() } else { format!("{ip}%{}", known.link) }
+}
+
+fn words(learned: &Learned, link: &str) -> String {
+    let mac = Mac(learned.mac);
+    if learned.flags & LEARNED_MAC != 0 {
+        return format!("follows from mac {mac} in policy, on {link}");
+    }
+    if learned.of == Addr::default() {
+        return format!("answers with the MAC {mac}, which policy gives, on {link}");
+    }
+    format!("answers with the MAC of {} on {link} ({mac})", address(learned.of))
+}
+
+fn sentence(told: &Told) -> String {
+    let (ip, mac, link) = (address(told.addr), told.mac, &told.link);
+    let remedy = "if it is the protected device itself, give its mac in policy";
+    match told.what {
+        What::Learned => {
+            let learned = Learned { of: told.of, mac: mac.0, ..Learned::default() };
+            format!("{ip} joined: it {}", words(&learned, link))
+        }
+        What::Expired => format!("{ip} on {link} was not seen for 24 hours, or its place is not in policy any more"),
+        What::RouterAnswers => format!("{mac}, a router's on {link}, answers for {ip}: nothing is learned from it; {remedy}"),
+        What::OwnAnswers => format!("{mac}, this host's own on {link}, answers for {ip}: nothing is learned from it"),
+        What::TwoPlaces => format!("{mac} on {link} answers for addresses of two places: what it answers for joins the stricter of both"),
+        What::MacChanged => format!("{mac} on {link} answers for {ip}, for which another answered before: addresses of both are protected"),
+        What::Full => format!("{mac} on {link} answers for more addresses than are learned: those beyond are open; name them in policy"),
+    }
+}

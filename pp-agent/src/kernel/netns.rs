@@ -1,0 +1,92 @@
+//! Network namespaces: which one a process is in, whose it is, and working in it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+
+/// `_IO(0xb7, 0x1)` (`linux/nsfs.h`): a descriptor of the user namespace that owns one.
+const NS_GET_USERNS: libc::c_ulong = 0xb701;
+
+/// One network namespace, held.
+#[derive(Debug)]
+pub struct Namespace {
+    file: File,
+    number: u32,
+}
+
+impl Namespace {
+    /// That of a process.
+    ///
+    /// # Errors
+    /// The process is gone, or may not be looked at.
+    pub fn of_process(pid: u32) -> io::Result<Self> {
+        Self::of_file(File::open(format!("/proc/{pid}/ns/net"))?)
+    }
+
+    /// The daemon's own.
+    ///
+    /// # Errors
+    /// `/proc` is not mounted.
+    pub fn own() -> io::Result<Self> {
+        Self::of_file(File::open("/proc/self/ns/net")?)
+    }
+
+    fn of_file(file: File) -> io::Result<Self> {
+        let number = u32::try_from(file.metadata()?.ino()).map_err(io::Error::other)?;
+        Ok(Self { file, number })
+    }
+
+    /// Its inode number.
+    #[must_use]
+    pub const fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Whether the daemon's own user namespace owns it: what is in its tables was put there by this host, and not by whoever made a
+    /// namespace for themselves.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn is_of_this_host(&self) -> io::Result<bool> {
+        // SAFETY: takes no argument and returns a descriptor.
+        let owner = unsafe { libc::ioctl(self.file.as_raw_fd(), NS_GET_USERNS) };
+        if owner < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a descriptor that the kernel just made for us.
+        let owner = File::from(unsafe { OwnedFd::from_raw_fd(owner) }).metadata()?;
+        let own = File::open("/proc/self/ns/user")?.metadata()?;
+        Ok((owner.dev(), owner.ino()) == (own.dev(), own.ino()))
+    }
+
+    /// Does something in it, on a thread of its own: one that entered a namespace stays there. Sockets made there stay there too.
+    ///
+    /// # Errors
+    /// It cannot be entered, or what was done failed.
+    pub fn within<T: Send>(&self, act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        std::thread::scope(|scope| {
+            let there = scope.spawn(|| {
+                nix::sched::setns(self.file.as_fd(), nix::sched::CloneFlags::CLONE_NEWNET)?;
+                act()
+            });
+            there.join().unwrap_or_else(|_| Err(io::Error::other("the thread ended")))
+        })
+    }
+}
+
+/// The number of the network namespace of a socket.
+///
+/// # Errors
+/// The kernel does not say.
+pub(super) fn of_socket(socket: &OwnedFd) -> io::Result<u32> {
+    const SIOCGSKNS: libc::c_ulong = 0x894C;
+    // SAFETY: takes no argument and returns a descriptor of the socket's namespace.
+    let namespace = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) };
+    if namespace < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that the kernel just made for us.
+    let namespace = Namespace::of_file(File::from(unsafe { OwnedFd::from_raw_fd(namespace) }))?;
+    Ok(namespace.number)
+}

@@ -1,0 +1,162 @@
+//! Addresses of protected devices that policy does not name: the links that carry a place, and which neighbours answer with a
+//! protected device's hardware address.
+//!
+//! [`Book`] is the whole of it and is pure: it takes what `read.rs` found in each network namespace and says what the kernel's maps
+//! must hold and what there is to tell.
+
+mod book;
+mod read;
+mod resolvers;
+
+pub use book::{Book, Known, Told, What};
+pub use read::Watched;
+pub use resolvers::{Resolver, resolvers};
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use pp_common::abi::{PLACE_GATEWAY_ALL_PORTS, PLACE_GATEWAY_OBSERVE, PLACE_ZONE_OBSERVE, Place};
+use pp_common::dest::Addr;
+
+use crate::config::Config;
+use crate::policy::{self, Prefix};
+
+/// An Ethernet hardware address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// From `aa:bb:cc:dd:ee:ff`, or with `-`. No multicast address, and not zero.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let separator = if text.contains('-') { '-' } else { ':' };
+        let mut octets = [0; 6];
+        let mut parts = text.split(separator);
+        for octet in &mut octets {
+            *octet = parts.next().filter(|part| part.len() == 2).and_then(|part| u8::from_str_radix(part, 16).ok())?;
+        }
+        let is_one_device = parts.next().is_none() && octets[0] & 1 == 0 && octets != [0; 6];
+        is_one_device.then_some(Self(octets))
+    }
+
+    /// The address with these first 64 bits that a device with this hardware address gives itself (RFC 4291, appendix A).
+    #[must_use]
+    pub fn eui64(self, network: Ipv6Addr) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0;
+        let mut octets = network.octets();
+        octets[8..].copy_from_slice(&[a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+        octets.into()
+    }
+}
+
+impl std::fmt::Display for Mac {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// What one network namespace looks like at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its inode number.
+    pub netns: u32,
+    /// Its Ethernet links.
+    pub links: Vec<Link>,
+    /// The host's own addresses in it, each with its link.
+    pub own: Vec<(u32, IpAddr)>,
+    /// Networks that a link reaches without a next hop.
+    pub connected: Vec<(u32, Prefix)>,
+    /// Next hops of routes.
+    pub hops: Vec<(u32, IpAddr)>,
+    /// Who answers on which link.
+    pub neighbours: Vec<Neighbour>,
+}
+
+/// One Ethernet link.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// The host's own hardware address on it.
+    pub mac: Mac,
+}
+
+/// One neighbour that answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// The link.
+    pub link: u32,
+    /// Its address.
+    pub addr: IpAddr,
+    /// What it answers with.
+    pub mac: Mac,
+    /// It says that it is a router.
+    pub router: bool,
+}
+
+/// What policy protects, as neighbours are compared with.
+#[derive(Clone, Debug, Default)]
+pub struct Protected {
+    /// Zones and gateways, flattened; neither this host nor the canary.
+    pub places: Vec<(Prefix, Place)>,
+    /// Hardware addresses that policy gives.
+    pub macs: Vec<(Mac, Place)>,
+    /// Name servers of this host.
+    pub resolvers: Vec<Resolver>,
+}
+
+impl Protected {
+    /// What this policy protects, and the name servers of this host.
+    #[must_use]
+    pub fn of(config: &Config, resolvers: Vec<Resolver>) -> Self {
+        let places = policy::named_places(config);
+        let macs = policy::mac_places(config);
+        Self { places, macs, resolvers }
+    }
+
+    /// The place that policy names for an address.
+    #[must_use]
+    pub fn place(&self, addr: &Addr) -> Option<Place> {
+        let covering = self.places.iter().filter(|(prefix, _)| prefix.contains(addr));
+        covering.max_by_key(|(prefix, _)| prefix.len).map(|(_, place)| *place)
+    }
+}
+
+/// An address as the kernel's maps have it.
+#[must_use]
+pub fn addr(ip: IpAddr) -> Addr {
+    match ip {
+        IpAddr::V4(v4) => Addr::v4(v4.octets()),
+        IpAddr::V6(v6) => Addr::v6(v6.octets()),
+    }
+}
+
+/// One place that is at least as strict as each of these: a zone, which protects every port, before a gateway; what enforces before
+/// what observes; of several gateways every port of the first.
+#[must_use]
+pub fn combine(places: impl IntoIterator<Item = Place>) -> Place {
+    let (mut zones, mut gateways): (Vec<_>, Vec<_>) = (Vec::new(), Vec::new());
+    for place in places {
+        if place.zone != 0 {
+            zones.push((place.flags & PLACE_ZONE_OBSERVE, place.zone));
+        }
+        if place.gateway != 0 {
+            gateways.push((place.flags & PLACE_GATEWAY_OBSERVE, place.gateway, place.flags & PLACE_GATEWAY_ALL_PORTS));
+        }
+    }
+    let (zone_observes, zone) = zones.into_iter().min().unwrap_or_default();
+    if gateways.iter().any(|(observes, ..)| *observes == 0) || (zone != 0 && zone_observes == 0) {
+        // One that observes would weaken what enforces.
+        gateways.retain(|(observes, ..)| *observes == 0);
+    }
+    gateways.sort_unstable();
+    gateways.dedup();
+    let (gateway_observes, gateway, all_ports) = gateways.first().copied().unwrap_or_default();
+    let several = if gateways.len() > 1 { PLACE_GATEWAY_ALL_PORTS } else { all_ports };
+    Place { zone, gateway, flags: zone_observes | gateway_observes | several, pad: 0 }
+}
+
+#[cfg(test)]
+mod tests;

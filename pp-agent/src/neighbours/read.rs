@@ -1,0 +1,274 @@
+//! Reading a network namespace: its links, addresses, routes and neighbours, over rtnetlink(7).
+//!
+//! Messages are read attribute by attribute, and what is not known is passed over: a new kernel or an odd kind of link must not
+//! keep the rest from being seen.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use ipnet::IpNet;
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_OVERRUN, NetlinkBuffer, NlasIterator,
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+use super::{Link, Mac, Neighbour, Snapshot};
+use crate::kernel::netns::Namespace;
+use crate::policy::Prefix;
+
+/// `struct nlmsghdr`.
+const NETLINK_HEADER_LEN: usize = 16;
+/// Largest datagram of a dump (`NLMSG_GOODSIZE` is smaller).
+const BUFFER: usize = 64 * 1024;
+/// A dump that the tables changed under is begun again so often.
+const TRIES: usize = 5;
+/// Groups of events (`linux/rtnetlink.h`): links, neighbours, addresses and routes of both families.
+const GROUPS: [u32; 6] = [
+    libc::RTNLGRP_LINK,
+    libc::RTNLGRP_NEIGH,
+    libc::RTNLGRP_IPV4_IFADDR,
+    libc::RTNLGRP_IPV4_ROUTE,
+    libc::RTNLGRP_IPV6_IFADDR,
+    libc::RTNLGRP_IPV6_ROUTE,
+];
+/// `linux/neighbour.h`: states in which a neighbour has answered, or was entered by hand.
+const NUD_ANSWERS: u16 = libc::NUD_REACHABLE | libc::NUD_STALE | libc::NUD_DELAY | libc::NUD_PROBE | libc::NUD_PERMANENT;
+const RTA_VIA: u16 = 18;
+const ETHERNET: u16 = libc::ARPHRD_ETHER;
+
+/// One network namespace that is watched.
+pub struct Watched {
+    /// The namespace; held, so that its number means no other meanwhile.
+    pub namespace: Namespace,
+    events: Socket,
+    dumps: Socket,
+    /// What it looked like last.
+    pub last: Snapshot,
+}
+
+impl Watched {
+    /// Begins to watch.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or the kernel gave no socket.
+    pub fn open(namespace: Namespace) -> io::Result<Self> {
+        let (events, dumps) = namespace.within(|| {
+            let mut events = Socket::new(NETLINK_ROUTE)?;
+            events.bind(&SocketAddr::new(0, 0))?;
+            events.set_non_blocking(true)?;
+            GROUPS.iter().try_for_each(|group| events.add_membership(*group))?;
+            let mut dumps = Socket::new(NETLINK_ROUTE)?;
+            dumps.bind(&SocketAddr::new(0, 0))?;
+            dumps.connect(&SocketAddr::new(0, 0))?;
+            Ok((events, dumps))
+        })?;
+        let last = Snapshot { netns: namespace.number(), ..Snapshot::default() };
+        Ok(Self { namespace, events, dumps, last })
+    }
+
+    /// Takes every event that waits. What is in them does not matter: the tables are read again.
+    pub fn drain(&self) {
+        let mut buffer = Vec::with_capacity(BUFFER);
+        // An overrun (`ENOBUFS`) is an event like others.
+        while self.events.recv(&mut buffer, 0).is_ok_and(|read| read > 0) {
+            buffer.clear();
+        }
+    }
+
+    /// Reads the tables.
+    ///
+    /// # Errors
+    /// The kernel refused, or they change all the time.
+    pub fn read(&mut self) -> io::Result<()> {
+        self.last = snapshot(&self.dumps, self.namespace.number())?;
+        Ok(())
+    }
+}
+
+impl AsFd for Watched {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
+    }
+}
+
+fn snapshot(socket: &Socket, netns: u32) -> io::Result<Snapshot> {
+    let mut found = Snapshot { netns, ..Snapshot::default() };
+    dump(socket, libc::RTM_GETLINK, &mut |bytes| found.links.extend(link(bytes)))?;
+    dump(socket, libc::RTM_GETADDR, &mut |bytes| found.own.extend(own(bytes)))?;
+    let (mut connected, mut hops) = (Vec::new(), Vec::new());
+    dump(socket, libc::RTM_GETROUTE, &mut |bytes| route(bytes, &mut connected, &mut hops))?;
+    dump(socket, libc::RTM_GETNEIGH, &mut |bytes| found.neighbours.extend(neighbour(bytes)))?;
+    let ethernet = |index: &u32| found.links.iter().any(|link| link.index == *index);
+    connected.retain(|(index, _)| ethernet(index));
+    found.neighbours.retain(|neighbour| ethernet(&neighbour.link));
+    (found.connected, found.hops) = (connected, hops);
+    Ok(found)
+}
+
+/// Asks for a whole table and hands each message's payload on; from the beginning where it changed meanwhile.
+fn dump(socket: &Socket, what: u16, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+    for _ in 0..TRIES {
+        let mut messages = Vec::new();
+        if ask(socket, what, &mut messages)? {
+            messages.iter().for_each(|bytes| take(bytes));
+            return Ok(());
+        }
+    }
+    Err(io::Error::other("it changes all the time"))
+}
+
+/// `false`: the table changed while it was read.
+fn ask(socket: &Socket, what: u16, messages: &mut Vec<Vec<u8>>) -> io::Result<bool> {
+    // The longest of the headers, zero: every family, every link.
+    let mut request = [0; NETLINK_HEADER_LEN + 16];
+    let mut header = NetlinkBuffer::new(&mut request[..]);
+    header.set_length(u32::try_from(NETLINK_HEADER_LEN + 16).map_err(io::Error::other)?);
+    header.set_message_type(what);
+    header.set_flags(NLM_F_REQUEST | NLM_F_DUMP);
+    socket.send(&request, 0)?;
+    let mut whole = true;
+    loop {
+        let mut buffer = Vec::with_capacity(BUFFER);
+        socket.recv(&mut buffer, 0)?;
+        let mut rest = buffer.as_slice();
+        while !rest.is_empty() {
+            let message = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
+            whole &= message.flags() & NLM_F_DUMP_INTR == 0;
+            match message.message_type() {
+                NLMSG_DONE => return Ok(whole),
+                NLMSG_ERROR => return Err(error_of(message.payload())),
+                NLMSG_OVERRUN => return Ok(false),
+                _ => messages.push(message.payload().to_vec()),
+            }
+            let length = usize::try_from(message.length()).map_err(io::Error::other)?.next_multiple_of(4);
+            rest = rest.get(length..).unwrap_or_default();
+        }
+    }
+}
+
+fn error_of(payload: &[u8]) -> io::Error {
+    let code = payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
+    io::Error::from_raw_os_error(-code)
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// The attributes behind a header of that length.
+fn attributes(bytes: &[u8], header: usize) -> impl Iterator<Item = (u16, Vec<u8>)> {
+    let attributes = NlasIterator::new(bytes.get(header..).unwrap_or_default());
+    attributes.map_while(Result::ok).map(|attribute| (attribute.kind(), attribute.value().to_vec()))
+}
+
+fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => Some(Ipv4Addr::from(*bytes.first_chunk::<4>()?).into()),
+        16 => Some(Ipv6Addr::from(*bytes.first_chunk::<16>()?).into()),
+        _ => None,
+    }
+}
+
+fn mac(bytes: &[u8]) -> Option<Mac> {
+    <[u8; 6]>::try_from(bytes).ok().map(Mac)
+}
+
+/// `struct ifinfomsg`: an Ethernet link that is no loopback.
+fn link(bytes: &[u8]) -> Option<Link> {
+    let (kind, index, flags) = (u16_at(bytes, 2)?, u32_at(bytes, 4)?, u32_at(bytes, 8)?);
+    let loopback = u32::try_from(libc::IFF_LOOPBACK).ok()?;
+    if kind != ETHERNET || flags & loopback != 0 {
+        return None;
+    }
+    let mut link = Link { index, ..Link::default() };
+    for (kind, value) in attributes(bytes, 16) {
+        match kind {
+            libc::IFLA_IFNAME => link.name = String::from_utf8_lossy(value.split(|byte| *byte == 0).next()?).into_owned(),
+            libc::IFLA_ADDRESS => link.mac = mac(&value)?,
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+/// `struct ifaddrmsg`.
+fn own(bytes: &[u8]) -> Option<(u32, IpAddr)> {
+    let index = u32_at(bytes, 4)?;
+    let found: Vec<_> = attributes(bytes, 8).collect();
+    let of = |kind: u16| found.iter().find(|(found, _)| *found == kind).and_then(|(_, value)| ip(value));
+    // Of a point-to-point link the other is the far end's.
+    Some((index, of(libc::IFA_LOCAL).or_else(|| of(libc::IFA_ADDRESS))?))
+}
+
+/// `struct rtmsg`.
+fn route(bytes: &[u8], connected: &mut Vec<(u32, Prefix)>, hops: &mut Vec<(u32, IpAddr)>) {
+    let [family, length, _, _, _, _, _, kind] = bytes.first_chunk().copied().unwrap_or_default();
+    if kind != libc::RTN_UNICAST {
+        return;
+    }
+    let (mut destination, mut link, mut has_hop) = (None, 0, false);
+    for (kind, value) in attributes(bytes, 12) {
+        match kind {
+            libc::RTA_DST => destination = ip(&value),
+            libc::RTA_OIF => link = u32_at(&value, 0).unwrap_or(0),
+            libc::RTA_GATEWAY | RTA_VIA => {
+                has_hop = true;
+                hops.extend(hop(kind, &value).map(|hop| (0, hop)));
+            }
+            libc::RTA_MULTIPATH => {
+                for (index, hop) in several(&value) {
+                    has_hop |= hop.is_some();
+                    hops.extend(hop.map(|hop| (index, hop)));
+                    // One that has no next hop reaches its link itself.
+                    if hop.is_none() {
+                        link = index;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    for (index, _) in hops.iter_mut().filter(|(index, _)| *index == 0) {
+        *index = link;
+    }
+    let everything = if i32::from(family) == libc::AF_INET { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    if !has_hop && let Ok(network) = IpNet::new(destination.unwrap_or(everything), length) {
+        connected.push((link, Prefix::from(network.trunc())));
+    }
+}
+
+/// `RTA_GATEWAY`, or `struct rtvia`: a family and an address of it.
+fn hop(kind: u16, value: &[u8]) -> Option<IpAddr> {
+    if kind == RTA_VIA { ip(value.get(2..)?) } else { ip(value) }
+}
+
+/// `struct rtnexthop`, several times.
+fn several(bytes: &[u8]) -> Vec<(u32, Option<IpAddr>)> {
+    let (mut rest, mut found) = (bytes, Vec::new());
+    while let (Some(length), Some(index)) = (u16_at(rest, 0), u32_at(rest, 4)) {
+        let length = usize::from(length);
+        let Some(one) = rest.get(..length).filter(|_| length >= 8) else { break };
+        found.push((
+            index,
+            attributes(one, 8).filter(|(kind, _)| matches!(*kind, libc::RTA_GATEWAY | RTA_VIA)).find_map(|(kind, value)| hop(kind, &value)),
+        ));
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    found
+}
+
+/// `struct ndmsg`: one that answers.
+fn neighbour(bytes: &[u8]) -> Option<Neighbour> {
+    let (family, link, state, flags) = (i32::from(*bytes.first()?), u32_at(bytes, 4)?, u16_at(bytes, 8)?, *bytes.get(10)?);
+    if !matches!(family, libc::AF_INET | libc::AF_INET6) || state & NUD_ANSWERS == 0 || flags & libc::NTF_PROXY != 0 {
+        return None;
+    }
+    let found: Vec<_> = attributes(bytes, 12).collect();
+    let of = |kind: u16| found.iter().find(|(found, _)| *found == kind).map(|(_, value)| value.as_slice());
+    Some(Neighbour { link, addr: ip(of(libc::NDA_DST)?)?, mac: mac(of(libc::NDA_LLADDR)?)?, router: flags & libc::NTF_ROUTER != 0 })
+}

@@ -1,0 +1,55 @@
+//! What is protected beside what policy names: addresses that were learned, and link-local ones on links that carry a place.
+
+use super::Prefix;
+use crate::config::Config;
+use crate::name::name_id;
+use pp_common::abi::{NameId, Place};
+use pp_common::dest::Addr;
+
+/// Places and where they reach beyond what policy names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// Zone or gateway, and a network that belongs to it.
+    zones: Vec<(NameId, Prefix)>,
+    gateways: Vec<(NameId, Prefix, bool)>,
+}
+
+impl Beside {
+    /// From learned addresses, and the places that links carry.
+    #[must_use]
+    pub fn new(learned: Vec<(Addr, Place)>, links: Vec<Place>) -> Self {
+        let mut octets = [0; 16];
+        [octets[0], octets[1]] = [0xfe, 0x80];
+        let link_local = Prefix { addr: octets, len: 10 };
+        let mut beside = Self::default();
+        let learned = learned.into_iter().map(|(addr, place)| (Prefix { addr: addr.octets(), len: 128 }, place));
+        for (prefix, place) in learned.chain(links.into_iter().map(|place| (link_local, place))) {
+            if place.zone != 0 {
+                beside.zones.push((place.zone, prefix));
+            }
+            if place.gateway != 0 {
+                beside.gateways.push((place.gateway, prefix, place.flags & pp_common::abi::PLACE_GATEWAY_ALL_PORTS != 0));
+            }
+        }
+        beside.zones.sort_unstable();
+        beside.zones.dedup();
+        beside.gateways.sort_unstable();
+        beside.gateways.dedup();
+        beside
+    }
+
+    /// Further networks of a zone.
+    pub(super) fn of_zone(&self, zone: &str) -> impl Iterator<Item = Prefix> + '_ {
+        let id = name_id(zone);
+        self.zones.iter().filter(move |(zone, _)| *zone == id).map(|(_, prefix)| *prefix)
+    }
+
+    /// Further addresses of a gateway, and its ports there; none: every port.
+    pub(super) fn of_gateways<'a>(&'a self, config: &'a Config) -> impl Iterator<Item = (&'a str, Prefix, &'a [u16])> + 'a {
+        self.gateways.iter().filter_map(|(id, prefix, all)| {
+            let gateway = config.gateways.iter().find(|gateway| name_id(&gateway.name) == *id)?;
+            let ports: &[u16] = if *all { &[] } else { &gateway.ports };
+            Some((gateway.name.as_str(), *prefix, ports))
+        })
+    }
+}
