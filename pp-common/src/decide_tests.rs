@@ -33,6 +33,9 @@ struct Memory {
     budgets: HashMap<Serial, Budget>,
     counted: bool,
     aside: Cell<u32>,
+    link: Option<Link>,
+    learned: HashMap<NearKey, Learned>,
+    links: HashMap<LinkKey, Place>,
 }
 
 fn holds(prefix: &Addr, bits: u32, addr: &Addr) -> bool {
@@ -48,6 +51,15 @@ impl Tables for Memory {
     fn place(&self, addr: &Addr) -> Option<Place> {
         let matching = self.places.iter().filter(|(net, bits, _)| holds(net, *bits, addr));
         matching.max_by_key(|(_, bits, _)| *bits).map(|(_, _, place)| *place)
+    }
+    fn link(&self) -> Option<Link> {
+        self.link
+    }
+    fn learned(&self, key: &NearKey) -> Option<Learned> {
+        self.learned.get(key).copied()
+    }
+    fn link_place(&self, key: &LinkKey) -> Option<Place> {
+        self.links.get(key).copied()
     }
     fn gateway_port(&self, gateway: NameId, port: u16) -> bool {
         self.gateway_ports.contains(&(gateway, port))
@@ -107,6 +119,9 @@ fn plant() -> Memory {
         budgets: HashMap::new(),
         counted: true,
         aside: Cell::new(0),
+        link: None,
+        learned: HashMap::new(),
+        links: HashMap::new(),
     }
 }
 
@@ -521,4 +536,95 @@ fn nothing_beside_the_probe_is_refused_for_it() {
     assert_eq!(plant().judge(Attempt { port: PROBE_PORT + 1, ..probe }), Decision::PASS);
     assert_eq!(plant().judge(Attempt { transport: transport::UDP, ..probe }), Decision::PASS);
     assert_eq!(plant().judge(Attempt { addr: Addr::v4([127, 0, 0, 1]), ..probe }), Decision::PASS);
+}
+
+const NETNS: u32 = 9;
+const ETH0: u32 = 2;
+
+/// A call on a link that carries the gateway, in a namespace that has learned an address of the plant.
+fn near() -> Memory {
+    let mut tables = plant();
+    tables.link = Some(Link { netns: NETNS, ifindex: ETH0, flags: 0 });
+    tables.links.insert(LinkKey { netns: NETNS, ifindex: ETH0 }, place(0, GATEWAY, 0));
+    let known = |place, flags| Learned { place, flags, ..Learned::default() };
+    let mut learn = |text: &str, ifindex, learned| {
+        tables.learned.insert(NearKey { netns: NETNS, ifindex, addr: v6(text, 0).addr }, learned);
+    };
+    learn("fd00:31::50", 0, known(place(ZONE, 0, 0), 0));
+    learn("fe80::50", ETH0, known(place(ZONE, 0, 0), 0));
+    learn("fe80::1", ETH0, known(Place::default(), crate::abi::LEARNED_DNS));
+    learn("fe80::2", ETH0, known(Place::default(), crate::abi::LEARNED_OWN));
+    // Whatever was learned of what policy names is worth nothing.
+    learn("::ffff:10.30.0.1", 0, known(Place::default(), crate::abi::LEARNED_OWN | crate::abi::LEARNED_DNS));
+    tables
+}
+
+#[test]
+fn learned_addresses_belong_to_their_place_where_they_were_learned() {
+    let tables = near();
+    assert_eq!(tables.reason(v6("fd00:31::50", 80)), Reason::NoReceipt);
+    assert_eq!(tables.reason(v6("fe80::50", 80)), Reason::NoReceipt);
+    assert_eq!(tables.reason(of_kind(v6("fd00:31::50", 80), Kind::Answer)), Reason::NoReceipt);
+    assert_eq!(tables.reason(v6("fd00:31::51", 80)), Reason::NotProtected);
+    let mut elsewhere = near();
+    elsewhere.link = Some(Link { netns: NETNS + 1, ifindex: ETH0, flags: 0 });
+    assert_eq!(elsewhere.reason(v6("fd00:31::50", 80)), Reason::NotProtected);
+    elsewhere.link = Some(Link { netns: NETNS, ifindex: ETH0 + 1, flags: 0 });
+    assert_eq!(elsewhere.reason(v6("fe80::50", 80)), Reason::NotProtected);
+    assert_eq!(elsewhere.reason(v6("fd00:31::50", 80)), Reason::NoReceipt);
+    elsewhere.link = None;
+    assert_eq!(elsewhere.reason(v6("fd00:31::50", 80)), Reason::NotProtected);
+}
+
+#[test]
+fn link_local_addresses_belong_to_what_their_link_carries() {
+    let mut tables = near();
+    assert_eq!(tables.reason(v6("fe80::77", 443)), Reason::NoReceipt);
+    assert_eq!(tables.reason(v6("fe80::77", 80)), Reason::NotProtected);
+    assert_eq!(tables.reason(v6("fd00::77", 443)), Reason::NotProtected);
+    // What came to the session by itself is not judged by the link as a whole.
+    assert_eq!(tables.reason(of_kind(v6("fe80::77", 443), Kind::Answer)), Reason::NotProtected);
+    assert_eq!(tables.reason(of_kind(v6("fe80::77", 443), Kind::UdpConnect)), Reason::NoReceipt);
+    tables.link = Some(Link { netns: NETNS, ifindex: ETH0, flags: LINK_PACKET | LINK_IN });
+    assert_eq!(tables.reason(v6("fe80::77", 443)), Reason::NotProtected);
+    assert_eq!(tables.reason(v6("fe80::50", 443)), Reason::NoReceipt, "a learned one is");
+    // Which link a call means may not be known: egress knows.
+    tables.link = Some(Link { netns: NETNS, ifindex: 0, flags: 0 });
+    assert_eq!(tables.reason(v6("fe80::77", 443)), Reason::NotProtected);
+    tables.link = Some(Link { netns: NETNS, ifindex: ETH0, flags: LINK_PACKET });
+    assert_eq!(tables.reason(v6("fe80::77", 443)), Reason::NoReceipt);
+}
+
+#[test]
+fn discovery_dns_of_the_router_and_own_addresses_pass() {
+    let mut tables = near();
+    tables.links.insert(LinkKey { netns: NETNS, ifindex: ETH0 }, place(ZONE, 0, 0));
+    let udp = |text| Attempt { transport: transport::UDP, ..v6(text, 53) };
+    assert_eq!(tables.reason(udp("fe80::1")), Reason::NotProtected);
+    assert_eq!(tables.reason(v6("fe80::1", 53)), Reason::NotProtected);
+    assert_eq!(tables.reason(v6("fe80::1", 80)), Reason::NoReceipt);
+    assert_eq!(tables.reason(udp("fe80::77")), Reason::NoReceipt);
+    assert_eq!(tables.reason(v6("fe80::2", 80)), Reason::NotProtected);
+    let echo = of_kind(Attempt { transport: 58, ..v6("fe80::77", 0) }, Kind::Portless);
+    tables.link = Some(Link { netns: NETNS, ifindex: ETH0, flags: LINK_PACKET });
+    assert_eq!(tables.reason(echo), Reason::NoReceipt);
+    assert_eq!(tables.reason(v6("fe80::2", 80)), Reason::NoReceipt, "a packet to an own address never leaves by the link");
+    tables.link = Some(Link { netns: NETNS, ifindex: ETH0, flags: LINK_PACKET | LINK_DISCOVERY });
+    assert_eq!(tables.reason(echo), Reason::NotProtected);
+}
+
+#[test]
+fn nothing_that_was_learned_moves_or_opens_what_policy_names() {
+    let tables = near();
+    assert_eq!(tables.reason(tcp([10, 30, 0, 1], 80)), Reason::NoReceipt);
+    let udp = Attempt { transport: transport::UDP, ..tcp([10, 30, 0, 1], 53) };
+    assert_eq!(tables.reason(udp), Reason::NoReceipt);
+}
+
+#[test]
+fn unreadable_namespace_refuses_what_policy_does_not_name() {
+    let mut tables = near();
+    tables.link = Some(Link { netns: 0, ifindex: ETH0, flags: 0 });
+    assert_eq!(tables.reason(v6("2001:db8::1", 443)), Reason::GateError);
+    assert_eq!(tables.reason(tcp(PLC, 502)), Reason::NoReceipt);
 }

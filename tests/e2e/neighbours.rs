@@ -22,7 +22,8 @@ use crate::world::{World, tests};
 
 tests![
     gateway_is_refused_by_its_link_local_address,
-    gateway_is_refused_by_further_addresses_of_its_box,
+    gateway_is_refused_by_a_further_ipv4_address_of_its_box,
+    gateway_is_refused_by_an_ipv6_address_of_its_box,
     receipt_for_a_further_address_opens_that_and_nothing_else,
     answers_of_a_router_protect_nothing_ordinary_and_open_nothing,
     namespace_of_a_session_teaches_the_host_nothing,
@@ -139,27 +140,33 @@ fn carried(daemon: &Daemon) -> Result<()> {
     wait::until("the link that carries the place", wait::SOON, carries)
 }
 
-fn gateway_is_refused_by_further_addresses_of_its_box(world: &mut World) -> Result<()> {
+fn gateway_is_refused_by_a_further_ipv4_address_of_its_box(world: &mut World) -> Result<()> {
+    further_address_is_refused(world, SECOND)
+}
+
+fn gateway_is_refused_by_an_ipv6_address_of_its_box(world: &mut World) -> Result<()> {
+    further_address_is_refused(world, GLOBAL)
+}
+
+fn further_address_is_refused(world: &mut World, address: std::net::IpAddr) -> Result<()> {
     let field = Field::build(world.lab())?;
     let policy = policy(world);
     let daemon = world.sharing(&policy)?;
-    for address in [SECOND, GLOBAL] {
-        let known = learned(daemon, &field, address)?;
-        ensure!(known["gateway"] == "field" && known["link"] == LINK && known["mac"] == MAC, "{known}");
-        let target = SocketAddr::new(address, PORT);
-        for technique in ["tcp-connect", "udp-sendto"] {
-            let event = refused(daemon, &field, &on(daemon, technique, target))?;
-            ensure!(event["gateway"] == "field" && event["reason"] == "no_receipt", "{event}");
-        }
-        delivered(daemon, &field, &By::run(AGENT), &on(daemon, "tcp-connect", SocketAddr::new(address, OTHER_PORT)))?;
-        let check = daemon.cli(&["check", &target.to_string(), "--agent", AGENT])?;
-        let why = format!("learned: answers with the MAC of {NAMED} on {LINK}");
-        ensure!(check.code() == 1 && check.stdout.contains(&why), "{check}");
+    let known = learned(daemon, &field, address)?;
+    ensure!(known["gateway"] == "field" && known["link"] == LINK && known["mac"] == MAC, "{known}");
+    let target = SocketAddr::new(address, PORT);
+    for technique in ["tcp-connect", "udp-sendto"] {
+        let event = refused(daemon, &field, &on(daemon, technique, target))?;
+        ensure!(event["gateway"] == "field" && event["reason"] == "no_receipt", "{event}");
     }
+    delivered(daemon, &field, &By::run(AGENT), &on(daemon, "tcp-connect", SocketAddr::new(address, OTHER_PORT)))?;
+    let check = daemon.cli(&["check", &target.to_string(), "--agent", AGENT])?;
+    let why = format!("learned: answers with the MAC of {NAMED} on {LINK}");
+    ensure!(check.code() == 1 && check.stdout.contains(&why), "{check}");
     let check = daemon.cli(&["check", &format!("[{LOCAL}%{LINK}]:{PORT}"), "--agent", AGENT])?;
     ensure!(check.code() == 1 && check.stdout.contains("gateway field"), "{check}");
     let status = daemon.cli(&["status"])?;
-    ensure!(status.stdout.contains("addresses learned") && status.stdout.contains(&SECOND.to_string()), "{status}");
+    ensure!(status.stdout.contains("addresses learned") && status.stdout.contains(&address.to_string()), "{status}");
     Ok(())
 }
 

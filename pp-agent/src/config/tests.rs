@@ -559,3 +559,19 @@ mod files {
         assert!(matches!(error, ConfigError::Read { .. }), "{error}");
     }
 }
+
+#[test]
+fn hardware_addresses_of_places_are_read_one_or_several_and_each_belongs_to_one() {
+    let gateway = |mac: &str| format!("[[gateway]]\nname = \"g\"\naddress = \"10.30.4.9\"\nmac = {mac}\n");
+    let zone = "[[zone]]\nname = \"z\"\nnetworks = [\"10.20.0.0/16\"]\nmac = [\"00:1d:9c:a1:b2:c3\", \"00-1D-9C-A1-B2-C4\"]\n";
+    let config = load(&format!("{}{zone}", gateway("\"00:1d:9c:00:00:01\""))).unwrap();
+    assert_eq!((config.gateways[0].macs.len(), config.zones[0].macs.len()), (1, 2));
+    let shown = load(&config.to_toml()).unwrap();
+    assert_eq!((&shown.gateways, &shown.zones), (&config.gateways, &config.zones));
+    for mac in ["\"\"", "\"ff:ff:ff:ff:ff:ff\"", "7", "[7]", "[\"00:1d:9c:00:00\"]"] {
+        let (line, problem) = wrong(&gateway(mac));
+        assert!(line == 4 && matches!(problem, Problem::BadValue { key: "mac", .. }), "{mac}: {problem}");
+    }
+    let twice = format!("{}{zone}", gateway("\"00:1d:9c:a1:b2:c3\""));
+    assert!(says(&twice).contains("mac 00:1d:9c:a1:b2:c3: belongs to gateway g too"), "{}", says(&twice));
+}

@@ -19,7 +19,7 @@ use crate::control::ApiError;
 use crate::events::build::address;
 use crate::events::{Destination, Kind};
 use crate::kernel::netns::Namespace;
-use crate::neighbours::{Book, Known, Mac, Protected, Snapshot, Told, Watched, What, addr, resolvers};
+use crate::neighbours::{Book, Known, Mac, Protected, Resolver, Snapshot, Told, Watched, What, addr, resolvers};
 use crate::policy::Beside;
 
 /// Most network namespaces that are watched.
@@ -28,6 +28,8 @@ const MAX_NAMESPACES: usize = 64;
 const LOOK: Duration = Duration::from_secs(1);
 /// How often a namespace is read without an event.
 const RESYNC: Duration = Duration::from_secs(10);
+/// How often what is learned is gone through though nothing changed: it may have expired.
+const RENEW: Duration = Duration::from_secs(60);
 /// What waits this long after an event is read with it: neighbours come in bursts.
 const GATHER: Duration = Duration::from_millis(100);
 
@@ -37,12 +39,19 @@ pub(super) struct Neighbours {
     state: Mutex<State>,
 }
 
+/// The entries of `LINKS` and of `LEARNED`.
+type Applied = (Vec<(LinkKey, Place)>, Vec<(NearKey, Learned)>);
+
 #[derive(Default)]
 struct State {
     book: Book,
     snapshots: Vec<Snapshot>,
+    /// What policy protects, of this generation and these name servers.
+    protected: Protected,
+    basis: Option<(u32, Vec<Resolver>)>,
+    updated: Option<Instant>,
     /// What the maps hold.
-    applied: Option<(Vec<(LinkKey, Place)>, Vec<(NearKey, Learned)>)>,
+    applied: Option<Applied>,
     problems: Vec<String>,
 }
 
@@ -229,15 +238,27 @@ pub(super) fn watch(daemon: &Arc<Daemon>) -> io::Result<()> {
 impl Daemon {
     /// Learns from what the namespaces look like, or, under another policy, looked like.
     pub(super) fn learn(&self, snapshots: Option<Vec<Snapshot>>) {
-        let protected = Protected::of(&self.inner().config, resolvers());
+        let servers = resolvers();
+        let generation = self.inner().generation;
         let now = Now::read();
         let told = {
             let mut state = self.neighbours.state();
+            let basis = Some((generation, servers.clone()));
+            // An idle host's tables say the same each second.
+            let is_news = snapshots.as_ref().is_none_or(|seen| *seen != state.snapshots) || state.basis != basis;
+            if !is_news && state.updated.is_some_and(|at| at.elapsed() < RENEW) && state.applied.is_some() {
+                return;
+            }
             if let Some(snapshots) = snapshots {
                 state.snapshots = snapshots;
             }
-            let State { book, snapshots, .. } = &mut *state;
-            let told = book.update(&protected, snapshots, now.boot_ns);
+            if state.basis != basis {
+                state.protected = Protected::of(&self.inner().config, servers);
+                state.basis = basis;
+            }
+            state.updated = Some(Instant::now());
+            let State { book, snapshots, protected, .. } = &mut *state;
+            let told = book.update(protected, snapshots, now.boot_ns);
             let wanted = (book.links().iter().map(|(key, place)| (*key, *place)).collect(), book.entries().collect::<Vec<_>>());
             if state.applied.as_ref() != Some(&wanted) {
                 match self.gate.set_near(state.book.links(), wanted.1.iter().copied()) {

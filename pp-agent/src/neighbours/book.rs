@@ -469,7 +469,8 @@ const fn joined(place: &Place) -> bool {
 fn is_network(len: u8, octets: &[u8; 16]) -> bool {
     let is_v4 = octets[..12] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
     let is_everything = if is_v4 { len <= 96 } else { len == 0 };
-    !is_everything && !(octets[0] == 0xfe && octets[1] & 0xc0 == 0x80) && octets[0] != 0xff
+    let is_link_local = octets[0] == 0xfe && octets[1] & 0xc0 == 0x80;
+    !is_everything && !is_link_local && octets[0] != 0xff
 }
 
 /// One namespace beside what policy says.

@@ -183,9 +183,11 @@ fn learning_is_bounded_and_says_so_once() {
     assert_eq!(told.iter().filter(|what| **what == What::Full).count(), 1);
     assert_eq!(update(&mut book, POLICY, &all, 1), []);
     // Many devices, together more than there is room for.
-    let devices: Vec<(String, String, Mac)> = (0..1_500_u16)
-        .map(|i| (format!("10.20.{}.{}", i / 250, i % 250), format!("fd00:31::{i:x}"), Mac([4, 0, 0, 0, (i / 250) as u8, (i % 250) as u8])))
-        .collect();
+    let device = |host: u16| {
+        let [high, low] = host.to_be_bytes();
+        (format!("10.20.{high}.{low}"), format!("fd00:31::{host:x}"), Mac([4, 0, 0, 0, high, low]))
+    };
+    let devices: Vec<_> = (1..1_500).map(device).collect();
     let mut all = Vec::new();
     for (named, further, mac) in &devices {
         all.extend([(named.as_str(), *mac), (further.as_str(), *mac)]);

@@ -229,6 +229,26 @@ fn touched(text: &str, network: &str, ports: &[(u16, u16)]) -> Touched {
 }
 
 #[test]
+fn a_target_that_was_learned_or_is_link_local_touches_the_place_it_joined() {
+    let config = Config::of_text(NESTED);
+    let place = |zone: &str, gateway: &str| Place {
+        zone: if zone.is_empty() { 0 } else { name_id(zone) },
+        gateway: if gateway.is_empty() { 0 } else { name_id(gateway) },
+        ..Place::default()
+    };
+    let learned = vec![(addr("fd00:31::50"), place("plant", "")), (addr("10.40.0.51"), place("", "gate"))];
+    let beside = Beside::new(learned, vec![place("cell", "")]);
+    let touched = |network: &str, port| touches(&config, &beside, network.parse().unwrap(), transport::TCP, &[(port, port)]);
+    assert_eq!(touched("fd00:31::50/128", 80).zones, ["plant"]);
+    assert!(!touched("fd00:31::50/128", 80).unprotected_part);
+    assert_eq!(touched("10.40.0.51/32", 443).gateways, ["gate"]);
+    assert!(touched("10.40.0.51/32", 80).gateways.is_empty() && touched("10.40.0.51/32", 80).unprotected_part);
+    assert_eq!(touched("fe80::77/128", 80).zones, ["cell"]);
+    assert_eq!(touched("fe80::/10", 80).zones, ["cell"]);
+    assert!(touched("fd00:31::51/128", 80).zones.is_empty());
+}
+
+#[test]
 fn a_target_touches_every_zone_it_overlaps() {
     let zones = |network| touched(NESTED, network, &[(502, 502)]).zones;
     assert_eq!(zones("10.20.1.7/32"), ["plant"]);
