@@ -359,9 +359,9 @@ fn ordinary_traffic_of_a_link_that_carries_a_zone_goes_on(world: &mut World) -> 
          def send(family, address, port, kind=socket.SOCK_DGRAM):\n\
          \x20   s = socket.socket(family, kind)\n\
          \x20   s.settimeout(5)\n\
-         \x20   if family == socket.AF_INET6:\n\
+         \x20   if family == socket.AF_INET6 and kind == socket.SOCK_DGRAM:\n\
          \x20       s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, link)\n\
-         \x20   else:\n\
+         \x20   elif family == socket.AF_INET:\n\
          \x20       s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)\n\
          \x20       s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'{LINK}')\n\
          \x20   to = (address, port, 0, link) if family == socket.AF_INET6 else (address, port)\n\

@@ -573,5 +573,5 @@ fn hardware_addresses_of_places_are_read_one_or_several_and_each_belongs_to_one(
         assert!(line == 4 && matches!(problem, Problem::BadValue { key: "mac", .. }), "{mac}: {problem}");
     }
     let twice = format!("{}{zone}", gateway("\"00:1d:9c:a1:b2:c3\""));
-    assert!(says(&twice).contains("mac 00:1d:9c:a1:b2:c3: belongs to gateway g too"), "{}", says(&twice));
+    assert!(says(&twice).contains("mac 00:1d:9c:a1:b2:c3: belongs to zone z too"), "{}", says(&twice));
 }
