@@ -19,6 +19,9 @@ use crate::kernel::KernelError;
 /// How long the reader of records may take until none is left; a storm takes longer, and the next look comes in a second.
 const READING: Duration = Duration::from_millis(100);
 
+/// How long telling repeats may wait for the store, each second.
+const STORING: Duration = Duration::from_secs(1);
+
 /// Which of the kernel's losses were told.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Losses {
@@ -102,6 +105,7 @@ impl Daemon {
         let pairs = self.gate.repeats()?;
         let now = Now::read();
         let mut pending = 0;
+        let mut patience = STORING;
         for (key, repeats) in &pairs {
             let (due, is_new) = self.ledger().due(repeats.id, repeats.count);
             if due > 0 && is_new {
@@ -111,12 +115,24 @@ impl Daemon {
                 pending += if is_refusal(key) { due } else { 0 };
                 continue;
             }
+            if due > 0 {
+                self.wait_for_store(&mut patience);
+            }
             self.tell_due(key, repeats)?;
             if self.gate.forget_repeats(key, repeats)? {
                 self.ledger().forget(repeats.id);
             }
         }
         Ok(pending)
+    }
+
+    /// Thousands of pairs may be told at once: at the pace of the store, unless its disk hangs.
+    fn wait_for_store(&self, patience: &mut Duration) {
+        const PAUSE: Duration = Duration::from_millis(5);
+        while self.hub.is_behind() && *patience > Duration::ZERO {
+            std::thread::sleep(PAUSE);
+            *patience = patience.saturating_sub(PAUSE);
+        }
     }
 
     /// A pair is counted of which no record may have been written: what a record would have asked for.
