@@ -129,8 +129,7 @@ fn daemon_killed_two_hundred_times_under_load_opens_nothing(world: &mut World) -
 }
 
 fn registrations_that_race_two_hundred_starts_are_all_in_force(world: &mut World) -> Result<()> {
-    let mut daemon = world.own(&Policy::standard(world.lab()))?;
-    crate::state::race_starts(&mut daemon, 200)
+    crate::state::race_starts(world, 200)
 }
 
 fn a_million_refusals_three_times_over_are_told_repeated_or_lost(world: &mut World) -> Result<()> {

@@ -4,6 +4,8 @@
 use std::fs;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -43,8 +45,11 @@ pub(crate) const LONG: &[crate::world::Test] = {
 const AGENT_ALONE: By = By::Program("lab-claude");
 /// The daemon tries a state that is shut once a minute.
 const AGAIN: Duration = Duration::from_secs(150);
-/// Receipts of each start.
-const EACH: usize = 3;
+/// Who registers at once during a start, and how many receipts each at most.
+const REGISTRANTS: usize = 3;
+const MOST_OF_EACH: usize = 60;
+/// How many starts share a state: it keeps what is registered for as long as that could be registered again.
+const STARTS_OF_A_DAEMON: usize = 20;
 
 /// The agent is refused, with its event and nothing at the far end, and an ordinary program is not.
 fn refused(daemon: &Daemon) -> Result<()> {
@@ -314,57 +319,77 @@ fn revocation_while_the_state_is_broken_holds_when_it_is_mended(world: &mut Worl
 }
 
 fn registrations_that_race_a_few_starts_are_all_in_force(world: &mut World) -> Result<()> {
-    let mut daemon = world.own(&Policy::standard(world.lab()))?;
-    race_starts(&mut daemon, 5)
+    race_starts(world, 5)
 }
 
-/// Registers from the first moment at which somebody listens, while the daemon goes on with its start and its housekeeping.
-pub(crate) fn race_starts(daemon: &mut Daemon, starts: usize) -> Result<()> {
-    let mut missing = Vec::new();
-    for start in 1..=starts {
-        if start % 10 == 0 {
-            daemon.crash()?;
-        } else {
-            daemon.stop()?;
-        }
-        let artifacts: Vec<Value> = (0..EACH).map(|_| opening(fresh_target()).sign(daemon.operator())).collect();
-        let socket = daemon.path("control.sock");
-        let registering = artifacts.iter().cloned().map(|artifact| {
-            let socket = socket.clone();
-            thread::spawn(move || register(&socket, &artifact))
-        });
-        let registering: Vec<_> = registering.collect();
-        daemon.spawn()?;
-        for thread in registering {
-            thread.join().map_err(|_| anyhow!("a thread that registers panicked"))??;
-        }
-        for artifact in &artifacts {
-            let id = forge::id(artifact);
-            let shown = daemon.client()?.get(&format!("/v1/receipts/{id}"))?;
-            let again = daemon.client()?.post("/v1/receipts", artifact)?;
-            if shown.body["status"] != "active" || again.status != 200 {
-                missing.push(format!("start {start}: {id} is {}, registered again {}", shown.body, again.body));
+/// Registers from the first moment at which somebody listens until the daemon is ready, while it goes on with its start and its housekeeping.
+pub(crate) fn race_starts(world: &mut World, starts: usize) -> Result<()> {
+    let (mut missing, mut registered) = (Vec::new(), 0);
+    for from in (0..starts).step_by(STARTS_OF_A_DAEMON) {
+        let mut daemon = world.own(&Policy::standard(world.lab()))?;
+        for start in from..(from + STARTS_OF_A_DAEMON).min(starts) {
+            if start % 10 == 9 {
+                daemon.crash()?;
+            } else {
+                daemon.stop()?;
+            }
+            let acknowledged = race_one_start(&mut daemon)?;
+            ensure!(!acknowledged.is_empty(), "start {start}: nothing was registered before the daemon was ready");
+            registered += acknowledged.len();
+            let listed = daemon.client()?.get("/v1/receipts")?.ok()?;
+            let active: Vec<&Value> = listed["receipts"].as_array().into_iter().flatten().filter(|one| one["status"] == "active").collect();
+            for artifact in acknowledged {
+                let id = forge::id(&artifact);
+                if !active.iter().any(|one| one["id"] == id.as_str()) {
+                    let again = daemon.client()?.post("/v1/receipts", &artifact)?;
+                    missing.push(format!("start {start}: {id}, registered again: {}", again.body));
+                }
             }
         }
-        // They are not in the way of the next ones.
-        for artifact in &artifacts {
-            let _ended = daemon.client()?.delete(&format!("/v1/receipts/{}", forge::id(artifact)))?;
-        }
     }
+    eprintln!("{registered} receipts were acknowledged during {starts} starts");
     ensure!(
         missing.is_empty(),
-        "{} of {} receipts that were acknowledged are missing: {}",
+        "{} of {registered} receipts that were acknowledged are not in force: {}",
         missing.len(),
-        starts * EACH,
         missing.join("\n")
     );
     Ok(())
 }
 
-/// Until it is answered with 200.
-fn register(socket: &Path, artifact: &Value) -> Result<()> {
-    wait::until_every(Duration::from_millis(1), "a receipt to be registered", wait::SOON, || {
-        let answer = Client::new(socket).and_then(|client| client.post("/v1/receipts", artifact)).ok()?;
-        (answer.status == 200 && answer.body["status"] == "active").then_some(())
-    })
+/// Starts the daemon; returns what it acknowledged until it was ready.
+fn race_one_start(daemon: &mut Daemon) -> Result<Vec<Value>> {
+    let ready = Arc::new(AtomicBool::new(false));
+    let registering: Vec<_> = (0..REGISTRANTS)
+        .map(|_| {
+            let (ready, socket, operator) = (Arc::clone(&ready), daemon.path("control.sock"), daemon.operator().clone());
+            thread::spawn(move || register_until(&ready, &socket, &operator))
+        })
+        .collect();
+    let spawned = daemon.spawn();
+    ready.store(true, Ordering::Relaxed);
+    let mut acknowledged = Vec::new();
+    for thread in registering {
+        acknowledged.extend(thread.join().map_err(|_| anyhow!("a thread that registers panicked"))?);
+    }
+    spawned.map(|()| acknowledged)
+}
+
+/// Registers one receipt after the other; returns those that were answered with 200 and `active`.
+fn register_until(ready: &AtomicBool, socket: &Path, operator: &Operator) -> Vec<Value> {
+    let mut acknowledged = Vec::new();
+    while !ready.load(Ordering::Relaxed) && acknowledged.len() < MOST_OF_EACH {
+        let artifact = opening(fresh_target()).sign(operator);
+        // Until somebody listens.
+        while !ready.load(Ordering::Relaxed) {
+            match Client::new(socket).and_then(|client| client.post("/v1/receipts", &artifact)) {
+                Ok(answer) if answer.status == 200 && answer.body["status"] == "active" => {
+                    acknowledged.push(artifact);
+                    break;
+                }
+                Ok(_) | Err(_) => thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    }
+    acknowledged
 }
