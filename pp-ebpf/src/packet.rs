@@ -23,7 +23,7 @@ use crate::{
     maps::OWN,
     mark::{control, sock_mark, sock_subject},
     near::{Near, number},
-    reach::{Counting, Segment, attempt, cgroup_return, is_service, judge, judge_and_count, refuse, scene},
+    reach::{Counting, Forget, Segment, attempt, cgroup_return, is_service, judge, judge_and_count, refuse, scene},
 };
 
 const ALLOW: i32 = 1;
@@ -88,14 +88,18 @@ fn judge_packet(ctx: &SkBuffContext, sk: *mut bpf_sock, sock: &mut SockMark, way
     };
     let task_flags = if sock.flags & SOCK_CANARY != 0 { TASK_CANARY } else { 0 };
     let scene = scene(hook, &subject, sock.tgid, task_flags, &control);
-    let Some(Far { attempt: mut far, near, near_port, payload, begins, discovery }) = far_end(ctx, way) else {
+    let Some(far) = far_end(ctx, way) else {
         let nowhere = attempt(Addr([0; 2]), 0, 0, Kind::Portless);
         return cgroup_return(refuse(&scene, control, &nowhere, Reason::Malformed));
     };
+    // VERIFIER: which way through the headers was taken is not followed through all that comes; what is found out below of the sockets
+    // likewise, see `forget` further down.
+    let forgets = Forget::of(sock);
+    let Far { attempt: mut far, near, near_port, payload, begins, discovery } = far.forgotten(&forgets);
     // SAFETY: a member of the context.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
     let scene = scene.near(Near::packet(number(sk.cast_const().cast()), ifindex, way, discovery));
-    let own = Own::of(sk);
+    let own = Own::of(sk).forgotten(&forgets);
     let raw = way == Way::Out && own.raw && !matches!(far.kind, Kind::Portless);
     far.kind = kind(ctx, sock, &far, &near, way, raw);
     if raw && far.transport == transport::TCP && begins {
@@ -111,16 +115,17 @@ fn judge_packet(ctx: &SkBuffContext, sk: *mut bpf_sock, sock: &mut SockMark, way
             hear(sock, cookie, far.addr, far.port, interface);
         }
     }
-    let one_flow = own.one_flow(far.transport);
-    let counting = Counting::Packet(Segment { way, payload, over: one_flow && sock.flags & SOCK_REFUSED != 0 });
+    let one_flow = forgets.number(u64::from(own.one_flow(far.transport)));
+    let over = one_flow & forgets.number(u64::from(sock.flags & SOCK_REFUSED != 0));
+    let counting = Counting::Packet(Segment { way, payload, over });
     let verdict = match way {
         Way::Out => {
             let counts = counts_at_egress(far.kind, far.transport, raw && far.transport == transport::TCP);
             judge_and_count(&scene, control, sock, far, counting, counts)
         }
-        Way::In => judge(&scene, control, sock, far, counting),
+        Way::In => judge(&scene, control, sock, forgets.attempt(&far), counting),
     };
-    if one_flow && matches!(verdict, Verdict::Block) {
+    if matches!(verdict, Verdict::Block) && one_flow != 0 {
         sock.flags |= SOCK_REFUSED;
     }
     cgroup_return(verdict)
@@ -192,6 +197,17 @@ impl Own {
         }
     }
 
+    /// The same, of which the verifier knows nothing.
+    #[inline(always)]
+    fn forgotten(self, forgets: &Forget) -> Self {
+        Self {
+            raw: forgets.number(u64::from(self.raw)) != 0,
+            stream: forgets.number(u64::from(self.stream)) != 0,
+            listens: forgets.number(u64::from(self.listens)) != 0,
+            port: forgets.number(u64::from(self.port)) as u16,
+        }
+    }
+
     /// Whether what is refused of one packet of this socket holds for all of them.
     #[inline(always)]
     fn one_flow(&self, transport: u8) -> bool {
@@ -213,6 +229,21 @@ struct Far {
     begins: bool,
     /// Neighbour or listener discovery.
     discovery: bool,
+}
+
+impl Far {
+    /// The same, of which the verifier knows nothing.
+    #[inline(always)]
+    fn forgotten(self, forgets: &Forget) -> Self {
+        Self {
+            attempt: forgets.attempt(&self.attempt),
+            near: forgets.addr(&self.near),
+            near_port: forgets.number(u64::from(self.near_port)) as u16,
+            payload: forgets.number(u64::from(self.payload)) as u32,
+            begins: forgets.number(u64::from(self.begins)) != 0,
+            discovery: forgets.number(u64::from(self.discovery)) != 0,
+        }
+    }
 }
 
 /// What a packet's headers say; `None` where they cannot be read.

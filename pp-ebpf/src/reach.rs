@@ -167,8 +167,8 @@ pub(crate) enum Counting {
 pub(crate) struct Segment {
     pub(crate) way: Way,
     pub(crate) payload: u32,
-    /// A packet of its flow was refused before.
-    pub(crate) over: bool,
+    /// Not zero: a packet of its flow was refused before.
+    pub(crate) over: u64,
 }
 
 /// Judges an attempt on a marked socket, counts it where it is a new flow, reports it.
@@ -187,7 +187,7 @@ fn settle(scene: &Scene<'_>, control: Control, sock: &mut SockMark, mut attempt:
     let near = forget_link(zero, scene.near);
     let tables = Live::<true> { control, scratch: &raw mut sock.scratch, zero, near };
     let mut decision = decide(&tables, scene.subject, &attempt);
-    let over = matches!(counting, Counting::Packet(segment) if segment.over);
+    let over = matches!(counting, Counting::Packet(segment) if segment.over != 0);
     if over && !matches!(decision.reason, Reason::Receipt) && !matches!(decision.verdict, Verdict::Block) {
         decision = decision.over();
     }
@@ -245,6 +245,12 @@ pub(crate) fn judge_and_count(
 pub(crate) struct Forget(*const u64);
 
 impl Forget {
+    /// By the zero of this mark.
+    #[inline(always)]
+    pub(crate) fn of(sock: &SockMark) -> Self {
+        Self(&raw const sock.zero)
+    }
+
     /// The number, of which the verifier knows nothing any more. Zero is read anew each time: what
     /// a comparison finds out about one reading is not known of the next.
     #[inline(always)]
@@ -253,10 +259,17 @@ impl Forget {
         black_box(number ^ unsafe { core::ptr::read_volatile(self.0) })
     }
 
+    /// The same of an address.
     #[inline(always)]
-    fn attempt(&self, attempt: &Attempt) -> Attempt {
+    pub(crate) fn addr(&self, addr: &Addr) -> Addr {
+        Addr([self.number(addr.0[0]), self.number(addr.0[1])])
+    }
+
+    /// The same of an attempt.
+    #[inline(always)]
+    pub(crate) fn attempt(&self, attempt: &Attempt) -> Attempt {
         Attempt {
-            addr: Addr([self.number(attempt.addr.0[0]), self.number(attempt.addr.0[1])]),
+            addr: self.addr(&attempt.addr),
             port: self.number(u64::from(attempt.port)) as u16,
             transport: self.number(u64::from(attempt.transport)) as u8,
             kind: Kind::from_code(self.number(attempt.kind as u64) as u8),

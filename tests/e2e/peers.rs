@@ -136,7 +136,7 @@ fn client_forged_through_loopback_is_not_answered(world: &mut World) -> Result<(
 /// Name servers, QUIC and a mere port: each answers late, when a hundred others have asked. The clients are internal, where the behaviour
 /// rules count what a session begins.
 fn server_answers_two_thousand_clients_from_every_ot_port(world: &mut World) -> Result<()> {
-    let policy = Policy::shipped(world.lab()).replacing("enable = [\"default\"] ", "enable = [\"*\"] ");
+    let policy = Policy::shipped(world.lab()).replacing("[services]\n", "[services]\nenable = [\"*\"]\n");
     let daemon = world.sharing(&policy)?;
     let lab = daemon.lab();
     let mark = daemon.events().mark();
