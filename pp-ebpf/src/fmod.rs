@@ -25,7 +25,7 @@ use crate::{
     far::{Dialled, connected, dialled, named, protocol, sent_to, sk_of, sock_behind},
     lsm::{EPERM, MAY_WRITE, lsm_return},
     mark::{control, current, current_tgid, subject},
-    near::Near,
+    near::{Near, number},
     reach::{attempt, judge_alone, scene},
 };
 
@@ -41,7 +41,7 @@ pub(crate) fn pp_fmod_connect(ctx: LsmContext) -> i32 {
     let address: *const c_void = ctx.arg(1);
     let length: i32 = ctx.arg(2);
     match dialled(address as u64, length as u32 as usize) {
-        Dialled::Inet(addr, port) => reach(sk_of(sock), task, addr, port, Hook::LsmConnect, address as u64),
+        Dialled::Inet(addr, port) => reach(sk_of(sock), task, addr, port, Hook::LsmConnect, number(address)),
         Dialled::Unspecified(..) | Dialled::Other => 0,
         Dialled::Unreadable => -EPERM,
     }
@@ -112,6 +112,6 @@ fn reach(sk: *const c_void, task: &TaskMark, addr: Addr, port: u16, hook: Hook, 
     };
     let control = control();
     let subject = subject(task);
-    let scene = scene(hook, &subject, current_tgid(), task.flags, &control).near(Near::call(sk as u64, name));
+    let scene = scene(hook, &subject, current_tgid(), task.flags, &control).near(Near::call(number(sk), name));
     lsm_return(judge_alone(&scene, control, attempt(addr, port, u32::from(protocol), kind)))
 }

@@ -18,7 +18,7 @@ use crate::{
     far::{Dialled, dialled, named, protocol, sent_to, sk_of},
     fmod::written,
     mark::{control, current, subject, tag},
-    near::Near,
+    near::{Near, number},
     passed::{accepted, received, sender},
     reach::{Counting, attempt, judge, refuse, scene},
 };
@@ -38,7 +38,7 @@ pub(crate) fn pp_lsm_connect(ctx: LsmContext) -> i32 {
     let address: *const c_void = ctx.arg(1);
     let length: i32 = ctx.arg(2);
     match dialled(address as u64, length as u32 as usize) {
-        Dialled::Inet(addr, port) => connect(sock, task, addr, port, address as u64),
+        Dialled::Inet(addr, port) => connect(sock, task, addr, port, number(address)),
         Dialled::Unspecified(..) | Dialled::Other => 0,
         Dialled::Unreadable => -EPERM,
     }
@@ -158,7 +158,7 @@ fn connect(sock: *const c_void, task: &TaskMark, addr: Addr, port: u16, name: u6
     let Some(mark) = (unsafe { tag(sk, task, SOCK_OPENED) }) else { return -EPERM };
     let control = control();
     let subject = subject(task);
-    let scene = scene(Hook::LsmConnect, &subject, mark.tgid, task.flags, &control).near(Near::call(sk as u64, name));
+    let scene = scene(Hook::LsmConnect, &subject, mark.tgid, task.flags, &control).near(Near::call(number(sk.cast_const()), name));
     let attempt = attempt(addr, port, u32::from(protocol), kind);
     lsm_return(judge(&scene, control, mark, attempt, Counting::Later))
 }
@@ -172,7 +172,7 @@ fn send(sk: *mut c_void, task: &TaskMark, addr: Addr, port: u16, connected: bool
     let kind = if answer { Kind::Answer } else { Kind::Open };
     let control = control();
     let subject = subject(task);
-    let scene = scene(Hook::LsmSendmsg, &subject, mark.tgid, task.flags, &control).near(Near::call(sk as u64, name));
+    let scene = scene(Hook::LsmSendmsg, &subject, mark.tgid, task.flags, &control).near(Near::call(number(sk.cast_const()), name));
     let attempt = attempt(addr, port, u32::from(protocol), kind);
     lsm_return(judge(&scene, control, mark, attempt, Counting::Later))
 }
