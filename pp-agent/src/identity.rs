@@ -16,10 +16,8 @@ mod never;
 pub use cgroups::{CgroupRule, resolve_cgroups};
 pub use never::{Danger, NEVER, check_cgroup, check_unit, check_user};
 
-use std::sync::{Mutex, PoisonError};
-
+use crate::compiled::{self, Rules, Table};
 use crate::name::name_id;
-use automaton::Automaton;
 use machine::{Kind, Machine, Rule};
 use pp_common::abi::{DFA_ACCEPT, DFA_CLASSES, DFA_DEAD, DFA_START, DFA_STATES, EXEC_ARGV_LEN, EXEC_PATH_LEN, MAX_RULES, NameId};
 
@@ -128,7 +126,7 @@ pub enum IdentityError {
 pub fn compile(agents: &[AgentRules]) -> Result<IdentityTables, IdentityError> {
     let uids = users(agents)?;
     let rules = rules(agents);
-    let automaton = match build(&rules) {
+    let automaton = match compiled::table(Rules::Identity, &format!("{rules:?}"), || build(&rules)) {
         Ok(automaton) => automaton,
         Err(error) => return Err(name_the_culprit(agents, error)),
     };
@@ -203,20 +201,7 @@ fn rules(agents: &[AgentRules]) -> Vec<Rule> {
     rules
 }
 
-/// The rules that were compiled last, and what came of them: most reloads change another part of policy.
-static LAST: Mutex<Option<(Vec<Rule>, Automaton)>> = Mutex::new(None);
-
-fn build(rules: &[Rule]) -> Result<Automaton, IdentityError> {
-    let last = || LAST.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, automaton)) = last().as_ref().filter(|(known, _)| known == rules) {
-        return Ok(automaton.clone());
-    }
-    let automaton = build_anew(rules)?;
-    *last() = Some((rules.to_vec(), automaton.clone()));
-    Ok(automaton)
-}
-
-fn build_anew(rules: &[Rule]) -> Result<Automaton, IdentityError> {
+fn build(rules: &[Rule]) -> Result<Table, IdentityError> {
     if rules.len() > MAX_RULES {
         return Err(too_complex("rules", rules.len(), MAX_RULES));
     }

@@ -6,6 +6,7 @@
 pub mod adopt;
 pub mod cli;
 pub mod clock;
+mod compiled;
 pub mod config;
 pub mod confine;
 pub mod control;

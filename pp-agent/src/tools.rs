@@ -10,10 +10,9 @@ mod automaton;
 mod machine;
 mod shape;
 
-use std::sync::{Mutex, PoisonError};
-
 use serde::Deserialize;
 
+use crate::compiled::{self, Rules};
 use machine::{Machine, Walked};
 use pp_common::abi::{DFA_ACCEPT, DFA_CLASSES, DFA_DEAD, DFA_START, EXEC_PATH_LEN};
 use pp_common::tools::{MAX_TOOL_RULES, TOOL_ARGV_LEN, TOOL_OBSERVE, TOOL_REFUSE, ToolEnd, rule_of};
@@ -134,19 +133,6 @@ pub fn check_allow(line: &str) -> Result<(), ToolError> {
 /// # Errors
 /// A bad line of `allow`, or more than the tables hold.
 pub fn compile(allow: &[String], observe: bool) -> Result<ToolTables, ToolError> {
-    let last = || LAST.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, _, tables)) = last().as_ref().filter(|(lines, observed, _)| lines == allow && *observed == observe) {
-        return Ok(tables.clone());
-    }
-    let tables = compile_anew(allow, observe)?;
-    *last() = Some((allow.to_vec(), observe, tables.clone()));
-    Ok(tables)
-}
-
-/// The tables that were compiled last: most reloads change another part of policy.
-static LAST: Mutex<Option<(Vec<String>, bool, ToolTables)>> = Mutex::new(None);
-
-fn compile_anew(allow: &[String], observe: bool) -> Result<ToolTables, ToolError> {
     let table: Table = toml::from_str(SHIPPED).map_err(|error| ToolError::Table(error.to_string()))?;
     let mut rules = Vec::new();
     let mut walked = Vec::new();
@@ -167,8 +153,9 @@ fn compile_anew(allow: &[String], observe: bool) -> Result<ToolTables, ToolError
     if rules.len() > MAX_TOOL_RULES {
         return Err(ToolError::TooComplex { what: "rules", need: rules.len(), most: MAX_TOOL_RULES });
     }
-    let mut machine = Machine::new(&table.tool, walked)?;
-    let automaton = automaton::build(&mut machine, if observe { TOOL_OBSERVE } else { TOOL_REFUSE })?;
+    let automaton = compiled::table(Rules::Tools, &format!("{SHIPPED}{allow:?}{observe}"), || {
+        automaton::build(&mut Machine::new(&table.tool, walked)?, if observe { TOOL_OBSERVE } else { TOOL_REFUSE })
+    })?;
     Ok(ToolTables { classes: automaton.classes, rows: automaton.rows, ends: automaton.ends, rules })
 }
 

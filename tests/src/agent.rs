@@ -66,6 +66,10 @@ impl Daemon {
         let name = format!("{PINS}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = lab.directory().join(&name);
         fs::create_dir_all(directory.join("state"))?;
+        // As a host has them that ran these rules before: compiling them takes an emulated processor seconds at each start.
+        let compiled = lab.directory().join("compiled");
+        fs::create_dir_all(&compiled)?;
+        std::os::unix::fs::symlink(compiled, directory.join("state/compiled"))?;
         ensure_bpffs()?;
         let operator = Operator::new(crate::policy::KEY, crate::policy::DECIDER);
         fs::write(directory.join("keys.json"), crate::forge::key_set(&[(&operator, "active")]).to_string())?;

@@ -27,10 +27,12 @@ use crate::metrics::ControlCounters;
 use crate::policy::Beside;
 use crate::released::Released;
 use crate::state::{Book, STATE_FILE, State};
-use crate::{adopt, identity};
+use crate::{adopt, compiled, identity};
 
 /// The events' file, in the daemon's state directory.
 const EVENTS_FILE: &str = "events.redb";
+/// The folder of compiled rules, in the daemon's state directory.
+const COMPILED_FOLDER: &str = "compiled";
 
 /// Puts everything in place: when this returns, the kernel enforces.
 pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonError> {
@@ -38,6 +40,7 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
         return Err(KernelError::NotRoot.into());
     }
     make_state_dir(&args.state);
+    compiled::keep_in(args.state.join(COMPILED_FOLDER));
     let state = shut::open_state(&args.state.join(STATE_FILE))?;
     let boot_id = boot_id();
     let store = Store::open(&args.state.join(EVENTS_FILE), &boot_id);

@@ -4,18 +4,12 @@
 
 use super::machine::{Machine, State, Step};
 use super::{IdentityError, too_complex};
+use crate::compiled::Table;
 use foldhash::{HashMap, HashMapExt as _};
 use pp_common::abi::{DFA_ACCEPT, DFA_CLASSES, DFA_DEAD};
 
 /// States explored before the table is made small; more is refused.
 const MOST_EXPLORED: usize = 20_000;
-
-/// A finished table.
-#[derive(Clone)]
-pub(super) struct Automaton {
-    pub(super) classes: [u8; 256],
-    pub(super) rows: Vec<[u16; DFA_CLASSES]>,
-}
 
 /// A transition while the table is built. The order of the variants is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,7 +19,7 @@ pub(crate) enum Target {
     Accept(usize),
 }
 
-pub(super) fn explore(machine: &mut Machine) -> Result<Automaton, IdentityError> {
+pub(super) fn explore(machine: &mut Machine) -> Result<Table, IdentityError> {
     let start = machine.start()?;
     let (classes, bytes) = classes(machine)?;
     let mut ids: HashMap<State, usize> = HashMap::new();
@@ -50,7 +44,7 @@ pub(super) fn explore(machine: &mut Machine) -> Result<Automaton, IdentityError>
         }
     }
     let (blocks, count) = minimize(&table, vec![0; table.len()], 1);
-    Ok(Automaton { classes, rows: rows(&table, &blocks, count)? })
+    Ok(Table { classes, rows: rows(&table, &blocks, count)?, ends: Vec::new() })
 }
 
 /// The class of each byte, and one byte of each class.

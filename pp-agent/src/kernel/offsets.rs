@@ -23,7 +23,9 @@ pub(super) fn kernel() -> Result<Btf, KernelError> {
     if !path.exists() {
         return Err(KernelError::NoBtf { path: path.into() });
     }
-    Btf::from_file(path).map_err(|error| KernelError::Btf(error.to_string()))
+    // Read whole first: from a file the parser asks where it is at each of a hundred thousand types.
+    let bytes = std::fs::read(path).map_err(KernelError::io(path.display().to_string()))?;
+    Btf::from_bytes(&bytes).map_err(|error| KernelError::Btf(error.to_string()))
 }
 
 pub(super) fn find_in(btf: &Btf) -> Result<Offsets, KernelError> {

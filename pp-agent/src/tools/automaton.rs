@@ -9,20 +9,14 @@ use pp_common::tools::{TOOL_STATES, ToolEnd};
 
 use super::ToolError;
 use super::machine::{End, Machine, State};
+use crate::compiled::Table;
 use crate::identity::automaton::{Target, minimize};
 
 /// States explored before the table is made small; more is refused.
 const MOST_EXPLORED: usize = 60_000;
 
-/// A finished table.
-pub(super) struct Automaton {
-    pub(super) classes: [u8; 256],
-    pub(super) rows: Vec<[u16; DFA_CLASSES]>,
-    pub(super) ends: Vec<ToolEnd>,
-}
-
 /// Builds it; `refused` is the flag of codes whose program may not run.
-pub(super) fn build(machine: &mut Machine, refused: u16) -> Result<Automaton, ToolError> {
+pub(super) fn build(machine: &mut Machine, refused: u16) -> Result<Table, ToolError> {
     let start = machine.start()?;
     let (classes, bytes) = classes(machine)?;
     let mut ids: HashMap<State, usize> = HashMap::new();
@@ -67,7 +61,7 @@ fn codes(end: &End, refused: u16) -> ToolEnd {
     }
 }
 
-fn finish(classes: [u8; 256], table: &[Vec<Target>], ends: &[ToolEnd]) -> Result<Automaton, ToolError> {
+fn finish(classes: [u8; 256], table: &[Vec<Target>], ends: &[ToolEnd]) -> Result<Table, ToolError> {
     let mut kinds: HashMap<ToolEnd, usize> = HashMap::new();
     let first = ends
         .iter()
@@ -93,7 +87,7 @@ fn finish(classes: [u8; 256], table: &[Vec<Target>], ends: &[ToolEnd]) -> Result
             };
         }
     }
-    Ok(Automaton { classes, rows, ends: told })
+    Ok(Table { classes, rows, ends: told })
 }
 
 /// The class of each byte, and one byte of each class.

@@ -1,0 +1,291 @@
+//! Tables that rules were compiled to, kept by what they were compiled from: in memory, and beside the state for the next start.
+//!
+//! Compiling takes half a second, on a slow machine several; most starts and reloads have the rules of the one before. A file is
+//! only ever a shortcut: what is missing, damaged or somebody else's is compiled anew and said.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::SystemTime;
+
+use pp_common::abi::{DFA_ACCEPT, DFA_CLASSES, DFA_STATES};
+use pp_common::tools::{TOOL_STATES, ToolEnd};
+use sha2::{Digest as _, Sha256};
+
+use crate::trusted::{self, FileCheck};
+
+/// A finished automaton, as the kernel holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Table {
+    /// Class of each byte.
+    pub(crate) classes: [u8; 256],
+    /// Where each state goes by byte class.
+    pub(crate) rows: Vec<[u16; DFA_CLASSES]>,
+    /// What it means to end in each state; of identity rules: empty.
+    pub(crate) ends: Vec<ToolEnd>,
+}
+
+/// What is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rules {
+    /// Which process is an agent.
+    Identity,
+    /// Which tools a session runs.
+    Tools,
+}
+
+impl Rules {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Identity => "identity",
+            Self::Tools => "tools",
+        }
+    }
+
+    /// The code that compiles them: another build's table may be another one.
+    const fn code(self) -> &'static [&'static str] {
+        const BOTH: &str = concat!(include_str!("compiled.rs"), include_str!("identity/glob.rs"), include_str!("identity/interpreter.rs"));
+        match self {
+            Self::Identity => {
+                &[BOTH, include_str!("identity.rs"), include_str!("identity/machine.rs"), include_str!("identity/automaton.rs")]
+            }
+            Self::Tools => &[
+                BOTH,
+                include_str!("tools.rs"),
+                include_str!("identity/automaton.rs"),
+                include_str!("tools/machine.rs"),
+                include_str!("tools/automaton.rs"),
+                include_str!("tools/shape.rs"),
+            ],
+        }
+    }
+}
+
+/// SHA-256 of what a table comes from.
+type Key = [u8; 32];
+
+/// The last table of each kind: most reloads change another part of policy.
+static LAST: Mutex<[Option<(Key, Table)>; 2]> = Mutex::new([None, None]);
+static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+
+/// Files that are kept: a few policies tried in turn.
+const MOST_FILES: usize = 8;
+/// The largest file: 8,192 rows of 256 bytes, their ends, and the head.
+const MOST_BYTES: u64 = 4 << 20;
+
+/// From now on tables are kept in this folder, which only root can write.
+pub(crate) fn keep_in(folder: PathBuf) {
+    let kept = FOLDER.get_or_init(|| folder);
+    tracing::debug!("compiled rules are kept in {}", kept.display());
+}
+
+/// The table of these rules, which `source` describes completely.
+///
+/// # Errors
+/// What `compile` says where it had to be asked.
+pub(crate) fn table<E>(rules: Rules, source: &str, compile: impl FnOnce() -> Result<Table, E>) -> Result<Table, E> {
+    let key = key(rules, source);
+    let last = || LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, table)) = last()[rules as usize].as_ref().filter(|(known, _)| *known == key) {
+        return Ok(table.clone());
+    }
+    let file = FOLDER.get().map(|folder| folder.join(file_name(rules, &key)));
+    let kept = file.as_deref().and_then(|file| {
+        read(rules, file, FileCheck::ROOT).unwrap_or_else(|why| {
+            tracing::warn!("compiled rules {}: {why}; they are compiled anew", file.display());
+            None
+        })
+    });
+    let table = match kept {
+        Some(table) => table,
+        None => {
+            let table = compile()?;
+            if let Some(file) = file
+                && let Err(error) = write(&file, &table)
+            {
+                tracing::debug!("compiled rules {}: {error}; the next start compiles them again", file.display());
+            }
+            table
+        }
+    };
+    last()[rules as usize] = Some((key, table.clone()));
+    Ok(table)
+}
+
+fn key(rules: Rules, source: &str) -> Key {
+    let mut hash = Sha256::new();
+    for part in rules.code().iter().copied().chain([rules.name(), source]) {
+        hash.update(part.len().to_le_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
+fn file_name(rules: Rules, key: &Key) -> String {
+    let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{digits}", rules.name())
+}
+
+fn read(rules: Rules, file: &Path, check: FileCheck) -> Result<Option<Table>, String> {
+    match trusted::read(file, check, MOST_BYTES).map_err(|problem| problem.to_string())? {
+        Some(bytes) => decode(rules, &bytes).map(Some).ok_or_else(|| "damaged".to_owned()),
+        None => Ok(None),
+    }
+}
+
+fn write(file: &Path, table: &Table) -> io::Result<()> {
+    let Some(folder) = file.parent() else { return Ok(()) };
+    match fs::DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    make_room(folder)?;
+    let unfinished = folder.join(format!(".unfinished-{}", std::process::id()));
+    let mut to = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+    to.write_all(&encode(table))?;
+    fs::rename(unfinished, file)
+}
+
+/// Removes the oldest files, so that there is room for one more.
+fn make_room(folder: &Path) -> io::Result<()> {
+    let mut files: Vec<(SystemTime, PathBuf)> = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        files.push((entry.metadata()?.modified()?, entry.path()));
+    }
+    files.sort();
+    let surplus = (files.len() + 1).saturating_sub(MOST_FILES);
+    files.iter().take(surplus).try_for_each(|(_, file)| fs::remove_file(file))
+}
+
+/// SHA-256 of what follows; the classes; the number of rows, and they; the number of ends, and they. Numbers are little-endian.
+fn encode(table: &Table) -> Vec<u8> {
+    let mut body = table.classes.to_vec();
+    body.extend(count(table.rows.len()));
+    body.extend(table.rows.iter().flatten().flat_map(|next| next.to_le_bytes()));
+    body.extend(count(table.ends.len()));
+    body.extend(table.ends.iter().flat_map(|end| [end.whole.to_le_bytes(), end.cut.to_le_bytes()]).flatten());
+    let mut bytes = Sha256::digest(&body).to_vec();
+    bytes.append(&mut body);
+    bytes
+}
+
+fn count(length: usize) -> [u8; 4] {
+    // Tables are no longer than the kernel's; a longer one would be read as damaged.
+    u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes()
+}
+
+/// `None`: damaged.
+fn decode(rules: Rules, bytes: &[u8]) -> Option<Table> {
+    let (digest, body) = bytes.split_at_checked(32)?;
+    if Sha256::digest(body).as_slice() != digest {
+        return None;
+    }
+    let (classes, rest) = body.split_first_chunk::<256>()?;
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    let (rows, rest) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?.checked_mul(2 * DFA_CLASSES)?)?;
+    let (length, ends) = rest.split_first_chunk::<4>()?;
+    let rows: Vec<[u16; DFA_CLASSES]> = rows.chunks_exact(2 * DFA_CLASSES).map(row).collect();
+    let ends: Vec<ToolEnd> = ends.chunks_exact(4).map(|end| ToolEnd { whole: number(end, 0), cut: number(end, 1) }).collect();
+    let (most, wanted) = match rules {
+        Rules::Identity => (DFA_STATES, 0),
+        Rules::Tools => (TOOL_STATES, rows.len()),
+    };
+    let leads_nowhere = |next: &u16| next & DFA_ACCEPT == 0 && usize::from(*next) >= rows.len();
+    let fits = rows.len() <= most
+        && ends.len() == wanted
+        && usize::try_from(u32::from_le_bytes(*length)).ok()? == wanted
+        && classes.iter().all(|class| usize::from(*class) < DFA_CLASSES)
+        && !rows.iter().flatten().any(leads_nowhere);
+    fits.then_some(Table { classes: *classes, rows, ends })
+}
+
+fn row(bytes: &[u8]) -> [u16; DFA_CLASSES] {
+    std::array::from_fn(|class| number(bytes, class))
+}
+
+/// The number at this place of a list of them.
+fn number(bytes: &[u8], at: usize) -> u16 {
+    bytes.get(2 * at..2 * at + 2).and_then(|pair| pair.try_into().ok()).map_or(0, u16::from_le_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn small(ends: usize) -> Table {
+        let mut rows = vec![[0; DFA_CLASSES]; 3];
+        rows[1][7] = 2;
+        rows[2][1] = DFA_ACCEPT | 5;
+        Table {
+            classes: std::array::from_fn(|byte| u8::try_from(byte % 9).unwrap()),
+            rows,
+            ends: vec![ToolEnd { whole: 3, cut: 0x8004 }; ends],
+        }
+    }
+
+    fn own() -> FileCheck {
+        FileCheck::OwnedBy(nix::unistd::geteuid().as_raw())
+    }
+
+    #[test]
+    fn table_is_read_back_as_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        for (rules, table) in [(Rules::Identity, small(0)), (Rules::Tools, small(3))] {
+            let file = folder.path().join("compiled").join(rules.name());
+            assert_eq!(read(rules, &file, own()), Ok(None));
+            write(&file, &table).unwrap();
+            assert_eq!(read(rules, &file, own()), Ok(Some(table)));
+        }
+    }
+
+    #[test]
+    fn damaged_table_is_none() {
+        let whole = encode(&small(0));
+        assert!(decode(Rules::Identity, &whole).is_some());
+        for at in 0..whole.len() {
+            assert_eq!(decode(Rules::Identity, &whole[..at]), None, "cut at {at}");
+            let mut changed = whole.clone();
+            changed[at] ^= 1;
+            assert_eq!(decode(Rules::Identity, &changed), None, "changed at {at}");
+        }
+    }
+
+    #[test]
+    fn table_of_the_other_kind_or_one_that_leads_nowhere_is_none() {
+        assert_eq!(decode(Rules::Tools, &encode(&small(0))), None);
+        assert_eq!(decode(Rules::Identity, &encode(&small(3))), None);
+        let mut table = small(0);
+        table.rows[2][0] = 3;
+        assert_eq!(decode(Rules::Identity, &encode(&table)), None);
+    }
+
+    #[test]
+    fn file_that_others_can_write_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("table");
+        write(&file, &small(0)).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(read(Rules::Identity, &file, own()).is_err());
+    }
+
+    #[test]
+    fn oldest_files_make_room() {
+        let folder = tempfile::tempdir().unwrap();
+        for number in 0..20 {
+            write(&folder.path().join(format!("{number}")), &small(0)).unwrap();
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), MOST_FILES);
+        assert!(folder.path().join("19").exists());
+    }
+
+    #[test]
+    fn other_rules_have_another_key() {
+        assert_ne!(key(Rules::Identity, "a"), key(Rules::Tools, "a"));
+        assert_ne!(key(Rules::Identity, "a"), key(Rules::Identity, "b"));
+    }
+}
