@@ -21,7 +21,7 @@ use crate::turns::Talk;
 /// else. `PP_ABI_VERSION` at build time overrides it, for the upgrade test.
 pub const ABI_VERSION: u32 = match option_env!("PP_ABI_VERSION") {
     Some(text) => parse_u32(text),
-    None => 4,
+    None => 5,
 };
 
 /// Identifies an agent, zone, gateway or service by its name: the first eight
@@ -91,22 +91,33 @@ pub struct Flow {
     pub pad: u8,
 }
 
-/// A far end that spoke first to a datagram socket. The value is the number of the interface that its datagram came in by.
+/// A far end that spoke first to a datagram port of a session. The value is the number of the interface that its datagram came in by.
+///
+/// By port and not by socket: a server may answer each client on a socket of its own (`SO_REUSEPORT` and `connect`).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HeardKey {
-    /// The socket's cookie.
-    pub socket: u64,
+    /// The session.
+    pub session: u64,
     /// The far end.
     pub addr: Addr,
     /// Its port.
     pub port: u16,
+    /// The session's port.
+    pub near_port: u16,
+    /// IP protocol number.
+    pub transport: u8,
     /// Zero.
-    pub pad: [u8; 6],
+    pub pad: [u8; 3],
 }
 
 /// Most far ends that are remembered to have spoken first, of all sockets together.
 pub const MAX_HEARD: u32 = 32_768;
+
+/// Most addresses that are not the host's and that sessions send from: those of containers, and forged ones.
+pub const MAX_CLAIMED: u32 = 16_384;
+/// For how long such an address is kept after it was last used, in nanoseconds: longer than any datagram is on its way.
+pub const CLAIMED_NS: u64 = 600_000_000_000;
 
 /// Flows that a socket's mark remembers as counted.
 pub const SOCK_FLOWS: usize = 2;
@@ -133,8 +144,8 @@ pub struct SockMark {
     pub scratch: u32,
     /// Zero, always: the programs rely on it.
     pub zero: u64,
-    /// The socket's cookie, once a far end has spoken first to it: see [`HeardKey`]. Zero: none has.
-    pub cookie: u64,
+    /// Unused. Earlier builds kept the socket's cookie here.
+    pub spare: u64,
     /// Flows already counted.
     pub flows: [Flow; SOCK_FLOWS],
     /// How far the conversation with a gateway has gone.
@@ -365,6 +376,8 @@ pub struct Offsets {
     pub sk_bound_dev_if: u32,
     /// `bpf_sock_addr_kern.uaddr`
     pub sock_addr_uaddr: u32,
+    /// `sock_common.skc_num`
+    pub sk_num: u32,
 }
 
 /// Counters that the programs keep per CPU, by index.
@@ -415,7 +428,7 @@ const _: () = {
     assert!(PID_PAGE * PID_PAGES as usize == 4 << 20);
     assert!(size_of::<TaskMark>() == 4 * 8 + 2 * 4);
     assert!(size_of::<Flow>() == 16 + 4 + 2 + 1 + 1);
-    assert!(size_of::<HeardKey>() == 8 + 16 + 2 + 6);
+    assert!(size_of::<HeardKey>() == 8 + 16 + 2 + 2 + 1 + 3);
     assert!(size_of::<SockMark>() == 2 * 8 + 6 * 4 + 2 * 8 + SOCK_FLOWS * 24 + 24);
     assert!(size_of::<Control>() == 4 * 4);
     assert!(size_of::<PrefixKey>() == 2 * 4 + 16);
@@ -425,7 +438,7 @@ const _: () = {
     assert!(size_of::<GatewayPortKey>() == 8 + 4 + 2 + 2);
     assert!(size_of::<RepeatKey>() == 8 + 16 + 2 + 5 + 1);
     assert!(size_of::<Repeats>() == 3 * 8);
-    assert!(size_of::<Offsets>() == 32 * 4);
+    assert!(size_of::<Offsets>() == 33 * 4);
 };
 
 #[cfg(feature = "user")]
@@ -448,6 +461,7 @@ mod pod {
         ServiceKey,
         Service,
         GatewayPortKey,
+        HeardKey,
         GrantList,
         BudgetValue,
         DfaRow,

@@ -9,8 +9,8 @@ use pp_common::{
 };
 
 use crate::{
-    event::count,
-    maps::{BUDGETS, HEARD},
+    event::{count, now_ns},
+    maps::{BUDGETS, CLAIMED, HEARD, OWN},
 };
 
 /// Takes one flow from the receipt's budget. `false`: there is none left.
@@ -67,22 +67,21 @@ pub(crate) fn forget(sock: &mut SockMark, attempt: &Attempt) {
     }
 }
 
-/// Whether this far end has spoken first to the datagram socket. By which interface is looked at when the answer leaves.
+/// Whether this far end has spoken first to that port of the session. By which interface is looked at when the answer leaves.
 #[inline(always)]
-pub(crate) fn heard_from(sock: &SockMark, addr: Addr, port: u16) -> bool {
-    heard_by(sock, addr, port) != 0
+pub(crate) fn heard_from(session: u64, near_port: u16, far: &Attempt) -> bool {
+    heard_by(session, near_port, far) != 0
 }
 
-/// The interface by which this far end has spoken first to the datagram socket; zero: it has not, or that is forgotten.
+/// The interface by which this far end has spoken first to that port of the session; zero: it has not, or that is forgotten.
 #[inline(always)]
-pub(crate) fn heard_by(sock: &SockMark, addr: Addr, port: u16) -> u32 {
-    if sock.cookie == 0 {
+pub(crate) fn heard_by(session: u64, near_port: u16, far: &Attempt) -> u32 {
+    if near_port == 0 {
         return 0;
     }
-    let key = HeardKey { socket: sock.cookie, addr, port, pad: [0; 6] };
-    match HEARD.get_ptr(&key) {
-        // SAFETY: a map value, read at once. One that was recycled meanwhile is some other far end's interface: of this socket or another's,
-        // and the answer must leave by it.
+    match HEARD.get_ptr(&heard_key(session, near_port, far)) {
+        // SAFETY: a map value, read at once. One that was recycled meanwhile is some other far end's interface, and the answer must
+        // leave by it.
         Some(interface) => unsafe { core::ptr::read_volatile(interface) },
         None => 0,
     }
@@ -90,14 +89,40 @@ pub(crate) fn heard_by(sock: &SockMark, addr: Addr, port: u16) -> u32 {
 
 /// Remembers a far end that spoke first, in place of the one that was silent longest.
 #[inline(always)]
-pub(crate) fn hear(sock: &mut SockMark, cookie: u64, addr: Addr, port: u16, interface: u32) {
-    sock.cookie = cookie;
-    if heard_by(sock, addr, port) == interface {
+pub(crate) fn hear(session: u64, near_port: u16, far: &Attempt, interface: u32) {
+    if heard_by(session, near_port, far) == interface {
         return;
     }
-    let key = HeardKey { socket: cookie, addr, port, pad: [0; 6] };
-    if HEARD.insert(&key, &interface, 0).is_err() {
+    if HEARD.insert(&heard_key(session, near_port, far), &interface, 0).is_err() {
         // Not remembered: what is sent to it is judged as opened by the session.
         count(Counter::ReadErrors);
     }
+}
+
+#[inline(always)]
+fn heard_key(session: u64, near_port: u16, far: &Attempt) -> HeardKey {
+    HeardKey { session, addr: far.addr, port: far.port, near_port, transport: far.transport, pad: [0; 3] }
+}
+
+/// Notes that a session sends from an address that is not the host's: of a container, or forged. `false`: there is no room to.
+#[inline(always)]
+pub(crate) fn claim(near: &Addr) -> bool {
+    if OWN.get_ptr(near).is_some() {
+        return true;
+    }
+    let now = now_ns();
+    match CLAIMED.get_ptr_mut(near) {
+        Some(last) => {
+            // SAFETY: a map value; another processor's time is as good.
+            unsafe { core::ptr::write_volatile(last, now) };
+            true
+        }
+        None => CLAIMED.insert(near, &now, 0).is_ok(),
+    }
+}
+
+/// Whether a session sends from this address, which is not the host's.
+#[inline(always)]
+pub(crate) fn is_claimed(far: &Addr) -> bool {
+    CLAIMED.get_ptr(far).is_some()
 }

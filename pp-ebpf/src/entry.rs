@@ -4,13 +4,18 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{macros::fentry, programs::FEntryContext};
-use pp_common::abi::{SOCK_OPENED, TaskMark};
+use pp_common::{
+    abi::{SOCK_OPENED, TaskMark},
+    decide::Kind,
+    dest::Addr,
+};
 
 use crate::{
-    far::{Dialled, dialled, inet, sent_to, sk_of},
+    far::{Dialled, dialled, inet, port_of, protocol, sent_to, sk_of},
     lsm::MAY_WRITE,
     mark::{current, tag},
     passed::{accepted, received, sender},
+    reach::{attempt, connects},
     tasks::kill_current,
 };
 
@@ -22,7 +27,7 @@ pub(crate) fn pp_entry_connect(ctx: FEntryContext) -> i32 {
     let address: *const c_void = ctx.arg(1);
     let length: i32 = ctx.arg(2);
     match dialled(address as u64, length as u32 as usize) {
-        Dialled::Inet(..) => marked_or_killed(connecting(sock, task)),
+        Dialled::Inet(addr, port) => marked_or_killed(connecting(sock, task, addr, port)),
         // Refused, or of no socket that egress sees.
         Dialled::Unspecified(..) | Dialled::Other | Dialled::Unreadable => 0,
     }
@@ -77,10 +82,17 @@ pub(crate) fn pp_entry_graft(ctx: FEntryContext) -> i32 {
 }
 
 #[inline(always)]
-fn connecting(sock: *const c_void, task: &TaskMark) -> bool {
+fn connecting(sock: *const c_void, task: &TaskMark, addr: Addr, port: u16) -> bool {
     let sk = sk_of(sock);
-    // SAFETY: checked here.
-    sk.is_null() || !inet(sk as u64) || unsafe { tag(sk, task, SOCK_OPENED) }.is_some()
+    if sk.is_null() || !inet(sk as u64) {
+        return true;
+    }
+    let flags = match protocol(sk as u64) {
+        Some(protocol) => connects(&mut attempt(addr, port, u32::from(protocol), Kind::Open), task.session, port_of(sk as u64)),
+        None => SOCK_OPENED,
+    };
+    // SAFETY: checked just now.
+    unsafe { tag(sk, task, flags) }.is_some()
 }
 
 /// A socket without a mark would send unseen. Nothing here can refuse, and without the memory for

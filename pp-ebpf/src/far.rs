@@ -140,6 +140,15 @@ pub(crate) fn inet(sk: u64) -> bool {
     matches!(read::<u16>(sk, offset!(sk_family)), Some(AF_INET | AF_INET6))
 }
 
+/// The local port of a socket; zero: none yet, or it cannot be read.
+#[inline(always)]
+pub(crate) fn port_of(sk: u64) -> u16 {
+    match read(sk, offset!(sk_num)) {
+        Some(port) => port,
+        None => 0,
+    }
+}
+
 /// The protocol number of a socket.
 #[inline(always)]
 pub(crate) fn protocol(sk: u64) -> Option<u16> {

@@ -14,19 +14,14 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
-use pp_common::{
-    abi::TaskMark,
-    decide::{Kind, transport},
-    dest::Addr,
-    record::Hook,
-};
+use pp_common::{abi::TaskMark, decide::Kind, dest::Addr, record::Hook};
 
 use crate::{
-    far::{Dialled, connected, dialled, named, protocol, sent_to, sk_of, sock_behind},
+    far::{Dialled, connected, dialled, named, port_of, protocol, sent_to, sk_of, sock_behind},
     lsm::{EPERM, MAY_WRITE, lsm_return},
     mark::{control, current, current_tgid, subject},
     near::{Near, number},
-    reach::{attempt, judge_alone, scene},
+    reach::{attempt, connects, judge_alone, scene},
 };
 
 /// Refuses a connect of any transport.
@@ -105,13 +100,14 @@ fn reach(sk: *const c_void, task: &TaskMark, addr: Addr, port: u16, hook: Hook, 
         return -EPERM;
     }
     let Some(protocol) = protocol(sk as u64) else { return -EPERM };
-    let kind = match hook {
-        Hook::LsmSendmsg | Hook::LsmWrite => Kind::Answer,
-        _ if protocol == u16::from(transport::UDP) => Kind::UdpConnect,
-        _ => Kind::Open,
-    };
+    let mut attempt = attempt(addr, port, u32::from(protocol), Kind::Answer);
+    if hook as u8 == Hook::LsmConnect as u8 {
+        attempt.kind = Kind::Open;
+        // The mark was written on entry.
+        let _flags = connects(&mut attempt, task.session, port_of(sk as u64));
+    }
     let control = control();
     let subject = subject(task);
     let scene = scene(hook, &subject, current_tgid(), task.flags, &control).near(Near::call(number(sk), name));
-    lsm_return(judge_alone(&scene, control, attempt(addr, port, u32::from(protocol), kind)))
+    lsm_return(judge_alone(&scene, control, attempt))
 }

@@ -38,6 +38,7 @@ static OFFSETS: Offsets = Offsets {
     net_inum: 0,
     sk_bound_dev_if: 0,
     sock_addr_uaddr: 0,
+    sk_num: 0,
 };
 
 /// The offset that `pick` selects.

@@ -7,7 +7,7 @@ use core::ffi::c_void;
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use pp_common::{
     abi::{SOCK_OPENED, TaskMark},
-    decide::{Kind, Reason, Verdict, transport},
+    decide::{Kind, Reason, Verdict},
     dest::Addr,
     family::is_judged,
     record::Hook,
@@ -15,12 +15,12 @@ use pp_common::{
 
 use crate::{
     count::heard_from,
-    far::{Dialled, dialled, named, protocol, sent_to, sk_of},
+    far::{Dialled, dialled, named, port_of, protocol, sent_to, sk_of},
     fmod::written,
     mark::{control, current, subject, tag},
     near::{Near, number},
     passed::{accepted, received, sender},
-    reach::{Counting, attempt, judge, refuse, scene},
+    reach::{Counting, attempt, connects, judge, refuse, scene},
 };
 
 pub(crate) const EPERM: i32 = 1;
@@ -153,27 +153,27 @@ fn connect(sock: *const c_void, task: &TaskMark, addr: Addr, port: u16, name: u6
         return -EPERM;
     }
     let Some(protocol) = protocol(sk as u64) else { return -EPERM };
-    let kind = if protocol == u16::from(transport::UDP) { Kind::UdpConnect } else { Kind::Open };
+    let mut attempt = attempt(addr, port, u32::from(protocol), Kind::Open);
+    let flags = connects(&mut attempt, task.session, port_of(sk as u64));
     // SAFETY: checked just now.
-    let Some(mark) = (unsafe { tag(sk, task, SOCK_OPENED) }) else { return -EPERM };
+    let Some(mark) = (unsafe { tag(sk, task, flags) }) else { return -EPERM };
     let control = control();
     let subject = subject(task);
     let scene = scene(Hook::LsmConnect, &subject, mark.tgid, task.flags, &control).near(Near::call(number(sk.cast_const()), name));
-    let attempt = attempt(addr, port, u32::from(protocol), kind);
     lsm_return(judge(&scene, control, mark, attempt, Counting::Later))
 }
 
 #[inline(always)]
 fn send(sk: *mut c_void, task: &TaskMark, addr: Addr, port: u16, connected: bool, name: u64) -> i32 {
     let Some(protocol) = protocol(sk as u64) else { return -EPERM };
+    let mut attempt = attempt(addr, port, u32::from(protocol), Kind::Open);
     // SAFETY: the caller's pointer, checked there.
     let Some(mark) = (unsafe { sender(sk, task, connected) }) else { return -EPERM };
-    let answer = if connected { mark.flags & SOCK_OPENED == 0 } else { heard_from(mark, addr, port) };
-    let kind = if answer { Kind::Answer } else { Kind::Open };
+    let answer = if connected { mark.flags & SOCK_OPENED == 0 } else { heard_from(task.session, port_of(sk as u64), &attempt) };
+    attempt.kind = if answer { Kind::Answer } else { Kind::Open };
     let control = control();
     let subject = subject(task);
     let scene = scene(Hook::LsmSendmsg, &subject, mark.tgid, task.flags, &control).near(Near::call(number(sk.cast_const()), name));
-    let attempt = attempt(addr, port, u32::from(protocol), kind);
     lsm_return(judge(&scene, control, mark, attempt, Counting::Later))
 }
 

@@ -11,9 +11,9 @@ use aya_ebpf::{
 };
 use pp_common::abi::{
     BudgetValue, COUNTERS, Control, DFA_STATES, DfaClasses, DfaRow, EXEC_PATH_LEN, GatewayPortKey, GrantList, HeardKey, Learned, LinkKey,
-    MAX_CGROUPS, MAX_DOOMED, MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_HEARD, MAX_LINKS, MAX_NEAR, MAX_PLACES, MAX_RECEIPTS,
-    MAX_REPEATS, MAX_RULES, MAX_SERVICES, MAX_TASKS, MAX_USER_BITS, MAX_USERS, NameId, NearKey, PID_PAGE, PID_PAGES, Place, PrefixKey,
-    RepeatKey, Repeats, RuleTarget, Service, ServiceKey, SockMark, TaskMark, UserKey,
+    MAX_CGROUPS, MAX_CLAIMED, MAX_DOOMED, MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_HEARD, MAX_LINKS, MAX_NEAR, MAX_PLACES,
+    MAX_RECEIPTS, MAX_REPEATS, MAX_RULES, MAX_SERVICES, MAX_TASKS, MAX_USER_BITS, MAX_USERS, NameId, NearKey, PID_PAGE, PID_PAGES, Place,
+    PrefixKey, RepeatKey, Repeats, RuleTarget, Service, ServiceKey, SockMark, TaskMark, UserKey,
 };
 use pp_common::behaviour::{self, Attempts, Ground, History, Kept, LoginKey, MAX_GROUNDS, MAX_LOGIN_TARGETS, MAX_OWN, MAX_SESSIONS};
 use pp_common::dest::Addr;
@@ -46,10 +46,15 @@ pub(crate) static PIDS: Array<[u8; PID_PAGE], { PID_PAGES as usize }, { BPF_F_MM
 #[unsafe(export_name = "SOCKS")]
 pub(crate) static SOCKS: SockStorage = SockStorage::new();
 
-/// Far ends that spoke first to a datagram socket, with the interface they came in by. Written at ingress, read at egress and by send
+/// Far ends that spoke first to a datagram port of a session, with the interface they came in by. Written at ingress, read at egress and by send
 /// hooks. Full: the one that was silent longest is forgotten, and what is sent to it is judged as opened by the session.
 #[btf_map]
 pub(crate) static HEARD: LruHashMap<HeardKey, u32, { MAX_HEARD as usize }> = LruHashMap::new();
+
+/// Addresses that are not the host's and that sessions send from, with when they last did. Written at egress, read at ingress, cleared of old
+/// ones by the daemon. Full: what a session sends from another such address is refused.
+#[btf_map]
+pub(crate) static CLAIMED: HashMap<Addr, u64, { MAX_CLAIMED as usize }, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 /// What is in force. Written by the daemon; `overflow` also by the fork hook. Read by every hook.
 #[btf_map]

@@ -2,13 +2,7 @@
 //! judged by its real far end, after any rewriting, until the receipt that
 //! allowed it ends.
 
-use aya_ebpf::{
-    EbpfContext as _,
-    bindings::bpf_sock,
-    helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock},
-    macros::cgroup_skb,
-    programs::SkBuffContext,
-};
+use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_sk_fullsock, macros::cgroup_skb, programs::SkBuffContext};
 use pp_common::{
     abi::{Control, SOCK_CANARY, SOCK_GRANTED, SOCK_OPENED, SOCK_REFUSED, SockMark, TASK_CANARY},
     behaviour::counts_at_egress,
@@ -19,7 +13,7 @@ use pp_common::{
 };
 
 use crate::{
-    count::{forget, hear, heard_by},
+    count::{claim, forget, hear, heard_by, is_claimed},
     maps::OWN,
     mark::{control, sock_mark, sock_subject},
     near::{Near, number},
@@ -101,7 +95,12 @@ fn judge_packet(ctx: &SkBuffContext, sk: *mut bpf_sock, sock: &mut SockMark, way
     let scene = scene.near(Near::packet(number(sk.cast_const().cast()), ifindex, way, discovery));
     let own = Own::of(sk).forgotten(&forgets);
     let raw = way == Way::Out && own.raw && !matches!(far.kind, Kind::Portless);
-    far.kind = kind(ctx, sock, &far, &near, way, raw);
+    // What comes in is not to be taken for somebody else's: where it leaves, a connection is known by its first packet.
+    let claims = way == Way::Out && (far.transport != transport::TCP || begins);
+    if claims && !claim(&near) {
+        return cgroup_return(refuse(&scene, control, &far, Reason::Malformed));
+    }
+    far.kind = kind(ctx, sock, &far, (&near, near_port), way, raw);
     if raw && far.transport == transport::TCP && begins {
         // A raw socket may begin many connections to one far end: each is one.
         forget(sock, &far);
@@ -110,9 +109,7 @@ fn judge_packet(ctx: &SkBuffContext, sk: *mut bpf_sock, sock: &mut SockMark, way
     if way == Way::In && answers && !own.raw && sock.flags & (SOCK_OPENED | SOCK_GRANTED) == 0 {
         let interface = spoke_first(ctx, &far, near_port, own.port, &control);
         if interface != 0 {
-            // SAFETY: the program's own context.
-            let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-            hear(sock, cookie, far.addr, far.port, interface);
+            hear(sock.session, near_port, &far, interface);
         }
     }
     let one_flow = forgets.number(u64::from(own.one_flow(far.transport)));
@@ -133,7 +130,7 @@ fn judge_packet(ctx: &SkBuffContext, sk: *mut bpf_sock, sock: &mut SockMark, way
 
 /// Whether the session opened this flow or answers on it.
 #[inline(always)]
-fn kind(ctx: &SkBuffContext, sock: &SockMark, far: &Attempt, near: &Addr, way: Way, raw: bool) -> Kind {
+fn kind(ctx: &SkBuffContext, sock: &SockMark, far: &Attempt, (near, near_port): (&Addr, u16), way: Way, raw: bool) -> Kind {
     if raw || matches!(far.kind, Kind::Portless) {
         return far.kind;
     }
@@ -142,16 +139,17 @@ fn kind(ctx: &SkBuffContext, sock: &SockMark, far: &Attempt, near: &Addr, way: W
         let forged = way == Way::In && far.transport == transport::TCP && is_forged(ctx, &far.addr, near);
         return if opened || forged { Kind::Open } else { Kind::Answer };
     }
-    let heard = heard_by(sock, far.addr, far.port);
+    let heard = heard_by(sock.session, near_port, far);
     // It goes back the way it came: who is heard by one interface has said nothing about what another leads to.
     if !opened && heard != 0 && heard == interface(ctx) { Kind::Answer } else { Kind::Open }
 }
 
-/// Whether the packet came in by loopback from an address that is not this host's: from a socket that may be bound to any, or a raw one. A
-/// listener must not be made to answer a device.
+/// Whether the packet came from a socket that may be bound to any address, or a raw one: by loopback from an address that is not this
+/// host's, or from one that a session sends from. A listener must not be made to answer a device.
 #[inline(always)]
 fn is_forged(ctx: &SkBuffContext, far: &Addr, near: &Addr) -> bool {
-    interface(ctx) == LOOPBACK && far != near && OWN.get_ptr(far).is_none()
+    let looped = interface(ctx) == LOOPBACK && far != near;
+    (looped || is_claimed(far)) && OWN.get_ptr(far).is_none()
 }
 
 /// The interface by which a far end has spoken first; zero: nobody but this host need have made the datagram, or it went to a port of OT,
@@ -161,7 +159,7 @@ fn spoke_first(ctx: &SkBuffContext, far: &Attempt, near_port: u16, own_port: u16
     let interface = interface(ctx);
     // SAFETY: a member of the context.
     let kind = unsafe { (*ctx.skb.skb).pkt_type };
-    let made_here = interface == LOOPBACK || kind == PACKET_LOOPBACK || OWN.get_ptr(&far.addr).is_some();
+    let made_here = interface == LOOPBACK || kind == PACKET_LOOPBACK || OWN.get_ptr(&far.addr).is_some() || is_claimed(&far.addr);
     let of_ot = is_service(far.transport, near_port, control) || is_service(far.transport, own_port, control);
     if made_here || of_ot { 0 } else { interface }
 }

@@ -6,7 +6,7 @@ use core::hint::black_box;
 use pp_common::{
     abi::{
         Budget, CONTROL_NEAR, CONTROL_OBSERVE, Control, GatewayPortKey, GrantList, Learned, LinkKey, NameId, NearKey, PREFIX_HEAD_BITS,
-        Place, PrefixKey, Serial, Service, ServiceKey, SockMark, Spent, TASK_CANARY, UserKey,
+        Place, PrefixKey, SOCK_OPENED, Serial, Service, ServiceKey, SockMark, Spent, TASK_CANARY, UserKey,
     },
     decide::{Attempt, Decision, Kind, Link, Reason, Tables, Verdict, decide, transport},
     dest::Addr,
@@ -18,7 +18,7 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 
 use crate::{
     behaviour::{Told, behave},
-    count::{remember, remembered, spend},
+    count::{heard_from, remember, remembered, spend},
     event::{Scene, now_ns, report},
     maps::{ASIDE, BUDGETS, EXEMPT, GATEWAY_PORTS, GRANTS, LEARNED, LINKS, PLACES, SERVICES, TURN_LIMITS, USER_BITS},
     near::Near,
@@ -369,6 +369,21 @@ pub(crate) fn attempt(addr: Addr, port: u16, protocol: u32, kind: Kind) -> Attem
         other => other as u8,
     };
     Attempt { addr, port, transport, kind, counted: 0 }
+}
+
+/// What kind of attempt a connect is, and the flags that it gives its socket. A datagram socket that connects to who has spoken first to its
+/// port answers.
+#[inline(always)]
+pub(crate) fn connects(attempt: &mut Attempt, session: u64, near_port: u16) -> u32 {
+    if attempt.transport != transport::UDP {
+        return SOCK_OPENED;
+    }
+    if heard_from(session, near_port, attempt) {
+        attempt.kind = Kind::Answer;
+        return 0;
+    }
+    attempt.kind = Kind::UdpConnect;
+    SOCK_OPENED
 }
 
 /// Whether a protected service has this port.

@@ -7,7 +7,7 @@ use aya_ebpf::{
     programs::{SockAddrContext, SockContext},
 };
 use pp_common::{
-    abi::{SOCK_GRANTED, SOCK_OPENED, SOCK_REFUSED, SockMark, TaskMark},
+    abi::{SOCK_GRANTED, SOCK_REFUSED, SockMark, TaskMark},
     decide::{Kind, Verdict, transport},
     dest::Addr,
     record::Hook,
@@ -19,7 +19,7 @@ use crate::{
     kernel::{offset, read},
     mark::{control, current, subject, tag},
     near::{Near, number},
-    reach::{Counting, attempt, cgroup_return, judge, judge_and_count, scene},
+    reach::{Counting, attempt, cgroup_return, connects, judge, judge_and_count, scene},
 };
 
 const ALLOW: i32 = 1;
@@ -78,25 +78,34 @@ pub(crate) fn pp_sendmsg6(ctx: SockAddrContext) -> i32 {
 fn connect(ctx: *mut bpf_sock_addr, task: &TaskMark, addr: Addr) -> i32 {
     // SAFETY: context words, read one by one as the verifier wants them.
     let (port, protocol) = unsafe { (port(ctx), (*ctx).protocol) };
-    let kind = if protocol == u32::from(transport::UDP) { Kind::UdpConnect } else { Kind::Open };
-    reach(ctx, task, attempt(addr, port, protocol, kind), Hook::Connect, SOCK_OPENED)
+    reach(ctx, task, attempt(addr, port, protocol, Kind::Open), Hook::Connect)
 }
 
 #[inline(always)]
 fn sendmsg(ctx: *mut bpf_sock_addr, task: &TaskMark, addr: Addr) -> i32 {
     // SAFETY: as in `connect`.
     let (port, protocol) = unsafe { (port(ctx), (*ctx).protocol) };
-    reach(ctx, task, attempt(addr, port, protocol, Kind::Open), Hook::Sendmsg, 0)
+    reach(ctx, task, attempt(addr, port, protocol, Kind::Open), Hook::Sendmsg)
 }
 
 #[inline(always)]
-fn reach(ctx: *mut bpf_sock_addr, task: &TaskMark, mut attempt: pp_common::decide::Attempt, hook: Hook, flags: u32) -> i32 {
+fn reach(ctx: *mut bpf_sock_addr, task: &TaskMark, mut attempt: pp_common::decide::Attempt, hook: Hook) -> i32 {
     // SAFETY: the socket of the context; null only where the kernel has none to give.
     let sk = unsafe { (*ctx).__bindgen_anon_1.sk };
     if sk.is_null() {
         return REFUSE;
     }
-    // SAFETY: checked just now.
+    // SAFETY: checked just now; a socket that the verifier knows.
+    let near_port = unsafe { (*sk).src_port } as u16;
+    let flags = if hook as u8 == Hook::Connect as u8 {
+        connects(&mut attempt, task.session, near_port)
+    } else {
+        if heard_from(task.session, near_port, &attempt) {
+            attempt.kind = Kind::Answer;
+        }
+        0
+    };
+    // SAFETY: as above.
     let Some(sock) = (unsafe { tag(sk.cast(), task, flags) }) else {
         return REFUSE;
     };
@@ -104,9 +113,6 @@ fn reach(ctx: *mut bpf_sock_addr, task: &TaskMark, mut attempt: pp_common::decid
     if hook as u8 == Hook::Connect as u8 && matches!(attempt.kind, Kind::Open) {
         forget(sock, &attempt);
         begin_anew(sock);
-    }
-    if hook as u8 == Hook::Sendmsg as u8 && heard_from(sock, attempt.addr, attempt.port) {
-        attempt.kind = Kind::Answer;
     }
     let control = control();
     let subject = subject(task);

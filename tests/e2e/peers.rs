@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use pp_tests::agent::Daemon;
 use pp_tests::attack;
 use pp_tests::harness::{By, Refusal, catch_up, is_block, is_verdict};
+use pp_tests::lab::field::{Field, GLOBAL, LINK, NAMED};
 use pp_tests::lab::{ENGINEERING, Place, STRAY_MODBUS};
 use pp_tests::policy::{AGENT, Policy};
 use pp_tests::run::{self, Running};
@@ -24,9 +25,12 @@ tests![
     datagram_that_the_interface_hands_back_is_none_of_the_devices_by_ipv6,
     datagram_from_a_raw_socket_is_none_of_the_devices,
     datagram_from_a_raw_socket_is_none_of_the_devices_by_ipv6,
+    datagram_that_comes_back_by_a_second_link_is_none_of_the_devices,
+    datagram_that_comes_back_by_a_second_link_is_none_of_the_devices_by_ipv6,
     raw_socket_hears_for_nobody,
     client_forged_through_loopback_is_not_answered,
     server_answers_two_thousand_clients_from_every_ot_port,
+    server_that_connects_to_its_client_answers_an_ot_port,
 ];
 
 /// BACnet, which devices send from and to.
@@ -104,6 +108,41 @@ fn datagram_from_a_raw_socket_is_none_of_the_devices_by_ipv6(world: &mut World) 
     refused(world.daemon()?, DEVICE_V6, ORDINARY, &["raw"])
 }
 
+fn datagram_that_comes_back_by_a_second_link_is_none_of_the_devices(world: &mut World) -> Result<()> {
+    forged_over_a_link(world, "0.0.0.0:9001", SocketAddr::new(NAMED, BACNET))
+}
+
+fn datagram_that_comes_back_by_a_second_link_is_none_of_the_devices_by_ipv6(world: &mut World) -> Result<()> {
+    forged_over_a_link(world, "[::]:9001", SocketAddr::new(GLOBAL, BACNET))
+}
+
+/// Two interfaces of this host on the device's link: what is sent by the one comes in by the other.
+fn forged_over_a_link(world: &mut World, listen: &str, device: SocketAddr) -> Result<()> {
+    let field = Field::build(world.lab())?;
+    field.ip_engineering(&format!(
+        "link add mv0 link {LINK} type macvlan mode bridge\nlink add mv1 link {LINK} type macvlan mode bridge\n\
+         address add 10.30.0.3/24 dev mv0\naddress add fd00:31::3/64 dev mv0 nodad\nlink set mv0 up\n\
+         address add 10.30.0.4/24 dev mv1\naddress add fd00:31::4/64 dev mv1 nodad\nlink set mv1 up\n"
+    ))?;
+    let daemon = world.daemon()?;
+    let own = if device.is_ipv4() { "10.30.0.4" } else { "fd00:31::4" };
+    let words = ["peers", "hear", listen, &device.to_string(), "--own", own, "--forge", "link"];
+    let words = attack::workload(daemon.lab(), &words, device).words;
+    let packets = field.packets().from_now();
+    let answer = By::Nobody.run_words(daemon, &words)?.success()?.json()?;
+    ensure!(answer["ok"] == true, "control run: {answer}");
+    wait::until_true("control run: the device's packet", wait::SOON, || !packets.packets_to(device).is_empty())?;
+    field.catch_up()?;
+    let (packets, mark) = (field.packets().from_now(), daemon.events().mark());
+    let output = By::run(AGENT).run_words(daemon, &words)?;
+    ensure!(output.json()?["errno"] == nix::libc::EPERM, "{output}");
+    field.catch_up()?;
+    ensure!(packets.packets_to(device).is_empty(), "the device was reached");
+    let event = daemon.events().wait_since(mark, "its event", |event| is_block(event, device))?;
+    ensure!(event["service"] == "bacnet", "{event}");
+    Ok(())
+}
+
 /// What a device sends to another process of this host reaches raw sockets too.
 fn raw_socket_hears_for_nobody(world: &mut World) -> Result<()> {
     let daemon = world.daemon()?;
@@ -160,5 +199,28 @@ fn server_answers_two_thousand_clients_from_every_ot_port(world: &mut World) -> 
         daemon.events().since(mark).into_iter().filter(|event| is_verdict(event, "block") || is_verdict(event, "observe")).collect();
     ensure!(told.is_empty(), "serving made events: {told:?}");
     ensure!(!process.stderr().contains("to "), "{}", process.stderr());
+    Ok(())
+}
+
+/// As TLS over UDP serves: the first datagram comes to one socket, and the same or another on its port is connected to who sent it.
+fn server_that_connects_to_its_client_answers_an_ot_port(world: &mut World) -> Result<()> {
+    let daemon = world.daemon()?;
+    let lab = daemon.lab();
+    let mark = daemon.events().mark();
+    for (port, family, first) in [(9_011, "0.0.0.0", "10.50.67.1"), (9_021, "[::]", "fd00:50::6700:1")] {
+        for (port, options) in [(port, vec![]), (port + 1, vec!["--sibling"])] {
+            let listen = format!("{family}:{port}");
+            let words = [vec!["peers", "accept", &listen], options].concat();
+            let words = attack::workload(lab, &words, DEVICE).words;
+            let mut process = Running::start(&mut lab.command(Place::Engineering, &By::run(AGENT).words(daemon, &words)))?;
+            let _ready = process.line_with("ready")?;
+            let server = SocketAddr::new(if family == "[::]" { OWN_V6 } else { ENGINEERING }, port);
+            let ask = ["peers", "ask", &server.to_string(), first, "--hosts", "1", "--ports", &BACNET.to_string()];
+            let answer = run::run(&mut lab.command(Place::Plant, &attack::workload(lab, &ask, DEVICE).words))?.json()?;
+            ensure!(answer["answered"] == 1, "{server}: {answer}; {}", process.stdout());
+        }
+    }
+    let told: Vec<Value> = daemon.events().since(mark).into_iter().filter(|event| is_verdict(event, "block")).collect();
+    ensure!(told.is_empty(), "serving made events: {told:?}");
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use pp_common::abi::Counter;
+use pp_common::abi::{Counter, MAX_CLAIMED};
 use pp_common::behaviour::MAX_SESSIONS;
 use pp_common::decide::Subject;
 
@@ -27,6 +27,8 @@ const GUARD_EVERY: u64 = 5;
 const NOTE_WALL_EVERY: u64 = 60;
 /// Sessions with a history above which the daemon says so.
 const HISTORIES_WARN: usize = MAX_SESSIONS as usize / 4 * 3;
+/// Addresses of sessions that are not the host's above which the daemon says so.
+const CLAIMS_WARN: usize = MAX_CLAIMED as usize / 4 * 3;
 
 /// Once a second, until the daemon stops.
 pub(super) async fn seconds(daemon: Arc<Daemon>) {
@@ -53,6 +55,7 @@ pub(super) async fn seconds(daemon: Arc<Daemon>) {
             if second % NOTE_WALL_EVERY == 0 {
                 working.note_wall();
                 working.forget_histories();
+                working.forget_claims();
             }
             (losses, offset_ms, blocked)
         };
@@ -205,6 +208,17 @@ impl Daemon {
     fn forget_histories(&self) {
         match self.gate.forget_histories() {
             Ok(left) if left > HISTORIES_WARN => tracing::warn!("behaviour rules: {left} sessions have a history, {MAX_SESSIONS} fit"),
+            Ok(_) => {}
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+
+    /// Makes room for further addresses that sessions send from.
+    fn forget_claims(&self) {
+        match self.gate.forget_claims(Now::read().boot_ns) {
+            Ok(left) if left > CLAIMS_WARN => tracing::warn!(
+                "sessions send from {left} addresses that are not this host's, {MAX_CLAIMED} fit; what they send from others then is refused"
+            ),
             Ok(_) => {}
             Err(error) => tracing::error!("{error}"),
         }

@@ -7,7 +7,7 @@ use std::sync::PoisonError;
 use aya::maps::lpm_trie::Key;
 use nix::ifaddrs::getifaddrs;
 use pp_common::{
-    abi::{PREFIX_HEAD_BITS, PrefixKey},
+    abi::{CLAIMED_NS, MAX_CLAIMED, PREFIX_HEAD_BITS, PrefixKey},
     behaviour::{History, LIMITS_COUNT_OWN, LoginKey, MAX_OWN, Scope, scope},
     decide::{Attempt, is_login_port},
     dest::Addr,
@@ -43,6 +43,37 @@ impl Gate {
         }
         *known = Some(found);
         Ok(Some(wanted))
+    }
+
+    /// Makes room for further addresses that sessions send from and that are not the host's: once half of it is used, those that were
+    /// not used for ten minutes go.
+    ///
+    /// RACE: one that a session uses again between the look and the removal would be taken for somebody else's, so who has spoken from it
+    /// is forgotten too, now and the next time.
+    ///
+    /// # Errors
+    /// A map cannot be read, or the kernel refused a removal.
+    pub fn forget_claims(&self, now_ns: u64) -> Result<usize, KernelError> {
+        let mut claimed = self.maps.claimed.lock();
+        let all = entries("CLAIMED", &claimed)?;
+        let mut gone = self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut suspects = std::mem::take(&mut *gone);
+        if all.len() > MAX_CLAIMED as usize / 2 {
+            gone.extend(all.iter().filter(|(_, last)| last.saturating_add(CLAIMED_NS) < now_ns).map(|(addr, _)| *addr));
+        }
+        for addr in &*gone {
+            absent_is_fine(claimed.remove(addr)).map_err(|error| map_error("CLAIMED", &error))?;
+        }
+        suspects.extend(&*gone);
+        if !suspects.is_empty() {
+            let mut heard = self.maps.heard.lock();
+            for (key, _) in entries("HEARD", &heard)? {
+                if suspects.contains(&key.addr) {
+                    absent_is_fine(heard.remove(&key)).map_err(|error| map_error("HEARD", &error))?;
+                }
+            }
+        }
+        Ok(all.len() - gone.len())
     }
 
     /// Whether, and how, the behaviour rules judge an attempt to what nothing protects.

@@ -118,6 +118,6 @@ mod tests {
         let talk = Talk { turns: 3, ..Talk::default() };
         let mark = extend(&Second { first, talk });
         assert_eq!((mark.session, mark.agent, mark.owner, mark.flags, mark.tgid), (7, 9, 1_000, SOCK_REFUSED, 77));
-        assert_eq!((mark.flows[1].serial, mark.talk.turns, mark.cookie, mark.scratch), (5, 3, 0, 0));
+        assert_eq!((mark.flows[1].serial, mark.talk.turns, mark.spare, mark.scratch), (5, 3, 0, 0));
     }
 }

@@ -45,12 +45,13 @@ const LAYOUTS: [(&str, u32); 2] = [("SOCKS", SOCKS_LAYOUT), ("REPEATS", 2)];
 const SOCKS_LAYOUT: u32 = if option_env!("PP_ABI_VERSION").is_some() { 4 } else { 3 };
 
 /// Every map, by its name in the object.
-pub(super) const MAPS: [&str; 39] = [
+pub(super) const MAPS: [&str; 40] = [
     "TASKS",
     "DOOMED",
     "PIDS",
     "SOCKS",
     "HEARD",
+    "CLAIMED",
     "CONTROL",
     "PLACES",
     "LINKS",

@@ -7,8 +7,8 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, SkStorage},
 };
 use pp_common::abi::{
-    BudgetValue, Control, DfaClasses, DfaRow, GatewayPortKey, GrantList, Learned, LinkKey, NameId, NearKey, Place, PrefixKey, RepeatKey,
-    Repeats, RuleTarget, Service, ServiceKey, SockMark, TaskMark, UserKey,
+    BudgetValue, Control, DfaClasses, DfaRow, GatewayPortKey, GrantList, HeardKey, Learned, LinkKey, NameId, NearKey, Place, PrefixKey,
+    RepeatKey, Repeats, RuleTarget, Service, ServiceKey, SockMark, TaskMark, UserKey,
 };
 use pp_common::{
     behaviour::{Attempts, Ground, History, Kept, LoginKey},
@@ -63,6 +63,8 @@ pub(super) struct Maps {
     pub(super) limits: Locked<Array<MapData, pp_common::behaviour::Limits>>,
     pub(super) grounds: Locked<LpmTrie<MapData, PrefixKey, Ground>>,
     pub(super) own: Locked<HashMap<MapData, Addr, u32>>,
+    pub(super) claimed: Locked<HashMap<MapData, Addr, u64>>,
+    pub(super) heard: Locked<HashMap<MapData, HeardKey, u32>>,
     pub(super) repeats: Locked<HashMap<MapData, RepeatKey, Repeats>>,
     pub(super) told: Locked<HashMap<MapData, u64, u64>>,
     counts: Locked<PerCpuArray<MapData, u64>>,
@@ -114,6 +116,8 @@ impl Maps {
             limits: take(ebpf, "LIMITS")?,
             grounds: take(ebpf, "GROUNDS")?,
             own: take(ebpf, "OWN")?,
+            claimed: take(ebpf, "CLAIMED")?,
+            heard: take(ebpf, "HEARD")?,
             repeats: take(ebpf, "REPEATS")?,
             told: take(ebpf, "TOLD")?,
             counts: take(ebpf, "COUNTS")?,

@@ -81,6 +81,8 @@ pub struct Gate {
     earlier_socks: Option<EarlierSocks>,
     /// The host's own addresses, as the map has them.
     own: Mutex<Option<Vec<Addr>>>,
+    /// Addresses that were taken out of `CLAIMED` the last time.
+    unclaimed: Mutex<Vec<Addr>>,
     /// The map of sockets' marks, for `sock_diag`; and why it cannot be asked, where it cannot.
     socks: OwnedFd,
     blind: Option<String>,
@@ -131,6 +133,7 @@ impl Gate {
             guarded: Mutex::new(guard::Table::default()),
             publishing: Mutex::new(()),
             own: Mutex::new(None),
+            unclaimed: Mutex::new(Vec::new()),
             _links: Vec::new(),
         };
         if other_layout {

@@ -63,6 +63,7 @@ pub(super) fn find_in(btf: &Btf) -> Result<Offsets, KernelError> {
         net_inum: at("net.ns")? + at("ns_common.inum")?,
         sk_bound_dev_if: at("sock_common.skc_bound_dev_if")?,
         sock_addr_uaddr: at("bpf_sock_addr_kern.uaddr")?,
+        sk_num: at("sock_common.skc_num")?,
     })
 }
 

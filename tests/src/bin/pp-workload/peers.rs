@@ -24,6 +24,8 @@ use crate::techniques::{DEADLINE, PAYLOAD};
 const GROUP_V4: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 200);
 const GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0x7070, 0x200);
 const INTERFACE: &str = "eth0";
+/// Two further interfaces on one link, for what is forged over the one and heard by the other.
+const LINKS: [&str; 2] = ["mv0", "mv1"];
 /// `IPV6_FREEBIND` of `linux/in6.h`.
 const IPV6_FREEBIND: i32 = 78;
 /// How many clients ask before the first of them is answered.
@@ -53,6 +55,13 @@ pub(crate) enum Peers {
     Dial { listen: SocketAddr, peer: SocketAddr },
     /// Answer everybody on these addresses, each only after a hundred others have asked or nobody has for a while
     Answer { listen: Vec<SocketAddr> },
+    /// Answer one client as TLS over UDP does: by a socket that is connected to it
+    Accept {
+        listen: SocketAddr,
+        /// By a socket of its own on the same port
+        #[arg(long)]
+        sibling: bool,
+    },
     /// Ask from each of these ports of so many addresses from FIRST on, and count the answers
     Ask {
         server: SocketAddr,
@@ -73,6 +82,8 @@ pub(crate) enum Forge {
     Looped,
     /// A raw socket
     Raw,
+    /// As `bound`, to a multicast group over one of two interfaces on the same link
+    Link,
 }
 
 /// Plays that end.
@@ -83,6 +94,7 @@ pub(crate) fn run(peers: &Peers) -> Result<()> {
         Peers::HearRaw { peer } => hear_raw(*peer),
         Peers::Dial { listen, peer } => dial(*listen, *peer),
         Peers::Answer { listen } => answer(listen),
+        Peers::Accept { listen, sibling } => accept(*listen, *sibling),
         Peers::Ask { server, first, hosts, ports } => ask(*server, *first, *hosts, ports),
     }
 }
@@ -169,6 +181,21 @@ fn make(listener: &UdpSocket, forge: Forge, from: SocketAddr, own: SocketAddr) -
             let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
             socket.send_to(&packet, &SocketAddr::new(own.ip(), 0).into())?;
         }
+        (Forge::Link, ..) => {
+            let [out, back] = LINKS;
+            let index = if_nametoindex(back)?;
+            socket2::SockRef::from(listener).bind_device(Some(back.as_bytes()))?;
+            let socket = anywhere(from)?;
+            socket.bind_device(Some(out.as_bytes()))?;
+            let group = if from.is_ipv4() {
+                socket2::SockRef::from(listener).join_multicast_v4_n(&GROUP_V4, &socket2::InterfaceIndexOrAddress::Index(index))?;
+                IpAddr::V4(GROUP_V4)
+            } else {
+                listener.join_multicast_v6(&GROUP_V6, index)?;
+                IpAddr::V6(GROUP_V6)
+            };
+            socket.send_to(PAYLOAD, &SocketAddr::new(group, own.port()).into())?;
+        }
         (Forge::Raw, ..) => bail!("both addresses are of one family"),
     }
     Ok(())
@@ -226,6 +253,22 @@ fn answer(listen: &[SocketAddr]) -> Result<()> {
         thread.join().map_err(|_| anyhow::anyhow!("a server ended"))??;
     }
     Ok(())
+}
+
+fn accept(listen: SocketAddr, sibling: bool) -> Result<()> {
+    let socket = || -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, None)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&listen.into())?;
+        Ok(socket)
+    };
+    let server = socket()?;
+    outcome::print(&json!({"ready": true}))?;
+    let server = UdpSocket::from(server);
+    let (_, from) = server.recv_from(&mut [0_u8; 2048])?;
+    let session = if sibling { UdpSocket::from(socket()?) } else { server.try_clone()? };
+    let sent = session.connect(from).and_then(|()| session.send(PAYLOAD));
+    Outcome(sent).print()
 }
 
 /// The oldest question is answered when a hundred others have come behind it.
