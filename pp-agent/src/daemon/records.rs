@@ -19,11 +19,19 @@ use crate::kernel::Records;
 /// How long the store is waited for, until it has caught up once.
 const PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(5);
+/// Records read at a stretch, before others who wait for this thread have their turn: a storm of refusals keeps nobody from an answer.
+const STRETCH: u32 = 16;
 
 /// Reads records until the daemon stops.
 pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
     let mut patience = PATIENCE;
+    let mut stretch = 0;
     loop {
+        stretch += 1;
+        if stretch == STRETCH {
+            stretch = 0;
+            tokio::task::yield_now().await;
+        }
         // Records keep in the ring buffer, events that the store has no room for do not. But a disk that hangs keeps nobody waiting.
         while daemon.hub.is_behind() && patience > Duration::ZERO {
             tokio::time::sleep(PAUSE).await;
