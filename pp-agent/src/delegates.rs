@@ -1,7 +1,7 @@
 //! Delegates: the servers of this host that act for whoever asks them, as the
 //! build ships them and as policy changes them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 pub use pp_common::delegate::Action;
@@ -24,10 +24,16 @@ pub struct Delegate {
 /// The gateway that the ports of delegates make of this host: its name in events, `check` and authorities.
 pub const THIS_HOST: &str = "this-host";
 
-/// The ports that sessions are refused on the host's own addresses.
+/// The ports that sessions are refused on the host's own addresses: of two delegates with one port the first decides.
 #[must_use]
 pub fn own_ports(delegates: &[Delegate]) -> BTreeSet<u16> {
-    delegates.iter().filter(|delegate| delegate.action != Action::Allow).flat_map(|delegate| delegate.ports.iter().copied()).collect()
+    let mut actions: BTreeMap<u16, Action> = BTreeMap::new();
+    for delegate in delegates {
+        for port in &delegate.ports {
+            let _first = actions.entry(*port).or_insert(delegate.action);
+        }
+    }
+    actions.into_iter().filter(|(_, action)| *action != Action::Allow).map(|(port, _)| port).collect()
 }
 
 /// The words for actions in policy.

@@ -7,10 +7,12 @@
 mod book;
 mod read;
 mod resolvers;
+mod unanswered;
 
 pub use book::{Book, Known, Told, What};
 pub use read::Watched;
 pub use resolvers::{Resolver, resolvers};
+pub use unanswered::unanswered;
 
 use std::net::{IpAddr, Ipv6Addr};
 

@@ -24,6 +24,7 @@ tests![
     gateway_is_refused_by_its_link_local_address,
     gateway_is_refused_by_a_further_ipv4_address_of_its_box,
     gateway_is_refused_by_an_ipv6_address_of_its_box,
+    further_address_is_refused_where_nobody_has_spoken_to_the_gateway,
     receipt_for_a_further_address_opens_that_and_nothing_else,
     answers_of_a_router_protect_nothing_ordinary_and_open_nothing,
     forged_frames_on_the_link_protect_nothing_ordinary_and_open_nothing,
@@ -168,6 +169,27 @@ fn further_address_is_refused(world: &mut World, address: std::net::IpAddr) -> R
     ensure!(check.code() == 1 && check.stdout.contains("gateway field"), "{check}");
     let status = daemon.cli(&["status"])?;
     ensure!(status.stdout.contains("addresses learned") && status.stdout.contains(&address.to_string()), "{status}");
+    Ok(())
+}
+
+/// The host has no neighbour entry of the address that policy names: the daemon has the kernel ask for it.
+fn further_address_is_refused_where_nobody_has_spoken_to_the_gateway(world: &mut World) -> Result<()> {
+    let field = Field::build(world.lab())?;
+    let policy = policy(world);
+    let daemon = world.own(&policy)?;
+    let shown = || field.engineering(&["ip", "neighbour", "show", "dev", LINK]);
+    let before = shown()?;
+    ensure!(!before.contains(&NAMED.to_string()), "somebody has spoken to it: {before}");
+    let second = on(&daemon, "udp-sendto", SocketAddr::new(SECOND, OTHER_PORT));
+    delivered(&daemon, &field, &By::run(AGENT), &second)?;
+    wait::until_true("the further address in the list", wait::SOON, || {
+        daemon
+            .client()
+            .and_then(|client| client.get("/v1/neighbours")?.ok())
+            .is_ok_and(|list| list["learned"].as_array().is_some_and(|all| all.iter().any(|one| one["address"] == SECOND.to_string())))
+    })?;
+    ensure!(shown()?.contains(&NAMED.to_string()), "learned without the gateway: {}", shown()?);
+    let _event = refused(&daemon, &field, &on(&daemon, "tcp-connect", SocketAddr::new(SECOND, PORT)))?;
     Ok(())
 }
 

@@ -151,6 +151,11 @@ mod tests {
         assert!(ports("").contains(&22) && ports("").contains(&10250));
         assert!(!ports("[[delegate]]\nname = 'ssh-server'\naction = 'allow'").contains(&22));
         assert!(ports("[[delegate]]\nname = 'notebook'\nport = [8888]\naction = 'refuse'").contains(&8888));
+        // Policy comes before what is shipped, and says which shipped delegate that weakens.
+        let debugger = load("[[delegate]]\nname = 'debugger'\nport = [9229]\naction = 'allow'").unwrap();
+        assert!(!crate::delegates::own_ports(&debugger.delegates).contains(&9229));
+        let off = |text: &str| debugger.off.iter().any(|off| off.text.contains(text));
+        assert!(off("delegate node-inspector: allowed to sessions by delegate debugger: 9229"), "{:?}", debugger.off);
     }
 
     #[test]

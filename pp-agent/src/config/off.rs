@@ -133,8 +133,7 @@ fn delegate(shipped: &Delegate, own: &[Delegate]) -> Vec<Off> {
     let mut all = Vec::new();
     let before = own.iter().take_while(|other| other.name != *name);
     for other in before.filter(|other| is_weaker(other.action, shipped.action)) {
-        let sockets: Vec<String> = entries(&Delegate { ports: Vec::new(), ..shipped.clone() });
-        let taken: Vec<String> = sockets.into_iter().filter(|socket| entries(other).iter().any(|own| meet(own, socket))).collect();
+        let taken: Vec<String> = entries(shipped).into_iter().filter(|socket| entries(other).iter().any(|own| meet(own, socket))).collect();
         if !taken.is_empty() {
             let text = format!("delegate {name}: {} by delegate {}: {}", words(other.action), other.name, taken.join(", "));
             all.push(one("delegate", names(), text));

@@ -5,6 +5,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
@@ -137,6 +139,23 @@ impl Peer {
     }
 }
 
+/// How often calls that are refused are logged; the others are counted, in the metrics too.
+const LOG_EVERY: Duration = Duration::from_secs(1);
+
+/// One line a second at most, whoever calls how often.
+fn log_refusal(peer: &Peer, action: Action) {
+    static LAST: Mutex<(Option<Instant>, u64)> = Mutex::new((None, 0));
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let (at, silent) = &mut *last;
+    if at.is_some_and(|at| at.elapsed() < LOG_EVERY) {
+        *silent += 1;
+        return;
+    }
+    let others = if *silent > 0 { format!(", and {silent} calls before it") } else { String::new() };
+    tracing::warn!("control: pid {} uid {} refused: {action:?} needs other rights{others}", peer.pid, peer.uid);
+    (*at, *silent) = (Some(Instant::now()), 0);
+}
+
 /// The peer's standing, if it may do this.
 ///
 /// # Errors
@@ -147,7 +166,7 @@ pub fn authorize(governor: &dyn Governor, peer: &Peer, action: Action) -> Result
         return Ok(standing);
     }
     governor.counters().refused();
-    tracing::warn!("control: pid {} uid {} refused: {action:?} needs other rights", peer.pid, peer.uid);
+    log_refusal(peer, action);
     let message = match standing {
         Standing::Agent(_) => "this call: an agent may register a signed receipt, draft a request and ask why; ask a person for the rest",
         Standing::User(_) | Standing::Operator => "this call: only root and group pp-operators may make it",

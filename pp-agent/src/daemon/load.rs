@@ -63,6 +63,7 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
     let terms = shut::Terms { config: &config, keyring: &keyring, beside: &beside, boot_id: &boot_id, counts_lost: gate.fresh() };
     let mut receipts = Book::default();
     let highest_ms = shut::load(&state, &mut receipts, &terms, now);
+    let keyring_problem = keyring_problem.or_else(|| missed_keys(&args.keys, &keyring, receipts.iter().count()));
     let withheld = is_behind(now.wall_ms, highest_ms);
     if withheld {
         tracing::error!("clock: it is behind the highest time seen; no receipt is loaded until it has caught up");
@@ -343,6 +344,17 @@ fn read_keys(file: &Path) -> (Keyring, Option<String>) {
             (Keyring::default(), Some(error.to_string()))
         }
     }
+}
+
+/// Keys that were never there are not missed; keys that receipts were registered with are.
+fn missed_keys(file: &Path, keyring: &Keyring, receipts: usize) -> Option<String> {
+    if receipts == 0 || !keyring.is_empty() || file.exists() {
+        return None;
+    }
+    let problem =
+        format!("keys {}: no such file, so that none of {receipts} registered receipts holds; put it back and restart", file.display());
+    tracing::error!("{problem}");
+    Some(problem)
 }
 
 /// Verifies a stored receipt under this policy: a store is no authority.

@@ -1,6 +1,7 @@
 //! Watching the neighbours of this host and of its sessions: what is learned goes to the kernel, to receipts and to events.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
@@ -19,7 +20,7 @@ use crate::control::ApiError;
 use crate::events::build::address;
 use crate::events::{Destination, Kind};
 use crate::kernel::netns::Namespace;
-use crate::neighbours::{Book, Known, Mac, Protected, Resolver, Snapshot, Told, Watched, What, addr, resolvers};
+use crate::neighbours::{Book, Known, Mac, Protected, Resolver, Snapshot, Told, Watched, What, addr, resolvers, unanswered};
 use crate::policy::Beside;
 
 /// Most network namespaces that are watched.
@@ -30,6 +31,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const RESYNC: Duration = Duration::from_secs(10);
 /// How often what is learned is gone through though nothing changed: it may have expired.
 const RENEW: Duration = Duration::from_secs(60);
+/// How often a link is asked for a protected address that nobody answers for.
+const ASK_EVERY: Duration = Duration::from_secs(60);
 /// What waits this long after an event is read with it: neighbours come in bursts.
 const GATHER: Duration = Duration::from_millis(100);
 
@@ -88,13 +91,16 @@ pub(super) struct Watcher {
     looked: Instant,
     read: Instant,
     too_many: bool,
+    /// When which link of which namespace was asked for a protected address last.
+    asked: BTreeMap<(u32, u32, IpAddr), Instant>,
 }
 
 impl Watcher {
     /// Reads this host's own neighbours and those of its sessions for the first time.
     pub(super) fn begin(daemon: &Daemon) -> Self {
         let now = Instant::now();
-        let mut watcher = Self { watched: Vec::new(), foreign: BTreeSet::new(), own: 0, looked: now, read: now, too_many: false };
+        let mut watcher =
+            Self { watched: Vec::new(), foreign: BTreeSet::new(), own: 0, looked: now, read: now, too_many: false, asked: BTreeMap::new() };
         match Namespace::own().and_then(Watched::open) {
             Ok(own) => {
                 watcher.own = own.namespace.number();
@@ -208,6 +214,22 @@ impl Watcher {
         let snapshots = self.watched.iter().map(|watched| watched.last.clone()).collect();
         daemon.neighbours.state().problems = problems;
         daemon.learn(Some(snapshots));
+        self.ask(daemon);
+    }
+
+    /// Asks for protected addresses whose device is not known, where further ones of it may be answering already.
+    fn ask(&mut self, daemon: &Daemon) {
+        self.asked.retain(|_, at| at.elapsed() < ASK_EVERY);
+        let state = daemon.neighbours.state();
+        for watched in &self.watched {
+            for (link, ip) in unanswered(&state.protected, &watched.last) {
+                let Entry::Vacant(free) = self.asked.entry((watched.namespace.number(), link, ip)) else { continue };
+                free.insert(Instant::now());
+                if let Err(error) = watched.ask_for(link, ip) {
+                    tracing::debug!("neighbours: {ip} on interface {link} is not asked for: {error}");
+                }
+            }
+        }
     }
 }
 

@@ -466,7 +466,7 @@ const fn joined(place: &Place) -> bool {
 }
 
 /// A network whose addresses are a link's own: neither all addresses nor link-local or multicast ones.
-fn is_network(len: u8, octets: &[u8; 16]) -> bool {
+pub(super) fn is_network(len: u8, octets: &[u8; 16]) -> bool {
     let is_v4 = octets[..12] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
     let is_everything = if is_v4 { len <= 96 } else { len == 0 };
     let is_link_local = octets[0] == 0xfe && octets[1] & 0xc0 == 0x80;

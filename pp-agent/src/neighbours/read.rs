@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use ipnet::IpNet;
 use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_OVERRUN, NetlinkBuffer, NlasIterator,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_OVERRUN, NetlinkBuffer,
+    NlasIterator,
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
@@ -73,6 +74,39 @@ impl Watched {
         // An overrun (`ENOBUFS`) is an event like others.
         while self.events.recv(&mut buffer, 0).is_ok_and(|read| read > 0) {
             buffer.clear();
+        }
+    }
+
+    /// Has the kernel ask the link who answers for this address.
+    ///
+    /// # Errors
+    /// The kernel refused: the link is down, or takes no neighbours.
+    pub fn ask_for(&self, link: u32, ip: IpAddr) -> io::Result<()> {
+        let (family, octets) = match ip {
+            IpAddr::V4(v4) => (libc::AF_INET, v4.octets().to_vec()),
+            IpAddr::V6(v6) => (libc::AF_INET6, v6.octets().to_vec()),
+        };
+        // `struct ndmsg`, then the address.
+        let mut request = vec![0; NETLINK_HEADER_LEN];
+        request.extend([u8::try_from(family).map_err(io::Error::other)?, 0, 0, 0]);
+        request.extend(link.to_ne_bytes());
+        request.extend([0, 0, libc::NTF_USE, 0]);
+        request.extend(u16::try_from(4 + octets.len()).map_err(io::Error::other)?.to_ne_bytes());
+        request.extend(libc::NDA_DST.to_ne_bytes());
+        request.extend(octets);
+        let length = u32::try_from(request.len()).map_err(io::Error::other)?;
+        let mut header = NetlinkBuffer::new(&mut request[..]);
+        header.set_length(length);
+        header.set_message_type(libc::RTM_NEWNEIGH);
+        header.set_flags(NLM_F_REQUEST | NLM_F_CREATE | NLM_F_ACK);
+        self.dumps.send(&request, 0)?;
+        let mut buffer = Vec::with_capacity(BUFFER);
+        self.dumps.recv(&mut buffer, 0)?;
+        let answer = NetlinkBuffer::new_checked(buffer.as_slice()).map_err(io::Error::other)?;
+        match (answer.message_type(), answer.payload().first_chunk()) {
+            (NLMSG_ERROR, Some(code)) if i32::from_ne_bytes(*code) == 0 => Ok(()),
+            (NLMSG_ERROR, _) => Err(error_of(answer.payload())),
+            (other, _) => Err(io::Error::other(format!("answered by message {other}"))),
         }
     }
 
