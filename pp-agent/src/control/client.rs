@@ -4,6 +4,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -20,6 +21,10 @@ use super::trust::{Doubt, Named, server_of};
 
 /// How long a server whose queue is full may take to take a connection, seconds.
 const CONNECT_TIMEOUT_S: i64 = 10;
+/// How long it may take to begin its answer to a question.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// The same for what changes something: a large policy takes most of a minute to compile.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Why a call came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +36,14 @@ pub enum ClientError {
         path: PathBuf,
         /// What the kernel said.
         source: std::io::Error,
+    },
+    /// The connection stands and no answer comes. Whether what was asked is done is not known.
+    #[error("control socket {path}: no answer for {seconds} s; the daemon is stopped or very busy: see systemctl status pp-agent")]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+        /// How long was waited.
+        seconds: u64,
     },
     /// Somebody answers who is not believed: nothing was asked, and nothing done.
     #[error("control socket {path}: {doubt}")]
@@ -74,13 +87,15 @@ pub struct Client {
     named: Named,
     notice: Notice,
     noticed: Arc<AtomicBool>,
+    /// For a question, and for what changes something.
+    patience: [Duration; 2],
 }
 
 impl Client {
     /// For this socket, which was named so.
     #[must_use]
     pub fn new(socket: &Path, named: Named) -> Self {
-        Self { socket: socket.to_owned(), named, notice: |_, _| {}, noticed: Arc::default() }
+        Self { socket: socket.to_owned(), named, notice: |_, _| {}, noticed: Arc::default(), patience: [QUESTION_TIMEOUT, CHANGE_TIMEOUT] }
     }
 
     /// The same, saying whom it asks.
@@ -167,6 +182,8 @@ impl Client {
                 tracing::debug!("control socket: {error}");
             }
         });
+        let [question, change] = self.patience;
+        let patience = if method == Method::GET { question } else { change };
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -174,7 +191,10 @@ impl Client {
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| ClientError::Form(error.to_string()))?;
-        self.http(sender.send_request(request).await)
+        match tokio::time::timeout(patience, sender.send_request(request)).await {
+            Ok(answer) => self.http(answer),
+            Err(_) => Err(ClientError::Silent { path: self.socket.clone(), seconds: patience.as_secs() }),
+        }
     }
 }
 
@@ -222,5 +242,21 @@ fn refusal(status: u16, bytes: &[u8]) -> ApiError {
         code: text("code").unwrap_or_else(|| "unknown".to_owned()),
         pp_code: text("pp_code"),
         message: text("message").unwrap_or_else(|| format!("the daemon: answered with status {status}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn server_that_does_not_answer_is_not_waited_for_without_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let short = [Duration::from_millis(20), Duration::from_millis(30)];
+        let client = Client { patience: short, ..Client::new(&path, Named::OnCommandLine) };
+        assert!(matches!(client.get("/v1/status").await, Err(ClientError::Silent { .. })));
+        assert!(matches!(client.delete("/v1/receipts/x").await, Err(ClientError::Silent { .. })));
     }
 }
