@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
-use pp_common::abi::{DFA_ACCEPT, DFA_CLASSES, DFA_STATES};
+use pp_common::abi::{ABI_VERSION, DFA_ACCEPT, DFA_CLASSES, DFA_STATES};
 use pp_common::tools::{TOOL_STATES, ToolEnd};
 use sha2::{Digest as _, Sha256};
 
@@ -116,6 +116,8 @@ pub(crate) fn table<E>(rules: Rules, source: &str, compile: impl FnOnce() -> Res
 
 fn key(rules: Rules, source: &str) -> Key {
     let mut hash = Sha256::new();
+    // What numbers in a row mean.
+    hash.update(ABI_VERSION.to_le_bytes());
     for part in rules.code().iter().copied().chain([rules.name(), source]) {
         hash.update(part.len().to_le_bytes());
         hash.update(part);

@@ -101,6 +101,8 @@ pub struct HeardKey {
     pub session: u64,
     /// The far end.
     pub addr: Addr,
+    /// The network namespace it was heard in: interfaces of another may have the same numbers, and a session makes such ones.
+    pub netns: u32,
     /// Its port.
     pub port: u16,
     /// The session's port.
@@ -108,7 +110,7 @@ pub struct HeardKey {
     /// IP protocol number.
     pub transport: u8,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 7],
 }
 
 /// Most far ends that are remembered to have spoken first, of all sockets together.
@@ -428,7 +430,7 @@ const _: () = {
     assert!(PID_PAGE * PID_PAGES as usize == 4 << 20);
     assert!(size_of::<TaskMark>() == 4 * 8 + 2 * 4);
     assert!(size_of::<Flow>() == 16 + 4 + 2 + 1 + 1);
-    assert!(size_of::<HeardKey>() == 8 + 16 + 2 + 2 + 1 + 3);
+    assert!(size_of::<HeardKey>() == 8 + 16 + 4 + 2 + 2 + 1 + 7);
     assert!(size_of::<SockMark>() == 2 * 8 + 6 * 4 + 2 * 8 + SOCK_FLOWS * 24 + 24);
     assert!(size_of::<Control>() == 4 * 4);
     assert!(size_of::<PrefixKey>() == 2 * 4 + 16);

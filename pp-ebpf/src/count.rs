@@ -11,6 +11,7 @@ use pp_common::{
 use crate::{
     event::{count, now_ns},
     maps::{BUDGETS, CLAIMED, HEARD, OWN},
+    near::netns,
 };
 
 /// Takes one flow from the receipt's budget. `false`: there is none left.
@@ -67,19 +68,27 @@ pub(crate) fn forget(sock: &mut SockMark, attempt: &Attempt) {
     }
 }
 
-/// Whether this far end has spoken first to that port of the session. By which interface is looked at when the answer leaves.
-#[inline(always)]
-pub(crate) fn heard_from(session: u64, near_port: u16, far: &Attempt) -> bool {
-    heard_by(session, near_port, far) != 0
+/// A datagram port of a session, where far ends are heard.
+#[derive(Clone, Copy)]
+pub(crate) struct Ear {
+    pub(crate) session: u64,
+    /// The socket, as a plain number: only the namespace that it lies in counts.
+    pub(crate) sk: u64,
+    /// Zero: it has none yet.
+    pub(crate) port: u16,
 }
 
-/// The interface by which this far end has spoken first to that port of the session; zero: it has not, or that is forgotten.
+/// Whether this far end has spoken first to that port. By which interface is looked at when the answer leaves.
 #[inline(always)]
-pub(crate) fn heard_by(session: u64, near_port: u16, far: &Attempt) -> u32 {
-    if near_port == 0 {
-        return 0;
-    }
-    match HEARD.get_ptr(&heard_key(session, near_port, far)) {
+pub(crate) fn heard_from(ear: Ear, far: &Attempt) -> bool {
+    heard_by(ear, far) != 0
+}
+
+/// The interface by which this far end has spoken first to that port; zero: it has not, or that is forgotten or cannot be read.
+#[inline(always)]
+pub(crate) fn heard_by(ear: Ear, far: &Attempt) -> u32 {
+    let Some(key) = heard_key(ear, far) else { return 0 };
+    match HEARD.get_ptr(&key) {
         // SAFETY: a map value, read at once. One that was recycled meanwhile is some other far end's interface, and the answer must
         // leave by it.
         Some(interface) => unsafe { core::ptr::read_volatile(interface) },
@@ -87,21 +96,38 @@ pub(crate) fn heard_by(session: u64, near_port: u16, far: &Attempt) -> u32 {
     }
 }
 
-/// Remembers a far end that spoke first, in place of the one that was silent longest.
+/// Remembers a far end that spoke first, in place of the one that was silent longest. What cannot be remembered is judged as opened by the
+/// session when it is answered.
 #[inline(always)]
-pub(crate) fn hear(session: u64, near_port: u16, far: &Attempt, interface: u32) {
-    if heard_by(session, near_port, far) == interface {
+pub(crate) fn hear(ear: Ear, far: &Attempt, interface: u32) {
+    if heard_by(ear, far) == interface {
         return;
     }
-    if HEARD.insert(&heard_key(session, near_port, far), &interface, 0).is_err() {
-        // Not remembered: what is sent to it is judged as opened by the session.
+    let done = match heard_key(ear, far) {
+        Some(key) => HEARD.insert(&key, &interface, 0).is_ok(),
+        None => false,
+    };
+    if !done {
         count(Counter::ReadErrors);
     }
 }
 
 #[inline(always)]
-fn heard_key(session: u64, near_port: u16, far: &Attempt) -> HeardKey {
-    HeardKey { session, addr: far.addr, port: far.port, near_port, transport: far.transport, pad: [0; 3] }
+fn heard_key(ear: Ear, far: &Attempt) -> Option<HeardKey> {
+    if ear.port == 0 {
+        return None;
+    }
+    let netns = netns(ear.sk);
+    let key = HeardKey {
+        session: ear.session,
+        addr: far.addr,
+        netns,
+        port: far.port,
+        near_port: ear.port,
+        transport: far.transport,
+        pad: [0; 7],
+    };
+    if netns == 0 { None } else { Some(key) }
 }
 
 /// Notes that a session sends from an address that is not the host's: of a container, or forged. `false`: there is no room to.

@@ -11,8 +11,8 @@ use pp_common::{
 };
 
 use crate::{
-    far::{Dialled, dialled, inet, port_of, protocol, sent_to, sk_of},
-    lsm::MAY_WRITE,
+    far::{Dialled, dialled, inet, protocol, sent_to, sk_of},
+    lsm::{MAY_WRITE, ear},
     mark::{current, tag},
     passed::{accepted, received, sender},
     reach::{attempt, connects},
@@ -88,7 +88,7 @@ fn connecting(sock: *const c_void, task: &TaskMark, addr: Addr, port: u16) -> bo
         return true;
     }
     let flags = match protocol(sk as u64) {
-        Some(protocol) => connects(&mut attempt(addr, port, u32::from(protocol), Kind::Open), task.session, port_of(sk as u64)),
+        Some(protocol) => connects(&mut attempt(addr, port, u32::from(protocol), Kind::Open), ear(sk, task)),
         None => SOCK_OPENED,
     };
     // SAFETY: checked just now.

@@ -17,8 +17,8 @@ use aya_ebpf::{macros::lsm, programs::LsmContext};
 use pp_common::{abi::TaskMark, decide::Kind, dest::Addr, record::Hook};
 
 use crate::{
-    far::{Dialled, connected, dialled, named, port_of, protocol, sent_to, sk_of, sock_behind},
-    lsm::{EPERM, MAY_WRITE, lsm_return},
+    far::{Dialled, connected, dialled, named, protocol, sent_to, sk_of, sock_behind},
+    lsm::{EPERM, MAY_WRITE, ear, lsm_return},
     mark::{control, current, current_tgid, subject},
     near::{Near, number},
     reach::{attempt, connects, judge_alone, scene},
@@ -104,7 +104,7 @@ fn reach(sk: *const c_void, task: &TaskMark, addr: Addr, port: u16, hook: Hook, 
     if hook as u8 == Hook::LsmConnect as u8 {
         attempt.kind = Kind::Open;
         // The mark was written on entry.
-        let _flags = connects(&mut attempt, task.session, port_of(sk as u64));
+        let _flags = connects(&mut attempt, ear(sk, task));
     }
     let control = control();
     let subject = subject(task);

@@ -14,7 +14,7 @@ use pp_common::{
 };
 
 use crate::{
-    count::heard_from,
+    count::{Ear, heard_from},
     far::{Dialled, dialled, named, port_of, protocol, sent_to, sk_of},
     fmod::written,
     mark::{control, current, subject, tag},
@@ -154,7 +154,7 @@ fn connect(sock: *const c_void, task: &TaskMark, addr: Addr, port: u16, name: u6
     }
     let Some(protocol) = protocol(sk as u64) else { return -EPERM };
     let mut attempt = attempt(addr, port, u32::from(protocol), Kind::Open);
-    let flags = connects(&mut attempt, task.session, port_of(sk as u64));
+    let flags = connects(&mut attempt, ear(sk, task));
     // SAFETY: checked just now.
     let Some(mark) = (unsafe { tag(sk, task, flags) }) else { return -EPERM };
     let control = control();
@@ -169,12 +169,18 @@ fn send(sk: *mut c_void, task: &TaskMark, addr: Addr, port: u16, connected: bool
     let mut attempt = attempt(addr, port, u32::from(protocol), Kind::Open);
     // SAFETY: the caller's pointer, checked there.
     let Some(mark) = (unsafe { sender(sk, task, connected) }) else { return -EPERM };
-    let answer = if connected { mark.flags & SOCK_OPENED == 0 } else { heard_from(task.session, port_of(sk as u64), &attempt) };
+    let answer = if connected { mark.flags & SOCK_OPENED == 0 } else { heard_from(ear(sk, task), &attempt) };
     attempt.kind = if answer { Kind::Answer } else { Kind::Open };
     let control = control();
     let subject = subject(task);
     let scene = scene(Hook::LsmSendmsg, &subject, mark.tgid, task.flags, &control).near(Near::call(number(sk.cast_const()), name));
     lsm_return(judge(&scene, control, mark, attempt, Counting::Later))
+}
+
+/// Where the session hears by this socket.
+#[inline(always)]
+pub(crate) fn ear(sk: *const c_void, task: &TaskMark) -> Ear {
+    Ear { session: task.session, sk: number(sk), port: port_of(sk as u64) }
 }
 
 #[inline(always)]

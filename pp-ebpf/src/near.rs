@@ -43,18 +43,7 @@ impl Near {
     /// The link. Its namespace is zero where it cannot be read, which refuses.
     #[inline(always)]
     pub(crate) fn link(&self) -> Link {
-        let netns = match read::<u64>(self.sk, offset!(sk_net)) {
-            Some(net) => read::<u32>(net, offset!(net_inum)),
-            None => None,
-        };
-        Link {
-            netns: match netns {
-                Some(number) => number,
-                None => 0,
-            },
-            ifindex: self.ifindex(),
-            flags: self.flags,
-        }
+        Link { netns: netns(self.sk), ifindex: self.ifindex(), flags: self.flags }
     }
 
     /// Zero: not known before the packet leaves, and judged then.
@@ -73,6 +62,19 @@ impl Near {
             Some(bound) => bound,
             None => 0,
         }
+    }
+}
+
+/// Inode number of a socket's network namespace; zero: it cannot be read.
+#[inline(always)]
+pub(crate) fn netns(sk: u64) -> u32 {
+    let number = match read::<u64>(sk, offset!(sk_net)) {
+        Some(net) => read::<u32>(net, offset!(net_inum)),
+        None => None,
+    };
+    match number {
+        Some(number) => number,
+        None => 0,
     }
 }
 

@@ -13,7 +13,7 @@ use pp_common::{
 };
 
 use crate::{
-    count::{claim, forget, hear, heard_by, is_claimed},
+    count::{Ear, claim, forget, hear, heard_by, is_claimed},
     maps::OWN,
     mark::{control, sock_mark, sock_subject},
     near::{Near, number},
@@ -92,7 +92,9 @@ fn judge_packet(ctx: &SkBuffContext, sk: *mut bpf_sock, sock: &mut SockMark, way
     let Far { attempt: mut far, near, near_port, payload, begins, discovery } = far.forgotten(&forgets);
     // SAFETY: a member of the context.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    let scene = scene.near(Near::packet(number(sk.cast_const().cast()), ifindex, way, discovery));
+    let sk_number = number(sk.cast_const().cast());
+    let scene = scene.near(Near::packet(sk_number, ifindex, way, discovery));
+    let ear = Ear { session: sock.session, sk: sk_number, port: near_port };
     let own = Own::of(sk).forgotten(&forgets);
     let raw = way == Way::Out && own.raw && !matches!(far.kind, Kind::Portless);
     // What comes in is not to be taken for somebody else's: where it leaves, a connection is known by its first packet.
@@ -100,7 +102,7 @@ fn judge_packet(ctx: &SkBuffContext, sk: *mut bpf_sock, sock: &mut SockMark, way
     if claims && !claim(&near) {
         return cgroup_return(refuse(&scene, control, &far, Reason::Malformed));
     }
-    far.kind = kind(ctx, sock, &far, (&near, near_port), way, raw);
+    far.kind = kind(ctx, sock, &far, (&near, ear), way, raw);
     if raw && far.transport == transport::TCP && begins {
         // A raw socket may begin many connections to one far end: each is one.
         forget(sock, &far);
@@ -109,7 +111,7 @@ fn judge_packet(ctx: &SkBuffContext, sk: *mut bpf_sock, sock: &mut SockMark, way
     if way == Way::In && answers && !own.raw && sock.flags & (SOCK_OPENED | SOCK_GRANTED) == 0 {
         let interface = spoke_first(ctx, &far, near_port, own.port, &control);
         if interface != 0 {
-            hear(sock.session, near_port, &far, interface);
+            hear(ear, &far, interface);
         }
     }
     let one_flow = forgets.number(u64::from(own.one_flow(far.transport)));
@@ -130,7 +132,7 @@ fn judge_packet(ctx: &SkBuffContext, sk: *mut bpf_sock, sock: &mut SockMark, way
 
 /// Whether the session opened this flow or answers on it.
 #[inline(always)]
-fn kind(ctx: &SkBuffContext, sock: &SockMark, far: &Attempt, (near, near_port): (&Addr, u16), way: Way, raw: bool) -> Kind {
+fn kind(ctx: &SkBuffContext, sock: &SockMark, far: &Attempt, (near, ear): (&Addr, Ear), way: Way, raw: bool) -> Kind {
     if raw || matches!(far.kind, Kind::Portless) {
         return far.kind;
     }
@@ -139,7 +141,7 @@ fn kind(ctx: &SkBuffContext, sock: &SockMark, far: &Attempt, (near, near_port): 
         let forged = way == Way::In && far.transport == transport::TCP && is_forged(ctx, &far.addr, near);
         return if opened || forged { Kind::Open } else { Kind::Answer };
     }
-    let heard = heard_by(sock.session, near_port, far);
+    let heard = heard_by(ear, far);
     // It goes back the way it came: who is heard by one interface has said nothing about what another leads to.
     if !opened && heard != 0 && heard == interface(ctx) { Kind::Answer } else { Kind::Open }
 }

@@ -18,7 +18,7 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 
 use crate::{
     behaviour::{Told, behave},
-    count::{heard_from, remember, remembered, spend},
+    count::{Ear, heard_from, remember, remembered, spend},
     event::{Scene, now_ns, report},
     maps::{ASIDE, BUDGETS, EXEMPT, GATEWAY_PORTS, GRANTS, LEARNED, LINKS, PLACES, SERVICES, TURN_LIMITS, USER_BITS},
     near::Near,
@@ -374,11 +374,11 @@ pub(crate) fn attempt(addr: Addr, port: u16, protocol: u32, kind: Kind) -> Attem
 /// What kind of attempt a connect is, and the flags that it gives its socket. A datagram socket that connects to who has spoken first to its
 /// port answers.
 #[inline(always)]
-pub(crate) fn connects(attempt: &mut Attempt, session: u64, near_port: u16) -> u32 {
+pub(crate) fn connects(attempt: &mut Attempt, ear: Ear) -> u32 {
     if attempt.transport != transport::UDP {
         return SOCK_OPENED;
     }
-    if heard_from(session, near_port, attempt) {
+    if heard_from(ear, attempt) {
         attempt.kind = Kind::Answer;
         return 0;
     }

@@ -15,7 +15,7 @@ use pp_common::{
 };
 
 use crate::{
-    count::{forget, heard_from},
+    count::{Ear, forget, heard_from},
     kernel::{offset, read},
     mark::{control, current, subject, tag},
     near::{Near, number},
@@ -96,11 +96,12 @@ fn reach(ctx: *mut bpf_sock_addr, task: &TaskMark, mut attempt: pp_common::decid
         return REFUSE;
     }
     // SAFETY: checked just now; a socket that the verifier knows.
-    let near_port = unsafe { (*sk).src_port } as u16;
+    let port = unsafe { (*sk).src_port } as u16;
+    let ear = Ear { session: task.session, sk: number(sk.cast_const().cast()), port };
     let flags = if hook as u8 == Hook::Connect as u8 {
-        connects(&mut attempt, task.session, near_port)
+        connects(&mut attempt, ear)
     } else {
-        if heard_from(task.session, near_port, &attempt) {
+        if heard_from(ear, &attempt) {
             attempt.kind = Kind::Answer;
         }
         0

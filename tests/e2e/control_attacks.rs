@@ -27,6 +27,7 @@ tests![
     false_server_on_the_command_line_is_named_and_run_starts_nothing,
     run_proves_its_mark_by_a_refusal_that_no_event_tells_of,
     run_proves_its_mark_while_the_policy_observes,
+    operator_is_served_beside_a_storm_of_refusals,
     operator_is_served_beside_slow_and_idle_callers,
 ];
 
@@ -257,6 +258,34 @@ fn counted(daemon: &Daemon, name: &str, standing: &str) -> Result<u64> {
     let start = format!("{name}{{standing=\"{standing}\"}} ");
     let value = metrics.lines().find_map(|line| line.strip_prefix(&start)).with_context(|| format!("{start}: not in {metrics}"))?;
     Ok(value.parse()?)
+}
+
+/// Refusals of ever new pairs, for a minute: the record of each is read.
+const STORM: &str = "import random, socket, sys, time\n\
+                     s, end = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), time.monotonic() + 60\n\
+                     print('{\"ready\": true}', flush=True)\n\
+                     while time.monotonic() < end:\n\
+                     \x20   try: s.sendto(b'x', (sys.argv[1], random.randrange(1, 65536)))\n\
+                     \x20   except OSError: pass\n";
+
+/// Whoever is served only once a session has nothing more refused is not served.
+fn operator_is_served_beside_a_storm_of_refusals(world: &mut World) -> Result<()> {
+    let daemon = world.own(&Policy::standard(world.lab()))?;
+    let target = fresh_target();
+    let python = pp_tests::paths::python()?.display().to_string();
+    let words = [python, "-c".to_owned(), STORM.to_owned(), target.ip().to_string()];
+    let mut storm = Running::start(&mut daemon.lab().command(Place::Engineering, &By::run(OTHER_AGENT).words(&daemon, &words)))?;
+    let _ready = storm.line_with("ready")?;
+    let artifact = opening(target).sign(daemon.operator());
+    let file = daemon.path("beside-a-storm.json");
+    fs::write(&file, artifact.to_string())?;
+    let _registered = daemon.cli(&["receipt", "register", &text(&file)])?.success()?;
+    let _revoked = daemon.cli(&["receipt", "revoke", &forge::id(&artifact)])?.success()?;
+    let _status = daemon.cli(&["status", "--json"])?;
+    ensure!(storm.is_running(), "the operator was served when the storm was over");
+    let refused = daemon.client()?.status()?["refusals"]["refused"].as_u64().unwrap_or_default();
+    ensure!(refused > 100, "that was no storm: {refused}");
+    Ok(())
 }
 
 fn operator_is_served_beside_slow_and_idle_callers(world: &mut World) -> Result<()> {

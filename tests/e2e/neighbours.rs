@@ -261,44 +261,11 @@ fn answers_of_a_router_protect_nothing_ordinary_and_open_nothing(world: &mut Wor
     Ok(())
 }
 
-/// Announcements that the box puts on the wire (RFC 826, RFC 4861): each word is `ADDRESS=MAC`.
-const ANNOUNCE: &str = r#"
-import socket, struct, sys
-wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-wire.bind(("eth0", 0))
-def arp(ip, mac):
-    ip = socket.inet_aton(ip)
-    return b"\xff" * 6 + mac + struct.pack("!HHHBBH", 0x0806, 1, 0x0800, 6, 4, 2) + mac + ip + mac + ip
-def advertisement(ip, mac):
-    ip, everybody = socket.inet_pton(socket.AF_INET6, ip), socket.inet_pton(socket.AF_INET6, "ff02::1")
-    option = b"\x02\x01" + mac
-    body = lambda sum: struct.pack("!BBHI", 136, 0, sum, 0x20000000) + ip + option
-    words = ip + everybody + struct.pack("!II", len(body(0)), 58) + body(0)
-    sum = sum_of(words)
-    packet = struct.pack("!IHBB", 0x60000000, len(body(0)), 58, 255) + ip + everybody + body(sum)
-    return b"\x33\x33\x00\x00\x00\x01" + mac + b"\x86\xdd" + packet
-def sum_of(words):
-    total = sum(struct.unpack("!%dH" % (len(words) // 2), words))
-    while total >> 16:
-        total = (total & 0xffff) + (total >> 16)
-    return ~total & 0xffff
-for word in sys.argv[1:]:
-    ip, mac = word.split("=")
-    mac = bytes.fromhex(mac.replace(":", ""))
-    wire.send((advertisement if ":" in ip else arp)(ip, mac))
-"#;
-
 /// The box says on the wire that the protected addresses are elsewhere, and that the router's and this host's own are at its hardware address.
 fn forged_frames_on_the_link_protect_nothing_ordinary_and_open_nothing(world: &mut World) -> Result<()> {
     const ELSEWHERE: &str = "02:00:00:00:66:66";
     let field = Field::build(world.lab())?;
     let daemon = world.own(&policy(world))?;
-    let python = pp_tests::paths::python()?.display().to_string();
-    let announce = |words: &[String]| {
-        let mut all = vec![python.as_str(), "-c", ANNOUNCE];
-        all.extend(words.iter().map(String::as_str));
-        field.on_box(&all).map(drop)
-    };
     let shown = |what: &str| field.engineering(&["ip", "neighbour", "show", "dev", LINK]).map(|table| table.matches(what).count());
     for address in [SECOND, GLOBAL] {
         let _known = learned(&daemon, &field, address)?;
@@ -308,12 +275,12 @@ fn forged_frames_on_the_link_protect_nothing_ordinary_and_open_nothing(world: &m
     let _set = field.engineering(&["/bin/sh", "-c", &format!("echo 1 > /proc/sys/net/ipv4/conf/{LINK}/arp_accept")])?;
     let moved = [NAMED, SECOND, GLOBAL].map(|address| format!("{address}={ELSEWHERE}"));
     let claimed = ["10.99.0.1", "10.30.0.2", "fd00:31::2", "10.99.0.2"].map(|address| format!("{address}={MAC}"));
-    announce(&[format!("10.30.0.99={MAC}")])?;
+    field.announce(&[format!("10.30.0.99={MAC}")])?;
     wait::until_true("an address that nobody had, joined", wait::SOON, || {
         daemon.client().and_then(|client| client.get("/v1/neighbours")?.ok()).is_ok_and(|list| list.to_string().contains("10.30.0.99"))
     })?;
     let mark = daemon.events().mark();
-    announce(&[claimed.as_slice(), moved.as_slice()].concat())?;
+    field.announce(&[claimed.as_slice(), moved.as_slice()].concat())?;
     wait::until_true("the router's address at the box", wait::SOON, || shown("10.99.0.1 ").is_ok_and(|count| count == 1))?;
     let _event = daemon.events().wait_since(mark, "the conflict", |event| event["kind"] == "neighbour" && event["reason"] == "conflict")?;
     wait::until_true("the forged answers in the table", wait::SOON, || shown(ELSEWHERE).is_ok_and(|count| count == 3))
@@ -326,7 +293,7 @@ fn forged_frames_on_the_link_protect_nothing_ordinary_and_open_nothing(world: &m
         let _event = daemon.events().wait_since(mark, "its event", |event| is_block(event, target))?;
     }
     // Where packets would arrive again, and the device that now answers is its own.
-    announce(&[NAMED, SECOND, GLOBAL].map(|address| format!("{address}={MAC}")))?;
+    field.announce(&[NAMED, SECOND, GLOBAL].map(|address| format!("{address}={MAC}")))?;
     wait::until_true("the right answers in the table", wait::SOON, || shown(ELSEWHERE).is_ok_and(|count| count == 0))?;
     for target in targets {
         let _event = refused(&daemon, &field, &on(&daemon, "tcp-connect", target))?;

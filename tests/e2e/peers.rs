@@ -27,6 +27,7 @@ tests![
     datagram_from_a_raw_socket_is_none_of_the_devices_by_ipv6,
     datagram_that_comes_back_by_a_second_link_is_none_of_the_devices,
     datagram_that_comes_back_by_a_second_link_is_none_of_the_devices_by_ipv6,
+    network_of_a_session_with_the_same_interface_number_hears_for_nobody,
     raw_socket_hears_for_nobody,
     client_forged_through_loopback_is_not_answered,
     server_answers_two_thousand_clients_from_every_ot_port,
@@ -136,6 +137,73 @@ fn forged_over_a_link(world: &mut World, listen: &str, device: SocketAddr) -> Re
     let (packets, mark) = (field.packets().from_now(), daemon.events().mark());
     let output = By::run(AGENT).run_words(daemon, &words)?;
     ensure!(output.json()?["errno"] == nix::libc::EPERM, "{output}");
+    field.catch_up()?;
+    ensure!(packets.packets_to(device).is_empty(), "the device was reached");
+    let event = daemon.events().wait_since(mark, "its event", |event| is_block(event, device))?;
+    ensure!(event["service"] == "bacnet", "{event}");
+    Ok(())
+}
+
+/// In a network of its own the session gives an interface the number that this host's has, has a frame of the device's come in by it, and
+/// answers from here. Prints whether the frame could be made, and how the answer went.
+const SAME_NUMBER: &str = r#"
+import ctypes, json, os, socket, struct, subprocess, sys
+device, port, number = sys.argv[1], 9031, socket.if_nametoindex(sys.argv[2])
+child = os.fork()
+if child == 0:
+    if ctypes.CDLL(None).unshare(0x40000000) != 0:
+        os._exit(2)
+    for words in ("link set lo up", f"link add n0 index {number} type veth peer name n1", "address add 10.123.0.1/24 dev n0",
+                  "link set n0 up", "link set n1 up", "route add default dev n0"):
+        subprocess.run(["ip"] + words.split(), check=True)
+    listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    listener.bind(("0.0.0.0", port))
+    listener.settimeout(10)
+    try:
+        wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    except PermissionError:
+        os._exit(3)
+    wire.bind(("n1", 0))
+    datagram = struct.pack("!HHHH", 47808, port, 9, 0) + b"x"
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(datagram), 1, 0, 64, 17, 0)
+    ends = socket.inet_aton(device) + socket.inet_aton("10.123.0.1")
+    total = sum(struct.unpack("!10H", head + ends))
+    total = (total & 0xffff) + (total >> 16)
+    head = head[:10] + struct.pack("!H", ~total & 0xffff)
+    link = json.loads(subprocess.run(["ip", "-json", "link", "show", "n0"], capture_output=True, check=True).stdout)
+    mac = bytes.fromhex(link[0]["address"].replace(":", ""))
+    wire.send(mac + b"\x02\0\0\0\0\x09" + b"\x08\0" + head + ends + datagram)
+    _, who = listener.recvfrom(100)
+    os._exit(0 if who == (device, 47808) else 4)
+forged = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+answer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+answer.bind(("0.0.0.0", port))
+errno = 0
+try:
+    answer.sendto(b"x", (device, 47808))
+except OSError as error:
+    errno = error.errno
+print(json.dumps({"forged": forged, "errno": errno}))
+"#;
+
+fn network_of_a_session_with_the_same_interface_number_hears_for_nobody(world: &mut World) -> Result<()> {
+    // The number of its link is free in a new network: those of this kernel's own links are lower.
+    let field = Field::build(world.lab())?;
+    let device = SocketAddr::new(NAMED, BACNET);
+    let daemon = world.daemon()?;
+    let python = pp_tests::paths::python()?.display().to_string();
+    let words = [python, "-c".to_owned(), SAME_NUMBER.to_owned(), NAMED.to_string(), LINK.to_owned()];
+    let packets = field.packets().from_now();
+    let answer = By::Nobody.run_words(daemon, &words)?.success()?.json()?;
+    ensure!(answer["forged"] == 0 && answer["errno"] == 0, "control run: {answer}");
+    wait::until_true("control run: the answer", wait::SOON, || !packets.packets_to(device).is_empty())?;
+    field.catch_up()?;
+    let (packets, mark) = (field.packets().from_now(), daemon.events().mark());
+    let output = By::run(AGENT).run_words(daemon, &words)?;
+    let answer = output.json()?;
+    // Where a session may have no raw frames it cannot make one.
+    let (made, not_allowed) = (answer["forged"] == 0, answer["forged"] == 3);
+    ensure!((made || not_allowed) && answer["errno"] == nix::libc::EPERM, "{output}");
     field.catch_up()?;
     ensure!(packets.packets_to(device).is_empty(), "the device was reached");
     let event = daemon.events().wait_since(mark, "its event", |event| is_block(event, device))?;

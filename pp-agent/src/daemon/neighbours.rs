@@ -1,6 +1,5 @@
 //! Watching the neighbours of this host and of its sessions: what is learned goes to the kernel, to receipts and to events.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
@@ -31,8 +30,11 @@ const LOOK: Duration = Duration::from_secs(1);
 const RESYNC: Duration = Duration::from_secs(10);
 /// How often what is learned is gone through though nothing changed: it may have expired.
 const RENEW: Duration = Duration::from_secs(60);
-/// How often a link is asked for a protected address that nobody answers for.
+/// How often a link is asked for a protected address that nobody answers for, and how many are asked for in that time.
 const ASK_EVERY: Duration = Duration::from_secs(60);
+const MOST_ASKED: usize = 64;
+/// For how long it is remembered when an address was asked for: the others have their turn before it.
+const REMEMBER_ASKED: Duration = Duration::from_secs(3_600);
 /// What waits this long after an event is read with it: neighbours come in bursts.
 const GATHER: Duration = Duration::from_millis(100);
 
@@ -82,6 +84,9 @@ impl Neighbours {
     }
 }
 
+/// Network namespace, interface, address.
+type Asked = (u32, u32, IpAddr);
+
 /// The namespaces that are watched.
 pub(super) struct Watcher {
     watched: Vec<Watched>,
@@ -92,7 +97,7 @@ pub(super) struct Watcher {
     read: Instant,
     too_many: bool,
     /// When which link of which namespace was asked for a protected address last.
-    asked: BTreeMap<(u32, u32, IpAddr), Instant>,
+    asked: BTreeMap<Asked, Instant>,
 }
 
 impl Watcher {
@@ -219,18 +224,29 @@ impl Watcher {
 
     /// Asks for protected addresses whose device is not known, where further ones of it may be answering already.
     fn ask(&mut self, daemon: &Daemon) {
-        self.asked.retain(|_, at| at.elapsed() < ASK_EVERY);
+        self.asked.retain(|_, at| at.elapsed() < REMEMBER_ASKED);
         let state = daemon.neighbours.state();
         for watched in &self.watched {
-            for (link, ip) in unanswered(&state.protected, &watched.last) {
-                let Entry::Vacant(free) = self.asked.entry((watched.namespace.number(), link, ip)) else { continue };
-                free.insert(Instant::now());
+            let netns = watched.namespace.number();
+            let lately = self.asked.iter().filter(|((of, ..), at)| *of == netns && at.elapsed() < ASK_EVERY).count();
+            for (link, ip) in next_asked(&self.asked, netns, unanswered(&state.protected, &watched.last), MOST_ASKED.saturating_sub(lately))
+            {
+                self.asked.insert((netns, link, ip), Instant::now());
                 if let Err(error) = watched.ask_for(link, ip) {
                     tracing::debug!("neighbours: {ip} on interface {link} is not asked for: {error}");
                 }
             }
         }
     }
+}
+
+/// Those to ask for now: never asked for, then those that wait longest; none again within [`ASK_EVERY`].
+fn next_asked(asked: &BTreeMap<Asked, Instant>, netns: u32, wanted: Vec<(u32, IpAddr)>, room: usize) -> Vec<(u32, IpAddr)> {
+    let mut due: Vec<(Option<Instant>, (u32, IpAddr))> =
+        wanted.into_iter().map(|(link, ip)| (asked.get(&(netns, link, ip)).copied(), (link, ip))).collect();
+    due.retain(|(last, _)| last.is_none_or(|at| at.elapsed() >= ASK_EVERY));
+    due.sort_unstable();
+    due.into_iter().take(room).map(|(_, one)| one).collect()
 }
 
 fn namespace_of(pid: u32) -> Option<u32> {
@@ -449,5 +465,22 @@ fn sentence(told: &Told) -> String {
         What::TwoPlaces => format!("{mac} on {link} answers for addresses of two places: what it answers for joins the stricter of both"),
         What::MacChanged => format!("{mac} on {link} answers for {ip}, for which another answered before: addresses of both are protected"),
         What::Full => format!("{mac} on {link} answers for more addresses than are learned: those beyond are open; name them in policy"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_nobody_answers_for_take_turns() {
+        let old = Instant::now().checked_sub(2 * ASK_EVERY).unwrap();
+        let ip = |last: u8| IpAddr::from([10, 30, 0, last]);
+        let wanted: Vec<(u32, IpAddr)> = (1..=4).map(|last| (2, ip(last))).collect();
+        // The first was asked for just now, the second a while ago, the others never.
+        let asked = BTreeMap::from([((1, 2, ip(1)), Instant::now()), ((1, 2, ip(2)), old)]);
+        assert_eq!(next_asked(&asked, 1, wanted.clone(), 2), [(2, ip(3)), (2, ip(4))]);
+        assert_eq!(next_asked(&asked, 1, wanted.clone(), 64), [(2, ip(3)), (2, ip(4)), (2, ip(2))]);
+        assert_eq!(next_asked(&asked, 1, wanted, 0), []);
     }
 }

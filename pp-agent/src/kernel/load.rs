@@ -37,8 +37,8 @@ use super::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PP_EBPF_OBJECT"));
 
 /// Version of a map's layout, where it is not 1. A build that changes a layout
-/// raises its number and brings the old map's content along.
-const LAYOUTS: [(&str, u32); 2] = [("SOCKS", SOCKS_LAYOUT), ("REPEATS", 2)];
+/// raises its number and brings the old map's content along, or says why not: who has spoken first (`HEARD`) has to speak once more.
+const LAYOUTS: [(&str, u32); 3] = [("SOCKS", SOCKS_LAYOUT), ("REPEATS", 2), ("HEARD", 2)];
 
 /// The build for the upgrade test has a layout of its own, so that the test
 /// sees the marks of open sockets carried over.

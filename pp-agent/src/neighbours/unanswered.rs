@@ -6,8 +6,6 @@ use super::book::is_network;
 use super::{Protected, Snapshot, addr};
 use crate::policy::Prefix;
 
-/// Most addresses of one namespace that are asked for at a time.
-const MOST: usize = 64;
 /// The length of a prefix that is one address.
 const SINGLE: u8 = 128;
 
@@ -25,7 +23,6 @@ pub fn unanswered(policy: &Protected, snapshot: &Snapshot) -> Vec<(u32, IpAddr)>
         let answers = snapshot.neighbours.iter().any(|neighbour| neighbour.link == *link && neighbour.addr == *ip);
         !is_own && !is_hop && !answers && has_strangers(policy, snapshot, *link)
     });
-    wanted.truncate(MOST);
     wanted
 }
 

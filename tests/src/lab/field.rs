@@ -32,6 +32,33 @@ pub const PORT: u16 = 443;
 /// A port that policy does not name.
 pub const OTHER_PORT: u16 = 8080;
 
+/// Announcements that the box puts on the wire (RFC 826, RFC 4861): each word is `ADDRESS=MAC`.
+const ANNOUNCE: &str = r#"
+import socket, struct, sys
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+wire.bind(("eth0", 0))
+def arp(ip, mac):
+    ip = socket.inet_aton(ip)
+    return b"\xff" * 6 + mac + struct.pack("!HHHBBH", 0x0806, 1, 0x0800, 6, 4, 2) + mac + ip + mac + ip
+def advertisement(ip, mac):
+    ip, everybody = socket.inet_pton(socket.AF_INET6, ip), socket.inet_pton(socket.AF_INET6, "ff02::1")
+    option = b"\x02\x01" + mac
+    body = lambda sum: struct.pack("!BBHI", 136, 0, sum, 0x20000000) + ip + option
+    words = ip + everybody + struct.pack("!II", len(body(0)), 58) + body(0)
+    sum = sum_of(words)
+    packet = struct.pack("!IHBB", 0x60000000, len(body(0)), 58, 255) + ip + everybody + body(sum)
+    return b"\x33\x33\x00\x00\x00\x01" + mac + b"\x86\xdd" + packet
+def sum_of(words):
+    total = sum(struct.unpack("!%dH" % (len(words) // 2), words))
+    while total >> 16:
+        total = (total & 0xffff) + (total >> 16)
+    return ~total & 0xffff
+for word in sys.argv[1:]:
+    ip, mac = word.split("=")
+    mac = bytes.fromhex(mac.replace(":", ""))
+    wire.send((advertisement if ":" in ip else arp)(ip, mac))
+"#;
+
 /// The box, until dropped.
 pub struct Field {
     lab: Arc<Lab>,
@@ -134,6 +161,17 @@ impl Field {
     /// One of them failed.
     pub fn ip_on_box(&self, lines: &str) -> Result<()> {
         netns::ip(&["-n", &self.name, "-batch", "-"], lines)
+    }
+
+    /// Has the box announce addresses with hardware addresses, each `ADDRESS=MAC`.
+    ///
+    /// # Errors
+    /// The frames cannot be sent.
+    pub fn announce(&self, words: &[String]) -> Result<()> {
+        let python = crate::paths::python()?.display().to_string();
+        let mut all = vec![python.as_str(), "-c", ANNOUNCE];
+        all.extend(words.iter().map(String::as_str));
+        self.on_box(&all).map(drop)
     }
 
     /// What its servers got.
