@@ -19,7 +19,7 @@ use crate::{
     kernel::{offset, read},
     mark::{control, current, subject, tag},
     near::{Near, number},
-    reach::{Counting, attempt, cgroup_return, connects, judge, judge_and_count, scene},
+    reach::{Counting, Forget, attempt, cgroup_return, connects, judge, judge_and_count, scene},
 };
 
 const ALLOW: i32 = 1;
@@ -115,6 +115,10 @@ fn reach(ctx: *mut bpf_sock_addr, task: &TaskMark, mut attempt: pp_common::decid
         forget(sock, &attempt);
         begin_anew(sock);
     }
+    // VERIFIER: which kind of call it is, and that it answers, is not followed through the decision.
+    let forgets = Forget::of(sock);
+    let flags = forgets.number(u64::from(flags));
+    let attempt = forgets.attempt(&attempt);
     let control = control();
     let subject = subject(task);
     let scene = scene(hook, &subject, sock.tgid, task.flags, &control);
