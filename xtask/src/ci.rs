@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, anyhow};
 
 use crate::{
     build_ebpf::{self, Variant},
-    coverage, e2e,
+    coverage, e2e, house,
     kernels::{Matrix, Row, Share},
     paths::Paths,
     setup, sh,
@@ -71,6 +71,8 @@ fn committed_coverage(paths: &Paths) -> (Line, Vec<String>) {
 /// What needs nothing but the compiler, and the directory of the suite's binaries if they could be built.
 fn compiled(paths: &Paths) -> Result<(Vec<Line>, Option<PathBuf>)> {
     let mut table = vec![check(paths, "format", &["fmt", "--all", "--check"])?];
+    let start = Instant::now();
+    table.push(verdict("house", &house::for_ci(paths), start));
     let start = Instant::now();
     let object = build_ebpf::run(paths, Variant::Shipped);
     table.push(verdict("ebpf object", &object, start));

@@ -9,6 +9,7 @@ mod coverage;
 mod coverage_page;
 mod e2e;
 mod fetch;
+mod house;
 mod initramfs;
 mod install;
 mod kernels;
@@ -117,6 +118,8 @@ enum Task {
     },
     /// Run every check: format, lints, unit tests, the suite here and on every kernel, the installed service
     Ci,
+    /// Check that the code is in order: no circles of imports, everything in its room, on its page of the docs and in use
+    House(house::Options),
     /// Replay the incident in the lab, stage by stage, then with a signed receipt
     Demo {
         /// Options for the demo
@@ -223,6 +226,7 @@ fn start(cli: Cli) -> Result<u8> {
         }
         Task::Attackers { rows, soak, recorded } => Ok(u8::from(!attackers::run(&paths, &rows, soak, recorded)?)),
         Task::Ci => Ok(u8::from(!ci::run(&paths)?)),
+        Task::House(options) => Ok(u8::from(!house::run(&paths, options)?)),
         Task::Demo { more } => wrappers::demo(&paths, &more),
         Task::Bench { extra, more } => wrappers::bench(&paths, extra, &more),
         Task::Soak { rounds, rows } => Ok(u8::from(!wrappers::soak(&paths, rounds, &rows)?)),

@@ -1,0 +1,203 @@
+//! `house`: what keeps the code in order, checked from its text alone. It fails on
+//!
+//! - a circle of imports between folders of `pp-agent/src`, and a file there that no `mod` line leads to;
+//! - `aya` outside `kernel/`, printing outside `cli/`;
+//! - a public item of the agent that nobody names (`unused.rs` says what that proves);
+//! - a map, metric, reason, kind or member of events that its page of the docs does not name, a counter that `/metrics` does not show.
+//!
+//! What was there when a check was new stands in `xtask/house.known`. That file only shrinks: what is not in it fails, and so does what is
+//! in it and gone.
+
+mod circles;
+mod names;
+mod pages;
+mod rooms;
+mod tree;
+mod unused;
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::Serialize;
+
+use crate::{
+    paths::{self, Paths},
+    sh,
+};
+use tree::{Files, Tree};
+
+/// One thing that must not be.
+#[derive(Debug, Serialize)]
+struct Finding {
+    /// What it is, the same as long as it is there.
+    key: String,
+    /// Where, with the line.
+    places: Vec<String>,
+}
+
+impl Finding {
+    fn of(key: String) -> Self {
+        Self { key, places: Vec::new() }
+    }
+}
+
+/// What the command is told.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Options {
+    /// Print what is known, too, and where each is
+    #[arg(long)]
+    list: bool,
+    /// Print what was found as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Take out of xtask/house.known what is gone
+    #[arg(long)]
+    shrink: bool,
+}
+
+/// How the findings compare with those that are known.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Compared {
+    /// Found and not known.
+    new: Vec<String>,
+    /// Known and not found.
+    gone: Vec<String>,
+    /// Both.
+    known: Vec<String>,
+}
+
+/// What [`check`] found.
+#[derive(Debug, Serialize)]
+struct House {
+    findings: Vec<Finding>,
+    #[serde(flatten)]
+    compared: Compared,
+}
+
+impl House {
+    fn holds(&self) -> bool {
+        self.compared.new.is_empty() && self.compared.gone.is_empty()
+    }
+}
+
+/// Checks and prints; true when all of it holds.
+pub(crate) fn run(paths: &Paths, options: Options) -> Result<bool> {
+    if options.shrink {
+        let gone = check(paths)?.compared.gone;
+        let keep = |line: &&str| !gone.iter().any(|key| key == line.trim());
+        let text = known_text(paths)?;
+        let kept: Vec<&str> = text.lines().filter(keep).collect();
+        paths::write_if_changed(&known_file(paths), &(kept.join("\n") + "\n"))?;
+    }
+    let house = check(paths)?;
+    print(&house, options)?;
+    Ok(house.holds())
+}
+
+/// The same as a step of `ci`.
+///
+/// # Errors
+///
+/// What does not hold, as [`run`] prints it.
+pub(crate) fn for_ci(paths: &Paths) -> Result<()> {
+    let house = check(paths)?;
+    ensure!(house.holds(), "\n{}", complaints(&house, false).join("\n"));
+    Ok(())
+}
+
+fn check(paths: &Paths) -> Result<House> {
+    let sources = ["pp-agent/src", "pp-common/src", "pp-ebpf/src", "tests/src", "tests/e2e"];
+    let files = Files::read(&paths.root, &sources, "rs")?;
+    let mut docs = Files::read(&paths.root, &["docs"], "md")?;
+    docs.take(PathBuf::from("ARCHITECTURE.md"), paths::read(&paths.root.join("ARCHITECTURE.md"))?);
+    let agent = Tree::parse(&files, "pp-agent/src", &["lib.rs", "main.rs"])?;
+    let common = Tree::parse(&files, "pp-common/src", &["lib.rs"])?;
+    let programs = Tree::parse(&files, "pp-ebpf/src", &["main.rs"])?;
+    let suite = suite(&files)?;
+    let mut findings = circles::check(&agent);
+    findings.extend(agent.unreached.iter().map(|file| Finding::of(format!("no mod line leads to {}", file.display()))));
+    findings.extend(rooms::check(&agent));
+    findings.extend(unused::check(&agent, &suite));
+    findings.extend(pages::check(&agent, &programs, &common, &docs)?);
+    let compared = compare(&findings, &known_text(paths)?);
+    Ok(House { findings, compared })
+}
+
+/// The library of the suite and each of its programs.
+fn suite(files: &Files) -> Result<Vec<Tree>> {
+    let is_root = |path: &&std::path::Path| {
+        path.starts_with("tests/src") && (path.ends_with("main.rs") || **path == *std::path::Path::new("tests/src/lib.rs"))
+    };
+    let roots = files.iter().map(|(path, _)| path).filter(is_root);
+    roots
+        .map(|root| {
+            let folder = root.parent().context("a folder")?.display().to_string();
+            let name = root.file_name().context("a name")?.to_string_lossy().into_owned();
+            Tree::parse(files, &folder, &[&name])
+        })
+        .collect()
+}
+
+fn known_file(paths: &Paths) -> PathBuf {
+    paths.root.join("xtask/house.known")
+}
+
+fn known_text(paths: &Paths) -> Result<String> {
+    paths::read(&known_file(paths))
+}
+
+fn compare(findings: &[Finding], known: &str) -> Compared {
+    let found: BTreeSet<&str> = findings.iter().map(|finding| finding.key.as_str()).collect();
+    let known: BTreeSet<&str> = known.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    let owned = |key: &&str| (*key).to_owned();
+    Compared {
+        new: found.difference(&known).map(owned).collect(),
+        gone: known.difference(&found).map(owned).collect(),
+        known: found.intersection(&known).map(owned).collect(),
+    }
+}
+
+/// What to say of it; with `all` also what is known.
+fn complaints(house: &House, all: bool) -> Vec<String> {
+    let mut lines = Vec::new();
+    for finding in &house.findings {
+        let is_new = house.compared.new.contains(&finding.key);
+        if is_new || all {
+            lines.push(format!("{}{}", finding.key, if is_new { "" } else { " (known)" }));
+            lines.extend(finding.places.iter().map(|place| format!("    {place}")));
+        }
+    }
+    let gone = &house.compared.gone;
+    lines.extend(gone.iter().map(|key| format!("{key}: known and gone; run cargo xtask house --shrink")));
+    lines
+}
+
+#[expect(clippy::print_stdout, reason = "what was found is this command's result")]
+fn print(house: &House, options: Options) -> Result<()> {
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(house)?);
+        return Ok(());
+    }
+    for line in complaints(house, options.list) {
+        println!("{line}");
+    }
+    let Compared { new, gone, known } = &house.compared;
+    sh::say(format!("house: {} new, {} known, {} known and gone", new.len(), known.len(), gone.len()));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_may_only_become_less() {
+        let findings = ["a", "b"].map(|key| Finding::of(key.to_owned()));
+        let compared = |known: &str| compare(&findings, known);
+        let owned = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>();
+        let expected = |new: &[&str], gone: &[&str], known: &[&str]| Compared { new: owned(new), gone: owned(gone), known: owned(known) };
+        assert_eq!(compared("# why\na\n\nb\n"), expected(&[], &[], &["a", "b"]));
+        assert_eq!(compared("a\n"), expected(&["b"], &[], &["a"]));
+        assert_eq!(compared("a\nb\nc\n"), expected(&[], &["c"], &["a", "b"]));
+    }
+}
