@@ -42,7 +42,7 @@ pub fn start() {
 }
 
 /// A refusal of whatever kind, but for those that the daemon provokes, and a loss.
-fn is_warning(event: &Event) -> bool {
+pub(crate) fn is_warning(event: &Event) -> bool {
     event.kind == Kind::Lost || event.kind != Kind::Canary && event.verdict.as_deref() == Some("block")
 }
 

@@ -351,6 +351,10 @@ impl Filter {
 }
 
 #[cfg(test)]
+#[path = "golden_tests.rs"]
+mod golden;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
