@@ -35,7 +35,6 @@ use pp_common::abi::NameId;
 use pp_common::turns::Limits;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
-use std::time::Duration;
 
 /// What happens to a protected attempt without a receipt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,22 +156,7 @@ pub struct Exec {
     pub allow: Vec<String>,
 }
 
-/// What receipts of one key may open.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Authority {
-    /// The key, as the key set calls it.
-    pub key_id: String,
-    /// The one decider it speaks for, `user:` included.
-    pub decider: String,
-    /// Zones it may open.
-    pub zones: Vec<String>,
-    /// Gateways it may open.
-    pub gateways: Vec<String>,
-    /// Services it may open outside zones.
-    pub services: Vec<String>,
-    /// The longest window of its receipts.
-    pub max_ttl: Duration,
-}
+pub use crate::receipt::Authority;
 
 /// A name that no agent of the policy has.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,16 +12,17 @@ pub use compare::{Change, Comparison, Row, Tally, counted};
 pub use told::{Then, To, Told};
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
-use pp_common::abi::{NameId, TERMS_ANY_USER, Terms};
+use pp_common::abi::NameId;
 use pp_common::behaviour::{Ground, LIMITS_OBSERVE, LONG_NS, Limits, MAX_LOGINS, MAX_PAIRS, Rule, SHORT_NS, Scope, scope};
 use pp_common::decide::{Attempt, Decision, Kind, Reason, Subject, Tables, decide};
 
 use crate::config::Config;
 use crate::events::build::addr_of;
 use crate::name::name_id;
-use crate::policy::{self, ActiveReceipt, HostTables, KernelTables, PolicyError, Prefix};
+use crate::policy::{self, GrantSource, HostTables, KernelTables, PolicyError, Prefix};
+use crate::receipt::terms::{PortRange, Target, Transport};
 
 /// Nanoseconds in a second.
 const SECOND_NS: u64 = 1_000_000_000;
@@ -172,21 +173,25 @@ impl<'a> Draft<'a> {
             return Ok(*decision);
         }
         let attempt = attempt(to);
-        let ports = to.port.map_or((0, u16::MAX), |port| (port, port));
+        let ports = vec![to.port.map_or(PortRange::ANY, |port| PortRange { first: port, last: port })];
         let addresses = [Some(attempt.addr), attempt.addr.embedded()].into_iter().flatten();
-        let targets = addresses.map(|addr| (Prefix { addr: addr.octets(), len: 128 }, to.transport, vec![ports])).collect();
-        let terms = Terms {
+        let targets = addresses.filter_map(|addr| {
+            let transport = Transport::of_protocol(to.transport)?;
+            Some(Target { network: Ipv6Addr::from(addr.octets()).to_canonical().into(), transport, ports: ports.clone() })
+        });
+        let receipt = GrantSource {
+            serial: 1,
             agent,
             session: 0,
+            uids: None,
+            targets: targets.collect(),
             from_ns: 0,
             until_ns: u64::MAX,
             max_connections: 0,
             max_attempts: u64::from(told.logins),
             max_turns: 0,
-            serial: 1,
-            flags: TERMS_ANY_USER,
+            ended: 0,
         };
-        let receipt = ActiveReceipt { serial: 1, terms, uids: Vec::new(), targets };
         let tables = host_tables(&policy::compile(self.config, &[receipt], &[], &[])?);
         let decision = decide(&tables, &subject(agent), &attempt);
         self.covered.insert(key, decision);

@@ -11,7 +11,7 @@ mod surface;
 pub use beside::Beside;
 pub use host::{HostTables, grant_list};
 pub use prefix::Prefix;
-pub use surface::{Touched, touches};
+pub use surface::PolicySurface;
 
 use crate::config::{Config, Mode};
 use crate::delegates::{THIS_HOST, own_ports};
@@ -19,13 +19,13 @@ use crate::identity::IdentityTables;
 use crate::kernel::canary;
 use crate::name::name_id;
 use crate::neighbours::Mac;
+use crate::receipt::terms::Target;
 use crate::tools::ToolTables;
 use ipnet::IpNet;
 use pp_common::abi::{
-    GRANT_EXHAUSTED, GRANT_LOGIN, GRANT_REVOKED, Grant, MAX_CGROUPS, MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES,
-    MAX_GRANTS_PER_PREFIX, MAX_PLACES, MAX_RECEIPTS, MAX_SERVICES, MAX_USER_BITS, MAX_USERS, NameId, PLACE_GATEWAY_ALL_PORTS,
-    PLACE_GATEWAY_OBSERVE, PLACE_GATEWAY_OWN, PLACE_ZONE_OBSERVE, Place, SERVICE_OBSERVE, Serial, Service, TERMS_ANY_USER, TERMS_EXHAUSTED,
-    TERMS_REVOKED, Terms,
+    GRANT_LOGIN, Grant, MAX_CGROUPS, MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_GRANTS_PER_PREFIX, MAX_PLACES, MAX_RECEIPTS,
+    MAX_SERVICES, MAX_USER_BITS, MAX_USERS, NameId, PLACE_GATEWAY_ALL_PORTS, PLACE_GATEWAY_OBSERVE, PLACE_GATEWAY_OWN, PLACE_ZONE_OBSERVE,
+    Place, SERVICE_OBSERVE, Serial, Service,
 };
 use pp_common::behaviour::{self, GROUND_PORTS, Ground, MAX_GROUNDS, MAX_OWN};
 use pp_common::dest::Addr;
@@ -82,22 +82,33 @@ impl Default for Counts {
     }
 }
 
-/// A registered receipt as the tables need it. An ended one belongs in here
+/// A registered receipt as its grants and budget are made of it. An ended one belongs in here
 /// for as long as a refusal should still name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ActiveReceipt {
+pub struct GrantSource {
     /// Its number on this host.
     pub serial: Serial,
-    /// What it allows; `terms.serial` is its serial.
-    pub terms: Terms,
-    /// The owners it names; without effect under `TERMS_ANY_USER`.
-    pub uids: Vec<u32>,
+    /// The agent whose sessions it is for.
+    pub agent: NameId,
+    /// The session it is bound to; zero: any session of the agent.
+    pub session: u64,
+    /// The owners it names; none: every owner.
+    pub uids: Option<Vec<u32>>,
     /// Where.
     pub targets: Vec<Target>,
+    /// First instant, boot nanoseconds.
+    pub from_ns: u64,
+    /// First instant after, boot nanoseconds.
+    pub until_ns: u64,
+    /// Most new flows; zero: no limit.
+    pub max_connections: u64,
+    /// Most new flows to login ports and gateways; zero: those stay closed.
+    pub max_attempts: u64,
+    /// Most turns on each flow to a gateway; zero: what policy says.
+    pub max_turns: u32,
+    /// Why it opens nothing any more: `GRANT_REVOKED`, `GRANT_EXHAUSTED`, or zero.
+    pub ended: u8,
 }
-
-/// Network, IP protocol number, port ranges (inclusive).
-pub type Target = (Prefix, u8, Vec<(u16, u16)>);
 
 /// Why tables cannot be built. What was in force stays so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -139,14 +150,10 @@ pub enum PolicyError {
 /// # Errors
 /// More than the kernel's tables hold; those of policy and of grants have room
 /// for two generations.
-pub fn compile(config: &Config, receipts: &[ActiveReceipt], cgroups: &[(u64, NameId)], own: &[Addr]) -> Result<KernelTables, PolicyError> {
+pub fn compile(config: &Config, receipts: &[GrantSource], cgroups: &[(u64, NameId)], own: &[Addr]) -> Result<KernelTables, PolicyError> {
     let mut identity = config.identity.clone();
     identity.cgroups = cgroups.to_vec();
     let bits = user_bits(receipts)?;
-    let budget = |receipt: &ActiveReceipt| {
-        let Terms { serial, max_connections, max_attempts, .. } = receipt.terms;
-        (serial, max_connections, max_attempts)
-    };
     let tables = KernelTables {
         observe: config.mode == Mode::Observe,
         places: places(config, &own[..own.len().min(MAX_OWN as usize)]),
@@ -158,11 +165,11 @@ pub fn compile(config: &Config, receipts: &[ActiveReceipt], cgroups: &[(u64, Nam
         identity,
         tools: config.tools.clone(),
         grants: grants(receipts, &bits)?,
-        budgets: receipts.iter().map(budget).collect(),
+        budgets: receipts.iter().map(|receipt| (receipt.serial, receipt.max_connections, receipt.max_attempts)).collect(),
         counts: Counts::default(),
         user_bits: bits,
         gateway_limits: gateway_limits(config),
-        receipt_turns: receipts.iter().filter(|r| r.terms.max_turns != 0).map(|r| (r.serial, r.terms.max_turns)).collect(),
+        receipt_turns: receipts.iter().filter(|r| r.max_turns != 0).map(|r| (r.serial, r.max_turns)).collect(),
     };
     check_capacity(&tables, places(config, &[]).len())?;
     Ok(tables)
@@ -294,8 +301,8 @@ fn services(config: &Config) -> Vec<((u8, u16), Service)> {
 }
 
 /// A bit for each owner that the receipts name.
-fn user_bits(receipts: &[ActiveReceipt]) -> Result<Vec<(u32, u64)>, PolicyError> {
-    let uids = distinct(receipts.iter().flat_map(|receipt| receipt.uids.iter().copied()));
+fn user_bits(receipts: &[GrantSource]) -> Result<Vec<(u32, u64)>, PolicyError> {
+    let uids = distinct(receipts.iter().flat_map(|receipt| receipt.uids.iter().flatten().copied()));
     if uids.len() > MAX_USER_BITS {
         let (table, need, most) = ("users that receipts name", uids.len(), MAX_USER_BITS);
         let remedy = "revoke receipts that are no longer needed";
@@ -305,38 +312,32 @@ fn user_bits(receipts: &[ActiveReceipt]) -> Result<Vec<(u32, u64)>, PolicyError>
 }
 
 /// The bits of the owners that a receipt names.
-fn users(receipt: &ActiveReceipt, bits: &[(u32, u64)]) -> u64 {
-    if receipt.terms.flags & TERMS_ANY_USER != 0 {
-        return u64::MAX;
-    }
-    let named = bits.iter().filter(|(uid, _)| receipt.uids.contains(uid)).fold(0, |all, (_, bit)| all | bit);
+fn users(receipt: &GrantSource, bits: &[(u32, u64)]) -> u64 {
+    let Some(uids) = &receipt.uids else { return u64::MAX };
+    let named = bits.iter().filter(|(uid, _)| uids.contains(uid)).fold(0, |all, (_, bit)| all | bit);
     // Every one of the most owners there can be: not the same as any owner.
     if named == u64::MAX { named & !1 } else { named }
 }
 
 /// One entry for each network that a receipt names, with the grants of every
 /// network around it: the kernel sees only the longest that matches.
-fn grants(receipts: &[ActiveReceipt], bits: &[(u32, u64)]) -> Result<Vec<(Prefix, Vec<Grant>)>, PolicyError> {
+fn grants(receipts: &[GrantSource], bits: &[(u32, u64)]) -> Result<Vec<(Prefix, Vec<Grant>)>, PolicyError> {
     let mut own: BTreeMap<Prefix, Vec<Grant>> = BTreeMap::new();
     for receipt in receipts {
-        let terms = &receipt.terms;
-        let flag = |set: bool, flag: u8| if set { flag } else { 0 };
-        let flags = flag(terms.flags & TERMS_REVOKED != 0, GRANT_REVOKED)
-            | flag(terms.flags & TERMS_EXHAUSTED != 0, GRANT_EXHAUSTED)
-            | flag(terms.max_attempts != 0, GRANT_LOGIN);
-        for (prefix, transport, ports) in &receipt.targets {
-            let grants = own.entry(*prefix).or_default();
-            for (port_first, port_last) in ports.iter().copied() {
+        let flags = receipt.ended | if receipt.max_attempts == 0 { 0 } else { GRANT_LOGIN };
+        for target in &receipt.targets {
+            let grants = own.entry(Prefix::from(target.network)).or_default();
+            for ports in &target.ports {
                 grants.push(Grant {
-                    agent: terms.agent,
-                    session: terms.session,
+                    agent: receipt.agent,
+                    session: receipt.session,
                     users: users(receipt, bits),
-                    from_ns: terms.from_ns,
-                    until_ns: terms.until_ns,
+                    from_ns: receipt.from_ns,
+                    until_ns: receipt.until_ns,
                     serial: receipt.serial,
-                    port_first,
-                    port_last,
-                    transport: *transport,
+                    port_first: ports.first,
+                    port_last: ports.last,
+                    transport: target.transport.protocol(),
                     flags,
                     pad: [0; 6],
                 });

@@ -1,9 +1,7 @@
 extern crate std;
 
 use super::*;
-use crate::abi::{
-    GRANT_EXHAUSTED, GRANT_LOGIN, GRANT_REVOKED, Grant, MAX_GRANTS_PER_PREFIX, Spent, TERMS_ANY_USER, TERMS_EXHAUSTED, TERMS_REVOKED, Terms,
-};
+use crate::abi::{GRANT_EXHAUSTED, GRANT_LOGIN, GRANT_REVOKED, Grant, MAX_GRANTS_PER_PREFIX, Spent};
 use core::cell::Cell;
 use std::collections::HashMap;
 use std::vec::Vec;
@@ -125,6 +123,21 @@ fn plant() -> Memory {
     }
 }
 
+/// What a receipt allows, beside where.
+#[derive(Clone, Copy, Default)]
+struct Terms {
+    agent: NameId,
+    session: u64,
+    any_user: bool,
+    from_ns: u64,
+    until_ns: u64,
+    max_connections: u64,
+    max_attempts: u64,
+    serial: Serial,
+    /// `GRANT_*`.
+    ended: u8,
+}
+
 fn terms(serial: Serial) -> Terms {
     Terms { agent: AGENT, until_ns: NOW + 1, serial, ..Terms::default() }
 }
@@ -133,20 +146,17 @@ impl Memory {
     /// Adds a receipt for TCP ports of one address to whatever holds there.
     fn with(mut self, terms: Terms, addr: [u8; 4], ports: (u16, u16)) -> Self {
         let serial = terms.serial;
-        let flag = |set: bool, flag: u8| if set { flag } else { 0 };
         let grant = Grant {
             agent: terms.agent,
             session: terms.session,
-            users: if terms.flags & TERMS_ANY_USER != 0 { u64::MAX } else { 1 },
+            users: if terms.any_user { u64::MAX } else { 1 },
             from_ns: terms.from_ns,
             until_ns: terms.until_ns,
             serial,
             port_first: ports.0,
             port_last: ports.1,
             transport: transport::TCP,
-            flags: flag(terms.flags & TERMS_REVOKED != 0, GRANT_REVOKED)
-                | flag(terms.flags & TERMS_EXHAUSTED != 0, GRANT_EXHAUSTED)
-                | flag(terms.max_attempts != 0, GRANT_LOGIN),
+            flags: terms.ended | if terms.max_attempts == 0 { 0 } else { GRANT_LOGIN },
             pad: [0; 6],
         };
         let addr = Addr::v4(addr);
@@ -303,7 +313,7 @@ fn another_agent_session_or_owner_gets_nothing() {
 
 #[test]
 fn a_receipt_for_any_user_holds_for_each_owner_of_its_agent() {
-    let tables = plant().with(Terms { flags: TERMS_ANY_USER, ..terms(1) }, PLC, (502, 502));
+    let tables = plant().with(Terms { any_user: true, ..terms(1) }, PLC, (502, 502));
     let owner = |owner| decide(&tables, &Subject { owner, ..SUBJECT }, &tcp(PLC, 502)).reason;
     assert_eq!(owner(4_000_000), Reason::Receipt);
 }
@@ -319,7 +329,7 @@ fn a_window_holds_from_its_first_instant_until_before_its_last() {
 
 #[test]
 fn a_revoked_receipt_is_over_whatever_else_it_says() {
-    let ended = Terms { flags: TERMS_REVOKED, until_ns: NOW - 1, ..terms(1) };
+    let ended = Terms { ended: GRANT_REVOKED, until_ns: NOW - 1, ..terms(1) };
     let tables = plant().with(ended, PLC, (502, 502));
     assert_eq!(tables.reason(tcp(PLC, 502)), Reason::ReceiptRevoked);
     let counted = Attempt { counted: 1, ..tcp(PLC, 502) };
@@ -355,7 +365,7 @@ fn a_budget_whose_count_is_unknown_is_used_up() {
     let mut tables = plant().with(Terms { max_connections: 9, ..terms(1) }, PLC, (502, 502));
     tables.budgets.clear();
     assert_eq!(tables.reason(tcp(PLC, 502)), Reason::ReceiptExhausted);
-    let ended = Terms { flags: TERMS_EXHAUSTED, ..terms(1) };
+    let ended = Terms { ended: GRANT_EXHAUSTED, ..terms(1) };
     let tables = plant().with(ended, PLC, (502, 502));
     assert_eq!(tables.reason(tcp(PLC, 502)), Reason::ReceiptExhausted);
 }
@@ -374,7 +384,7 @@ fn a_flow_that_was_counted_is_not_counted_again_but_still_expires() {
 
 #[test]
 fn where_flows_are_not_known_budgets_are_not_asked_and_all_else_is() {
-    let ended = Terms { flags: TERMS_EXHAUSTED, max_connections: 1, ..terms(1) };
+    let ended = Terms { ended: GRANT_EXHAUSTED, max_connections: 1, ..terms(1) };
     let mut tables = plant().with(ended, PLC, (502, 502));
     tables.counted = false;
     assert_eq!(tables.reason(tcp(PLC, 502)), Reason::Receipt);
@@ -438,7 +448,7 @@ fn a_udp_connect_passes_where_any_live_grant_names_the_address() {
         tables.reason(Attempt { transport: transport::UDP, ..attempt })
     };
     assert_eq!(connect(&plant(), PLC), Reason::NoReceipt);
-    let none_left = Terms { max_connections: 1, flags: TERMS_EXHAUSTED, ..terms(1) };
+    let none_left = Terms { max_connections: 1, ended: GRANT_EXHAUSTED, ..terms(1) };
     assert_eq!(connect(&plant().with(none_left, PLC, (502, 502)), PLC), Reason::Receipt);
     let expired = Terms { until_ns: NOW, ..terms(1) };
     assert_eq!(connect(&plant().with(expired, PLC, (502, 502)), PLC), Reason::ReceiptExpired);

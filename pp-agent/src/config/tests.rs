@@ -1,4 +1,5 @@
 use super::*;
+use std::time::Duration;
 
 fn source(name: &str, text: &str) -> Source {
     Source { name: name.to_owned(), text: text.to_owned() }

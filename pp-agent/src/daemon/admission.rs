@@ -1,57 +1,35 @@
 //! From an artifact to what this host keeps of it: the policy's side of the
 //! receipt's conditions, and drafts of requests.
 
-use ipnet::IpNet;
 use nix::unistd::User;
-use pp_common::abi::NameId;
 use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::control::{ApiError, Draft};
 use crate::events::Destination;
-use crate::events::build::parse_session;
 use crate::keyring::Keyring;
-use crate::name::name_id;
-use crate::policy::{self, Beside, Prefix, Target};
+use crate::policy::{Beside, PolicySurface};
 use crate::receipt::request::RequestTarget;
 use crate::receipt::revocation::{Revocation, admit_revocation, revoked_id};
-use crate::receipt::terms::{CredentialScope, PortRange, Transport};
-use crate::receipt::{AdmitContext, Authority, Receipt, Refusal, Request, Surface, Touched, admit, verify};
+use crate::receipt::{AdmitContext, Receipt, Refusal, Request, admit, verify};
 
 /// For how long a draft asks where the asker does not say.
 const DEFAULT_ACCESS_SECONDS: u32 = 3_600;
 
-/// A receipt that this host's policy lets in, as the daemon uses it.
-#[derive(Clone, Debug)]
-pub(super) struct Admitted {
-    pub(super) receipt: Receipt,
-    pub(super) agent_id: NameId,
-    /// Zero: any session of the agent.
-    pub(super) session: u64,
-    pub(super) targets: Vec<Target>,
-    /// Zero: no limit.
-    pub(super) max_connections: u64,
-    /// Zero: no logins.
-    pub(super) max_attempts: u64,
-    /// Zero: as policy says.
-    pub(super) max_turns: u32,
-}
-
 /// What an artifact turned out to be.
 pub(super) enum Artifact {
-    Receipt(Box<Admitted>),
+    Receipt(Box<Receipt>),
     Revocation(Revocation),
 }
 
 /// Verifies and judges an artifact, as of `now_ms`.
 pub(super) fn judge(artifact: &[u8], config: &Config, keyring: &Keyring, beside: &Beside, now_ms: i64) -> Result<Artifact, ApiError> {
     let evidence = verify(artifact, keyring).map_err(|error| refused(&Refusal::from(error)))?;
-    let authorities = authorities(config);
-    let surface = PolicySurface(config, beside);
+    let surface = PolicySurface { config, beside };
     let context = AdmitContext {
         tenant: configured("tenant", config.tenant.as_deref())?,
         host: configured("host", config.host.as_deref())?,
-        authorities: &authorities,
+        authorities: &config.authorities,
         any_user: config.any_user,
         now_ms,
         surface: &surface,
@@ -61,7 +39,7 @@ pub(super) fn judge(artifact: &[u8], config: &Config, keyring: &Keyring, beside:
         return Ok(Artifact::Revocation(revocation));
     }
     let receipt = admit(evidence, &context).map_err(|error| refused(&error))?;
-    Ok(Artifact::Receipt(Box::new(admitted(receipt)?)))
+    Ok(Artifact::Receipt(Box::new(receipt)))
 }
 
 /// Verifies and judges a stored receipt by the moment of its registration.
@@ -71,9 +49,9 @@ pub(super) fn judge_again(
     keyring: &Keyring,
     beside: &Beside,
     registered_ms: i64,
-) -> Result<Admitted, ApiError> {
+) -> Result<Receipt, ApiError> {
     match judge(artifact, config, keyring, beside, registered_ms)? {
-        Artifact::Receipt(admitted) => Ok(*admitted),
+        Artifact::Receipt(receipt) => Ok(*receipt),
         Artifact::Revocation(_) => Err(ApiError::internal("the stored artifact is a revocation")),
     }
 }
@@ -100,61 +78,6 @@ fn configured<'a>(what: &str, value: Option<&'a str>) -> Result<&'a str, ApiErro
     value.ok_or_else(|| {
         ApiError::new(422, "not_configured", format!("policy: names no {what}, so no receipt can be for it; set {what} in policy.toml"))
     })
-}
-
-fn admitted(receipt: Receipt) -> Result<Admitted, ApiError> {
-    let terms = receipt.terms();
-    let session = match terms.run.as_deref() {
-        None => 0,
-        Some(run) => parse_session(run).ok_or_else(|| {
-            refused(&Refusal::TermInvalid { term: "actor.runId".to_owned(), why: "it must be a session's 16 hex digits" })
-        })?,
-    };
-    let max_attempts = match &terms.credential_scope {
-        CredentialScope::None => 0,
-        CredentialScope::Accounts { max_attempts, .. } => u64::from(*max_attempts),
-    };
-    let targets = terms.targets.iter().map(|target| (Prefix::from(target.network), target.transport.protocol(), ranges(&target.ports)));
-    Ok(Admitted {
-        agent_id: name_id(&terms.agent),
-        session,
-        targets: targets.collect(),
-        max_connections: terms.max_connections.map_or(0, u64::from),
-        max_attempts,
-        max_turns: terms.max_turns.unwrap_or(0),
-        receipt,
-    })
-}
-
-fn ranges(ports: &[PortRange]) -> Vec<(u16, u16)> {
-    ports.iter().map(|range| (range.first, range.last)).collect()
-}
-
-fn authorities(config: &Config) -> Vec<Authority> {
-    let each = config.authorities.iter().map(|authority| Authority {
-        key_id: authority.key_id.clone(),
-        decider: authority.decider.clone(),
-        zones: authority.zones.clone(),
-        gateways: authority.gateways.clone(),
-        services: authority.services.clone(),
-        max_ttl: authority.max_ttl,
-    });
-    each.collect()
-}
-
-/// The policy as the conditions ask it.
-struct PolicySurface<'a>(&'a Config, &'a Beside);
-
-impl Surface for PolicySurface<'_> {
-    fn touches(&self, network: IpNet, transport: Transport, ports: &[PortRange]) -> Touched {
-        let touched = policy::touches(self.0, self.1, network, transport.protocol(), &ranges(ports));
-        Touched {
-            zones: touched.zones,
-            gateways: touched.gateways,
-            services_outside: touched.services_outside,
-            unprotected_part: touched.unprotected_part,
-        }
-    }
 }
 
 /// A request for an operator to sign. Nothing in it is vouched for.

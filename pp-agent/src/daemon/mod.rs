@@ -111,7 +111,7 @@ struct Posture {
 }
 
 /// What a receipt's signed text allows under the policy in force, or why it allows nothing.
-type Judged = Result<admission::Admitted, String>;
+type Judged = Result<crate::receipt::Receipt, String>;
 /// A registered receipt.
 type LiveReceipt = Kept<Judged>;
 

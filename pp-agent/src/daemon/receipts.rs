@@ -2,18 +2,17 @@
 
 use serde_json::{Value, json};
 
-use super::admission::Admitted;
 use super::{Daemon, Inner, LiveReceipt, admission};
 use crate::clock::{Now, rfc3339};
 use crate::control::ApiError;
 use crate::events::build::session_text;
 use crate::events::{Kind, Usage};
-use crate::policy::{self, ActiveReceipt, Counts, KernelTables, PolicyError};
+use crate::name::name_id;
+use crate::policy::{self, Counts, GrantSource, KernelTables, PolicyError};
 use crate::receipt::revocation::Revocation;
-use crate::receipt::terms::CredentialScope;
-use crate::receipt::{Refusal, verify};
+use crate::receipt::{Receipt, Refusal, verify};
 use crate::state::{EndReason, RegisterError, Registered, StoredReceipt, Tombstone};
-use pp_common::abi::{Serial, TERMS_ANY_USER, TERMS_EXHAUSTED, TERMS_REVOKED, Terms};
+use pp_common::abi::{GRANT_EXHAUSTED, GRANT_REVOKED, Serial};
 
 impl Inner {
     /// The tables of all this. Ended receipts are in it, so that a refusal can
@@ -26,10 +25,10 @@ impl Inner {
     fn tables_with(&self, further: Option<&LiveReceipt>) -> Result<KernelTables, PolicyError> {
         let now = Now::read();
         let shown: Vec<&LiveReceipt> = self.receipts.iter().chain(further).filter(|_| !self.withheld).collect();
-        let all: Vec<ActiveReceipt> = shown.iter().filter_map(|receipt| receipt.active()).collect();
+        let all: Vec<GrantSource> = shown.iter().filter_map(|receipt| receipt.grant_source()).collect();
         let tables = policy::compile(&self.config, &all, &self.cgroups, &self.own).or_else(|full| {
             let open = shown.iter().filter(|receipt| receipt.stored.is_open(now));
-            let open: Vec<ActiveReceipt> = open.filter_map(|receipt| receipt.active()).collect();
+            let open: Vec<GrantSource> = open.filter_map(|receipt| receipt.grant_source()).collect();
             if open.len() == all.len() {
                 return Err(full);
             }
@@ -54,9 +53,9 @@ impl Inner {
 
     /// Whether the tables would hold one more receipt: one that does not fit
     /// must not be used up.
-    fn check_room(&self, stored: &StoredReceipt, admitted: &Admitted) -> Result<(), ApiError> {
+    fn check_room(&self, stored: &StoredReceipt, receipt: &Receipt) -> Result<(), ApiError> {
         let stored = StoredReceipt { serial: Serial::MAX, ..stored.clone() };
-        let further = LiveReceipt { stored, admitted: Ok(admitted.clone()) };
+        let further = LiveReceipt { stored, admitted: Ok(receipt.clone()) };
         self.tables_with(Some(&further)).map(drop).map_err(|error| tables_full(&error))
     }
 
@@ -66,32 +65,33 @@ impl Inner {
 }
 
 impl LiveReceipt {
-    fn active(&self) -> Option<ActiveReceipt> {
-        let admitted = self.admitted.as_ref().ok()?;
-        let mut flags = if admitted.receipt.terms().users.is_none() { TERMS_ANY_USER } else { 0 };
-        match self.stored.ended {
-            None => {}
-            Some(EndReason::Revoked) => flags |= TERMS_REVOKED,
-            Some(EndReason::CountLost) => flags |= TERMS_EXHAUSTED,
+    fn grant_source(&self) -> Option<GrantSource> {
+        let receipt = self.admitted.as_ref().ok()?;
+        let ended = match self.stored.ended {
+            None => 0,
+            Some(EndReason::Revoked) => GRANT_REVOKED,
+            Some(EndReason::CountLost) => GRANT_EXHAUSTED,
             Some(EndReason::NotApplied) => return None,
-        }
-        let terms = Terms {
-            agent: admitted.agent_id,
-            session: admitted.session,
+        };
+        let terms = receipt.terms();
+        Some(GrantSource {
+            serial: self.stored.serial,
+            agent: name_id(&terms.agent),
+            session: receipt.session(),
+            uids: terms.users.is_some().then(|| self.stored.uids.clone()),
+            targets: terms.targets.clone(),
             from_ns: self.stored.from_ns,
             until_ns: self.stored.until_ns,
-            max_connections: admitted.max_connections,
-            max_attempts: admitted.max_attempts,
-            max_turns: admitted.max_turns,
-            serial: self.stored.serial,
-            flags,
-        };
-        Some(ActiveReceipt { serial: self.stored.serial, terms, uids: self.stored.uids.clone(), targets: admitted.targets.clone() })
+            max_connections: terms.max_connections.map_or(0, u64::from),
+            max_attempts: u64::from(terms.credential_scope.max_attempts()),
+            max_turns: terms.max_turns.unwrap_or(0),
+            ended,
+        })
     }
 
     /// `pending`, `active`, `expired`, `revoked`, `exhausted`, `void`.
     fn status(&self, now: Now, spent: Option<pp_common::abi::Spent>) -> &'static str {
-        let Ok(admitted) = &self.admitted else { return "void" };
+        let Ok(receipt) = &self.admitted else { return "void" };
         match self.stored.ended {
             Some(EndReason::Revoked) => return "revoked",
             Some(EndReason::CountLost) => return "exhausted",
@@ -104,7 +104,8 @@ impl LiveReceipt {
         if now.boot_ns < self.stored.from_ns {
             return "pending";
         }
-        let used_up = admitted.max_connections != 0 && spent.is_some_and(|spent| spent.connections >= admitted.max_connections);
+        let most = receipt.terms().max_connections.map(u64::from);
+        let used_up = most.is_some_and(|most| spent.is_some_and(|spent| spent.connections >= most));
         if used_up { "exhausted" } else { "active" }
     }
 }
@@ -126,7 +127,7 @@ impl Daemon {
             return self.registered_before(&inner, first, now);
         }
         let judged = admission::judge(artifact, &inner.config, &inner.keyring, &inner.beside, now.wall_ms);
-        let admitted = match judged {
+        let receipt = match judged {
             Ok(admission::Artifact::Revocation(revocation)) => return self.take_revocation(inner, &revocation),
             // To a clock that was set back, what is genuine is from the future.
             Err(error) if error.code != "created_in_future" => return Err(error),
@@ -135,10 +136,9 @@ impl Daemon {
                 return Err(admission::refused(&Refusal::ClockBehind { highest }));
             }
             Err(error) => return Err(error),
-            Ok(admission::Artifact::Receipt(admitted)) => *admitted,
+            Ok(admission::Artifact::Receipt(receipt)) => *receipt,
         };
         self.check_state(&inner)?;
-        let receipt = &admitted.receipt;
         let window = receipt.window(now.wall_ms);
         let stored = StoredReceipt {
             id: receipt.id().to_owned(),
@@ -155,14 +155,14 @@ impl Daemon {
             boot_id: self.boot_id.clone(),
             from_ns: now.boot_of(window.from_ms),
             until_ns: now.boot_of(window.until_ms),
-            uids: admission::uids_of(receipt)?,
-            budget: admitted.max_connections != 0 || admitted.max_attempts != 0,
+            uids: admission::uids_of(&receipt)?,
+            budget: receipt.terms().max_connections.is_some() || receipt.terms().credential_scope.max_attempts() != 0,
             ended: None,
         };
-        inner.check_room(&stored, &admitted)?;
-        let name = admitted.receipt.terms().agent.clone();
-        let names = std::collections::HashMap::from([(admitted.agent_id, name)]);
-        let stored = match inner.receipts.register(&self.state, stored, Ok(admitted)).map_err(register_error)? {
+        inner.check_room(&stored, &receipt)?;
+        let name = receipt.terms().agent.clone();
+        let names = std::collections::HashMap::from([(name_id(&name), name)]);
+        let stored = match inner.receipts.register(&self.state, stored, Ok(receipt)).map_err(register_error)? {
             Registered::New(stored) => stored,
             Registered::Again(first) => return self.registered_before(&inner, &first, now),
         };
@@ -316,18 +316,15 @@ impl Daemon {
         let spent = self.gate.spent(serial)?;
         let inner = self.inner();
         let receipt = inner.receipts.iter().find(|receipt| receipt.stored.serial == serial)?;
-        let admitted = receipt.admitted.as_ref().ok()?;
-        let accounts = match &admitted.receipt.terms().credential_scope {
-            CredentialScope::None => Vec::new(),
-            CredentialScope::Accounts { accounts, .. } => accounts.clone(),
-        };
-        let limit = |most: u64| (most != 0).then_some(most);
+        let terms = receipt.admitted.as_ref().ok()?.terms();
+        let scope = &terms.credential_scope;
+        let max_attempts = scope.max_attempts();
         Some(Usage {
             connections: spent.connections,
-            max_connections: limit(admitted.max_connections),
+            max_connections: terms.max_connections.map(u64::from),
             attempts: spent.attempts,
-            max_attempts: limit(admitted.max_attempts),
-            accounts,
+            max_attempts: (max_attempts != 0).then_some(u64::from(max_attempts)),
+            accounts: scope.accounts().to_vec(),
         })
     }
 
@@ -346,19 +343,19 @@ impl Daemon {
             "uids": stored.uids,
         });
         match &receipt.admitted {
-            Ok(admitted) => {
-                let receipt = &admitted.receipt;
+            Ok(receipt) => {
                 let targets: Vec<String> = receipt.terms().targets.iter().map(ToString::to_string).collect();
                 answer["agent"] = json!(receipt.terms().agent);
-                answer["session"] = json!((admitted.session != 0).then(|| session_text(admitted.session)));
+                answer["session"] = json!((receipt.session() != 0).then(|| session_text(receipt.session())));
                 answer["users"] = json!(receipt.terms().users);
                 answer["decider"] = json!(receipt.decider());
                 answer["key"] = json!(receipt.key_id());
                 answer["summary"] = json!(receipt.summary());
                 answer["targets"] = json!(targets);
                 answer["max_connections"] = json!(receipt.terms().max_connections);
-                answer["max_attempts"] = json!(admitted.max_attempts);
-                if let CredentialScope::Accounts { accounts, .. } = &receipt.terms().credential_scope {
+                answer["max_attempts"] = json!(receipt.terms().credential_scope.max_attempts());
+                let accounts = receipt.terms().credential_scope.accounts();
+                if !accounts.is_empty() {
                     answer["accounts"] = json!(accounts);
                 }
                 answer["max_turns"] = json!(receipt.terms().max_turns);

@@ -4,26 +4,27 @@
 use super::{Beside, Prefix, grounds};
 use crate::config::Config;
 use crate::delegates::{THIS_HOST, own_ports};
+use crate::receipt::terms::{PortRange, Transport};
+use crate::receipt::{Surface, Touched};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 
-/// What one target touches, by name, each once and in the order of policy.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Touched {
-    /// Zones that have an address in common with it.
-    pub zones: Vec<String>,
-    /// Gateways whose address is in it and whose ports it names.
-    pub gateways: Vec<String>,
-    /// Services on its ports, for addresses of it that are in none of those.
-    pub services_outside: Vec<String>,
-    /// Some address and port of it is not protected at all.
-    pub unprotected_part: bool,
+/// The policy as the receipt's conditions ask it: `beside` is what is protected that policy does not name.
+pub struct PolicySurface<'a> {
+    /// The policy.
+    pub config: &'a Config,
+    /// What neighbour tables and host add to its places.
+    pub beside: &'a Beside,
 }
 
-/// Says what the target `network`, `transport` (IP protocol number) and `ports`
-/// (inclusive ranges) touches; `beside`: what is protected that policy does not name.
-#[must_use]
-pub fn touches(config: &Config, beside: &Beside, network: IpNet, transport: u8, ports: &[(u16, u16)]) -> Touched {
+impl Surface for PolicySurface<'_> {
+    fn touches(&self, network: IpNet, transport: Transport, ports: &[PortRange]) -> Touched {
+        touches(self.config, self.beside, network, transport.protocol(), ports)
+    }
+}
+
+/// Names, each once and in the order of policy.
+fn touches(config: &Config, beside: &Beside, network: IpNet, transport: u8, ports: &[PortRange]) -> Touched {
     let target = Prefix::from(network);
     let mut touched = Touched::default();
     let mut zones = Vec::new();
@@ -67,7 +68,7 @@ pub fn touches(config: &Config, beside: &Beside, network: IpNet, transport: u8, 
     // Ports on which neither a service nor a gateway listens are all alike.
     let mut plain_judged = false;
     let mut services = BTreeSet::new();
-    for port in ports.iter().flat_map(|(first, last)| *first..=*last) {
+    for port in ports.iter().flat_map(|range| range.first..=range.last) {
         let service = config.services.on(transport, port);
         if service.is_none() && !special.contains(&port) {
             if plain_judged {
@@ -98,8 +99,8 @@ pub fn touches(config: &Config, beside: &Beside, network: IpNet, transport: u8, 
     touched
 }
 
-fn any_in(listed: &[u16], ranges: &[(u16, u16)]) -> bool {
-    listed.iter().any(|port| ranges.iter().any(|(first, last)| (*first..=*last).contains(port)))
+fn any_in(listed: &[u16], ranges: &[PortRange]) -> bool {
+    listed.iter().any(|port| ranges.iter().any(|range| (range.first..=range.last).contains(port)))
 }
 
 /// Whether the prefixes together hold every address of the target.

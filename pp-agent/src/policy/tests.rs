@@ -1,11 +1,13 @@
 use super::*;
+use crate::receipt::terms::{PortRange, Transport};
+use crate::receipt::{Surface as _, Touched};
 use pp_common::decide::{Attempt, Kind, Reason, Subject, Tables, Verdict, decide, transport};
 use pp_common::dest::Addr;
 use proptest::prelude::*;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-fn tables(text: &str, receipts: &[ActiveReceipt]) -> HostTables {
+fn tables(text: &str, receipts: &[GrantSource]) -> HostTables {
     HostTables::new(&compile(&Config::of_text(text), receipts, &[], &[]).unwrap(), 1_000, HashMap::new())
 }
 
@@ -20,10 +22,26 @@ fn prefix(text: &str) -> Prefix {
     text.parse::<IpNet>().unwrap().into()
 }
 
-fn receipt(serial: Serial, networks: &[&str], ports: (u16, u16)) -> ActiveReceipt {
-    let terms = Terms { agent: 7, until_ns: 2_000, serial, ..Terms::default() };
-    let target = |text: &&str| (prefix(text), transport::TCP, vec![ports]);
-    ActiveReceipt { serial, terms, uids: vec![1000], targets: networks.iter().map(target).collect() }
+fn receipt(serial: Serial, networks: &[&str], (first, last): (u16, u16)) -> GrantSource {
+    let target = |text: &&str| Target { network: text.parse().unwrap(), transport: Transport::Tcp, ports: vec![PortRange { first, last }] };
+    GrantSource {
+        serial,
+        agent: 7,
+        session: 0,
+        uids: Some(vec![1000]),
+        targets: networks.iter().map(target).collect(),
+        from_ns: 0,
+        until_ns: 2_000,
+        max_connections: 0,
+        max_attempts: 0,
+        max_turns: 0,
+        ended: 0,
+    }
+}
+
+fn touched_beside(config: &Config, beside: &Beside, network: &str, ports: &[(u16, u16)]) -> Touched {
+    let ports: Vec<PortRange> = ports.iter().map(|(first, last)| PortRange { first: *first, last: *last }).collect();
+    PolicySurface { config, beside }.touches(network.parse().unwrap(), Transport::Tcp, &ports)
 }
 
 const NESTED: &str = "
@@ -47,7 +65,7 @@ address = '10.30.0.1'
 fn each_gateway_has_its_limits_and_a_receipt_its_own() {
     let policy = format!("{NESTED}max_turns = 40\nmax_bytes_out = 9000\n");
     let mut strict = receipt(3, &["10.30.0.1/32"], (443, 443));
-    strict.terms.max_turns = 5;
+    strict.max_turns = 5;
     let tables = compile(&Config::of_text(&policy), &[receipt(2, &["10.30.0.1/32"], (443, 443)), strict], &[], &[]).unwrap();
     let own = Limits { max_turns: 40, max_bytes_out: 9_000, pad: 0 };
     let this_host = (name_id(THIS_HOST), Limits::default());
@@ -108,7 +126,7 @@ fn this_host_is_a_gateway_to_itself_on_the_ports_of_delegates() {
     assert_eq!(verdict(allowed, "127.0.0.1", Kind::Open, 10250), Verdict::Block);
     let zone = "[[zone]]\nname = 'z'\nnetworks = ['127.0.0.0/8']";
     assert_eq!(verdict(zone, "127.0.0.1", Kind::Portless, 0), Verdict::Block);
-    let touched = touches(&Config::of_text(""), &Beside::default(), "127.0.0.1/32".parse().unwrap(), transport::TCP, &[(20, 30)]);
+    let touched = touched("", "127.0.0.1/32", &[(20, 30)]);
     assert_eq!(touched.gateways, [THIS_HOST]);
     assert!(touched.unprotected_part);
 }
@@ -172,7 +190,7 @@ fn a_receipt_opens_its_target_and_nothing_else() {
 #[test]
 fn more_grants_than_an_entry_holds_are_refused_naming_the_place() {
     let most = u32::try_from(MAX_GRANTS_PER_PREFIX).unwrap();
-    let wide: Vec<ActiveReceipt> = (1..most).map(|serial| receipt(serial, &["10.0.0.0/8"], (1, 9))).collect();
+    let wide: Vec<GrantSource> = (1..most).map(|serial| receipt(serial, &["10.0.0.0/8"], (1, 9))).collect();
     let narrow = [receipt(most + 1, &["10.1.0.0/16"], (1, 9)), receipt(most + 2, &["10.1.0.0/16"], (1, 9))];
     let config = Config::of_text("");
     compile(&config, &[wide.clone(), narrow[..1].to_vec()].concat(), &[], &[]).unwrap();
@@ -225,7 +243,7 @@ fn compiling_twice_gives_equal_tables() {
 }
 
 fn touched(text: &str, network: &str, ports: &[(u16, u16)]) -> Touched {
-    touches(&Config::of_text(text), &Beside::default(), network.parse().unwrap(), transport::TCP, ports)
+    touched_beside(&Config::of_text(text), &Beside::default(), network, ports)
 }
 
 #[test]
@@ -238,7 +256,7 @@ fn a_target_that_was_learned_or_is_link_local_touches_the_place_it_joined() {
     };
     let learned = vec![(addr("fd00:31::50"), place("plant", "")), (addr("10.40.0.51"), place("", "gate"))];
     let beside = Beside::new(learned, vec![place("cell", "")]);
-    let touched = |network: &str, port| touches(&config, &beside, network.parse().unwrap(), transport::TCP, &[(port, port)]);
+    let touched = |network: &str, port| touched_beside(&config, &beside, network, &[(port, port)]);
     assert_eq!(touched("fd00:31::50/128", 80).zones, ["plant"]);
     assert!(!touched("fd00:31::50/128", 80).unprotected_part);
     assert_eq!(touched("10.40.0.51/32", 443).gateways, ["gate"]);
@@ -303,7 +321,7 @@ proptest! {
         targets in prop::collection::vec((networks(), 1u16..100, 0u16..50), 1..=MAX_GRANTS_PER_PREFIX),
         hosts in prop::collection::vec(0u32..=255, 16),
     ) {
-        let receipts: Vec<ActiveReceipt> = (1..)
+        let receipts: Vec<GrantSource> = (1..)
             .zip(&targets)
             .map(|(serial, (net, first, more))| receipt(serial, &[net.to_string().as_str()], (*first, first + more)))
             .collect();
@@ -314,7 +332,7 @@ proptest! {
             let address = Addr::v4((0x0a14_0400 | host).to_be_bytes());
             let mut naive: Vec<Serial> = receipts
                 .iter()
-                .filter(|receipt| receipt.targets[0].0.contains(&address))
+                .filter(|receipt| Prefix::from(receipt.targets[0].network).contains(&address))
                 .map(|receipt| receipt.serial)
                 .collect();
             naive.sort_unstable();

@@ -12,6 +12,7 @@ use super::payload::{Payload, Status};
 use super::terms::{PortRange, Target, Terms, Transport};
 use super::verify::{Evidence, hex, verify};
 use super::{Refusal, instant, json};
+use crate::events::build::parse_session;
 use crate::keyring::Keyring;
 
 /// How far `createdAt` may be ahead of this host's clock, in milliseconds (operators' clocks differ).
@@ -86,6 +87,7 @@ pub struct Receipt {
     summary: Option<String>,
     created_at_ms: i64,
     expires_at_ms: i64,
+    session: u64,
     terms: Terms,
     touched: Touched,
 }
@@ -135,6 +137,7 @@ pub fn admit(evidence: Evidence, context: &AdmitContext<'_>) -> Result<Receipt, 
     within_max_ttl(&payload, &terms, authority, context)?;
     let touched = within_authority(&terms.targets, authority, context.surface)?;
     Ok(Receipt {
+        session: session(&terms)?,
         id: payload.id,
         key_id: evidence.key_id().to_owned(),
         payload_hash: evidence.artifact.signed_payload_hash,
@@ -273,6 +276,14 @@ pub(super) fn input_hash(mut request: Map<String, Value>) -> Option<String> {
     Some(format!("sha256:{}", hex(&Sha256::digest(text))))
 }
 
+/// The one session that it is for; zero: any of the agent's.
+fn session(terms: &Terms) -> Result<u64, Refusal> {
+    terms.run.as_deref().map_or(Ok(0), |run| {
+        parse_session(run)
+            .ok_or_else(|| Refusal::TermInvalid { term: "actor.runId".to_owned(), why: "it must be a session's 16 hex digits" })
+    })
+}
+
 fn within_max_ttl(payload: &Payload, terms: &Terms, authority: &Authority, context: &AdmitContext<'_>) -> Result<(), Refusal> {
     let window = window(terms, payload.expires_at_ms, context.now_ms);
     let length_ms = window.until_ms.saturating_sub(window.from_ms);
@@ -406,6 +417,12 @@ impl Receipt {
     #[must_use]
     pub fn terms(&self) -> &Terms {
         &self.terms
+    }
+
+    /// The one session that it is for; zero: any of the agent's.
+    #[must_use]
+    pub fn session(&self) -> u64 {
+        self.session
     }
 
     /// Which zones, gateways and services of this host's policy it touches.

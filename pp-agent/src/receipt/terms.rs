@@ -80,6 +80,26 @@ pub struct PortRange {
     pub last: u16,
 }
 
+impl CredentialScope {
+    /// Most new connections to login ports and gateways, per host; zero: those stay closed.
+    #[must_use]
+    pub fn max_attempts(&self) -> u32 {
+        match self {
+            Self::None => 0,
+            Self::Accounts { max_attempts, .. } => *max_attempts,
+        }
+    }
+
+    /// The accounts it names; empty without logins.
+    #[must_use]
+    pub fn accounts(&self) -> &[String] {
+        match self {
+            Self::None => &[],
+            Self::Accounts { accounts, .. } => accounts,
+        }
+    }
+}
+
 /// Whether logins are part of what was allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CredentialScope {
@@ -219,6 +239,12 @@ impl Transport {
             "sctp" => Some(Self::Sctp),
             _ => None,
         }
+    }
+
+    /// The transport of an IP protocol number (IANA).
+    #[must_use]
+    pub fn of_protocol(number: u8) -> Option<Self> {
+        [Self::Tcp, Self::Udp, Self::UdpLite, Self::Sctp].into_iter().find(|transport| transport.protocol() == number)
     }
 
     /// The IP protocol number (IANA).

@@ -78,10 +78,10 @@ fn two_signatures_never_share_an_id() {
 fn receipt_bound_to_a_session_keeps_it() {
     let key = key();
     let mut draft = draft();
-    draft["agentRun"] = json!("7f3a");
+    draft["agentRun"] = json!("7f3a0c5d19e2b846");
     let signed = sign(&parse(&draft).unwrap(), &key, NOW_MS, DEFAULT_VALID_FOR).unwrap();
     let receipt = with_context(|context| check(signed.artifact.as_bytes(), &keys_of(&key), &context)).unwrap();
-    assert_eq!(receipt.terms().run.as_deref(), Some("7f3a"));
+    assert_eq!(receipt.terms().run.as_deref(), Some("7f3a0c5d19e2b846"));
 }
 
 #[test]

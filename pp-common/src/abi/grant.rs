@@ -56,36 +56,6 @@ pub struct GrantList {
     pub grants: [Grant; MAX_GRANTS_PER_PREFIX],
 }
 
-/// What a receipt allows, beside where: what its [`Grant`]s and [`Budget`] are made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Terms {
-    /// The agent.
-    pub agent: NameId,
-    /// The session it is bound to; zero: any session of the agent.
-    pub session: u64,
-    /// First instant.
-    pub from_ns: u64,
-    /// First instant after.
-    pub until_ns: u64,
-    /// Most new flows; zero: no limit.
-    pub max_connections: u64,
-    /// Most new flows to login ports and gateways; zero: those stay closed.
-    pub max_attempts: u64,
-    /// Most turns on each flow to a gateway; zero: what policy says.
-    pub max_turns: u32,
-    /// The receipt.
-    pub serial: Serial,
-    /// `TERMS_*` flags.
-    pub flags: u32,
-}
-
-/// Holds for every owner.
-pub const TERMS_ANY_USER: u32 = 1;
-/// Ended by a revocation.
-pub const TERMS_REVOKED: u32 = 2;
-/// Ended because its count was lost with a reboot.
-pub const TERMS_EXHAUSTED: u32 = 4;
-
 /// What has been used of a receipt.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
