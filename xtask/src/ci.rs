@@ -1,75 +1,108 @@
-//! `ci`: every check there is, in the order that fails fastest, with one table and one line of counts at the end.
+//! `ci`: every check there is, in the order that fails fastest, with a table of what came of each and how long it took.
+
+mod table;
 
 use std::{
     fs,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::mpsc,
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 
 use crate::{
     build_ebpf::{self, Variant},
     coverage, e2e, house,
+    kept::{self, Common, Kept, Key, Store},
     kernels::{Matrix, Row, Share},
+    output::Output,
     paths::Paths,
     setup, sh,
     side_by_side::{self, Piece},
     systemd,
 };
+use table::{Line, Times};
 
-/// One line of the table.
-struct Line {
-    what: String,
-    passed: usize,
-    failed: usize,
-    skipped: usize,
-    took: Duration,
+/// What the command is told.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub(crate) struct Options {
+    /// Run every row, also those of which nothing has changed since they were green
+    #[arg(long)]
+    fresh: bool,
+    /// The run that a release is judged by: fresh, of a commit, and the coverage of every kernel must be of it
+    #[arg(long)]
+    release: bool,
+    /// Print the table as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Runs everything; true when all of it passed.
-pub(crate) fn run(paths: &Paths) -> Result<bool> {
-    setup::native(paths)?;
-    setup::vm_tools()?;
-    let matrix = Matrix::load(paths)?;
-    // Kernels and agents come over the network while this machine compiles.
-    let (mut table, bin, fetched) = thread::scope(|scope| {
-        let fetching = scope.spawn(|| {
-            let start = Instant::now();
-            let fetched = setup::run(paths, Some(setup::Part::Agents)).and_then(|()| setup::run(paths, Some(setup::Part::Kernels)));
-            verdict("agents and kernels", &fetched, start)
-        });
-        let (table, bin) = compiled(paths)?;
-        let fetched = fetching.join().map_err(|_| anyhow!("agents and kernels: the thread that fetches them panicked"))?;
-        Ok::<_, anyhow::Error>((table, bin, fetched))
-    })?;
-    table.push(fetched);
-    if let Some(bin) = bin {
-        table.extend(in_machines(paths, &matrix, &bin));
+pub(crate) fn run(paths: &Paths, options: Options, output: &Output) -> Result<bool> {
+    let start = Instant::now();
+    if options.release {
+        let changed = coverage::say(paths, "git", &["status", "--porcelain"])?;
+        ensure!(changed.is_empty(), "a release is of a commit, and these files are of none:\n{changed}");
     }
-    let (line, stale) = committed_coverage(paths);
+    let matrix = Matrix::load(paths)?;
+    setup::run(paths, Some(setup::Part::Toolchain))?;
+    // All else is installed and fetched while this machine compiles.
+    let (mut table, bin) = thread::scope(|scope| {
+        let (tell, lab) = mpsc::channel();
+        let fetching = scope.spawn(move || fetched(paths, &tell));
+        let (mut table, bin) = compiled(paths, &lab)?;
+        table.extend(fetching.join().map_err(|_| anyhow!("the thread that fetches panicked"))?);
+        Ok::<_, anyhow::Error>((table, bin))
+    })?;
+    if let Some(bin) = bin {
+        let rows = Rows::new(paths, &matrix, &bin, Store::new(paths, options.fresh || options.release));
+        table.extend(rows.run());
+    }
+    let demand = if options.release { coverage::Demand::All } else { coverage::Demand::Native };
+    let (line, stale) = committed_coverage(paths, demand);
     table.push(line);
-    Ok(print(&table, &stale))
+    let times = Times::of(paths, start, table, stale)?;
+    let file = times.keep(paths)?;
+    output.write(if options.json { times.json()? } else { times.text() }.trim_end())?;
+    sh::say(format!("the same as JSON: {}", file.display()));
+    Ok(times.green())
+}
+
+/// What other steps need and is not compiled here. Says when the lab is there.
+fn fetched(paths: &Paths, tell: &mpsc::Sender<()>) -> Vec<Line> {
+    let part = |what: &str, parts: &[setup::Part]| {
+        let start = Instant::now();
+        let done = parts.iter().try_for_each(|part| setup::run(paths, Some(*part)));
+        verdict(what, &done, start)
+    };
+    let lab = part("lab", &[setup::Part::Lab]);
+    if lab.failed == 0 {
+        // Nobody waits for it where a step before has ended the run.
+        let _told = tell.send(());
+    }
+    vec![lab, part("agents and kernels", &[setup::Part::Agents, setup::Part::Kernels])]
 }
 
 /// The committed coverage: rows that are of this tree, what must not be, and the stale rows, which are named below the table.
-fn committed_coverage(paths: &Paths) -> (Line, Vec<String>) {
+fn committed_coverage(paths: &Paths, demand: coverage::Demand) -> (Line, Vec<String>) {
     let start = Instant::now();
     let what = "committed coverage";
-    match coverage::check(paths, coverage::Demand::Native, true) {
+    match coverage::check(paths, demand, true) {
         Ok(checked) => {
             checked.complaints.iter().for_each(|complaint| sh::say(format!("{what}: {complaint}")));
-            let (passed, failed, skipped) = (checked.current, checked.complaints.len(), checked.stale.len());
-            (Line { what: what.to_owned(), passed, failed, skipped, took: start.elapsed() }, checked.stale)
+            let counts = (checked.current, checked.complaints.len(), checked.stale.len());
+            (Line::new(what, counts, start), checked.stale)
         }
         Err(err) => (verdict(what, &Err::<(), _>(err), start), Vec::new()),
     }
 }
 
-/// What needs nothing but the compiler, and the directory of the suite's binaries if they could be built.
-fn compiled(paths: &Paths) -> Result<(Vec<Line>, Option<PathBuf>)> {
+/// What needs nothing but the compiler, and the directory of the suite's binaries if they could be built. Unit tests start programs of the
+/// lab: these wait until `lab` says that it is there.
+fn compiled(paths: &Paths, lab: &mpsc::Receiver<()>) -> Result<(Vec<Line>, Option<PathBuf>)> {
     let mut table = vec![check(paths, "format", &["fmt", "--all", "--check"])?];
     let start = Instant::now();
     table.push(verdict("house", &house::for_ci(paths), start));
@@ -81,8 +114,11 @@ fn compiled(paths: &Paths) -> Result<(Vec<Line>, Option<PathBuf>)> {
         table.push(check(paths, "dependencies", &["deny", "--all-features", "check"])?);
     } else {
         // It takes as long to build as all of this; whoever has it, has the check.
-        let what = "dependencies (no cargo-deny here)".to_owned();
-        table.push(Line { what, passed: 0, failed: 0, skipped: 1, took: Duration::ZERO });
+        table.push(Line::new("dependencies (no cargo-deny here)", (0, 0, 1), Instant::now()));
+    }
+    if lab.recv().is_err() {
+        // Why stands in the line of the lab, which has failed.
+        return Ok((table, None));
     }
     table.push(unit(paths, "unit tests", &["test", "--no-fail-fast"])?);
     table.push(unit(paths, "unit tests of the harness", &["test", "--no-fail-fast", "--package", "pp-tests", "--lib"])?);
@@ -92,69 +128,131 @@ fn compiled(paths: &Paths) -> Result<(Vec<Line>, Option<PathBuf>)> {
     Ok((table, bin.ok()))
 }
 
-/// The rows of the matrix and the installed service. Each virtual machine keeps one processor busy; this machine's own row waits now and then
-/// and measures time, so it runs beside them and goes first where both want a processor.
-fn in_machines(paths: &Paths, matrix: &Matrix, bin: &Path) -> Vec<Line> {
-    let agent = bin.join("pp-agent");
-    let agent = &agent;
-    let tried = |mode| -> Piece<'_, Line> { Box::new(move || installed_line(paths, matrix, mode, agent)) };
-    let (here, emulated): (Vec<_>, Vec<_>) = matrix.rows.iter().filter(|row| row.ci != Share::None).partition(|row| row.kernel.is_none());
-    let mut pieces: Vec<Piece<'_, Line>> = Vec::new();
-    // The longest first, so that no processor waits for one at the end.
-    let (long, short): (Vec<_>, Vec<_>) = emulated.into_iter().partition(|row| row.ci != Share::Part);
-    for row in long.into_iter().chain(short) {
-        pieces.push(Box::new(move || e2e_line(paths, matrix, row, bin)));
-    }
-    pieces.push(tried(systemd::Mode::Lifetime));
-    pieces.push(tried(systemd::Mode::Off));
-    thread::scope(|scope| {
-        let machines = scope.spawn(|| side_by_side::run(pieces));
-        let mut lines: Vec<Line> = here.into_iter().map(|row| e2e_line(paths, matrix, row, bin)).collect();
-        let machines = machines.join().unwrap_or_else(|_| {
-            let what = "virtual machines (the thread that runs them panicked)".to_owned();
-            vec![Line { what, passed: 0, failed: 1, skipped: 0, took: Duration::ZERO }]
-        });
-        lines.extend(machines);
-        lines
-    })
+/// The rows of the matrix and the installed service, and what their results are kept by.
+struct Rows<'a> {
+    paths: &'a Paths,
+    matrix: &'a Matrix,
+    bin: &'a Path,
+    store: Store,
+    /// None where something that keys are made of is missing: every row runs then.
+    common: Option<Common>,
 }
 
-fn e2e_line(paths: &Paths, matrix: &Matrix, row: &Row, bin: &Path) -> Line {
-    sh::say(format!("e2e {} ...", row.name));
-    let only = match row.ci {
-        Share::Part => vec!["--groups".to_owned(), matrix.ci_groups.join(",")],
-        Share::Kernel => vec!["--groups".to_owned(), [matrix.ci_groups.join(","), matrix.ci_kernel_groups.join(",")].join(",")],
-        Share::Whole | Share::None => Vec::new(),
-    };
-    let cell = e2e::run_row(paths, matrix, row, bin, &only, false);
-    for complaint in &cell.complaints {
-        sh::say(format!("e2e {}: {complaint}", cell.row));
+impl<'a> Rows<'a> {
+    fn new(paths: &'a Paths, matrix: &'a Matrix, bin: &'a Path, store: Store) -> Self {
+        let common = Common::read(paths, bin);
+        if let Err(err) = &common {
+            sh::say(format!("results are neither kept nor taken again: {err:#}"));
+        }
+        Self { paths, matrix, bin, store, common: common.ok() }
     }
-    sh::say(format!("e2e {}: done in {:.0} s", cell.row, cell.took.as_secs_f64()));
-    Line {
-        what: format!("e2e {} ({})", cell.row, cell.kernel),
-        passed: cell.passed,
-        failed: cell.failed,
-        skipped: cell.skipped,
-        took: cell.took,
-    }
-}
 
-fn installed_line(paths: &Paths, matrix: &Matrix, mode: systemd::Mode, agent: &Path) -> Line {
-    sh::say(format!("installed service, {} ...", mode.name()));
-    let tried = systemd::try_installed(paths, matrix, systemd::KERNEL, mode, agent);
-    if let Some(complaint) = &tried.complaint {
-        sh::say(format!("{}: {complaint}", tried.what));
+    /// Each virtual machine keeps one processor busy; this machine's own row waits now and then and measures time, so it runs beside them and
+    /// goes first where both want a processor.
+    fn run(&self) -> Vec<Line> {
+        let (here, emulated): (Vec<_>, Vec<_>) =
+            self.matrix.rows.iter().filter(|row| row.ci != Share::None).partition(|row| row.kernel.is_none());
+        let mut pieces: Vec<Piece<'_, Line>> = Vec::new();
+        // The longest first, so that no processor waits for one at the end.
+        let (long, short): (Vec<_>, Vec<_>) = emulated.into_iter().partition(|row| row.ci != Share::Part);
+        for row in long {
+            pieces.push(Box::new(move || self.row(row)));
+        }
+        for mode in systemd::Mode::ALL {
+            pieces.push(Box::new(move || self.installed(mode)));
+        }
+        for row in short {
+            pieces.push(Box::new(move || self.row(row)));
+        }
+        thread::scope(|scope| {
+            let machines = scope.spawn(|| side_by_side::run(pieces));
+            let mut lines: Vec<Line> = here.into_iter().map(|row| self.row(row)).collect();
+            let machines = machines
+                .join()
+                .unwrap_or_else(|_| vec![Line::verdict("virtual machines (the thread that runs them panicked)", false, Instant::now())]);
+            lines.extend(machines);
+            lines
+        })
     }
-    sh::say(format!("{}: done in {:.0} s", tried.what, tried.took.as_secs_f64()));
-    Line { what: tried.what, passed: tried.held, failed: tried.complaint.is_some().into(), skipped: 0, took: tried.took }
+
+    fn row(&self, row: &Row) -> Line {
+        let start = Instant::now();
+        let what = format!("e2e {}", row.name);
+        let only = match row.ci {
+            Share::Part => vec!["--groups".to_owned(), self.matrix.ci_groups.join(",")],
+            Share::Kernel => {
+                let groups = [self.matrix.ci_groups.join(","), self.matrix.ci_kernel_groups.join(",")];
+                vec!["--groups".to_owned(), groups.join(",")]
+            }
+            Share::Whole | Share::None => Vec::new(),
+        };
+        let result = kept::result(self.paths, row);
+        let key = self.key(&what, |common| common.row(self.paths, self.matrix, row, &only));
+        if let Some(line) = self.taken(&what, &row.name, key.as_ref(), Some(&result), start) {
+            return line;
+        }
+        let cell = e2e::run_row(self.paths, self.matrix, row, self.bin, &only, false);
+        for complaint in &cell.complaints {
+            sh::say(format!("{what}: {complaint}"));
+        }
+        if let Some(key) = key.filter(|_| cell.complaints.is_empty()) {
+            self.keep(&what, &row.name, |date| Kept::of_cell(key, date, &cell), Some(&result));
+        }
+        sh::say(format!("{what}: done in {:.0} s", cell.took.as_secs_f64()));
+        let counts = (cell.passed, cell.failed, cell.skipped);
+        Line { groups: cell.groups, ..Line::new(&format!("{what} ({})", cell.kernel), counts, start) }
+    }
+
+    fn installed(&self, mode: systemd::Mode) -> Line {
+        let start = Instant::now();
+        let (what, name) = (format!("installed service, {}", mode.name()), format!("installed-{}", mode.name()));
+        let key = self.key(&what, |common| common.installed(self.paths, self.matrix, mode));
+        if let Some(line) = self.taken(&what, &name, key.as_ref(), None, start) {
+            return line;
+        }
+        let tried = systemd::try_installed(self.paths, self.matrix, systemd::KERNEL, mode, &self.bin.join("pp-agent"));
+        if let Some(complaint) = &tried.complaint {
+            sh::say(format!("{}: {complaint}", tried.what));
+        }
+        if let Some(key) = key.filter(|_| tried.complaint.is_none()) {
+            self.keep(&what, &name, |date| Kept::of_tried(key, date, &tried), None);
+        }
+        sh::say(format!("{}: done in {:.0} s", tried.what, tried.took.as_secs_f64()));
+        Line::new(&tried.what, (tried.held, tried.complaint.is_some().into(), 0), start)
+    }
+
+    fn key(&self, what: &str, of: impl FnOnce(&Common) -> Result<Key>) -> Option<Key> {
+        let key = of(self.common.as_ref()?);
+        match &key {
+            Ok(key) => sh::say(format!("{what}: key {key} ...")),
+            Err(err) => sh::say(format!("{what}: its result is neither kept nor taken again: {err:#}")),
+        }
+        key.ok()
+    }
+
+    /// The line of an earlier run of this key, if there is one.
+    fn taken(&self, what: &str, name: &str, key: Option<&Key>, result: Option<&Path>, start: Instant) -> Option<Line> {
+        let key = key?;
+        let old = self.store.take(name, key, result)?;
+        let kept = format!("key {key}, run of {}, {:.0} s", old.date, old.seconds);
+        sh::say(format!("{what}: nothing has changed, {kept}"));
+        let what = if old.kernel.contains(what) { old.kernel } else { format!("{what} ({})", old.kernel) };
+        Some(Line { groups: old.groups, kept: Some(kept), ..Line::new(&what, (old.passed, 0, old.skipped), start) })
+    }
+
+    fn keep(&self, what: &str, name: &str, of: impl FnOnce(String) -> Kept, result: Option<&Path>) {
+        let date = coverage::say(self.paths, "date", &["-u", "+%FT%TZ"]);
+        if let Err(err) = date.and_then(|date| self.store.keep(name, &of(date), result)) {
+            sh::say(format!("{what}: its result is not kept: {err:#}"));
+        }
+    }
 }
 
 /// A cargo command that passes or fails as one.
 fn check(paths: &Paths, what: &str, args: &[&str]) -> Result<Line> {
     let start = Instant::now();
     let (ok, _) = logged(paths, what, args)?;
-    Ok(Line { what: what.to_owned(), passed: ok.into(), failed: (!ok).into(), skipped: 0, took: start.elapsed() })
+    Ok(Line::verdict(what, ok, start))
 }
 
 /// A cargo test run, counted test by test.
@@ -166,15 +264,14 @@ fn unit(paths: &Paths, what: &str, args: &[&str]) -> Result<Line> {
     if failed == 0 && (!ok || passed == 0) {
         failed = 1;
     }
-    Ok(Line { what: what.to_owned(), passed, failed, skipped, took: start.elapsed() })
+    Ok(Line::new(what, (passed, failed, skipped), start))
 }
 
 fn verdict<T>(what: &str, result: &Result<T>, start: Instant) -> Line {
     if let Err(err) = result {
         sh::say(format!("{what}: {err:#}"));
     }
-    let ok = result.is_ok();
-    Line { what: what.to_owned(), passed: ok.into(), failed: (!ok).into(), skipped: 0, took: start.elapsed() }
+    Line::verdict(what, result.is_ok(), start)
 }
 
 /// Runs cargo with its output in a log; on failure the end of the log is shown.
@@ -215,22 +312,6 @@ fn counts(text: &str) -> (usize, usize, usize) {
         sum.2 += of(" ignored").unwrap_or(0);
     }
     sum
-}
-
-#[expect(clippy::print_stdout, reason = "the table is this command's result")]
-fn print(table: &[Line], stale: &[String]) -> bool {
-    println!("{:<40} {:>7} {:>7} {:>7} {:>9}", "check", "passed", "failed", "skipped", "seconds");
-    for line in table {
-        let (passed, failed, skipped) = (line.passed, line.failed, line.skipped);
-        println!("{:<40} {passed:>7} {failed:>7} {skipped:>7} {:>9.1}", line.what, line.took.as_secs_f64());
-    }
-    for row in stale {
-        println!("committed coverage of {row}");
-    }
-    let sum = |of: fn(&Line) -> usize| table.iter().map(of).sum::<usize>();
-    let failed = sum(|line| line.failed);
-    println!("\n{} passed, {failed} failed, {} skipped", sum(|line| line.passed), sum(|line| line.skipped));
-    failed == 0
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     coverage_page, e2e,
     kernels::{Matrix, Row, Share},
+    output::Output,
     paths::{self, Paths},
     setup, sh,
     side_by_side::{self, Piece},
@@ -84,15 +85,15 @@ struct Test {
 }
 
 /// Runs the table on rows, or takes the result files of the suite's last run there (`recorded`, after `ci` or `e2e` on this very tree),
-/// writes what it found and the page; true when no row of it is open.
-pub(crate) fn run(paths: &Paths, rows: &[String], json: bool, recorded: bool) -> Result<bool> {
+/// writes what it found and the page, and with `json` prints it there; true when no row of it is open.
+pub(crate) fn run(paths: &Paths, rows: &[String], recorded: bool, json: Option<&Output>) -> Result<bool> {
     let matrix = Matrix::load(paths)?;
     let rows: Vec<&Row> =
         if rows.is_empty() { matrix.rows.iter().collect() } else { rows.iter().map(|name| matrix.row(name)).collect::<Result<_>>()? };
     let bin = if recorded { None } else { Some(prepare(paths, &rows)?) };
     // This machine's own row measures time: it runs alone, before the machines.
     let (here, emulated): (Vec<&Row>, Vec<&Row>) = rows.into_iter().partition(|row| row.kernel.is_none());
-    let try_row = |row| one_row(paths, &matrix, row, bin.as_deref(), json);
+    let try_row = |row| one_row(paths, &matrix, row, bin.as_deref(), json.is_some());
     let mut tried: Vec<Result<(bool, Found)>> = here.into_iter().map(try_row).collect();
     let machines = emulated.into_iter().map(|row| Box::new(move || try_row(row)) as Piece<'_, _>);
     tried.extend(side_by_side::run(machines.collect()));
@@ -104,8 +105,8 @@ pub(crate) fn run(paths: &Paths, rows: &[String], json: bool, recorded: bool) ->
         all.push(found);
     }
     write_page(paths)?;
-    if json {
-        print(&serde_json::to_string_pretty(&all)?);
+    if let Some(output) = json {
+        output.write(&serde_json::to_string_pretty(&all)?)?;
     }
     Ok(green)
 }
@@ -365,11 +366,6 @@ pub(crate) fn write_page(paths: &Paths) -> Result<()> {
     let matrix = Matrix::load(paths)?;
     let all: Vec<Found> = committed(paths)?.into_values().collect();
     paths::write_if_changed(&page_file(paths), &coverage_page::page(&all, &matrix, &sources(paths)?)).map(|_| ())
-}
-
-#[expect(clippy::print_stdout, reason = "the results are this command's output")]
-fn print(text: &str) {
-    println!("{text}");
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! `e2e`: the suite on one row of `tests/kernels.toml`, here or in a virtual machine, judged by the result file it wrote.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -43,6 +44,8 @@ struct Test {
     state: String,
     #[serde(default)]
     reason: Option<String>,
+    #[serde(default)]
+    milliseconds: u32,
 }
 
 /// How one row went.
@@ -60,6 +63,8 @@ pub(crate) struct Cell {
     pub(crate) skipped: usize,
     /// Why the row is not green; empty when it is.
     pub(crate) complaints: Vec<String>,
+    /// Seconds of its tests, by their group.
+    pub(crate) groups: BTreeMap<String, f64>,
     /// From start to judgement.
     pub(crate) took: Duration,
 }
@@ -152,10 +157,12 @@ pub(crate) fn run_row(paths: &Paths, matrix: &Matrix, row: &Row, bin: &Path, mor
         failed: 0,
         skipped: 0,
         complaints: Vec::new(),
+        groups: BTreeMap::new(),
         took: start.elapsed(),
     };
     match judged {
         Ok((complaints, report)) => {
+            cell.groups = groups(&report);
             cell.kernel = report.kernel_release;
             (cell.passed, cell.failed, cell.skipped) = (report.passed, report.failed, report.skipped);
             cell.complaints = complaints;
@@ -166,6 +173,15 @@ pub(crate) fn run_row(paths: &Paths, matrix: &Matrix, row: &Row, bin: &Path, mor
         cell.failed = 1;
     }
     cell
+}
+
+/// Seconds of the tests of each group. A test is named `group::claim`.
+fn groups(report: &Report) -> BTreeMap<String, f64> {
+    let mut milliseconds: BTreeMap<&str, u32> = BTreeMap::new();
+    for test in &report.tests {
+        *milliseconds.entry(test.name.split("::").next().unwrap_or_default()).or_default() += test.milliseconds;
+    }
+    milliseconds.into_iter().map(|(group, sum)| (group.to_owned(), f64::from(sum) / 1000.0)).collect()
 }
 
 /// Where a run left its result, and what the result must say.
@@ -298,7 +314,7 @@ mod tests {
     }
 
     fn report() -> Report {
-        let test = |name: &str, state: &str| Test { name: name.into(), state: state.into(), reason: None };
+        let test = |name: &str, state: &str| Test { name: name.into(), state: state.into(), reason: None, milliseconds: 700 };
         Report {
             kernel_release: "6.1.0-56-amd64".into(),
             row: "6.1".into(),
@@ -313,6 +329,15 @@ mod tests {
     #[test]
     fn a_row_that_is_what_it_must_be_is_green() {
         assert_eq!(judge(&report(), &row(), &place(), true), Vec::<String>::new());
+    }
+
+    #[test]
+    fn seconds_are_summed_by_group() {
+        let mut report = report();
+        for (test, name) in report.tests.iter_mut().zip(["lab::a", "lab::b"]) {
+            test.name = name.into();
+        }
+        assert_eq!(groups(&report), BTreeMap::from([("lab".to_owned(), 1.4)]));
     }
 
     #[test]

@@ -12,7 +12,9 @@ mod fetch;
 mod house;
 mod initramfs;
 mod install;
+mod kept;
 mod kernels;
+mod output;
 mod packages;
 mod paths;
 mod setup;
@@ -29,7 +31,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{build_ebpf::Variant, kernels::Matrix, paths::Paths};
+use crate::{build_ebpf::Variant, kernels::Matrix, output::Output, paths::Paths};
 
 /// Build, set-up, test and demo commands of pp-agent
 #[derive(Debug, Parser)]
@@ -117,7 +119,7 @@ enum Task {
         recorded: bool,
     },
     /// Run every check: format, lints, unit tests, the suite here and on every kernel, the installed service
-    Ci,
+    Ci(ci::Options),
     /// Check that the code is in order: no circles of imports, everything in its room, on its page of the docs and in use
     House(house::Options),
     /// Replay the incident in the lab, stage by stage, then with a signed receipt
@@ -169,6 +171,18 @@ enum Task {
     },
 }
 
+impl Task {
+    /// True when standard output is for JSON alone.
+    const fn wants_json(&self) -> bool {
+        match self {
+            Self::Coverage { json, .. } => *json,
+            Self::Ci(options) => options.json,
+            Self::House(options) => options.json,
+            _ => false,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     match start(Cli::parse()) {
         Ok(code) => ExitCode::from(code),
@@ -183,6 +197,7 @@ fn start(cli: Cli) -> Result<u8> {
     // What other users run is made here and by what this starts: not closed to them, however careful the person's shell is.
     let _before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let paths = Paths::find()?;
+    let output = Output::open(cli.command.wants_json())?;
     match cli.command {
         Task::Setup { only } => setup::run(&paths, only).map(|()| 0),
         Task::BuildEbpf { extra } => {
@@ -222,16 +237,38 @@ fn start(cli: Cli) -> Result<u8> {
             if native {
                 rows.push("native".to_owned());
             }
-            Ok(u8::from(!coverage::run(&paths, &rows, json, recorded)?))
+            Ok(u8::from(!coverage::run(&paths, &rows, recorded, json.then_some(&output))?))
         }
         Task::Attackers { rows, soak, recorded } => Ok(u8::from(!attackers::run(&paths, &rows, soak, recorded)?)),
-        Task::Ci => Ok(u8::from(!ci::run(&paths)?)),
-        Task::House(options) => Ok(u8::from(!house::run(&paths, options)?)),
+        Task::Ci(options) => Ok(u8::from(!ci::run(&paths, options, &output)?)),
+        Task::House(options) => Ok(u8::from(!house::run(&paths, options, &output)?)),
         Task::Demo { more } => wrappers::demo(&paths, &more),
         Task::Bench { extra, more } => wrappers::bench(&paths, extra, &more),
         Task::Soak { rounds, rows } => Ok(u8::from(!wrappers::soak(&paths, rounds, &rows)?)),
         Task::Install { root, binary } => install::install(&paths, &root, binary).map(|()| 0),
         Task::Uninstall { root, purge } => install::uninstall(&root, purge).map(|()| 0),
         Task::InstallTest { kernel } => Ok(u8::from(!systemd::install_test(&paths, &kernel)?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn every_command_that_has_json_prints_it_alone() {
+        let mut with_json = 0;
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            if command.get_arguments().any(|argument| argument.get_id() == "json") {
+                with_json += 1;
+                let cli = Cli::try_parse_from(["xtask", name, "--json"]).expect("it parses");
+                assert!(cli.command.wants_json(), "{name}");
+                assert!(!Cli::try_parse_from(["xtask", name]).expect("it parses").command.wants_json(), "{name}");
+            }
+        }
+        assert!(with_json >= 3);
     }
 }

@@ -21,6 +21,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
 use crate::{
+    output::Output,
     paths::{self, Paths},
     sh,
 };
@@ -81,7 +82,7 @@ impl House {
 }
 
 /// Checks and prints; true when all of it holds.
-pub(crate) fn run(paths: &Paths, options: Options) -> Result<bool> {
+pub(crate) fn run(paths: &Paths, options: Options, output: &Output) -> Result<bool> {
     if options.shrink {
         let gone = check(paths)?.compared.gone;
         let keep = |line: &&str| !gone.iter().any(|key| key == line.trim());
@@ -90,7 +91,7 @@ pub(crate) fn run(paths: &Paths, options: Options) -> Result<bool> {
         paths::write_if_changed(&known_file(paths), &(kept.join("\n") + "\n"))?;
     }
     let house = check(paths)?;
-    print(&house, options)?;
+    print(&house, options, output)?;
     Ok(house.holds())
 }
 
@@ -172,14 +173,12 @@ fn complaints(house: &House, all: bool) -> Vec<String> {
     lines
 }
 
-#[expect(clippy::print_stdout, reason = "what was found is this command's result")]
-fn print(house: &House, options: Options) -> Result<()> {
+fn print(house: &House, options: Options, output: &Output) -> Result<()> {
     if options.json {
-        println!("{}", serde_json::to_string_pretty(house)?);
-        return Ok(());
+        return output.write(&serde_json::to_string_pretty(house)?);
     }
     for line in complaints(house, options.list) {
-        println!("{line}");
+        output.write(&line)?;
     }
     let Compared { new, gone, known } = &house.compared;
     sh::say(format!("house: {} new, {} known, {} known and gone", new.len(), known.len(), gone.len()));
