@@ -47,6 +47,17 @@ pub enum Mode {
     Observe,
 }
 
+impl Mode {
+    /// Its name in policy and status.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+        }
+    }
+}
+
 /// The posture below which the daemon does not report itself ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -8,15 +8,17 @@
 mod compare;
 mod told;
 
-pub use compare::{Change, Comparison, Row, Tally, counted};
+pub use compare::{Change, Comparison, Row, Summary, Tally, counted};
 pub use told::{Then, To, Told};
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
 use pp_common::abi::NameId;
 use pp_common::behaviour::{Ground, LIMITS_OBSERVE, LONG_NS, Limits, MAX_LOGINS, MAX_PAIRS, Rule, SHORT_NS, Scope, scope};
 use pp_common::decide::{Attempt, Decision, Kind, Reason, Subject, Tables, decide};
+use serde::Serialize;
 
 use crate::config::Config;
 use crate::events::build::addr_of;
@@ -30,7 +32,8 @@ const SECOND_NS: u64 = 1_000_000_000;
 const SSH: u16 = 22;
 
 /// Why an event says too little to be judged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Blind {
     /// A tool that was run.
     Tool,
@@ -46,20 +49,13 @@ pub enum Blind {
     Unknown,
 }
 
-impl Blind {
-    /// Its name in answers.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Tool => "tool",
-            Self::Delegate => "delegate",
-            Self::Gate => "gate",
-            Self::Flow => "flow",
-            Self::Pattern => "pattern",
-            Self::Unknown => "unknown",
-        }
+impl fmt::Display for Blind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
     }
+}
 
+impl Blind {
     /// Why, in words.
     #[must_use]
     pub const fn why(self) -> &'static str {

@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 pub mod adopt;
+pub mod api;
 pub mod cli;
 pub mod clock;
 mod compiled;

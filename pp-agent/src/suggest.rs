@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use pp_common::behaviour::GROUND_PORTS;
 use pp_common::decide::transport;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::config::{Config, ConfigError, Exemption, Source};
 use crate::draft::{About, Draft, Tally, Then, To, Told, about, is_open};
@@ -88,13 +88,36 @@ struct ExemptIdea {
     seen: Seen,
 }
 
-/// What there is to propose.
-#[derive(Debug)]
+/// What there is to propose, for programs and as a drop-in.
+#[derive(Debug, Serialize)]
 pub struct Proposal {
+    zones: Vec<ZoneView>,
+    gateways: Vec<GatewayView>,
+    commented_out: Exemptions,
     /// The drop-in.
     pub toml: String,
-    /// The same for programs.
-    pub json: Value,
+}
+
+#[derive(Debug, Serialize)]
+struct ZoneView {
+    name: String,
+    networks: [String; 1],
+    attempts: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct GatewayView {
+    name: String,
+    address: String,
+    ports: Vec<u16>,
+    attempts: u64,
+}
+
+/// What is only ever proposed as comments.
+#[derive(Debug, Serialize)]
+struct Exemptions {
+    services_exempt: Vec<String>,
+    behaviour_exempt: Vec<String>,
 }
 
 /// What was read so far, judged by the policy that is to be added to.
@@ -208,8 +231,7 @@ impl<'a> Observed<'a> {
         let mut sources = config.sources.clone();
         sources.push(Source { name: "the proposal".to_owned(), text: toml.clone() });
         policy::compile(&Config::from_sources(sources)?, &[], &[], &[])?;
-        let json = ideas.to_json(&toml);
-        Ok(Proposal { toml, json })
+        Ok(ideas.into_proposal(toml))
     }
 
     /// One zone for each network of the widest size in which hosts were seen, no larger than they need.
@@ -269,17 +291,22 @@ impl Ideas {
         self.zones.is_empty() && self.gateways.is_empty() && self.exempt.is_empty()
     }
 
-    fn to_json(&self, toml: &str) -> Value {
-        let zone =
-            |idea: &ZoneIdea| json!({ "name": idea.name, "networks": [idea.network.to_string()], "attempts": idea.seen.tally.attempts });
-        let gateway = |idea: &GatewayIdea| json!({ "name": idea.name, "address": idea.address.to_string(), "ports": idea.ports, "attempts": idea.seen.tally.attempts });
-        let exempt: Vec<String> = self.exempt.iter().map(|idea| idea.exemption.to_string()).collect();
-        json!({
-            "zones": self.zones.iter().map(zone).collect::<Vec<_>>(),
-            "gateways": self.gateways.iter().map(gateway).collect::<Vec<_>>(),
-            "commented_out": { "services_exempt": self.zones.iter().map(|idea| idea.network.to_string()).collect::<Vec<_>>(), "behaviour_exempt": exempt },
-            "toml": toml,
-        })
+    fn into_proposal(self, toml: String) -> Proposal {
+        let services_exempt = self.zones.iter().map(|idea| idea.network.to_string()).collect();
+        let behaviour_exempt = self.exempt.iter().map(|idea| idea.exemption.to_string()).collect();
+        let zone = |idea: ZoneIdea| ZoneView { name: idea.name, networks: [idea.network.to_string()], attempts: idea.seen.tally.attempts };
+        let gateway = |idea: GatewayIdea| GatewayView {
+            name: idea.name,
+            address: idea.address.to_string(),
+            ports: idea.ports,
+            attempts: idea.seen.tally.attempts,
+        };
+        Proposal {
+            zones: self.zones.into_iter().map(zone).collect(),
+            gateways: self.gateways.into_iter().map(gateway).collect(),
+            commented_out: Exemptions { services_exempt, behaviour_exempt },
+            toml,
+        }
     }
 }
 

@@ -4,9 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use clap::Args;
 
-use super::output::text;
-use super::{CliError, Context, DONE, Outcome, REFUSED, wait};
-use crate::control::Check;
+use pp_common::decide::Verdict;
+
+use super::output::named;
+use super::{Context, DONE, Outcome, REFUSED, wait};
+use crate::api::{Check, CheckAnswer};
 
 /// `check`.
 #[derive(Debug, Args)]
@@ -63,27 +65,19 @@ pub(crate) fn check(context: &Context, args: &CheckArgs) -> Outcome {
         session: args.session.clone(),
         pid: args.pid,
     };
-    let answer = wait(context.client.post("/v1/check", &question))?;
-    context.out.show(&answer, |answer| {
-        let mut line = format!("{}: {}", text(answer, "verdict"), text(answer, "reason"));
-        for name in ["receipt", "zone", "gateway", "service"] {
-            if !answer[name].is_null() {
-                line.push_str(&format!(" {name} {}", text(answer, name)));
-            }
-        }
-        if !answer["learned"].is_null() {
-            line.push_str(&format!("; {}", text(answer, "learned")));
-        }
-        if !answer["behaviour"].is_null() {
-            line.push_str(&format!("; by the behaviour rules {}", text(answer, "behaviour")));
-        }
+    let answer = wait(context.client.post::<CheckAnswer>("/v1/check", &question))?;
+    context.out.show(&answer, || {
+        let mut line = format!("{}: {}", answer.verdict.name(), answer.reason.name());
+        let members = [("receipt", &answer.receipt), ("zone", &answer.zone), ("gateway", &answer.gateway), ("service", &answer.service)];
+        line.extend(named(members).into_iter().map(|member| format!(" {member}")));
+        line.extend(answer.learned.iter().map(|learned| format!("; {learned}")));
+        line.extend(answer.behaviour.iter().map(|behaviour| format!("; by the behaviour rules {behaviour}")));
         vec![line]
     })?;
-    match answer["verdict"].as_str() {
-        Some("allow" | "observe") => Ok(DONE),
-        Some("block") => Ok(REFUSED),
-        _ => Err(CliError::message("check: the daemon's answer has no verdict; is it of another version")),
-    }
+    Ok(match answer.verdict {
+        Verdict::Allow | Verdict::Observe => DONE,
+        Verdict::Block => REFUSED,
+    })
 }
 
 #[cfg(test)]

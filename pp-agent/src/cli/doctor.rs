@@ -5,12 +5,12 @@ mod containers;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use super::output::{list, text};
 use super::{BPFFS, Context, DONE, ERROR, Outcome, wait};
+use crate::api::{Neighbours, Opening, Status};
 use crate::config::{Config, ConfigError, Paths};
-use crate::kernel::host;
+use crate::kernel::{Gap, host};
 use crate::keyring::Keyring;
 use crate::receipt::key::OperatorKey;
 use crate::trusted::FileCheck;
@@ -29,7 +29,15 @@ pub(crate) struct DoctorArgs {
     keys: PathBuf,
 }
 
+/// Everything that was looked at.
+#[derive(Serialize)]
+struct Report {
+    healthy: bool,
+    findings: Vec<Finding>,
+}
+
 /// One thing that was looked at.
+#[derive(Serialize)]
 struct Finding {
     what: &'static str,
     good: bool,
@@ -39,15 +47,16 @@ struct Finding {
 
 impl Finding {
     fn good(what: &'static str, found: impl Into<String>) -> Self {
-        Self { what, good: true, found: found.into(), advice: None }
+        Self::note(what, found, None)
     }
 
     fn bad(what: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { what, good: false, found: found.into(), advice: Some(advice.into()) }
     }
 
-    fn to_json(&self) -> Value {
-        json!({ "what": self.what, "good": self.good, "found": self.found, "advice": self.advice })
+    /// Nothing is wrong with it, but it should be known.
+    fn note(what: &'static str, found: impl Into<String>, advice: impl Into<Option<String>>) -> Self {
+        Self { what, good: true, found: found.into(), advice: advice.into() }
     }
 }
 
@@ -62,18 +71,14 @@ pub(crate) fn doctor(context: &Context, args: &DoctorArgs) -> Outcome {
     findings.extend(private_keys(&args.keys));
     findings.extend(daemon(context));
     let healthy = findings.iter().all(|finding| finding.good);
-    let report = json!({
-        "healthy": healthy,
-        "findings": findings.iter().map(Finding::to_json).collect::<Vec<_>>(),
-    });
-    context.out.show(&report, |report| {
+    let report = Report { healthy, findings };
+    context.out.show(&report, || {
         let mut lines = Vec::new();
-        for finding in list(report, "findings") {
-            let mark = if finding["good"] == true { "ok " } else { "!! " };
-            lines.push(format!("{mark} {:12} {}", text(finding, "what"), text(finding, "found")));
-            if !finding["advice"].is_null() {
-                lines.extend(text(finding, "advice").lines().map(|line| format!("                 {line}")));
-            }
+        for finding in &report.findings {
+            let mark = if finding.good { "ok " } else { "!! " };
+            lines.push(format!("{mark} {:12} {}", finding.what, finding.found));
+            let advice = finding.advice.iter().flat_map(|advice| advice.lines());
+            lines.extend(advice.map(|line| format!("                 {line}")));
         }
         lines
     })?;
@@ -109,22 +114,16 @@ fn cgroup2() -> Finding {
 
 fn lsm() -> Finding {
     match host::active_lsms() {
-        None => Finding {
-            what: "lsm",
-            good: true,
-            found: "the list of active LSMs cannot be read".to_owned(),
-            advice: Some("mount securityfs: mount -t securityfs none /sys/kernel/security".to_owned()),
-        },
+        None => {
+            let advice = "mount securityfs: mount -t securityfs none /sys/kernel/security".to_owned();
+            Finding::note("lsm", "the list of active LSMs cannot be read", advice)
+        }
         Some(active) if active.iter().any(|name| name == "bpf") => Finding::good("lsm", active.join(",")),
-        Some(active) => Finding {
-            what: "lsm",
-            good: true,
-            found: format!("{} (bpf is not active: the backend is fmod_ret, or else cgroup)", active.join(",")),
-            advice: Some(format!(
-                "for the backend lsm, add bpf to the kernel command line: lsm={},bpf",
-                active.iter().filter(|name| *name != "capability").cloned().collect::<Vec<_>>().join(",")
-            )),
-        },
+        Some(active) => {
+            let found = format!("{} (bpf is not active: the backend is fmod_ret, or else cgroup)", active.join(","));
+            let others: Vec<String> = active.into_iter().filter(|name| name != "capability").collect();
+            Finding::note("lsm", found, format!("for the backend lsm, add bpf to the kernel command line: lsm={},bpf", others.join(",")))
+        }
     }
 }
 
@@ -144,28 +143,20 @@ fn pins(bpffs: &Path) -> Finding {
             format!("{} is not there: nothing is installed in the kernel", bpffs.display()),
             "start the daemon: systemctl start pp-agent",
         ),
-        Err(error) => Finding {
-            what: "pins",
-            good: true,
-            found: format!("{}: {error}", bpffs.display()),
-            advice: Some("run doctor as root to see them".to_owned()),
-        },
+        Err(error) => Finding::note("pins", format!("{}: {error}", bpffs.display()), "run doctor as root to see them".to_owned()),
     }
 }
 
 fn policy(file: &Path, loaded: &Result<Config, ConfigError>) -> Finding {
     match loaded {
-        Ok(config) if config.sources.is_empty() => Finding {
-            what: "policy",
-            good: true,
-            found: "none: the built-in services are protected, there are no zones and no receipts".to_owned(),
-            advice: Some(format!("write {} and check it with pp-agent policy check", file.display())),
-        },
+        Ok(config) if config.sources.is_empty() => {
+            let found = "none: the built-in services are protected, there are no zones and no receipts";
+            Finding::note("policy", found, format!("write {} and check it with pp-agent policy check", file.display()))
+        }
         Ok(config) => {
             let remarks = config.off.len() + config.warnings.len() + config.not_read.len();
-            let finding = Finding::good("policy", file.display().to_string());
             let advice = format!("pp-agent policy check {} says what is off, probably not meant or not read", file.display());
-            Finding { advice: (remarks > 0).then_some(advice), ..finding }
+            Finding::note("policy", file.display().to_string(), (remarks > 0).then_some(advice))
         }
         Err(error) => Finding::bad("policy", "refused", error.to_string()),
     }
@@ -175,18 +166,17 @@ fn policy(file: &Path, loaded: &Result<Config, ConfigError>) -> Finding {
 const CLOSED_BY: &str = "closed by the backends lsm and fmod_ret, where the kernel has the hook: see backend above";
 
 /// What an agent can do through a gap.
-fn gap_words(gap: &str) -> &'static str {
+fn gap_words(gap: Gap) -> &'static str {
     match gap {
-        "packet" => "AF_PACKET and AF_XDP sockets can be made, by those with the capability, and send raw frames",
-        "vsock" => "vsock sockets can be made: they reach the hypervisor and other virtual machines",
-        "unix" => "another process can be asked over a unix socket to connect on the agent's behalf",
-        "ptrace" => "another process of the same user can be driven through a debugger's calls",
-        "passed" => "a connected socket handed in by another process can be used until its first packet is judged",
-        "orphans" => {
+        Gap::Packet => "AF_PACKET and AF_XDP sockets can be made, by those with the capability, and send raw frames",
+        Gap::Vsock => "vsock sockets can be made: they reach the hypervisor and other virtual machines",
+        Gap::Unix => "another process can be asked over a unix socket to connect on the agent's behalf",
+        Gap::Ptrace => "another process of the same user can be driven through a debugger's calls",
+        Gap::Passed => "a connected socket handed in by another process can be used until its first packet is judged",
+        Gap::Orphans => {
             "a refused flow that its program closed cannot be ended (the kernel has no sock_diag that destroys TCP sockets): its packets are refused until hooks are removed"
         }
-        "tamper" => "an agent that runs as root can take programs out of the kernel",
-        _ => "not refused by this build on this kernel",
+        Gap::Tamper => "an agent that runs as root can take programs out of the kernel",
     }
 }
 
@@ -224,47 +214,30 @@ fn trusted_private_key(file: &Path, keyring: &Keyring) -> Option<String> {
 }
 
 fn daemon(context: &Context) -> Vec<Finding> {
-    let status = match wait(context.client.get("/v1/status")) {
+    let status = match wait(context.client.get::<Status>("/v1/status")) {
         Ok(status) => status,
         Err(error) => return vec![Finding::bad("daemon", "does not answer", error.to_string())],
     };
-    let mut findings = Vec::new();
-    let posture = text(&status, "posture");
-    findings.push(Finding {
-        what: "posture",
-        good: matches!(posture.as_str(), "enforcing" | "partial"),
-        found: format!("{posture}, backend {}", text(&status, "backend")),
-        advice: None,
-    });
-    findings.extend(list(&status, "backends").iter().map(|backend| Finding {
-        what: "backend",
-        good: true,
-        found: format!("{}: {}", text(backend, "name"), text(backend, "found")),
-        advice: None,
+    let posture = format!("{}, backend {}", status.posture, status.backend);
+    let mut findings = vec![Finding { good: status.posture.refuses(), ..Finding::good("posture", posture) }];
+    findings.extend(status.backends.iter().map(|backend| Finding::good("backend", format!("{}: {}", backend.name, backend.found))));
+    findings.extend(status.gaps.iter().map(|gap| {
+        let (words, closed) = match gap {
+            Opening::Known(gap) => (gap_words(*gap), matches!(gap, Gap::Packet | Gap::Vsock | Gap::Passed)),
+            Opening::Found(_) => ("not refused by this build on this kernel", false),
+        };
+        Finding::note("gap", format!("{gap}: {words}"), closed.then(|| CLOSED_BY.to_owned()))
     }));
-    findings.extend(list(&status, "gaps").iter().filter_map(Value::as_str).map(|gap| Finding {
-        what: "gap",
-        good: true,
-        found: format!("{gap}: {}", gap_words(gap)),
-        advice: matches!(gap, "packet" | "vsock" | "passed").then(|| CLOSED_BY.to_owned()),
-    }));
-    findings.extend(list(&status["neighbours"], "unnamed_networks").iter().map(|found| {
-        Finding {
-            what: "network",
-            good: true,
-            found: format!("{} on {}, which carries a protected place: no zone names it", text(found, "network"), text(found, "link")),
-            advice: Some(
-                "a protected device may have an address in it that is open until its first answer is seen, up to 1 s later;\n\
-             name the network in a zone, or give the device's mac in policy"
-                    .to_owned(),
-            ),
-        }
-    }));
-    findings.extend(list(&status, "problems").iter().filter_map(Value::as_str).map(|problem| Finding {
-        what: "problem",
-        good: false,
-        found: problem.to_owned(),
-        advice: None,
-    }));
+    if let Neighbours::List(list) = &status.neighbours {
+        findings.extend(list.unnamed_networks.iter().map(|unnamed| {
+            let found = format!("{} on {}, which carries a protected place: no zone names it", unnamed.network, unnamed.link);
+            Finding::note("network", found, UNNAMED.to_owned())
+        }));
+    }
+    findings.extend(status.problems.iter().map(|problem| Finding { good: false, ..Finding::good("problem", problem) }));
     findings
 }
+
+/// What a network without a zone may mean, and what to do about it.
+const UNNAMED: &str = "a protected device may have an address in it that is open until its first answer is seen, up to 1 s later;\n\
+    name the network in a zone, or give the device's mac in policy";

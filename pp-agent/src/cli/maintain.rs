@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
-use serde_json::json;
+use serde::Serialize;
 
 use super::output::talk;
 use super::{BPFFS, Cli, CliError, Context, DONE, Outcome, wait};
+use crate::api::OwnSession;
 use crate::kernel;
 
 /// `uninstall-hooks`.
@@ -26,10 +27,16 @@ pub(crate) struct CompletionArgs {
     shell: Shell,
 }
 
+#[derive(Serialize)]
+struct Uninstalled {
+    removed: usize,
+    flows_ended: usize,
+}
+
 /// Takes everything out of the kernel, daemon alive or dead.
 pub(crate) fn uninstall(context: &Context, args: &UninstallArgs) -> Outcome {
     refuse_in_session(context, &args.bpffs, "uninstall-hooks")?;
-    if wait(context.client.get("/v1/self")).is_ok() {
+    if wait(context.client.get::<OwnSession>("/v1/self")).is_ok() {
         talk("pp-agent: the daemon still runs; it holds its programs until it stops: systemctl stop pp-agent");
     }
     let removed = kernel::uninstall(&args.bpffs).map_err(CliError::message)?;
@@ -39,10 +46,10 @@ pub(crate) fn uninstall(context: &Context, args: &UninstallArgs) -> Outcome {
     if Path::new("/proc/net/sctp").exists() {
         talk("pp-agent: SCTP associations cannot be ended from outside: the kernel may send what was refused on them; end their programs");
     }
-    let (pins, flows) = (removed.pins, removed.flows);
-    context.out.show(&json!({ "removed": pins, "flows_ended": flows }), |_| {
-        let ended = (flows > 0).then(|| format!("{flows} flows ended that had been refused"));
-        ended.into_iter().chain([format!("{pins} pins removed; nothing is enforced by them any more")]).collect()
+    let report = Uninstalled { removed: removed.pins, flows_ended: removed.flows };
+    context.out.show(&report, || {
+        let ended = (report.flows_ended > 0).then(|| format!("{} flows ended that had been refused", report.flows_ended));
+        ended.into_iter().chain([format!("{} pins removed; nothing is enforced by them any more", report.removed)]).collect()
     })?;
     Ok(DONE)
 }
@@ -58,8 +65,8 @@ pub(crate) fn completions(context: &Context, args: &CompletionArgs) -> Outcome {
 /// Refuses when this process belongs to an agent's session: by the daemon's
 /// word, and where none answers by the pinned table, if it can be read.
 pub(crate) fn refuse_in_session(context: &Context, bpffs: &Path, command: &str) -> Result<(), CliError> {
-    let marked = match wait(context.client.get("/v1/self")) {
-        Ok(own) => own["marked"] == true,
+    let marked = match wait(context.client.get::<OwnSession>("/v1/self")) {
+        Ok(own) => own.marked,
         Err(CliError::Client(error)) if error.is_absent() => match kernel::pinned_mark(bpffs, std::process::id()) {
             Ok(mark) => mark.is_some(),
             Err(error) => {

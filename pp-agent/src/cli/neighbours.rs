@@ -2,11 +2,10 @@
 
 use std::net::IpAddr;
 
-use clap::{Args, Subcommand};
-use serde_json::Value;
-
-use super::output::{list, table, text};
+use super::output::{named, table};
 use super::{Context, DONE, Outcome, wait};
+use crate::api::{Forgotten, NeighbourList};
+use clap::{Args, Subcommand};
 
 /// `neighbours`.
 #[derive(Debug, Args)]
@@ -27,32 +26,25 @@ enum NeighboursCommand {
 /// Lists what is known, or forgets one address.
 pub(crate) fn run(context: &Context, args: &NeighboursArgs) -> Outcome {
     if let Some(NeighboursCommand::Forget { address }) = &args.command {
-        let answer = wait(context.client.delete(&format!("/v1/neighbours/{address}")))?;
-        context.out.show(&answer, |answer| vec![format!("{} is forgotten for 24 hours", text(answer, "address"))])?;
+        let answer = wait(context.client.delete::<Forgotten>(&format!("/v1/neighbours/{address}")))?;
+        context.out.show(&answer, || vec![format!("{} is forgotten for 24 hours", answer.address)])?;
         return Ok(DONE);
     }
-    let found = wait(context.client.get("/v1/neighbours"))?;
-    context.out.show(&found, lines)?;
+    let found = wait(context.client.get::<NeighbourList>("/v1/neighbours"))?;
+    context.out.show(&found, || lines(&found))?;
     Ok(DONE)
 }
 
-fn lines(found: &Value) -> Vec<String> {
-    let place = |row: &Value| {
-        ["zone", "gateway"]
-            .iter()
-            .filter(|name| !row[**name].is_null())
-            .map(|name| format!("{name} {}", text(row, name)))
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
+fn lines(found: &NeighbourList) -> Vec<String> {
+    let place = |zone, gateway| named([("zone", zone), ("gateway", gateway)]).join(", ");
     let mut rows = vec![["ADDRESS", "PLACE", "WHY"].map(str::to_owned).to_vec()];
-    rows.extend(
-        list(found, "links")
-            .iter()
-            .map(|link| vec![format!("fe80::/10%{}", text(link, "link")), place(link), "the link carries it".to_owned()]),
-    );
-    rows.extend(list(found, "learned").iter().map(|known| vec![text(known, "address"), place(known), text(known, "why")]));
+    for link in &found.links {
+        rows.push(vec![format!("fe80::/10%{}", link.link), place(&link.zone, &link.gateway), "the link carries it".to_owned()]);
+    }
+    for known in &found.learned {
+        rows.push(vec![known.address.clone(), place(&known.zone, &known.gateway), known.why.clone()]);
+    }
     let mut lines = table(&rows);
-    lines.extend(list(found, "conflicts").iter().filter_map(Value::as_str).map(|conflict| format!("conflict  {conflict}")));
+    lines.extend(found.conflicts.iter().map(|conflict| format!("conflict  {conflict}")));
     lines
 }

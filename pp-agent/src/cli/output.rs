@@ -3,9 +3,10 @@
 
 use std::io::{ErrorKind, Write};
 
-use serde_json::Value;
+use serde::Serialize;
 
 use super::CliError;
+use crate::api;
 use crate::escape::escape;
 
 /// Where data goes, and in which form.
@@ -25,9 +26,10 @@ impl Output {
         self.raw(format!("{}\n", escape(text)).as_bytes())
     }
 
-    /// A JSON value, indented.
-    pub(crate) fn value(self, value: &Value) -> Result<(), CliError> {
-        self.raw(format!("{}\n", harmless(&format!("{value:#}"))).as_bytes())
+    /// As JSON, indented.
+    pub(crate) fn value(self, value: &impl Serialize) -> Result<(), CliError> {
+        let json = api::to_json(value).map_err(CliError::message)?;
+        self.raw(format!("{}\n", harmless(&format!("{json:#}"))).as_bytes())
     }
 
     /// Bytes as they are: JSON lines, files.
@@ -40,11 +42,11 @@ impl Output {
     }
 
     /// The value as JSON, or the lines made of it.
-    pub(crate) fn show(self, value: &Value, lines: impl FnOnce(&Value) -> Vec<String>) -> Result<(), CliError> {
+    pub(crate) fn show(self, value: &impl Serialize, lines: impl FnOnce() -> Vec<String>) -> Result<(), CliError> {
         if self.json {
             return self.value(value);
         }
-        lines(value).iter().try_for_each(|line| self.line(line))
+        lines().iter().try_for_each(|line| self.line(line))
     }
 }
 
@@ -73,22 +75,13 @@ pub(crate) fn talk(text: &str) {
 }
 
 /// Says what an answer warns of.
-pub(crate) fn warn(answer: &Value) {
-    list(answer, "warnings").iter().filter_map(Value::as_str).for_each(|warning| talk(&format!("warning: {warning}")));
+pub(crate) fn warn(warnings: &[String]) {
+    warnings.iter().for_each(|warning| talk(&format!("warning: {warning}")));
 }
 
-/// A member of a JSON object as text for people; empty if absent.
-pub(crate) fn text(value: &Value, name: &str) -> String {
-    match &value[name] {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
-}
-
-/// The members of an array.
-pub(crate) fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
-    value[name].as_array().map_or(&[], Vec::as_slice)
+/// Those of them that there are, each behind its name: `zone plant-7, gateway field`.
+pub(crate) fn named<'a>(members: impl IntoIterator<Item = (&'a str, &'a Option<String>)>) -> Vec<String> {
+    members.into_iter().filter_map(|(name, text)| text.as_ref().map(|text| format!("{name} {text}"))).collect()
 }
 
 /// Rows in columns, two spaces apart, the first row being the titles.

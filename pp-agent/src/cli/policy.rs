@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use super::output::{list, talk, text};
+use super::output::talk;
 use super::{CliError, Context, DONE, Outcome, policy_events, wait};
+use crate::api::{PolicyView, Reloaded, Remarks};
 use crate::config::{Config, FileCheck, Paths};
 use crate::policy;
 
@@ -37,25 +38,25 @@ pub(crate) enum PolicyCommand {
     Reload,
 }
 
+/// The body of a call that says nothing more.
+#[derive(Serialize)]
+struct Empty {}
+
 /// Runs one of them.
 pub(crate) fn run(context: &Context, command: &PolicyCommand) -> Outcome {
     match command {
         PolicyCommand::Check { file, against } => check(context, file, against.as_deref()),
         PolicyCommand::Suggest { from, file } => policy_events::suggest(context, file, from),
         PolicyCommand::Show => {
-            let policy = wait(context.client.get("/v1/policy"))?;
-            if context.out.json {
-                context.out.value(&policy)?;
-            } else {
-                text(&policy, "toml").lines().try_for_each(|line| context.out.line(line))?;
-            }
+            let policy = wait(context.client.get::<PolicyView>("/v1/policy"))?;
+            context.out.show(&policy, || policy.toml.lines().map(str::to_owned).collect())?;
             Ok(DONE)
         }
         PolicyCommand::Reload => {
-            let answer = wait(context.client.post("/v1/policy/reload", &json!({})))?;
-            context.out.show(&answer, |answer| {
-                let mut lines = vec![format!("policy reloaded: generation {}", text(answer, "generation"))];
-                lines.extend(remarks(answer).into_iter().map(|(kind, words)| format!("{kind}: {words}")));
+            let answer = wait(context.client.post::<Reloaded>("/v1/policy/reload", &Empty {}))?;
+            context.out.show(&answer, || {
+                let mut lines = vec![format!("policy reloaded: generation {}", answer.generation)];
+                lines.extend(remarks(&answer.remarks).into_iter().map(|(kind, words)| format!("{kind}: {words}")));
                 lines
             })?;
             Ok(DONE)
@@ -65,15 +66,12 @@ pub(crate) fn run(context: &Context, command: &PolicyCommand) -> Outcome {
 
 /// What an answer says of a policy beside its being valid, bad news first: what of the shipped protection is off, what
 /// is probably not meant, what in the folder of drop-ins is not read, and what else to know.
-pub(super) fn remarks(answer: &Value) -> Vec<(&'static str, String)> {
-    let texts = |name| list(answer, name).iter().filter_map(Value::as_str).map(str::to_owned);
-    let off = list(answer, "off").iter().map(|off| ("off", text(off, "text")));
-    let not_read = list(answer, "not_read").iter();
-    let not_read = not_read.map(|entry| ("warning", format!("{}: not read, {}", text(entry, "path"), text(entry, "why"))));
-    off.chain(texts("warnings").map(|words| ("warning", words)))
-        .chain(not_read)
-        .chain(texts("notes").map(|words| ("note", words)))
-        .collect()
+pub(super) fn remarks(of: &Remarks) -> Vec<(&'static str, String)> {
+    let off = of.off.iter().map(|off| ("off", off.text.clone()));
+    let warnings = of.warnings.iter().map(|words| ("warning", words.clone()));
+    let not_read = of.not_read.iter().map(|entry| ("warning", entry.to_string()));
+    let notes = of.notes.iter().map(|words| ("note", words.clone()));
+    off.chain(warnings).chain(not_read).chain(notes).collect()
 }
 
 /// The same of a policy that was read here, said on standard error.
@@ -81,9 +79,32 @@ pub(super) fn tell(config: &Config) {
     remarks(&remarks_of(config)).iter().for_each(|(kind, words)| talk(&format!("{kind}: {words}")));
 }
 
-fn remarks_of(config: &Config) -> Value {
-    let notes: Vec<&String> = config.notes.iter().chain(&config.adds).collect();
-    json!({ "notes": notes, "warnings": config.warnings, "off": config.off, "not_read": config.not_read })
+fn remarks_of(config: &Config) -> Remarks {
+    Remarks {
+        off: config.off.clone(),
+        warnings: config.warnings.clone(),
+        not_read: config.not_read.clone(),
+        notes: config.notes.iter().chain(&config.adds).cloned().collect(),
+    }
+}
+
+/// The files that a policy was read from.
+pub(super) fn files(config: &Config) -> Vec<String> {
+    config.sources.iter().map(|source| source.name.clone()).collect()
+}
+
+/// What a valid policy has.
+#[derive(Serialize)]
+struct Facts {
+    valid: bool,
+    files: Vec<String>,
+    zones: usize,
+    gateways: usize,
+    services: usize,
+    agents: usize,
+    authorities: usize,
+    #[serde(flatten)]
+    remarks: Remarks,
 }
 
 fn check(context: &Context, file: &Path, against: Option<&Path>) -> Outcome {
@@ -101,25 +122,23 @@ fn check(context: &Context, file: &Path, against: Option<&Path>) -> Outcome {
         return policy_events::against(context, &config, events);
     }
     policy::compile(&config, &[], &[], &[]).map_err(CliError::message)?;
-    let mut facts = json!({
-        "valid": true,
-        "files": config.sources.iter().map(|source| source.name.clone()).collect::<Vec<_>>(),
-        "zones": config.zones.len(),
-        "gateways": config.gateways.len(),
-        "services": config.services.enabled.len(),
-        "agents": config.agents.len(),
-        "authorities": config.authorities.len(),
-    });
-    facts.as_object_mut().into_iter().for_each(|facts| facts.extend(remarks_of(&config).as_object().cloned().unwrap_or_default()));
-    let warnings = config.warnings.len() + config.not_read.len();
-    context.out.show(&facts, |facts| {
-        let mut line = format!(
-            "policy is valid: {} zones, {} gateways, {} services, {} agents, {} authorities",
-            facts["zones"], facts["gateways"], facts["services"], facts["agents"], facts["authorities"]
-        );
+    let facts = Facts {
+        valid: true,
+        files: files(&config),
+        zones: config.zones.len(),
+        gateways: config.gateways.len(),
+        services: config.services.enabled.len(),
+        agents: config.agents.len(),
+        authorities: config.authorities.len(),
+        remarks: remarks_of(&config),
+    };
+    context.out.show(&facts, || {
+        let Facts { zones, gateways, services, agents, authorities, remarks, .. } = &facts;
+        let mut line =
+            format!("policy is valid: {zones} zones, {gateways} gateways, {services} services, {agents} agents, {authorities} authorities");
         for (count, one, many) in [
-            (warnings, "warning", "warnings"),
-            (config.off.len(), "part of the shipped protection is off", "parts of the shipped protection are off"),
+            (remarks.warnings.len() + remarks.not_read.len(), "warning", "warnings"),
+            (remarks.off.len(), "part of the shipped protection is off", "parts of the shipped protection are off"),
         ] {
             if count > 0 {
                 line.push_str(&format!("; {count} {}", if count == 1 { one } else { many }));

@@ -4,12 +4,12 @@ use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path;
 
-use serde_json::json;
+use serde::Serialize;
 
-use super::output::{list, table, text};
+use super::output::{named, table};
 use super::{CliError, Context, DONE, Outcome, REFUSED, policy};
-use crate::config::{Config, FileCheck, Paths};
-use crate::draft::{Change, Comparison, Draft, Row, Tally, counted};
+use crate::config::{Config, FileCheck, NotRead, Off, Paths};
+use crate::draft::{Change, Comparison, Draft, Row, Summary, Tally, counted};
 use crate::events::Event;
 use crate::events::lines::{self, Contents, LinesError};
 use crate::suggest::Observed;
@@ -17,29 +17,42 @@ use crate::suggest::Observed;
 /// Stands for standard input.
 const STDIN: &str = "-";
 
+/// `policy check --against --json`.
+#[derive(Serialize)]
+struct Against<'a> {
+    #[serde(flatten)]
+    summary: Summary,
+    files: Vec<String>,
+    events: u64,
+    off: &'a [Off],
+    warnings: &'a [String],
+    not_read: &'a [NotRead],
+}
+
 /// Says what a draft would have changed. 1 where it would refuse what went through.
 pub(super) fn against(context: &Context, config: &Config, events: &Path) -> Outcome {
     let mut comparison = Comparison::new(Draft::new(config).map_err(CliError::message)?);
     let read = each(events, |event| comparison.take(&event))?;
     comparison.miss(read.missing);
-    let mut answer = comparison.to_json();
-    answer["files"] = json!(config.sources.iter().map(|source| source.name.clone()).collect::<Vec<_>>());
-    answer["events"] = json!(read.events);
-    for (name, value) in [("off", json!(config.off)), ("warnings", json!(config.warnings)), ("not_read", json!(config.not_read))] {
-        answer[name] = value;
-    }
-    context.out.show(&answer, |answer| {
+    let answer = Against {
+        summary: comparison.summary(),
+        files: policy::files(config),
+        events: read.events,
+        off: &config.off,
+        warnings: &config.warnings,
+        not_read: &config.not_read,
+    };
+    context.out.show(&answer, || {
         let mut lines = vec![counted(read.events, "event")];
         for change in [Change::NewlyRefused, Change::NewlyAllowed, Change::NoLongerTold] {
             lines.extend(section(&comparison, change));
         }
         let unchanged = |change| comparison.attempts(change);
         lines.push(format!("unchanged: {} refused, {} let through", unchanged(Change::Refused), unchanged(Change::LetThrough)));
-        for blind in list(answer, "not_judged") {
-            let events = counted(blind["events"].as_u64().unwrap_or(0), "event");
-            lines.push(format!("not judged: {events} ({}): {}", text(blind, "what"), text(blind, "why")));
+        for blind in &answer.summary.not_judged {
+            lines.push(format!("not judged: {} ({}): {}", counted(blind.events, "event"), blind.what, blind.why));
         }
-        lines.extend(list(answer, "notes").iter().filter_map(|note| note.as_str()).map(|note| format!("note: {note}")));
+        lines.extend(answer.summary.notes.iter().map(|note| format!("note: {note}")));
         lines
     })?;
     Ok(if comparison.rows(Change::NewlyRefused).next().is_some() { REFUSED } else { DONE })
@@ -60,8 +73,7 @@ fn section(comparison: &Comparison<'_>, change: Change) -> Vec<String> {
 }
 
 fn cells(row: &Row, tally: &Tally) -> Vec<String> {
-    let names = ["zone", "gateway", "service"].into_iter().zip(&row.place);
-    let place: Vec<String> = names.filter_map(|(what, name)| name.as_ref().map(|name| format!("{what} {name}"))).collect();
+    let place = named(["zone", "gateway", "service"].into_iter().zip(&row.place));
     let verdict = |(verdict, reason): (&str, &str)| format!("{verdict} {reason}");
     vec![
         row.to.map_or_else(|| "no destination".to_owned(), |to| to.to_string()),
@@ -81,7 +93,7 @@ pub(super) fn suggest(context: &Context, file: &Path, events: &Path) -> Outcome 
     observed.miss(read.missing);
     let proposal = observed.propose().map_err(CliError::message)?;
     if context.out.json {
-        context.out.value(&proposal.json)?;
+        context.out.value(&proposal)?;
     } else {
         // Already escaped where it repeats what others wrote, and a file to be: its backslashes are TOML's.
         context.out.raw(proposal.toml.as_bytes())?;

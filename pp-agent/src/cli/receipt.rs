@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::output::{list, table, text, warn};
+use super::output::{table, warn};
 use super::show::percent;
 use super::{Context, DONE, Outcome, wait};
 use super::{receipt_local as local, receipt_read as read};
-use crate::control::Draft;
+use crate::api::{Draft, ReceiptView, Receipts, RegisterAnswer, Revoked, TermsView};
+use crate::receipt::Request;
 
 /// `receipt`.
 #[derive(Debug, Subcommand)]
@@ -173,7 +174,7 @@ pub(crate) fn run(context: &Context, command: ReceiptCommand) -> Outcome {
         ReceiptCommand::Register { file } => register(context, &file),
         ReceiptCommand::List => list_all(context),
         ReceiptCommand::Show { id } => {
-            let receipt = wait(context.client.get(&format!("/v1/receipts/{}", percent(&id))))?;
+            let receipt = wait(context.client.get::<ReceiptView>(&format!("/v1/receipts/{}", percent(&id))))?;
             context.out.value(&receipt)?;
             Ok(DONE)
         }
@@ -195,39 +196,39 @@ fn request(context: &Context, args: RequestArgs) -> Outcome {
         max_turns: args.max_turns,
         summary: args.summary,
     };
-    let request = wait(context.client.post("/v1/requests", &draft))?;
+    let request = wait(context.client.post::<Request>("/v1/requests", &draft))?;
     context.out.value(&request)?;
     Ok(DONE)
 }
 
 fn register(context: &Context, file: &std::path::Path) -> Outcome {
     let artifact = read::artifact(file)?;
-    let receipt = wait(context.client.call(hyper::Method::POST, "/v1/receipts", artifact))?;
-    warn(&receipt);
-    context.out.show(&receipt, |receipt| {
-        let id = text(receipt, "id");
-        if receipt["status"] == "revoked" {
-            return vec![format!("receipt {id} is revoked")];
+    let answer = wait(context.client.call::<RegisterAnswer>(hyper::Method::POST, "/v1/receipts", artifact))?;
+    match &*answer {
+        RegisterAnswer::Revocation(revoked) => context.out.show(&answer, || vec![format!("receipt {} is revoked", revoked.id)])?,
+        RegisterAnswer::Receipt(receipt) => {
+            warn(&receipt.warnings);
+            context.out.show(&answer, || {
+                let again = if receipt.again { " (it was registered before; nothing changed)" } else { "" };
+                let TermsView { agent, targets, .. } = receipt.terms.clone().unwrap_or_default();
+                vec![
+                    format!("receipt {} is {}{again}", receipt.id, receipt.status),
+                    format!("agent {agent} may reach {} until {}", targets.join(", "), receipt.until),
+                ]
+            })?;
         }
-        let again = if receipt["again"] == true { " (it was registered before; nothing changed)" } else { "" };
-        let targets: Vec<&str> = list(receipt, "targets").iter().filter_map(|target| target.as_str()).collect();
-        vec![
-            format!("receipt {id} is {}{again}", text(receipt, "status")),
-            format!("agent {} may reach {} until {}", text(receipt, "agent"), targets.join(", "), text(receipt, "until")),
-        ]
-    })?;
+    }
     Ok(DONE)
 }
 
 fn list_all(context: &Context) -> Outcome {
-    let receipts = wait(context.client.get("/v1/receipts"))?;
-    context.out.show(&receipts, |receipts| {
+    let answer = wait(context.client.get::<Receipts>("/v1/receipts"))?;
+    context.out.show(&answer, || {
         let mut rows = vec![["RECEIPT", "STATUS", "AGENT", "UNTIL", "DECIDER", "TARGETS"].map(str::to_owned).to_vec()];
-        for receipt in list(receipts, "receipts") {
-            let mut row: Vec<String> = ["id", "status", "agent", "until", "decider"].iter().map(|name| text(receipt, name)).collect();
-            let targets: Vec<&str> = list(receipt, "targets").iter().filter_map(|target| target.as_str()).collect();
-            row.push(targets.join(", "));
-            rows.push(row);
+        for receipt in &answer.receipts {
+            let TermsView { agent, decider, targets, .. } = receipt.terms.clone().unwrap_or_default();
+            let (id, status, until) = (receipt.id.clone(), receipt.status.to_string(), receipt.until.clone());
+            rows.push(vec![id, status, agent, until, decider, targets.join(", ")]);
         }
         table(&rows)
     })?;
@@ -239,10 +240,10 @@ fn revoke(context: &Context, args: &RevokeArgs) -> Outcome {
     if let Some(reason) = &args.reason {
         path.push_str(&format!("?reason={}", percent(reason)));
     }
-    let answer = wait(context.client.delete(&path))?;
-    context.out.show(&answer, |answer| {
-        let seen = if answer["was_registered"] == true { "" } else { " (it was not registered here, and cannot be any more)" };
-        vec![format!("receipt {} is revoked{seen}", text(answer, "id"))]
+    let answer = wait(context.client.delete::<Revoked>(&path))?;
+    context.out.show(&answer, || {
+        let seen = if answer.was_registered { "" } else { " (it was not registered here, and cannot be any more)" };
+        vec![format!("receipt {} is revoked{seen}", answer.id)]
     })?;
     Ok(DONE)
 }

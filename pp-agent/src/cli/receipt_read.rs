@@ -3,6 +3,8 @@
 use std::io::Read;
 use std::path::Path;
 
+use serde::Serialize;
+
 use super::output::talk;
 use super::receipt::{InspectArgs, VerifyArgs};
 use super::{CliError, Context, DONE, Outcome};
@@ -16,6 +18,24 @@ use crate::trusted::FileCheck;
 
 /// `receipt verify`: a file that cannot be read (EX_IOERR, sysexits.h).
 const UNREADABLE: u8 = 74;
+
+/// `receipt verify --json`.
+#[derive(Serialize)]
+struct Verified<'a> {
+    verified: bool,
+    id: &'a str,
+    status: Option<&'a str>,
+    decider: Option<&'a str>,
+    expires: Option<&'a str>,
+    key: &'a str,
+}
+
+/// `receipt inspect --json`.
+#[derive(Serialize)]
+struct Inspected {
+    verified: bool,
+    text: String,
+}
 
 /// Reads a file, or stdin for `-`, up to what a host would take.
 pub(crate) fn artifact(file: &Path) -> Result<Vec<u8>, CliError> {
@@ -47,15 +67,14 @@ pub(crate) fn verify(context: &Context, args: &VerifyArgs) -> Outcome {
     match verify_artifact(&artifact, &keys) {
         Ok(evidence) if context.out.json => {
             warn_of_agent(&evidence, &args.keys);
-            let member = |name: &str| evidence.text(name);
-            context.out.value(&serde_json::json!({
-                "verified": true,
-                "id": evidence.id(),
-                "status": member("status"),
-                "decider": member("deciderId"),
-                "expires": member("expiresAt"),
-                "key": evidence.key_id(),
-            }))?;
+            context.out.value(&Verified {
+                verified: true,
+                id: evidence.id(),
+                status: evidence.text("status"),
+                decider: evidence.text("deciderId"),
+                expires: evidence.text("expiresAt"),
+                key: evidence.key_id(),
+            })?;
             Ok(DONE)
         }
         Ok(evidence) => {
@@ -101,7 +120,7 @@ pub(crate) fn inspect(context: &Context, args: &InspectArgs) -> Outcome {
         warn_of_agent(evidence, &args.keys);
     }
     if context.out.json {
-        context.out.value(&serde_json::json!({ "verified": outcome.is_ok(), "text": text }))?;
+        context.out.value(&Inspected { verified: outcome.is_ok(), text })?;
     } else {
         context.out.raw(text.as_bytes())?;
     }

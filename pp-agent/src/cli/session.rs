@@ -5,14 +5,14 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 
 use super::maintain::refuse_in_session;
-use super::output::{talk, text, warn};
+use super::output::{talk, warn};
 use super::{BPFFS, CliError, Context, DONE, Outcome, wait};
+use crate::api::{Released as ReleasedAnswer, StartSession, Started};
 use crate::clock::boot_id;
 use crate::confine::{Confinement, FIRST_OWN, STOPS};
-use crate::control::StartSession;
 use crate::events::build::parse_session;
 use crate::probe;
 use crate::released::Released;
@@ -66,10 +66,10 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Outcome {
     let agent = args.agent.clone().unwrap_or_else(|| file_name(Path::new(program)));
     let confinement = args.confine.then(|| Confinement::prepare(&args.keep_fd)).transpose().map_err(CliError::message)?;
     let before = refused_as_marked()?;
-    let started = wait(context.client.post("/v1/sessions", &StartSession { agent: agent.clone(), pid: None }))?;
+    let started = wait(context.client.post::<Started>("/v1/sessions", &StartSession { agent: agent.clone(), pid: None }))?;
     prove_mark(before, refused_as_marked()?)?;
-    talk(&format!("pp-agent: session {} of agent {agent}", text(&started, "session")));
-    warn(&started);
+    talk(&format!("pp-agent: session {} of agent {agent}", started.session));
+    warn(&started.warnings);
     if let Some(confinement) = confinement {
         confinement.enter().map_err(CliError::message)?;
         talk(&format!("pp-agent: confined: {STOPS}"));
@@ -110,9 +110,9 @@ pub(crate) fn adopt(context: &Context, args: &AdoptArgs) -> Outcome {
             .map(|path| file_name(&path))
             .map_err(|error| CliError::message(format!("process {}: {error}; name its agent with --agent", args.pid)))?,
     };
-    let started = wait(context.client.post("/v1/sessions", &StartSession { agent, pid: Some(args.pid) }))?;
-    warn(&started);
-    context.out.show(&started, |started| vec![text(started, "session")])?;
+    let started = wait(context.client.post::<Started>("/v1/sessions", &StartSession { agent, pid: Some(args.pid) }))?;
+    warn(&started.warnings);
+    context.out.show(&started, || vec![started.session.clone()])?;
     Ok(DONE)
 }
 
@@ -121,21 +121,25 @@ pub(crate) fn release(context: &Context, args: &ReleaseArgs) -> Outcome {
     let Some(session) = parse_session(&args.session) else {
         return Err(CliError::message("session: an id has 16 hex digits; see pp-agent sessions"));
     };
-    let released = match wait(context.client.delete(&format!("/v1/sessions/{}", args.session))) {
+    match wait(context.client.delete::<ReleasedAnswer>(&format!("/v1/sessions/{}", args.session))) {
         Err(CliError::Client(error)) if error.is_absent() => {
             refuse_in_session(context, &args.bpffs, "release")?;
-            let processes = crate::kernel::release_pinned(&args.bpffs, session).map_err(CliError::message)?;
-            let count = processes.len();
-            if let Err(error) = keep_released(&args.state, processes) {
+            let released = crate::kernel::release_pinned(&args.bpffs, session).map_err(CliError::message)?;
+            let processes = released.len();
+            if let Err(error) = keep_released(&args.state, released) {
                 talk(&format!("pp-agent: {error}; a daemon that starts takes those that a rule names for agents again"));
             }
-            json!({ "processes": count })
+            show_released(context, args, processes, &ReleasedAnswer { session: None, processes })
         }
-        answer => answer?,
-    };
-    context.out.show(&released, |released| {
-        vec![format!("session {} released: {} processes are no longer governed", args.session, text(released, "processes"))]
-    })?;
+        answer => {
+            let answer = answer?;
+            show_released(context, args, answer.processes, &answer)
+        }
+    }
+}
+
+fn show_released(context: &Context, args: &ReleaseArgs, processes: usize, answer: &impl Serialize) -> Outcome {
+    context.out.show(answer, || vec![format!("session {} released: {processes} processes are no longer governed", args.session)])?;
     Ok(DONE)
 }
 

@@ -1,11 +1,12 @@
 //! `status`, `sessions`, `events` and `why`.
 
 use clap::Args;
-use serde_json::Value;
+use serde::Deserialize;
 
-use super::output::{list, table, text};
+use super::output::table;
 use super::policy::remarks;
 use super::{Context, DONE, ERROR, Outcome, wait};
+use crate::api::{Neighbours, Posture, Refusals, Sessions, Status};
 use crate::events::Event;
 use crate::journal::sentence;
 
@@ -53,68 +54,68 @@ pub(crate) struct WhyArgs {
 
 /// Shows the gate's health. Anything but full health is an error code.
 pub(crate) fn status(context: &Context, args: &StatusArgs) -> Outcome {
-    let status = wait(context.client.get("/v1/status"))?;
-    context.out.show(&status, |status| {
-        let mut lines = Vec::new();
-        for name in ["version", "host", "kernel", "backend", "posture", "mode", "policy", "sessions", "receipts"] {
-            if !status[name].is_null() {
-                lines.push(format!("{name:9} {}", text(status, name)));
-            }
-        }
-        let refusals = &status["refusals"];
-        if !refusals.is_null() {
-            let number = |name| text(refusals, name);
-            let told = format!("{} told, {} repeats, {} lost", number("told"), number("repeats"), number("lost"));
-            lines.push(format!("refused   {} ({told})", number("refused")));
-        }
-        let say = |name: &str| list(status, name).iter().filter_map(Value::as_str).map(move |t| t.to_owned());
-        lines.extend(say("gaps").map(|gap| format!("gap       {gap}")));
-        lines.extend(say("problems").map(|problem| format!("problem   {problem}")));
-        lines.extend(neighbours(&status["neighbours"]));
-        lines.extend(remarks(status).into_iter().map(|(kind, words)| format!("{kind:9} {words}")));
-        lines
-    })?;
-    let enough = args.require.as_deref().is_none_or(|required| meets(&status, required));
-    Ok(if status["healthy"] == true && enough { DONE } else { ERROR })
+    let status = wait(context.client.get::<Status>("/v1/status"))?;
+    context.out.show(&status, || status_lines(&status))?;
+    let enough = args.require.as_deref().is_none_or(|required| meets(status.posture, required));
+    Ok(if status.healthy && enough { DONE } else { ERROR })
+}
+
+fn status_lines(status: &Status) -> Vec<String> {
+    let mut lines = vec![format!("version   {}", status.version)];
+    lines.extend(status.host.iter().map(|host| format!("host      {host}")));
+    lines.extend([
+        format!("kernel    {}", status.kernel),
+        format!("backend   {}", status.backend),
+        format!("posture   {}", status.posture),
+        format!("mode      {}", status.mode.name()),
+        format!("policy    {}", status.policy),
+        format!("sessions  {}", status.sessions),
+        format!("receipts  {}", status.receipts),
+    ]);
+    lines.extend(status.refusals.map(|counts| {
+        let told = format!("{} told, {} repeats, {} lost", counts.told, counts.repeats, counts.lost);
+        format!("refused   {} ({told})", counts.refused)
+    }));
+    lines.extend(status.gaps.iter().map(|gap| format!("gap       {gap}")));
+    lines.extend(status.problems.iter().map(|problem| format!("problem   {problem}")));
+    lines.extend(neighbours(&status.neighbours));
+    lines.extend(remarks(&status.remarks).into_iter().map(|(kind, words)| format!("{kind:9} {words}")));
+    lines
 }
 
 /// What is protected beside what policy names, in a line or two.
-fn neighbours(found: &Value) -> Vec<String> {
-    let count = |name: &str| found[name].as_u64().unwrap_or_else(|| list(found, name).len() as u64);
-    let known = list(found, "learned").iter().map(|known| format!("learned   {}: {}", text(known, "address"), text(known, "why")));
-    let conflicts = list(found, "conflicts").iter().filter_map(Value::as_str).map(|conflict| format!("conflict  {conflict}"));
-    let all = format!(
-        "neighbour {} links carry a protected place, {} addresses learned, {} conflicts",
-        count("links"),
-        count("learned"),
-        count("conflicts")
-    );
-    let any = count("links") + count("learned") + count("conflicts") > 0;
-    any.then_some(all).into_iter().chain(known).chain(conflicts).collect()
+fn neighbours(found: &Neighbours) -> Vec<String> {
+    let counts = found.counts();
+    let mut lines = Vec::new();
+    if counts.links + counts.learned + counts.conflicts > 0 {
+        lines.push(format!(
+            "neighbour {} links carry a protected place, {} addresses learned, {} conflicts",
+            counts.links, counts.learned, counts.conflicts
+        ));
+    }
+    if let Neighbours::List(list) = found {
+        lines.extend(list.learned.iter().map(|known| format!("learned   {}: {}", known.address, known.why)));
+        lines.extend(list.conflicts.iter().map(|conflict| format!("conflict  {conflict}")));
+    }
+    lines
 }
 
 /// Whether what is enforced is what was asked for: a policy that observes does not enforce, whatever the hooks could.
-fn meets(status: &Value, required: &str) -> bool {
-    match status["posture"].as_str() {
-        Some("enforcing") => true,
-        Some("partial") => required == "partial",
-        Some(_) | None => false,
-    }
+fn meets(posture: Posture, required: &str) -> bool {
+    posture == Posture::Enforcing || posture == Posture::Partial && required == "partial"
 }
 
 /// Lists the sessions.
 pub(crate) fn sessions(context: &Context) -> Outcome {
-    let sessions = wait(context.client.get("/v1/sessions"))?;
-    context.out.show(&sessions, |sessions| {
+    let answer = wait(context.client.get::<Sessions>("/v1/sessions"))?;
+    context.out.show(&answer, || {
         let mut rows = vec![["SESSION", "AGENT", "OWNER", "SINCE", "PROCESSES"].map(str::to_owned).to_vec()];
-        for session in list(sessions, "sessions") {
-            let owner = &session["owner"];
-            let owner = if owner["name"].is_null() { text(owner, "uid") } else { text(owner, "name") };
-            let mut row = vec![text(session, "session"), text(session, "agent"), owner, text(session, "started")];
-            let processes =
-                list(session, "processes").iter().map(|process| format!("{} {}", text(process, "pid"), text(process, "executable")));
-            row.push(processes.collect::<Vec<_>>().join(", "));
-            rows.push(row);
+        for session in &answer.sessions {
+            let owner = session.owner.name.clone().unwrap_or_else(|| session.owner.uid.to_string());
+            let agent = session.agent.clone().unwrap_or_default();
+            let processes: Vec<String> =
+                session.processes.iter().map(|process| format!("{} {}", process.pid, process.executable)).collect();
+            rows.push(vec![session.session.clone(), agent, owner, session.started.clone(), processes.join(", ")]);
         }
         table(&rows)
     })?;
@@ -171,11 +172,18 @@ pub(crate) fn percent(text: &str) -> String {
     })
 }
 
+/// A line that stands for events that its reader missed.
+#[derive(Deserialize)]
+struct Lost {
+    kind: String,
+    count: u64,
+}
+
 fn human(line: &[u8]) -> String {
     match serde_json::from_slice::<Event>(line) {
         Ok(event) => format!("{} {:>6} {}", event.time, event.id, sentence(&event)),
-        Err(_) => match serde_json::from_slice::<Value>(line) {
-            Ok(value) => format!("{} {} {}", "-", text(&value, "kind"), text(&value, "count")),
+        Err(_) => match serde_json::from_slice::<Lost>(line) {
+            Ok(lost) => format!("- {} {}", lost.kind, lost.count),
             Err(_) => String::from_utf8_lossy(line).into_owned(),
         },
     }
@@ -187,18 +195,16 @@ pub(crate) fn why(context: &Context, args: &WhyArgs) -> Outcome {
         Some(session) => format!("/v1/why?session={}", percent(session)),
         None => "/v1/why".to_owned(),
     };
-    let answer = wait(context.client.get(&path))?;
-    context.out.show(&answer, |answer| {
-        let refusals = list(answer, "refusals");
-        if refusals.is_empty() {
+    let answer = wait(context.client.get::<Refusals>(&path))?;
+    context.out.show(&answer, || {
+        if answer.refusals.is_empty() {
             return vec!["nothing was refused".to_owned()];
         }
         let mut lines = Vec::new();
-        for refusal in refusals {
-            lines.push(format!("{} {}", text(refusal, "time"), text(refusal, "words")));
-            if !refusal["command"].is_null() {
-                lines.push(format!("    {}", text(refusal, "command")));
-            }
+        for refusal in &answer.refusals {
+            lines.push(format!("{} {}", refusal.time, refusal.words));
+            let command = refusal.requestable.as_ref().and_then(|asking| asking.command.as_ref());
+            lines.extend(command.map(|command| format!("    {command}")));
         }
         lines
     })?;
@@ -216,11 +222,10 @@ mod tests {
 
     #[test]
     fn a_required_posture_is_met_by_itself_and_by_more() {
-        let status = |posture: &str| serde_json::json!({ "posture": posture });
-        assert!(meets(&status("enforcing"), "enforcing") && meets(&status("enforcing"), "partial"));
-        assert!(meets(&status("partial"), "partial") && !meets(&status("partial"), "enforcing"));
-        for posture in ["observe", "open", "degraded"] {
-            assert!(!meets(&status(posture), "partial"), "{posture}");
+        assert!(meets(Posture::Enforcing, "enforcing") && meets(Posture::Enforcing, "partial"));
+        assert!(meets(Posture::Partial, "partial") && !meets(Posture::Partial, "enforcing"));
+        for posture in [Posture::Observe, Posture::Open, Posture::Degraded, Posture::Unmeasured] {
+            assert!(!meets(posture, "partial"), "{posture}");
         }
     }
 

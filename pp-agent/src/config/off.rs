@@ -1,6 +1,8 @@
 //! What of the protection that ships with the program does not hold under a policy. It is found by comparing the
 //! finished policy with what is shipped, so that no key can take something away unseen.
 
+use std::borrow::Cow;
+
 use super::agents::{self, patterns};
 use super::delegates::entries;
 use super::error::{ConfigError, Origin};
@@ -10,13 +12,13 @@ use crate::identity::AgentRules;
 use crate::services;
 use pp_common::behaviour::Limits as Rules;
 use pp_common::turns::Limits;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A part of the shipped protection that policy takes away, on purpose or not.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Off {
     /// The part: `mode`, `services`, `exempt`, `zone`, `gateway`, `agent`, `tool`, `delegate`, `behaviour` or `any_user`.
-    pub part: &'static str,
+    pub part: Cow<'static, str>,
     /// What of it: names of services, an agent, a tool, networks.
     pub names: Vec<String>,
     /// In words, with the key that does it.
@@ -56,7 +58,7 @@ pub(super) fn misspelt_agents(own: &[(String, Origin)]) -> Result<Vec<String>, C
 }
 
 const fn one(part: &'static str, names: Vec<String>, text: String) -> Off {
-    Off { part, names, text }
+    Off { part: Cow::Borrowed(part), names, text }
 }
 
 fn modes(config: &Config) -> Vec<Off> {

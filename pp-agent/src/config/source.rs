@@ -3,7 +3,8 @@
 
 use super::error::{ConfigError, Origin};
 use crate::trusted::{self, FileCheck};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -56,12 +57,12 @@ impl Source {
 }
 
 /// Something in the folder of drop-ins that is no part of the policy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotRead {
     /// Its path.
     pub path: String,
     /// Why it is not read, and what to do if it is meant.
-    pub why: &'static str,
+    pub why: Cow<'static, str>,
 }
 
 impl fmt::Display for NotRead {
@@ -112,7 +113,7 @@ fn look(folder: &Path, check: FileCheck) -> Result<Folder, ConfigError> {
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
         match why_not(entry.file_name().as_bytes(), is_folder) {
             None => found.drop_ins.push(entry.path()),
-            Some(why) => found.not_read.push(NotRead { path: entry.path().display().to_string(), why }),
+            Some(why) => found.not_read.push(NotRead { path: entry.path().display().to_string(), why: Cow::Borrowed(why) }),
         }
     }
     Ok(found)

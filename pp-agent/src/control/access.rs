@@ -171,7 +171,7 @@ pub fn authorize(governor: &dyn Governor, peer: &Peer, action: Action) -> Result
         Standing::Agent(_) => "this call: an agent may register a signed receipt, draft a request and ask why; ask a person for the rest",
         Standing::User(_) | Standing::Operator => "this call: only root and group pp-operators may make it",
     };
-    Err(ApiError::new(403, "no_rights", message))
+    Err(ApiError::NoRights(message.to_owned()))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The client of the control socket that the CLI uses.
 
+use std::ops::Deref;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,11 +14,13 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
+use serde::de::DeserializeOwned;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 use tokio::net::UnixStream;
 
-use super::ApiError;
 use super::trust::{Doubt, Named, server_of};
+use crate::api::{ErrorAnswer, Problem};
 
 /// How long a server whose queue is full may take to take a connection, seconds.
 const CONNECT_TIMEOUT_S: i64 = 10;
@@ -66,7 +69,7 @@ pub enum ClientError {
     Form(String),
     /// The daemon said no.
     #[error(transparent)]
-    Refused(#[from] ApiError),
+    Refused(#[from] Problem),
 }
 
 impl ClientError {
@@ -74,6 +77,34 @@ impl ClientError {
     #[must_use]
     pub const fn is_absent(&self) -> bool {
         matches!(self, Self::Connect { .. })
+    }
+}
+
+/// An answer: what it says, and, for `--json`, exactly what was sent, also where a later version says more.
+#[derive(Debug)]
+pub struct Answer<T> {
+    says: T,
+    sent: Value,
+}
+
+impl<T: DeserializeOwned> Answer<T> {
+    fn read(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        let sent: Value = serde_json::from_slice(bytes)?;
+        Ok(Self { says: T::deserialize(&sent)?, sent })
+    }
+}
+
+impl<T> Deref for Answer<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.says
+    }
+}
+
+impl<T> Serialize for Answer<T> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.sent.serialize(to)
     }
 }
 
@@ -108,7 +139,7 @@ impl Client {
     ///
     /// # Errors
     /// When nobody answers, or the answer is no.
-    pub async fn get(&self, path: &str) -> Result<Value, ClientError> {
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, ClientError> {
         self.call(Method::GET, path, Vec::new()).await
     }
 
@@ -116,7 +147,7 @@ impl Client {
     ///
     /// # Errors
     /// When nobody answers, or the answer is no.
-    pub async fn delete(&self, path: &str) -> Result<Value, ClientError> {
+    pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, ClientError> {
         self.call(Method::DELETE, path, Vec::new()).await
     }
 
@@ -124,7 +155,7 @@ impl Client {
     ///
     /// # Errors
     /// When nobody answers, or the answer is no.
-    pub async fn post(&self, path: &str, body: &impl serde::Serialize) -> Result<Value, ClientError> {
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<Answer<T>, ClientError> {
         let body = serde_json::to_vec(body).map_err(|error| ClientError::Form(error.to_string()))?;
         self.call(Method::POST, path, body).await
     }
@@ -133,13 +164,13 @@ impl Client {
     ///
     /// # Errors
     /// When nobody answers, or the answer is no.
-    pub async fn call(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Value, ClientError> {
+    pub async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Answer<T>, ClientError> {
         let response = self.send(method, path, body).await?;
         let is_success = response.status().is_success();
         let status = response.status().as_u16();
         let bytes = self.http(response.into_body().collect().await)?.to_bytes();
         if is_success {
-            return serde_json::from_slice(&bytes).map_err(|error| ClientError::Form(format!("answer: {error}")));
+            return Answer::read(&bytes).map_err(|error| ClientError::Form(format!("answer: {error}")));
         }
         Err(refusal(status, &bytes).into())
     }
@@ -234,14 +265,14 @@ fn nonblocking(stream: OwnedFd) -> std::io::Result<UnixStream> {
     UnixStream::from_std(stream)
 }
 
-fn refusal(status: u16, bytes: &[u8]) -> ApiError {
-    let value: Value = serde_json::from_slice(bytes).unwrap_or_default();
-    let text = |name: &str| value["error"][name].as_str().map(str::to_owned);
-    ApiError {
+fn refusal(status: u16, bytes: &[u8]) -> Problem {
+    let ErrorAnswer { error } = serde_json::from_slice(bytes).unwrap_or_default();
+    let or = |text: String, otherwise: &dyn Fn() -> String| if text.is_empty() { otherwise() } else { text };
+    Problem {
         status,
-        code: text("code").unwrap_or_else(|| "unknown".to_owned()),
-        pp_code: text("pp_code"),
-        message: text("message").unwrap_or_else(|| format!("the daemon: answered with status {status}")),
+        code: or(error.code, &|| "unknown".to_owned()),
+        message: or(error.message, &|| format!("the daemon: answered with status {status}")),
+        ..error
     }
 }
 
@@ -256,7 +287,7 @@ mod tests {
         let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let short = [Duration::from_millis(20), Duration::from_millis(30)];
         let client = Client { patience: short, ..Client::new(&path, Named::OnCommandLine) };
-        assert!(matches!(client.get("/v1/status").await, Err(ClientError::Silent { .. })));
-        assert!(matches!(client.delete("/v1/receipts/x").await, Err(ClientError::Silent { .. })));
+        assert!(matches!(client.get::<Value>("/v1/status").await, Err(ClientError::Silent { .. })));
+        assert!(matches!(client.delete::<Value>("/v1/receipts/x").await, Err(ClientError::Silent { .. })));
     }
 }

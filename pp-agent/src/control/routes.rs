@@ -5,19 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
-use axum::extract::{Extension, Path, Query, State};
-use axum::http::{Request, StatusCode, header};
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::request::Parts;
+use axum::http::{Request, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 use super::access::{Action, Standing, authorize};
-use super::seats::Turn;
 use super::server::Guest;
-use super::{ApiError, Caller, Check, Draft, Governor, StartSession, stream, why};
+use super::{ApiError, Caller, Governor, stream, why};
+use crate::api::{self, Neighbours, OwnSession, Status};
 use crate::events::Filter;
 use crate::events::build::{parse_session, session_text};
 
@@ -26,96 +26,64 @@ pub const MAX_BODY: usize = 1024 * 1024;
 /// For how long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-type Daemon = State<Arc<dyn Governor>>;
-type Calling = Extension<Guest>;
 type Answer = Result<Response, ApiError>;
 
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (status, Json(self.to_json())).into_response()
-    }
-}
-
-/// Every call.
+/// Every call, with the right that it needs.
 pub fn router(governor: Arc<dyn Governor>) -> Router {
+    let sessions =
+        get(async |call: Call| call.ask(Action::ListSessions, |daemon, caller| daemon.sessions(caller.standing.sees_owner())).await);
+    let sessions = sessions.post(async |call: Call, request: Request<Body>| {
+        let start = call.body(Action::StartSession, request).await?;
+        call.ask(Action::StartSession, move |daemon, caller| daemon.start_session(caller, &start)).await
+    });
+    let release = delete(async |call: Call, Path(id): Path<String>| {
+        let session = parse_session(&id).ok_or_else(|| ApiError::bad_request("session: an id has 16 hex digits; see pp-agent sessions"));
+        call.ask(Action::ReleaseSession, move |daemon, _| daemon.release(session?)).await
+    });
+    let receipts = get(async |call: Call| call.ask(Action::ReadReceipts, |daemon, _| daemon.receipts()).await);
+    let receipts = receipts.post(async |call: Call, request: Request<Body>| {
+        let artifact = call.bytes(Action::RegisterReceipt, request).await?;
+        call.ask(Action::RegisterReceipt, move |daemon, _| daemon.register(&artifact)).await
+    });
+    let receipt =
+        get(async |call: Call, Path(id): Path<String>| call.ask(Action::ReadReceipts, move |daemon, _| daemon.receipt(&id)).await);
+    let receipt = receipt.delete(async |call: Call, Path(id): Path<String>, Params(revoke): Params<Revoke>| {
+        let reason = revoke.reason.unwrap_or_else(|| "revoked by an operator of this host".to_owned());
+        call.ask(Action::RevokeReceipt, move |daemon, _| daemon.revoke(&id, &reason)).await
+    });
+    let draft = post(async |call: Call, request: Request<Body>| {
+        let draft = call.body(Action::DraftRequest, request).await?;
+        call.ask(Action::DraftRequest, move |daemon, caller| daemon.draft(caller, &draft)).await
+    });
+    let check = post(async |call: Call, request: Request<Body>| {
+        let check = call.body(Action::Check, request).await?;
+        call.ask(Action::Check, move |daemon, caller| daemon.check(caller, &check)).await
+    });
+    let why = get(async |call: Call, Params(of): Params<Why>| {
+        call.ask(Action::Why, move |daemon, caller| why::answer(daemon, caller, of.session)).await
+    });
+    let forget = delete(async |call: Call, Path(address): Path<String>| {
+        call.ask(Action::ForgetNeighbour, move |daemon, _| daemon.forget_neighbour(&address)).await
+    });
     Router::new()
-        .route("/v1/self", get(self_info))
-        .route("/v1/status", get(status))
-        .route("/v1/sessions", get(sessions).post(start_session))
-        .route("/v1/sessions/{id}", delete(release))
-        .route("/v1/receipts", get(receipts).post(register))
-        .route("/v1/receipts/{id}", get(receipt).delete(revoke))
-        .route("/v1/requests", post(draft))
+        .route("/v1/self", get(async |call: Call| call.ask(Action::SelfInfo, |_, caller| Ok(own_session(caller))).await))
+        .route("/v1/status", get(async |call: Call| call.ask(Action::Status, status).await))
+        .route("/v1/sessions", sessions)
+        .route("/v1/sessions/{id}", release)
+        .route("/v1/receipts", receipts)
+        .route("/v1/receipts/{id}", receipt)
+        .route("/v1/requests", draft)
         .route("/v1/events", get(events))
-        .route("/v1/check", post(check))
-        .route("/v1/why", get(why_refused))
-        .route("/v1/neighbours", get(neighbours))
-        .route("/v1/neighbours/{address}", delete(forget_neighbour))
-        .route("/v1/policy", get(policy))
-        .route("/v1/policy/reload", post(reload))
+        .route("/v1/check", check)
+        .route("/v1/why", why)
+        .route("/v1/neighbours", get(async |call: Call| call.ask(Action::ReadNeighbours, |daemon, _| Ok(daemon.neighbours())).await))
+        .route("/v1/neighbours/{address}", forget)
+        .route("/v1/policy", get(async |call: Call| call.ask(Action::ReadPolicy, |daemon, _| Ok(daemon.policy())).await))
+        .route("/v1/policy/reload", post(async |call: Call| call.ask(Action::ReloadPolicy, |daemon, _| daemon.reload()).await))
         .route("/metrics", get(metrics))
         .fallback(async || ApiError::not_found("this path: no such call; see pp-agent --help"))
-        .method_not_allowed_fallback(async || ApiError::new(405, "method_not_allowed", "this path: no such method; see pp-agent --help"))
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .with_state(governor)
-}
-
-async fn self_info(State(daemon): Daemon, Extension(guest): Calling) -> Answer {
-    ask(daemon, guest, Action::SelfInfo, |_, caller| {
-        let session = match caller.standing {
-            Standing::Agent(session) => session.map(session_text),
-            Standing::User(_) | Standing::Operator => None,
-        };
-        let marked = matches!(caller.standing, Standing::Agent(_));
-        Ok(json!({ "marked": marked, "session": session, "uid": caller.uid }))
-    })
-    .await
-}
-
-async fn status(State(daemon): Daemon, Extension(guest): Calling) -> Answer {
-    ask(daemon, guest, Action::Status, |daemon, caller| {
-        let mut status = daemon.status()?;
-        // A list of addresses is a map of the plant.
-        if caller.standing != Standing::Operator
-            && let Some(found) = status["neighbours"].as_object_mut()
-        {
-            found.values_mut().for_each(|list| *list = json!(list.as_array().map_or(0, Vec::len)));
-        }
-        Ok(status)
-    })
-    .await
-}
-
-async fn sessions(State(daemon): Daemon, Extension(guest): Calling) -> Answer {
-    ask(daemon, guest, Action::ListSessions, |daemon, caller| daemon.sessions(caller.standing.sees_owner())).await
-}
-
-async fn start_session(State(daemon): Daemon, Extension(guest): Calling, request: Request<Body>) -> Answer {
-    authorize(daemon.as_ref(), &guest.peer, Action::StartSession)?;
-    let start: StartSession = body(request).await?;
-    ask(daemon, guest, Action::StartSession, move |daemon, caller| daemon.start_session(caller, &start)).await
-}
-
-async fn release(State(daemon): Daemon, Extension(guest): Calling, Path(id): Path<String>) -> Answer {
-    ask(daemon, guest, Action::ReleaseSession, move |daemon, _| {
-        let session = parse_session(&id).ok_or_else(|| ApiError::bad_request("session: an id has 16 hex digits; see pp-agent sessions"))?;
-        daemon.release(session)
-    })
-    .await
-}
-
-async fn receipts(State(daemon): Daemon, Extension(guest): Calling) -> Answer {
-    ask(daemon, guest, Action::ReadReceipts, |daemon, _| daemon.receipts()).await
-}
-
-async fn receipt(State(daemon): Daemon, Extension(guest): Calling, Path(id): Path<String>) -> Answer {
-    ask(daemon, guest, Action::ReadReceipts, move |daemon, _| daemon.receipt(&id)).await
-}
-
-async fn register(State(daemon): Daemon, Extension(guest): Calling, request: Request<Body>) -> Answer {
-    authorize(daemon.as_ref(), &guest.peer, Action::RegisterReceipt)?;
-    let artifact = bytes(request).await?;
-    ask(daemon, guest, Action::RegisterReceipt, move |daemon, _| daemon.register(&artifact)).await
 }
 
 #[derive(Deserialize)]
@@ -124,124 +92,122 @@ struct Revoke {
     reason: Option<String>,
 }
 
-async fn revoke(
-    State(daemon): Daemon,
-    Extension(guest): Calling,
-    Path(id): Path<String>,
-    query: Result<Query<Revoke>, axum::extract::rejection::QueryRejection>,
-) -> Answer {
-    let Query(revoke) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
-    ask(daemon, guest, Action::RevokeReceipt, move |daemon, _| {
-        daemon.revoke(&id, revoke.reason.as_deref().unwrap_or("revoked by an operator of this host"))
-    })
-    .await
-}
-
-async fn draft(State(daemon): Daemon, Extension(guest): Calling, request: Request<Body>) -> Answer {
-    authorize(daemon.as_ref(), &guest.peer, Action::DraftRequest)?;
-    let draft: Draft = body(request).await?;
-    ask(daemon, guest, Action::DraftRequest, move |daemon, caller| daemon.draft(caller, &draft)).await
-}
-
-async fn check(State(daemon): Daemon, Extension(guest): Calling, request: Request<Body>) -> Answer {
-    authorize(daemon.as_ref(), &guest.peer, Action::Check)?;
-    let check: Check = body(request).await?;
-    ask(daemon, guest, Action::Check, move |daemon, caller| daemon.check(caller, &check)).await
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Why {
     session: Option<String>,
 }
 
-async fn why_refused(
-    State(daemon): Daemon,
-    Extension(guest): Calling,
-    query: Result<Query<Why>, axum::extract::rejection::QueryRejection>,
-) -> Answer {
-    let Query(of) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
-    ask(daemon, guest, Action::Why, move |daemon, caller| why::answer(daemon, caller, of.session.as_deref())).await
+fn own_session(caller: &Caller) -> OwnSession {
+    let (marked, session) = match caller.standing {
+        Standing::Agent(session) => (true, session.map(session_text)),
+        Standing::User(_) | Standing::Operator => (false, None),
+    };
+    OwnSession { marked, session, uid: caller.uid }
 }
 
-async fn policy(State(daemon): Daemon, Extension(guest): Calling) -> Answer {
-    ask(daemon, guest, Action::ReadPolicy, |daemon, _| daemon.policy()).await
+fn status(daemon: &dyn Governor, caller: &Caller) -> Result<Status, ApiError> {
+    let mut status = daemon.status()?;
+    if caller.standing != Standing::Operator {
+        status.neighbours = Neighbours::Counts(status.neighbours.counts());
+    }
+    Ok(status)
 }
 
-async fn neighbours(State(daemon): Daemon, Extension(guest): Calling) -> Answer {
-    ask(daemon, guest, Action::ReadNeighbours, |daemon, _| daemon.neighbours()).await
-}
-
-async fn forget_neighbour(State(daemon): Daemon, Extension(guest): Calling, Path(address): Path<String>) -> Answer {
-    ask(daemon, guest, Action::ForgetNeighbour, move |daemon, _| daemon.forget_neighbour(&address)).await
-}
-
-async fn reload(State(daemon): Daemon, Extension(guest): Calling) -> Answer {
-    ask(daemon, guest, Action::ReloadPolicy, |daemon, _| daemon.reload()).await
-}
-
-async fn metrics(State(daemon): Daemon, Extension(guest): Calling) -> Answer {
-    let text = blocking(guest.seat.turn().await?, move || {
-        authorize(daemon.as_ref(), &guest.peer, Action::Metrics)?;
-        daemon.metrics()
-    })
-    .await?;
+async fn metrics(call: Call) -> Answer {
+    let text = call.blocking(Action::Metrics, |daemon, _| daemon.metrics()).await?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
 }
 
-async fn events(
-    State(daemon): Daemon,
-    Extension(guest): Calling,
-    query: Result<Query<Filter>, axum::extract::rejection::QueryRejection>,
-) -> Answer {
-    authorize(daemon.as_ref(), &guest.peer, Action::ReadEvents)?;
-    let Query(filter) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
+async fn events(call: Call, filter: Result<Params<Filter>, ApiError>) -> Answer {
+    authorize(call.daemon.as_ref(), &call.guest.peer, Action::ReadEvents)?;
+    let Params(filter) = filter?;
     stream::check(&filter)?;
-    Ok(stream::respond(daemon, guest, filter))
+    Ok(stream::respond(call.daemon, call.guest, filter))
 }
 
-/// Judges the caller and asks the daemon, on a thread that may block, when it is the caller's turn.
-async fn ask(
+/// What a call names behind its path.
+struct Params<T>(T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let query = Query::from_request_parts(parts, state).await;
+        query.map(|Query(params)| Self(params)).map_err(|error| ApiError::bad_request(error.body_text()))
+    }
+}
+
+/// One call: who makes it, and the daemon that answers it.
+struct Call {
     daemon: Arc<dyn Governor>,
     guest: Guest,
-    action: Action,
-    call: impl FnOnce(&dyn Governor, &Caller) -> Result<Value, ApiError> + Send + 'static,
-) -> Answer {
-    let value = blocking(guest.seat.turn().await?, move || {
-        let standing = authorize(daemon.as_ref(), &guest.peer, action)?;
-        call(daemon.as_ref(), &Caller { uid: guest.peer.uid, pid: guest.peer.pid, standing })
-    })
-    .await?;
-    Ok(Json(value).into_response())
 }
 
-/// The turn lasts as long as the work, also where the caller leaves meanwhile.
-async fn blocking<T: Send + 'static>(turn: Turn, work: impl FnOnce() -> Result<T, ApiError> + Send + 'static) -> Result<T, ApiError> {
-    let work = move || {
-        let _turn = turn;
-        work()
-    };
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => {
-            tracing::error!("control: a call ended by a panic: {error}");
-            Err(ApiError::internal("the daemon: this call failed inside; see its log"))
+impl FromRequestParts<Arc<dyn Governor>> for Call {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, daemon: &Arc<dyn Governor>) -> Result<Self, ApiError> {
+        let guest = parts.extensions.get::<Guest>().cloned();
+        let guest = guest.ok_or_else(|| ApiError::Internal("control socket: who calls is not known".to_owned()))?;
+        Ok(Self { daemon: Arc::clone(daemon), guest })
+    }
+}
+
+impl Call {
+    /// The answer of [`Call::blocking`], as JSON.
+    async fn ask<T: Serialize + Send + 'static>(
+        self,
+        action: Action,
+        work: impl FnOnce(&dyn Governor, &Caller) -> Result<T, ApiError> + Send + 'static,
+    ) -> Answer {
+        let answer = self.blocking(action, work).await?;
+        let json = api::to_json(&answer).map_err(|error| ApiError::Internal(error.to_string()))?;
+        Ok(Json(json).into_response())
+    }
+
+    /// Judges the caller and asks the daemon, on a thread that may block, when it is the caller's turn. The turn lasts as long as the work, also
+    /// where the caller leaves meanwhile.
+    async fn blocking<T: Send + 'static>(
+        self,
+        action: Action,
+        work: impl FnOnce(&dyn Governor, &Caller) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let turn = self.guest.seat.turn().await?;
+        let Self { daemon, guest } = self;
+        let work = move || {
+            let _turn = turn;
+            let standing = authorize(daemon.as_ref(), &guest.peer, action)?;
+            work(daemon.as_ref(), &Caller { uid: guest.peer.uid, pid: guest.peer.pid, standing })
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(result) => result,
+            Err(error) => {
+                tracing::error!("control: a call ended by a panic: {error}");
+                Err(ApiError::Internal("the daemon: this call failed inside; see its log".to_owned()))
+            }
         }
     }
-}
 
-async fn bytes(request: Request<Body>) -> Result<Vec<u8>, ApiError> {
-    let too_large = || ApiError::new(413, "too_large", format!("body: larger than {MAX_BODY} bytes"));
-    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    if length.is_some_and(|text| text.parse::<usize>().is_ok_and(|length| length > MAX_BODY)) {
-        return Err(too_large());
+    /// The body of a call that the caller may make.
+    async fn body<T: DeserializeOwned>(&self, action: Action, request: Request<Body>) -> Result<T, ApiError> {
+        let bytes = self.bytes(action, request).await?;
+        serde_json::from_slice(&bytes).map_err(|error| ApiError::bad_request(format!("body: {error}")))
     }
-    let read = to_bytes(request.into_body(), MAX_BODY);
-    match tokio::time::timeout(BODY_TIMEOUT, read).await {
-        Ok(Ok(bytes)) => Ok(bytes.to_vec()),
-        Ok(Err(error)) if is_length_limit(&error) => Err(too_large()),
-        Ok(Err(error)) => Err(ApiError::bad_request(format!("body: {error}"))),
-        Err(_) => Err(ApiError::new(408, "timeout", "body: did not arrive within 10 seconds")),
+
+    async fn bytes(&self, action: Action, request: Request<Body>) -> Result<Vec<u8>, ApiError> {
+        authorize(self.daemon.as_ref(), &self.guest.peer, action)?;
+        let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+        if length.is_some_and(|text| text.parse::<usize>().is_ok_and(|length| length > MAX_BODY)) {
+            return Err(ApiError::TooLarge);
+        }
+        let read = to_bytes(request.into_body(), MAX_BODY);
+        match tokio::time::timeout(BODY_TIMEOUT, read).await {
+            Ok(Ok(bytes)) => Ok(bytes.to_vec()),
+            Ok(Err(error)) if is_length_limit(&error) => Err(ApiError::TooLarge),
+            Ok(Err(error)) => Err(ApiError::bad_request(format!("body: {error}"))),
+            Err(_) => Err(ApiError::Timeout),
+        }
     }
 }
 
@@ -254,9 +220,4 @@ fn is_length_limit(error: &axum::Error) -> bool {
         source = error.source();
     }
     false
-}
-
-async fn body<T: DeserializeOwned>(request: Request<Body>) -> Result<T, ApiError> {
-    let bytes = bytes(request).await?;
-    serde_json::from_slice(&bytes).map_err(|error| ApiError::bad_request(format!("body: {error}")))
 }

@@ -227,7 +227,7 @@ impl Seat {
     /// 503 `busy`: none came in time.
     pub async fn turn(&self) -> Result<Turn, ApiError> {
         let class = self.taken.class;
-        tokio::time::timeout(TURN_TIMEOUT, self.any_turn()).await.ok().flatten().ok_or_else(|| busy(class))
+        tokio::time::timeout(TURN_TIMEOUT, self.any_turn()).await.ok().flatten().ok_or(ApiError::Busy(class))
     }
 
     /// The same, however long it takes; for streams, which nobody waits for.
@@ -242,12 +242,6 @@ impl Seat {
     pub fn streams(&self) {
         self.taken.stage.store(STREAMING, Ordering::Release);
     }
-}
-
-/// The answer to a caller for whom there is no room.
-#[must_use]
-pub fn busy(class: Class) -> ApiError {
-    ApiError::new(503, "busy", format!("control socket: too many calls of {}s at once; try again in a moment", class.name()))
 }
 
 impl Drop for Turn {

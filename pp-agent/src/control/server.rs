@@ -17,8 +17,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
 use super::access::Peer;
-use super::seats::{Class, Seat, Seats, busy};
-use super::{Governor, routes};
+use super::seats::{Class, Seat, Seats};
+use super::{ApiError, Governor, routes};
 
 /// For how long a request's head may take, and how long a connection may idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -132,7 +132,7 @@ fn take(stream: UnixStream, router: &Router, governor: &Arc<dyn Governor>, seats
 
 /// Says why before it closes, as far as the peer's buffer has room for that.
 fn turn_away(stream: &UnixStream, class: Class) {
-    let body = busy(class).to_json().to_string();
+    let body = serde_json::to_string(&ApiError::Busy(class).answer()).unwrap_or_default();
     let head = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close";
     let answer = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     if let Err(error) = stream.try_write(answer.as_bytes()) {

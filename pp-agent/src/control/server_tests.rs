@@ -5,13 +5,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::control::client::{Client, ClientError};
+use crate::api::{
+    Check, CheckAnswer, Draft, Forgotten, NeighbourList, NeighbourView, Neighbours, PolicyView, Posture, ReceiptStatus, ReceiptView,
+    Receipts, RegisterAnswer, Released, Reloaded, Revoked, Sessions, StartSession, Started, Status,
+};
+use crate::control::client::{Answer, Client, ClientError};
 use crate::control::trust::Named;
-use crate::control::{ApiError, Caller, Check, Draft, StartSession};
+use crate::control::{ApiError, Caller};
 use crate::events::hub::Hub;
 use crate::events::store::Store;
 use crate::events::{Event, Kind};
 use crate::metrics::ControlCounters;
+use crate::receipt::Request;
 
 struct Fake {
     hub: Hub,
@@ -23,7 +28,7 @@ struct Fake {
 impl Governor for Fake {
     fn session_of(&self, _pid: u32) -> Result<Option<u64>, ApiError> {
         if self.unreadable.load(Ordering::Relaxed) {
-            return Err(ApiError::internal("unreadable"));
+            return Err(ApiError::Internal("unreadable".into()));
         }
         Ok(self.marked.load(Ordering::Relaxed).then_some(0xabc))
     }
@@ -36,50 +41,52 @@ impl Governor for Fake {
     fn counters(&self) -> &ControlCounters {
         &self.counters
     }
-    fn status(&self) -> Result<Value, ApiError> {
-        Ok(json!({ "posture": "enforcing" }))
+    fn status(&self) -> Result<Status, ApiError> {
+        let learned = vec![NeighbourView { address: "10.0.0.9".into(), ..NeighbourView::default() }];
+        let neighbours = Neighbours::List(NeighbourList { learned, ..NeighbourList::default() });
+        Ok(Status { posture: Posture::Enforcing, neighbours, ..Status::default() })
     }
     fn metrics(&self) -> Result<String, ApiError> {
         Ok("pp 1\n".into())
     }
-    fn sessions(&self, _owner: Option<u32>) -> Result<Value, ApiError> {
-        Ok(json!({ "sessions": [] }))
+    fn sessions(&self, _owner: Option<u32>) -> Result<Sessions, ApiError> {
+        Ok(Sessions::default())
     }
-    fn start_session(&self, caller: &Caller, start: &StartSession) -> Result<Value, ApiError> {
-        Ok(json!({ "pid": start.pid.unwrap_or(caller.pid) }))
+    fn start_session(&self, caller: &Caller, start: &StartSession) -> Result<Started, ApiError> {
+        Ok(Started { pid: start.pid.unwrap_or(caller.pid), ..Started::default() })
     }
-    fn release(&self, _session: u64) -> Result<Value, ApiError> {
+    fn release(&self, _session: u64) -> Result<Released, ApiError> {
         Err(ApiError::not_found("session: none"))
     }
-    fn register(&self, artifact: &[u8]) -> Result<Value, ApiError> {
-        Ok(json!({ "bytes": artifact.len() }))
+    fn register(&self, artifact: &[u8]) -> Result<RegisterAnswer, ApiError> {
+        Ok(ReceiptView { id: artifact.len().to_string(), ..ReceiptView::default() }.into())
     }
-    fn receipts(&self) -> Result<Value, ApiError> {
-        Ok(json!({ "receipts": [] }))
+    fn receipts(&self) -> Result<Receipts, ApiError> {
+        Ok(Receipts::default())
     }
-    fn receipt(&self, id: &str) -> Result<Value, ApiError> {
-        Ok(json!({ "id": id }))
+    fn receipt(&self, _id: &str) -> Result<ReceiptView, ApiError> {
+        Ok(ReceiptView::default())
     }
-    fn revoke(&self, id: &str, _reason: &str) -> Result<Value, ApiError> {
-        Ok(json!({ "id": id }))
+    fn revoke(&self, id: &str, _reason: &str) -> Result<Revoked, ApiError> {
+        Ok(Revoked { id: id.to_owned(), status: ReceiptStatus::Revoked, was_registered: false })
     }
-    fn check(&self, _caller: &Caller, _check: &Check) -> Result<Value, ApiError> {
+    fn check(&self, _caller: &Caller, _check: &Check) -> Result<CheckAnswer, ApiError> {
         panic!("a bug in a call")
     }
-    fn draft(&self, _caller: &Caller, _draft: &Draft) -> Result<Value, ApiError> {
-        Ok(json!({}))
+    fn draft(&self, _caller: &Caller, _draft: &Draft) -> Result<Request, ApiError> {
+        Err(ApiError::NotConfigured("tenant"))
     }
-    fn policy(&self) -> Result<Value, ApiError> {
-        Ok(json!({}))
+    fn policy(&self) -> PolicyView {
+        PolicyView::default()
     }
-    fn neighbours(&self) -> Result<Value, ApiError> {
-        Ok(json!({}))
+    fn neighbours(&self) -> NeighbourList {
+        NeighbourList::default()
     }
-    fn forget_neighbour(&self, address: &str) -> Result<Value, ApiError> {
-        Ok(json!({ "address": address }))
+    fn forget_neighbour(&self, address: &str) -> Result<Forgotten, ApiError> {
+        Ok(Forgotten { address: address.to_owned(), forgotten: 1 })
     }
-    fn reload(&self) -> Result<Value, ApiError> {
-        Ok(json!({}))
+    fn reload(&self) -> Result<Reloaded, ApiError> {
+        Ok(Reloaded::default())
     }
 }
 
@@ -107,7 +114,7 @@ fn world() -> World {
     World { fake, client: Client::new(&path, Named::OnCommandLine), path, _stop: stop, _dir: dir }
 }
 
-fn code(result: Result<Value, ClientError>) -> (u16, String) {
+fn code(result: Result<Answer<Value>, ClientError>) -> (u16, String) {
     match result {
         Err(ClientError::Refused(error)) => (error.status, error.code),
         other => panic!("{other:?}"),
@@ -117,28 +124,40 @@ fn code(result: Result<Value, ClientError>) -> (u16, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_answer_and_unknown_ones_say_so() {
     let world = world();
-    assert_eq!(world.client.get("/v1/status").await.unwrap()["posture"], "enforcing");
-    assert_eq!(world.client.get("/v1/self").await.unwrap()["marked"], false);
-    assert_eq!(code(world.client.get("/v1/nothing").await).0, 404);
-    assert_eq!(code(world.client.delete("/v1/status").await).0, 405);
-    assert_eq!(code(world.client.get("/v1/events?since=yesterday").await).0, 400);
-    assert_eq!(code(world.client.get("/v1/events?colour=red").await).0, 400);
-    assert_eq!(code(world.client.delete("/v1/sessions/xyz").await).0, 400);
+    assert_eq!(world.client.get::<Value>("/v1/status").await.unwrap()["posture"], "enforcing");
+    assert_eq!(world.client.get::<Value>("/v1/self").await.unwrap()["marked"], false);
+    assert_eq!(code(world.client.get::<Value>("/v1/nothing").await).0, 404);
+    assert_eq!(code(world.client.delete::<Value>("/v1/status").await).0, 405);
+    assert_eq!(code(world.client.get::<Value>("/v1/events?since=yesterday").await).0, 400);
+    assert_eq!(code(world.client.get::<Value>("/v1/events?colour=red").await).0, 400);
+    assert_eq!(code(world.client.delete::<Value>("/v1/sessions/xyz").await).0, 400);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn marked_peer_and_one_of_unreadable_mark_may_not_revoke_or_check() {
     let world = world();
-    assert!(world.client.delete("/v1/receipts/r1").await.is_ok());
+    assert!(world.client.delete::<Value>("/v1/receipts/r1").await.is_ok());
     for switch in [&world.fake.marked, &world.fake.unreadable] {
         switch.store(true, Ordering::Relaxed);
-        assert_eq!(code(world.client.delete("/v1/receipts/r1").await), (403, "no_rights".into()));
-        assert_eq!(code(world.client.post("/v1/check", &json!({})).await), (403, "no_rights".into()));
-        assert_eq!(code(world.client.get("/v1/events").await), (403, "no_rights".into()));
-        assert_eq!(code(world.client.get("/v1/status").await), (403, "no_rights".into()));
-        assert!(world.client.post("/v1/receipts", &json!({})).await.is_ok());
-        assert!(world.client.get("/v1/why").await.is_ok());
+        assert_eq!(code(world.client.delete::<Value>("/v1/receipts/r1").await), (403, "no_rights".into()));
+        assert_eq!(code(world.client.post::<Value>("/v1/check", &json!({})).await), (403, "no_rights".into()));
+        assert_eq!(code(world.client.get::<Value>("/v1/events").await), (403, "no_rights".into()));
+        assert_eq!(code(world.client.get::<Value>("/v1/status").await), (403, "no_rights".into()));
+        assert!(world.client.post::<Value>("/v1/receipts", &json!({})).await.is_ok());
+        assert!(world.client.get::<Value>("/v1/why").await.is_ok());
         switch.store(false, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_of_the_plant_are_for_operators_alone() {
+    let world = world();
+    let all = world.client.get::<Status>("/v1/status").await.unwrap();
+    // Who runs the tests is an operator only as root.
+    match (&all.neighbours, nix::unistd::getuid().is_root()) {
+        (Neighbours::List(list), true) => assert_eq!(list.learned[0].address, "10.0.0.9"),
+        (Neighbours::Counts(counts), false) => assert_eq!(counts.learned, 1),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -241,9 +260,9 @@ async fn hundred_megabytes_are_refused_and_the_daemon_lives() {
     .unwrap();
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 413"), "{answer}");
     let body = vec![b'a'; routes::MAX_BODY];
-    let taken = world.client.call(hyper::Method::POST, "/v1/receipts", body).await.unwrap();
-    assert_eq!(taken["bytes"], routes::MAX_BODY);
-    assert!(world.client.get("/v1/status").await.is_ok());
+    let taken = world.client.call::<Value>(hyper::Method::POST, "/v1/receipts", body).await.unwrap();
+    assert_eq!(taken["id"], routes::MAX_BODY.to_string());
+    assert!(world.client.get::<Value>("/v1/status").await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -257,7 +276,7 @@ async fn half_a_request_is_cut_off_and_others_are_served() {
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).map(|_| answer)
     });
-    assert!(world.client.get("/v1/status").await.is_ok());
+    assert!(world.client.get::<Value>("/v1/status").await.is_ok());
     let answer = half.await.unwrap();
     assert!(answer.is_ok_and(|bytes| !bytes.starts_with(b"HTTP/1.1 200")));
 }
@@ -270,7 +289,7 @@ async fn thousand_idle_connections_leave_the_daemon_answering() {
         tokio::task::spawn_blocking(move || (0..1_000).filter_map(|_| Blocking::connect(&path).ok()).collect::<Vec<_>>()).await.unwrap();
     assert_eq!(idle.len(), 1_000);
     let deadline = std::time::Instant::now() + Duration::from_secs(30);
-    while world.client.get("/v1/status").await.is_err() {
+    while world.client.get::<Value>("/v1/status").await.is_err() {
         assert!(std::time::Instant::now() < deadline, "the daemon answers nobody");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -292,11 +311,11 @@ async fn slow_bodies_of_a_session_keep_nobody_else_out() {
     });
     let slow = slow.await.unwrap();
     // One more of its own is let in for the oldest of them.
-    assert!(world.client.get("/v1/why").await.is_ok());
+    assert!(world.client.get::<Value>("/v1/why").await.is_ok());
     world.fake.marked.store(false, Ordering::Relaxed);
     for _ in 0..20 {
-        assert!(world.client.get("/v1/status").await.is_ok());
-        assert!(world.client.post("/v1/receipts", &json!({})).await.is_ok());
+        assert!(world.client.get::<Value>("/v1/status").await.is_ok());
+        assert!(world.client.post::<Value>("/v1/receipts", &json!({})).await.is_ok());
     }
     let mut text = crate::metrics::Text::default();
     text.control(&world.fake.counters);
@@ -310,21 +329,21 @@ async fn slow_bodies_of_a_session_keep_nobody_else_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn server_of_an_ordinary_user_is_believed_only_where_the_command_line_names_it() {
     let world = world();
-    let unnamed = Client::new(&world.path, Named::Elsewhere).get("/v1/status").await;
+    let unnamed = Client::new(&world.path, Named::Elsewhere).get::<Value>("/v1/status").await;
     if nix::unistd::getuid().is_root() {
         assert!(unnamed.is_ok());
     } else {
         assert!(matches!(unnamed, Err(ClientError::Doubted { .. })));
     }
-    assert!(world.client.get("/v1/status").await.is_ok());
+    assert!(world.client.get::<Value>("/v1/status").await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn panic_in_a_call_is_an_answer_and_the_next_call_works() {
     let world = world();
     let check = json!({ "address": "10.0.0.1", "port": 502, "agent": "x" });
-    assert_eq!(code(world.client.post("/v1/check", &check).await), (500, "internal".into()));
-    assert!(world.client.get("/v1/status").await.is_ok());
+    assert_eq!(code(world.client.post::<Value>("/v1/check", &check).await), (500, "internal".into()));
+    assert!(world.client.get::<Value>("/v1/status").await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]

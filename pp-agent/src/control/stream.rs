@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::response::Response;
+use pp_common::decide::Verdict;
+use serde::Serialize;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -167,12 +169,19 @@ impl Stream {
     }
 }
 
+/// A line that stands for what a follower missed.
+#[derive(Serialize)]
+struct Lost {
+    count: u64,
+    kind: Kind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verdict: Option<&'static str>,
+}
+
 /// The lines for what a follower missed: refusals are counted one by one, with their repeats, and the rest by events.
 fn lost(missed: Missed) -> Vec<Vec<u8>> {
-    let refusals = serde_json::json!({ "kind": "lost", "verdict": "block", "count": missed.refusals });
-    let others = serde_json::json!({ "kind": "lost", "count": missed.others });
-    let lines = [(missed.refusals, refusals), (missed.others, others)];
-    lines.into_iter().filter(|(count, _)| *count > 0).map(|(_, line)| line.to_string().into_bytes()).collect()
+    let lines = [(missed.refusals, Some(Verdict::Block.name())), (missed.others, None)].into_iter().filter(|(count, _)| *count > 0);
+    lines.filter_map(|(count, verdict)| serde_json::to_vec(&Lost { count, kind: Kind::Lost, verdict }).ok()).collect()
 }
 
 /// Whether a caller of this standing may see this event.

@@ -1,9 +1,8 @@
 //! A session's own refusals, in words that an agent can act on.
 
-use serde_json::{Value, json};
-
 use super::access::Standing;
-use super::{ApiError, Caller, Draft, Governor};
+use super::{ApiError, Caller, Governor};
+use crate::api::{Draft, Place, RefusalView, Refusals, Requestable};
 use crate::events::{Event, Filter};
 
 /// Most refusals told.
@@ -14,11 +13,10 @@ const MAX_REFUSALS: usize = 10;
 ///
 /// # Errors
 /// When the events cannot be read.
-pub fn answer(governor: &dyn Governor, caller: &Caller, session: Option<&str>) -> Result<Value, ApiError> {
-    let filter = Filter { kind: Some("verdict".to_owned()), session: session.map(str::to_owned), limit: Some(1_000), ..Filter::default() };
+pub fn answer(governor: &dyn Governor, caller: &Caller, session: Option<String>) -> Result<Refusals, ApiError> {
+    let filter = Filter { kind: Some("verdict".to_owned()), session, limit: Some(1_000), ..Filter::default() };
     let standing = caller.standing;
-    let events =
-        governor.hub().query(&filter, |event| is_refusal(event) && super::stream::sees(standing, event)).map_err(ApiError::internal)?;
+    let events = governor.hub().query(&filter, |event| is_refusal(event) && super::stream::sees(standing, event))?;
     let mut told: Vec<&Event> = Vec::new();
     for event in events.iter().rev() {
         let is_told =
@@ -27,37 +25,31 @@ pub fn answer(governor: &dyn Governor, caller: &Caller, session: Option<&str>) -
             told.push(event);
         }
     }
-    let refusals: Vec<Value> = told.into_iter().map(|event| refusal(governor, caller, event)).collect();
-    Ok(json!({ "refusals": refusals }))
+    Ok(Refusals { refusals: told.into_iter().map(|event| refusal(governor, caller, event)).collect() })
 }
 
 fn is_refusal(event: &Event) -> bool {
     matches!(event.verdict.as_deref(), Some("block" | "observe"))
 }
 
-fn refusal(governor: &dyn Governor, caller: &Caller, event: &Event) -> Value {
-    let mut refusal = json!({
-        "event": event.id,
-        "time": event.time,
-        "verdict": event.verdict,
-        "reason": event.reason,
-        "destination": event.destination,
-        "object": event.object,
-        "words": words(event),
-    });
-    if event.is_requestable() {
-        refusal["command"] = json!(event.request);
+fn refusal(governor: &dyn Governor, caller: &Caller, event: &Event) -> RefusalView {
+    let requestable = event.is_requestable().then(|| {
         let draft = Draft { event: Some(event.id), ..Draft::default() };
-        if let Ok(request) = governor.draft(caller, &draft) {
-            refusal["request"] = request;
-        }
-    }
+        Requestable { command: event.request.clone(), request: governor.draft(caller, &draft).ok() }
+    });
     // A plant's map is not for agents: zone and service only for people.
-    if !matches!(caller.standing, Standing::Agent(_)) {
-        refusal["zone"] = json!(event.zone);
-        refusal["service"] = json!(event.service);
+    let is_person = !matches!(caller.standing, Standing::Agent(_));
+    RefusalView {
+        event: event.id,
+        time: event.time.clone(),
+        verdict: event.verdict.clone(),
+        reason: event.reason.clone(),
+        destination: event.destination.clone(),
+        object: event.object.clone(),
+        words: words(event),
+        requestable,
+        place: is_person.then(|| Place { zone: event.zone.clone(), service: event.service.clone() }),
     }
-    refusal
 }
 
 /// What to do about the refusal of a behaviour rule.

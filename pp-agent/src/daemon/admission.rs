@@ -2,10 +2,11 @@
 //! receipt's conditions, and drafts of requests.
 
 use nix::unistd::User;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use crate::api::Draft;
 use crate::config::Config;
-use crate::control::{ApiError, Draft};
+use crate::control::ApiError;
 use crate::events::Destination;
 use crate::keyring::Keyring;
 use crate::policy::{Beside, PolicySurface};
@@ -24,7 +25,7 @@ pub(super) enum Artifact {
 
 /// Verifies and judges an artifact, as of `now_ms`.
 pub(super) fn judge(artifact: &[u8], config: &Config, keyring: &Keyring, beside: &Beside, now_ms: i64) -> Result<Artifact, ApiError> {
-    let evidence = verify(artifact, keyring).map_err(|error| refused(&Refusal::from(error)))?;
+    let evidence = verify(artifact, keyring).map_err(Refusal::from)?;
     let surface = PolicySurface { config, beside };
     let context = AdmitContext {
         tenant: configured("tenant", config.tenant.as_deref())?,
@@ -35,11 +36,9 @@ pub(super) fn judge(artifact: &[u8], config: &Config, keyring: &Keyring, beside:
         surface: &surface,
     };
     if revoked_id(&evidence).is_some() {
-        let revocation = admit_revocation(&evidence, &context).map_err(|error| refused(&error))?;
-        return Ok(Artifact::Revocation(revocation));
+        return Ok(Artifact::Revocation(admit_revocation(&evidence, &context)?));
     }
-    let receipt = admit(evidence, &context).map_err(|error| refused(&error))?;
-    Ok(Artifact::Receipt(Box::new(receipt)))
+    Ok(Artifact::Receipt(Box::new(admit(evidence, &context)?)))
 }
 
 /// Verifies and judges a stored receipt by the moment of its registration.
@@ -52,7 +51,7 @@ pub(super) fn judge_again(
 ) -> Result<Receipt, ApiError> {
     match judge(artifact, config, keyring, beside, registered_ms)? {
         Artifact::Receipt(receipt) => Ok(*receipt),
-        Artifact::Revocation(_) => Err(ApiError::internal("the stored artifact is a revocation")),
+        Artifact::Revocation(_) => Err(ApiError::Internal("the stored artifact is a revocation".to_owned())),
     }
 }
 
@@ -63,21 +62,14 @@ pub(super) fn uids_of(receipt: &Receipt) -> Result<Vec<u32>, ApiError> {
         .iter()
         .map(|user| match User::from_name(user) {
             Ok(Some(found)) => Ok(found.uid.as_raw()),
-            Ok(None) => Err(refused(&Refusal::UserUnknown { user: user.clone() })),
-            Err(error) => Err(ApiError::internal(format!("user {user}: {error}"))),
+            Ok(None) => Err(Refusal::UserUnknown { user: user.clone() }.into()),
+            Err(error) => Err(ApiError::Internal(format!("user {user}: {error}"))),
         })
         .collect()
 }
 
-/// As an answer that says no.
-pub(super) fn refused(refusal: &Refusal) -> ApiError {
-    ApiError { status: 422, code: refusal.code().to_owned(), pp_code: refusal.pp_code().map(str::to_owned), message: refusal.to_string() }
-}
-
-fn configured<'a>(what: &str, value: Option<&'a str>) -> Result<&'a str, ApiError> {
-    value.ok_or_else(|| {
-        ApiError::new(422, "not_configured", format!("policy: names no {what}, so no receipt can be for it; set {what} in policy.toml"))
-    })
+fn configured<'a>(what: &'static str, value: Option<&'a str>) -> Result<&'a str, ApiError> {
+    value.ok_or(ApiError::NotConfigured(what))
 }
 
 /// A request for an operator to sign. Nothing in it is vouched for.
@@ -87,7 +79,7 @@ pub(super) fn draft(
     user: String,
     destination: Option<&Destination>,
     draft: &Draft,
-) -> Result<Value, ApiError> {
+) -> Result<Request, ApiError> {
     let mut targets = destination.map(target_of).transpose()?.into_iter().collect::<Vec<_>>();
     for text in &draft.targets {
         targets.push(parse_target(text)?);
@@ -116,8 +108,8 @@ pub(super) fn draft(
         not_before: None,
         summary: draft.summary.clone().unwrap_or_default(),
     };
-    request.terms().map_err(|error| refused(&error))?;
-    serde_json::to_value(&request).map_err(ApiError::internal)
+    request.terms()?;
+    Ok(request)
 }
 
 fn target_of(destination: &Destination) -> Result<RequestTarget, ApiError> {
@@ -165,24 +157,25 @@ mod tests {
     fn draft_from_a_refusal_asks_for_exactly_that_target_host_and_user() {
         let destination = Destination { address: "10.20.4.7".into(), port: Some(502), transport: "tcp".into() };
         let request = draft(&config(), Some("codex".into()), "svc-build".into(), Some(&destination), &Draft::default()).unwrap();
-        assert_eq!(request["targets"][0]["address"], "10.20.4.7");
-        assert_eq!(request["targets"][0]["ports"][0], "502");
-        assert_eq!((&request["hosts"][0], &request["users"][0]), (&json!("eng-ws-12"), &json!("svc-build")));
-        assert_eq!(request["credentialScope"]["kind"], "none");
+        let target = RequestTarget { address: "10.20.4.7".into(), transport: "tcp".into(), ports: vec!["502".into()] };
+        assert_eq!(request.targets, [target]);
+        assert_eq!((request.hosts, request.users), (vec!["eng-ws-12".to_owned()], vec!["svc-build".to_owned()]));
+        assert_eq!(request.credential_scope, json!({ "kind": "none" }));
     }
 
     #[test]
     fn draft_without_agent_or_target_says_what_is_missing() {
         let error = draft(&config(), Some("codex".into()), "u".into(), None, &Draft::default()).unwrap_err();
-        assert!(error.message.contains("--target"), "{error}");
+        assert!(error.to_string().contains("--target"), "{error}");
         let with_target = Draft { targets: vec!["10.20.4.7:502".into()], ..Draft::default() };
         let error = draft(&config(), None, "u".into(), None, &with_target).unwrap_err();
-        assert!(error.message.contains("--agent"), "{error}");
+        assert!(error.to_string().contains("--agent"), "{error}");
     }
 
     #[test]
     fn text_that_is_no_artifact_is_refused_by_name() {
         let error = judge(b"{}", &config(), &Keyring::default(), &Beside::default(), 0).err().unwrap();
-        assert_eq!((error.status, error.code.as_str()), (422, "malformed"));
+        let problem = error.answer().error;
+        assert_eq!((problem.status, problem.code.as_str()), (422, "malformed"));
     }
 }

@@ -1,10 +1,11 @@
 //! `check`: the live tables asked through the same `decide()` as the kernel's.
 
 use pp_common::decide::{Attempt, Kind, Reason, Subject, Verdict, transport};
-use serde_json::{Value, json};
 
 use super::Daemon;
-use crate::control::{ApiError, Caller, Check};
+use crate::api::{Check, CheckAnswer};
+use crate::control::{ApiError, Caller};
+use crate::events::Destination;
 use crate::events::behaviour::scope_text;
 use crate::events::build::{addr_of, parse_session, transport_text};
 use crate::name::name_id;
@@ -13,7 +14,7 @@ use pp_common::abi::TaskMark;
 
 impl Daemon {
     /// What would happen to this connection, and by which rule or receipt.
-    pub(super) fn answer_check(&self, caller: &Caller, check: &Check) -> Result<Value, ApiError> {
+    pub(super) fn answer_check(&self, caller: &Caller, check: &Check) -> Result<CheckAnswer, ApiError> {
         let subject = self.subject(caller, check)?;
         let transport = transport_number(check.transport.as_deref().unwrap_or("tcp"))?;
         let attempt = Attempt { addr: addr_of(check.address), port: check.port, transport, kind: Kind::Open, counted: 0 };
@@ -29,43 +30,39 @@ impl Daemon {
         };
         // What goes out without a receipt is judged by what the session did before.
         let scope = match decision.verdict {
-            Verdict::Allow if decision.reason == Reason::NotProtected => Some(self.gate.scope(&attempt).map_err(ApiError::internal)?),
+            Verdict::Allow if decision.reason == Reason::NotProtected => Some(self.gate.scope(&attempt)?),
             _ => None,
         };
         let learned = self.words_about(link, attempt.addr).filter(|_| decision.zone | decision.gateway != 0);
         let builder = self.builder();
         let protected = decision.zone != 0 || decision.gateway != 0;
         let usual = crate::services::service_name(transport, check.port).filter(|_| protected);
-        Ok(json!({
-            "verdict": decision.verdict.name(),
-            "reason": decision.reason.name(),
-            "receipt": builder.names.receipts.get(&serial),
-            "behaviour": scope.map(scope_text),
-            "learned": learned,
-            "zone": builder.name(decision.zone),
-            "gateway": builder.name(decision.gateway),
-            "service": builder.name(decision.service).or_else(|| usual.map(str::to_owned)),
-            "destination": {
-                "address": check.address.to_string(),
-                "port": check.port,
-                "transport": transport_text(transport),
-            },
-        }))
+        Ok(CheckAnswer {
+            verdict: decision.verdict,
+            reason: decision.reason,
+            receipt: builder.names.receipts.get(&serial).cloned(),
+            behaviour: scope.map(|scope| scope_text(scope).to_owned()),
+            learned,
+            zone: builder.name(decision.zone),
+            gateway: builder.name(decision.gateway),
+            service: builder.name(decision.service).or_else(|| usual.map(str::to_owned)),
+            destination: Destination { address: check.address.to_string(), port: Some(check.port), transport: transport_text(transport) },
+        })
     }
 
     fn subject(&self, caller: &Caller, check: &Check) -> Result<Subject, ApiError> {
         let of = |mark: TaskMark| Subject { session: mark.session, agent: mark.agent, owner: mark.owner };
         if let Some(pid) = check.pid {
-            let mark = self.gate.mark(pid).map_err(ApiError::internal)?;
-            return mark
+            return self
+                .gate
+                .mark(pid)?
                 .map(of)
                 .ok_or_else(|| ApiError::not_found(format!("process {pid}: belongs to no session, so nothing is refused to it")));
         }
         if let Some(session) = &check.session {
             let session =
                 parse_session(session).ok_or_else(|| ApiError::bad_request("session: an id has 16 hex digits; see pp-agent sessions"))?;
-            let marks = self.gate.marks().map_err(ApiError::internal)?;
-            let mark = marks.into_iter().find(|(_, mark)| mark.session == session);
+            let mark = self.gate.marks()?.into_iter().find(|(_, mark)| mark.session == session);
             return mark
                 .map(|(_, mark)| of(mark))
                 .ok_or_else(|| ApiError::not_found("session: none of this id has a process; see pp-agent sessions"));
@@ -99,6 +96,6 @@ pub(super) fn uid_of(user: &str) -> Result<u32, ApiError> {
     match User::from_name(user) {
         Ok(Some(found)) => Ok(found.uid.as_raw()),
         Ok(None) => Err(ApiError::bad_request(format!("user {user}: this host knows none of this name"))),
-        Err(error) => Err(ApiError::internal(format!("user {user}: {error}"))),
+        Err(error) => Err(ApiError::Internal(format!("user {user}: {error}"))),
     }
 }

@@ -1,18 +1,20 @@
 //! The daemon as the control socket sees it.
 
-use serde_json::{Value, json};
-
 use super::{Daemon, admission};
+use crate::api::{
+    Check, CheckAnswer, Draft, Forgotten, NeighbourList, PolicyView, ReceiptView, Receipts, RegisterAnswer, Released, Reloaded, Revoked,
+    Sessions, StartSession, Started, Status,
+};
 use crate::control::access::Standing;
-use crate::control::{ApiError, Caller, Check, Draft, Governor, StartSession, stream};
+use crate::control::{ApiError, Caller, Governor, stream};
 use crate::events::Event;
 use crate::events::hub::Hub;
 use crate::metrics::ControlCounters;
+use crate::receipt::Request;
 
 impl Governor for Daemon {
     fn session_of(&self, pid: u32) -> Result<Option<u64>, ApiError> {
-        let mark = self.gate.mark_or_doomed(pid).map_err(ApiError::internal)?;
-        Ok(mark.map(|mark| mark.session))
+        Ok(self.gate.mark_or_doomed(pid)?.map(|mark| mark.session))
     }
 
     fn operators(&self) -> Option<u32> {
@@ -27,7 +29,7 @@ impl Governor for Daemon {
         &self.counters
     }
 
-    fn status(&self) -> Result<Value, ApiError> {
+    fn status(&self) -> Result<Status, ApiError> {
         self.health()
     }
 
@@ -35,43 +37,43 @@ impl Governor for Daemon {
         self.metrics_text()
     }
 
-    fn sessions(&self, owner: Option<u32>) -> Result<Value, ApiError> {
+    fn sessions(&self, owner: Option<u32>) -> Result<Sessions, ApiError> {
         self.list_sessions(owner)
     }
 
-    fn start_session(&self, caller: &Caller, start: &StartSession) -> Result<Value, ApiError> {
+    fn start_session(&self, caller: &Caller, start: &StartSession) -> Result<Started, ApiError> {
         self.begin_session(caller, start)
     }
 
-    fn release(&self, session: u64) -> Result<Value, ApiError> {
+    fn release(&self, session: u64) -> Result<Released, ApiError> {
         self.end_session(session)
     }
 
-    fn register(&self, artifact: &[u8]) -> Result<Value, ApiError> {
+    fn register(&self, artifact: &[u8]) -> Result<RegisterAnswer, ApiError> {
         self.take_artifact(artifact).inspect_err(|error| {
             let mut event = self.event(crate::events::Kind::Receipt);
-            event.reason = Some(error.code.clone());
-            self.hub.publish(event.detail(format!("not registered: {}", error.message)));
+            event.reason = Some(error.code().to_owned());
+            self.hub.publish(event.detail(format!("not registered: {error}")));
         })
     }
 
-    fn receipts(&self) -> Result<Value, ApiError> {
-        self.list_receipts()
+    fn receipts(&self) -> Result<Receipts, ApiError> {
+        Ok(self.list_receipts())
     }
 
-    fn receipt(&self, id: &str) -> Result<Value, ApiError> {
+    fn receipt(&self, id: &str) -> Result<ReceiptView, ApiError> {
         self.show_receipt(id)
     }
 
-    fn revoke(&self, id: &str, reason: &str) -> Result<Value, ApiError> {
+    fn revoke(&self, id: &str, reason: &str) -> Result<Revoked, ApiError> {
         self.revoke_receipt(id, reason)
     }
 
-    fn check(&self, caller: &Caller, check: &Check) -> Result<Value, ApiError> {
+    fn check(&self, caller: &Caller, check: &Check) -> Result<CheckAnswer, ApiError> {
         self.answer_check(caller, check)
     }
 
-    fn draft(&self, caller: &Caller, draft: &Draft) -> Result<Value, ApiError> {
+    fn draft(&self, caller: &Caller, draft: &Draft) -> Result<Request, ApiError> {
         let event = draft.event.map(|id| self.event_for(caller, id)).transpose()?;
         let own = self.own_session(caller)?;
         let agent = event
@@ -90,28 +92,27 @@ impl Governor for Daemon {
         admission::draft(&inner.config, agent, user, destination.as_ref(), draft)
     }
 
-    fn policy(&self) -> Result<Value, ApiError> {
+    fn policy(&self) -> PolicyView {
         let inner = self.inner();
-        let files: Vec<&str> = inner.config.sources.iter().map(|source| source.name.as_str()).collect();
-        Ok(json!({
-            "origin": inner.origin.name(),
-            "files": files,
-            "generation": inner.generation,
-            "notes": inner.config.notes,
-            "off": inner.config.off,
-            "toml": inner.config.to_toml(),
-        }))
+        PolicyView {
+            origin: inner.origin.name().to_owned(),
+            files: inner.config.sources.iter().map(|source| source.name.clone()).collect(),
+            generation: inner.generation,
+            notes: inner.config.notes.clone(),
+            off: inner.config.off.clone(),
+            toml: inner.config.to_toml(),
+        }
     }
 
-    fn neighbours(&self) -> Result<Value, ApiError> {
-        Ok(self.list_neighbours())
+    fn neighbours(&self) -> NeighbourList {
+        self.list_neighbours()
     }
 
-    fn forget_neighbour(&self, address: &str) -> Result<Value, ApiError> {
-        Daemon::forget_neighbour(self, address)
+    fn forget_neighbour(&self, address: &str) -> Result<Forgotten, ApiError> {
+        Self::forget_neighbour(self, address)
     }
 
-    fn reload(&self) -> Result<Value, ApiError> {
+    fn reload(&self) -> Result<Reloaded, ApiError> {
         self.reload_policy()
     }
 }
@@ -119,8 +120,8 @@ impl Governor for Daemon {
 impl Daemon {
     /// An event, if this caller may know it.
     fn event_for(&self, caller: &Caller, id: u64) -> Result<Event, ApiError> {
-        let found = self.hub.find(id).map_err(ApiError::internal)?;
-        found
+        self.hub
+            .find(id)?
             .filter(|event| stream::sees(caller.standing, event))
             .filter(Event::is_requestable)
             .ok_or_else(|| ApiError::not_found(format!("event {id}: no refusal of yours has this id; see pp-agent why")))
@@ -129,7 +130,7 @@ impl Daemon {
     /// Agent and owner of the caller's session, if it belongs to one.
     fn own_session(&self, caller: &Caller) -> Result<Option<(Option<String>, String)>, ApiError> {
         let Standing::Agent(Some(_)) = caller.standing else { return Ok(None) };
-        let mark = self.gate.mark(caller.pid).map_err(ApiError::internal)?;
+        let mark = self.gate.mark(caller.pid)?;
         Ok(mark.map(|mark| {
             let mut builder = self.builder();
             let owner = builder.owner(mark.owner);

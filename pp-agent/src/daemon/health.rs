@@ -1,24 +1,25 @@
 //! What `status` and `/metrics` say, and the posture.
 
-use serde_json::{Value, json};
+use std::collections::HashSet;
 
-use super::{Daemon, PolicyOrigin, Posture};
+use super::{Daemon, Measured, PolicyOrigin};
+use crate::api::{BackendView, Neighbours, Opening, Posture, Status};
 use crate::clock::{Now, rfc3339};
 use crate::config::{Config, Mode};
 use crate::control::ApiError;
 use crate::events::Kind;
-use crate::kernel::{Backend, GUARD_PROGRAMS, canary, host};
+use crate::kernel::{Backend, GUARD_PROGRAMS, Gap, canary, host};
 use crate::metrics::Text;
 
 impl Daemon {
     /// `GET /v1/status`.
-    pub(super) fn health(&self) -> Result<Value, ApiError> {
-        let control = self.gate.control().map_err(ApiError::internal)?;
+    pub(super) fn health(&self) -> Result<Status, ApiError> {
+        let control = self.gate.control()?;
         let sessions = self.session_count()?;
-        let refusals = self.refusals().filter(|told| told.is_known);
+        let refusals = self.refusals();
         let now = Now::read();
         let behind = self.clock_behind();
-        let neighbours = self.list_neighbours();
+        let neighbours = Neighbours::List(self.list_neighbours());
         let inner = self.inner();
         let mut problems = Vec::new();
         if let PolicyOrigin::LastGood(error) = &inner.origin {
@@ -43,49 +44,37 @@ impl Daemon {
         if control.overflow != 0 {
             problems.push("the task table has overflowed; raise max_tasks in the policy".to_owned());
         }
-        let degraded = !problems.is_empty();
-        let observes = inner.config.mode == Mode::Observe;
-        let posture = match inner.posture.name.as_str() {
-            _ if degraded => "degraded",
-            "enforcing" | "partial" if observes => "observe",
+        let Measured { posture: measured, gaps } = inner.measured.clone();
+        let posture = match measured {
+            _ if !problems.is_empty() => Posture::Degraded,
+            Posture::Enforcing | Posture::Partial if inner.config.mode == Mode::Observe => Posture::Observe,
             measured => measured,
         };
-        let measured = inner.posture.name.as_str();
-        let healthy = !degraded && (matches!(measured, "enforcing" | "partial") || observes && measured == "observe");
-        Ok(json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "abi": pp_common::abi::ABI_VERSION,
-            "host": inner.config.host,
-            "kernel": host::kernel_release(),
-            "backend": self.gate.backend().name(),
-            "backends": self.gate.candidates().iter().map(|found| json!({ "name": found.backend.name(), "found": found.found })).collect::<Vec<_>>(),
-            "posture": posture,
-            "measured": inner.posture.name,
-            "gaps": inner.posture.gaps,
-            "watch": self.watch.status(),
-            "neighbours": neighbours,
-            "mode": if observes { "observe" } else { "enforce" },
-            "policy": inner.origin.name(),
-            "notes": inner.config.notes,
-            "warnings": inner.warnings(),
-            "off": inner.config.off,
-            "not_read": inner.config.not_read,
-            "problems": problems,
-            "healthy": healthy,
-            "generation": control.generation,
-            "refusals": refusals.map(|told| json!({
-                "refused": told.refused,
-                "told": told.told,
-                "repeats": told.repeats,
-                "lost": told.lost,
-                "untold": told.untold,
-                "not_stored": told.not_stored,
-            })),
-            "sessions": sessions,
-            "receipts": inner.receipts.iter().filter(|receipt| receipt.stored.is_open(now)).count(),
-            "started": rfc3339(self.started_ms),
-            "pid": std::process::id(),
-        }))
+        let backends = self.gate.candidates().iter();
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            abi: pp_common::abi::ABI_VERSION,
+            host: inner.config.host.clone(),
+            kernel: host::kernel_release(),
+            backend: self.gate.backend().name().to_owned(),
+            backends: backends.map(|tried| BackendView { name: tried.backend.name().to_owned(), found: tried.found.clone() }).collect(),
+            posture,
+            measured,
+            gaps,
+            watch: self.watch.status(),
+            neighbours,
+            mode: inner.config.mode,
+            policy: inner.origin.name().to_owned(),
+            remarks: inner.remarks(),
+            healthy: problems.is_empty() && measured.refuses(),
+            problems,
+            generation: control.generation,
+            refusals,
+            sessions,
+            receipts: inner.receipts.iter().filter(|receipt| receipt.stored.is_open(now)).count(),
+            started: rfc3339(self.started_ms),
+            pid: std::process::id(),
+        })
     }
 
     /// What policy asks of the task table and the one in force has not. Programs keep their maps: one of another size would begin
@@ -103,8 +92,8 @@ impl Daemon {
     /// `GET /metrics`.
     pub(super) fn metrics_text(&self) -> Result<String, ApiError> {
         let mut text = Text::default();
-        text.kernel(&self.gate.counters().map_err(ApiError::internal)?);
-        if let Some(told) = self.refusals().filter(|told| told.is_known) {
+        text.kernel(&self.gate.counters()?);
+        if let Some(told) = self.refusals() {
             let told_by = [("told", told.told), ("repeats", told.repeats), ("lost", told.lost)].map(|(by, count)| (by.to_owned(), count));
             text.counter("pp_refused_total", "attempts refused, of this boot", told.refused);
             text.counters("pp_refused_told_total", "refused attempts by how events told of them", "by", &told_by);
@@ -113,8 +102,7 @@ impl Daemon {
         }
         text.control(&self.counters);
         text.gauge("pp_sessions", "sessions that are governed", self.session_count()? as u64);
-        let marks = self.gate.marks().map_err(ApiError::internal)?;
-        text.gauge("pp_marked_processes", "processes that are governed", marks.len() as u64);
+        text.gauge("pp_marked_processes", "processes that are governed", self.gate.marks()?.len() as u64);
         let now = Now::read();
         let behind = self.clock_behind();
         let inner = self.inner();
@@ -126,19 +114,21 @@ impl Daemon {
         text.gauge("pp_state_usable", "0 while receipts and revocations cannot be kept", u64::from(self.state_problem(&inner).is_none()));
         text.gauge("pp_events_stored", "0 while events are told and not stored", u64::from(self.hub.problem().is_none()));
         text.gauge("pp_clock_behind", "1 while the clock is behind the highest time seen", u64::from(behind));
+        let measured = &inner.measured;
         text.info(
             "pp_gate_info",
             "backend, posture and policy of the gate",
             &[
                 ("version", env!("CARGO_PKG_VERSION")),
                 ("backend", self.gate.backend().name()),
-                ("posture", &inner.posture.name),
+                ("posture", &measured.posture.to_string()),
                 ("policy", inner.origin.name()),
             ],
         );
-        let measured = ["enforcing", "partial", "observe", "open"].map(|name| (name.to_owned(), u64::from(inner.posture.name == name)));
-        text.gauges("pp_posture", "1 for what the canary found last", "posture", &measured);
-        let gaps: Vec<(String, u64)> = inner.posture.gaps.iter().map(|gap| (gap.clone(), 1)).collect();
+        let postures = [Posture::Enforcing, Posture::Partial, Posture::Observe, Posture::Open];
+        let postures = postures.map(|posture| (posture.to_string(), u64::from(measured.posture == posture)));
+        text.gauges("pp_posture", "1 for what the canary found last", "posture", &postures);
+        let gaps: Vec<(String, u64)> = measured.gaps.iter().map(|gap| (gap.to_string(), 1)).collect();
         text.gauges("pp_gap", "1 for what is open on this host", "gap", &gaps);
         drop(inner);
         self.watch.metrics(&mut text);
@@ -148,82 +138,78 @@ impl Daemon {
     /// One line for the service manager.
     pub(super) fn status_line(&self) -> String {
         let inner = self.inner();
-        format!("{} by {}, policy {}", inner.posture.name, self.gate.backend().name(), inner.origin.name())
+        format!("{} by {}, policy {}", inner.measured.posture, self.gate.backend().name(), inner.origin.name())
     }
 
     /// Lets the canary try the gate and tells what it found, if that is new.
-    pub(super) fn measure_posture(&self) -> Posture {
-        let posture = self.found_posture();
+    pub(super) fn measure_posture(&self) -> Measured {
+        let found = self.found_posture();
         let mut inner = self.inner();
         self.builder().backend = self.gate.backend().name().to_owned();
-        let is_new = inner.posture != posture;
-        inner.posture = posture.clone();
+        let before = std::mem::replace(&mut inner.measured, found.clone());
         drop(inner);
-        if is_new {
+        if before != found {
             let mut event = self.event(Kind::Posture);
-            event.reason = Some(posture.name.clone());
+            event.reason = Some(found.posture.to_string());
             event.backend = Some(self.gate.backend().name().to_owned());
-            self.hub.publish(event.detail(posture.gaps.join("; ")));
+            self.hub.publish(event.detail(found.gaps()));
         }
-        posture
+        found
     }
 
     /// What the canary found: `enforcing`, `partial` with the gaps that this
     /// kernel is known to have, or `open` when something got through. Nothing
     /// is observed for the canary: that is policy's doing, not the hooks'.
-    fn found_posture(&self) -> Posture {
-        let posture = |name: &str, gaps| Posture { name: name.to_owned(), gaps };
+    fn found_posture(&self) -> Measured {
+        let open = |found: Vec<String>| Measured { posture: Posture::Open, gaps: found.into_iter().map(Opening::Found).collect() };
         let aim = self.decoy.aim(&self.args.bpffs, self.args.state.join(crate::state::STATE_FILE));
         let findings = match self.gate.send_canary(&aim) {
             Ok(findings) => findings,
-            Err(error) => return posture("open", vec![format!("the canary could not be sent: {error}")]),
+            Err(error) => return open(vec![format!("the canary could not be sent: {error}")]),
         };
         self.watch.canary(&findings);
         let gaps =
             known_gaps(self.gate.backend(), self.gate.sees_passed(), self.gate.blind().is_none(), |program| self.gate.covers(program));
         let through = went_through(&findings, &gaps);
         if !through.is_empty() {
-            return posture("open", through);
+            return open(through);
         }
-        posture(if gaps.is_empty() { "enforcing" } else { "partial" }, gaps)
+        let posture = if gaps.is_empty() { Posture::Enforcing } else { Posture::Partial };
+        Measured { posture, gaps: gaps.into_iter().map(Opening::Known).collect() }
     }
 
     fn session_count(&self) -> Result<usize, ApiError> {
-        let marks = self.gate.marks().map_err(ApiError::internal)?;
-        let mut sessions: Vec<u64> = marks.iter().map(|(_, mark)| mark.session).collect();
-        sessions.sort_unstable();
-        sessions.dedup();
+        let sessions: HashSet<u64> = self.gate.marks()?.iter().map(|(_, mark)| mark.session).collect();
         Ok(sessions.len())
     }
 }
 
 /// What went through that must not: neither a stated gap of this kernel, nor what tells the backends apart.
-fn went_through(findings: &[canary::Finding], gaps: &[String]) -> Vec<String> {
+fn went_through(findings: &[canary::Finding], gaps: &[Gap]) -> Vec<String> {
     let excused = |technique: &str| {
         let beyond = canary::BEYOND.iter().find(|(_, beyond)| *beyond == technique);
-        technique == "packet" || beyond.is_some_and(|(gap, _)| gaps.iter().any(|known| known == gap))
+        technique == "packet" || beyond.is_some_and(|(gap, _)| gaps.contains(gap))
     };
     findings.iter().filter(|found| !found.refused() && !excused(&found.technique)).map(|found| found.technique.clone()).collect()
 }
 
-/// What this backend does not refuse on this kernel; `docs/kernels.md` explains each. A gap is
-/// closed by all programs together that are named with it.
-fn known_gaps(backend: Backend, sees_passed: bool, ends_orphans: bool, has: impl Fn(&str) -> bool) -> Vec<String> {
+/// What this backend does not refuse on this kernel. A gap is closed by all programs together that are named with it.
+fn known_gaps(backend: Backend, sees_passed: bool, ends_orphans: bool, has: impl Fn(&str) -> bool) -> Vec<Gap> {
     let unix = ["pp_lsm_unix_connect", "pp_lsm_unix_send"];
     let tamper: Vec<&str> = GUARD_PROGRAMS.into_iter().filter(|name| !unix.contains(name) && *name != "pp_lsm_ptrace").collect();
     let all = |programs: &[&str]| programs.iter().all(|name| has(name));
     let closed = [
-        ("packet", true),
-        ("vsock", true),
-        ("unix", all(&unix)),
-        ("ptrace", all(&["pp_lsm_ptrace"])),
-        ("passed", sees_passed),
-        ("tamper", all(&tamper)),
+        (Gap::Packet, true),
+        (Gap::Vsock, true),
+        (Gap::Unix, all(&unix)),
+        (Gap::Ptrace, all(&["pp_lsm_ptrace"])),
+        (Gap::Passed, sees_passed),
+        (Gap::Tamper, all(&tamper)),
     ];
     let open = closed.into_iter().filter(|(_, closed)| backend == Backend::Cgroup || !closed);
     // Whatever the backend is.
-    let orphans = (!ends_orphans).then_some("orphans");
-    open.map(|(gap, _)| gap).chain(orphans).map(str::to_owned).collect()
+    let orphans = (!ends_orphans).then_some(Gap::Orphans);
+    open.map(|(gap, _)| gap).chain(orphans).collect()
 }
 
 #[cfg(test)]
@@ -236,21 +222,24 @@ mod tests {
 
     #[test]
     fn a_gap_is_closed_by_all_of_its_programs_and_nothing_less() {
-        assert_eq!(known_gaps(Backend::Lsm, true, true, |_| true), Vec::<String>::new());
-        assert_eq!(known_gaps(Backend::FmodRet, false, true, |_| true), ["passed"]);
-        assert_eq!(known_gaps(Backend::Lsm, true, false, |_| true), ["orphans"]);
+        assert_eq!(known_gaps(Backend::Lsm, true, true, |_| true), []);
+        assert_eq!(known_gaps(Backend::FmodRet, false, true, |_| true), [Gap::Passed]);
+        assert_eq!(known_gaps(Backend::Lsm, true, false, |_| true), [Gap::Orphans]);
         for program in GUARD_PROGRAMS {
             assert_eq!(known_gaps(Backend::Lsm, true, true, |name| name != program).len(), 1, "{program}");
         }
-        assert_eq!(known_gaps(Backend::Cgroup, false, true, |_| true), ["packet", "vsock", "unix", "ptrace", "passed", "tamper"]);
+        assert_eq!(
+            known_gaps(Backend::Cgroup, false, true, |_| true),
+            [Gap::Packet, Gap::Vsock, Gap::Unix, Gap::Ptrace, Gap::Passed, Gap::Tamper]
+        );
     }
 
     #[test]
     fn what_goes_through_is_open_unless_it_is_a_stated_gap() {
         let findings = [finding("tcp-connect", 1), finding("packet", 0), finding("signal", 0), finding("delegate", 1)];
-        assert_eq!(went_through(&findings, &["tamper".to_owned()]), Vec::<String>::new());
-        assert_eq!(went_through(&findings, &["unix".to_owned()]), ["signal"]);
-        assert_eq!(went_through(&[finding("tcp-connect", 0)], &["tamper".to_owned()]), ["tcp-connect"]);
+        assert_eq!(went_through(&findings, &[Gap::Tamper]), Vec::<String>::new());
+        assert_eq!(went_through(&findings, &[Gap::Unix]), ["signal"]);
+        assert_eq!(went_through(&[finding("tcp-connect", 0)], &[Gap::Tamper]), ["tcp-connect"]);
         // Another error than the gate's is not a refusal of the gate's.
         assert_eq!(went_through(&[finding("remove-pins", 39)], &[]), ["remove-pins"]);
     }

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::neighbours::{self, Neighbours};
-use super::{Daemon, DaemonError, Inner, LiveReceipt, PolicyOrigin, Posture, admission, guard, is_behind, names_of, shut};
+use super::{Daemon, DaemonError, Inner, LiveReceipt, Measured, PolicyOrigin, admission, guard, is_behind, names_of, shut};
+use crate::api::{Posture, Reloaded, Remarks};
 use crate::cli::DaemonArgs;
 use crate::clock::{Now, boot_id};
 use crate::config::{Config, FileCheck, Paths, Require, Source};
@@ -91,7 +91,7 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
         receipts,
         cgroups,
         generation: 0,
-        posture: Posture::default(),
+        measured: Measured::default(),
         guard_problems: Vec::new(),
         receipts_unknown: state.is_shut(),
         withheld,
@@ -148,14 +148,14 @@ pub(super) fn settle(daemon: &Arc<Daemon>) -> Result<(), DaemonError> {
     daemon.walk();
     neighbours::watch(daemon).map_err(DaemonError::io("neighbours"))?;
     daemon.refresh_guard();
-    let posture = daemon.measure_posture();
+    let measured = daemon.measure_posture();
     let required = match daemon.inner().config.require {
-        Some(Require::Enforcing) if posture.name != "enforcing" => Some("enforcing"),
-        None if posture.name == "open" => Some("partial or enforcing"),
+        Some(Require::Enforcing) if measured.posture != Posture::Enforcing => Some("enforcing"),
+        None if measured.posture == Posture::Open => Some("partial or enforcing"),
         Some(Require::Enforcing) | None => None,
     };
     if let Some(required) = required {
-        return Err(DaemonError::Posture { found: posture.name, required, gaps: posture.gaps.join("; ") });
+        return Err(DaemonError::Posture { found: measured.posture, required, gaps: measured.gaps() });
     }
     daemon.begin_watch();
     let mut event = daemon.event(Kind::Policy);
@@ -179,10 +179,16 @@ impl PolicyOrigin {
 }
 
 impl Inner {
-    /// What of policy and keys is probably not meant as it is written.
-    pub(super) fn warnings(&self) -> Vec<String> {
-        let signers = self.config.authorities.iter().map(|authority| authority.key_id.as_str());
-        [self.config.warnings.clone(), self.keyring.comes_to_nothing(signers)].concat()
+    /// What there is to say of policy and keys.
+    pub(super) fn remarks(&self) -> Remarks {
+        let config = &self.config;
+        let signers = config.authorities.iter().map(|authority| authority.key_id.as_str());
+        Remarks {
+            off: config.off.clone(),
+            warnings: [config.warnings.clone(), self.keyring.comes_to_nothing(signers)].concat(),
+            not_read: config.not_read.clone(),
+            notes: config.notes.clone(),
+        }
     }
 }
 
@@ -213,13 +219,13 @@ impl Daemon {
     }
 
     /// Reads the policy and the keys again and puts them in force, all or nothing.
-    pub(super) fn reload_policy(&self) -> Result<Value, ApiError> {
+    pub(super) fn reload_policy(&self) -> Result<Reloaded, ApiError> {
         let refused = |error: String| {
             let event = self.event(Kind::Policy).detail(error.clone());
             let mut event = event;
             event.reason = Some("refused".to_owned());
             self.hub.publish(event);
-            ApiError::new(422, "policy_refused", error)
+            ApiError::PolicyRefused(error)
         };
         let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let config = Config::load(&Paths::beside(&self.args.policy), FileCheck::ROOT).map_err(|error| refused(error.to_string()))?;
@@ -240,7 +246,7 @@ impl Daemon {
             receipts,
             cgroups,
             generation: inner.generation,
-            posture: inner.posture.clone(),
+            measured: inner.measured.clone(),
             guard_problems: Vec::new(),
             receipts_unknown: inner.receipts_unknown,
             withheld: inner.withheld && self.clock_behind(),
@@ -260,33 +266,32 @@ impl Daemon {
             builder.names.tools.clone_from(&inner.config.tools.rules);
         }
         log_remarks(&inner);
-        let mut notes = inner.config.notes.clone();
-        notes.extend(inner.config.adds.clone());
-        notes.extend(self.task_table_differs(&inner.config));
-        let (off, warnings, not_read) = (inner.config.off.clone(), inner.warnings(), inner.config.not_read.clone());
+        let mut remarks = inner.remarks();
+        remarks.notes.extend(inner.config.adds.clone());
+        remarks.notes.extend(self.task_table_differs(&inner.config));
         drop(inner);
         self.learn(None);
         self.refresh_guard();
         let mut event = self.event(Kind::Policy);
         event.reason = Some("reloaded".to_owned());
-        if !off.is_empty() {
-            let parts: Vec<&str> = off.iter().map(|off| off.text.as_str()).collect();
+        if !remarks.off.is_empty() {
+            let parts: Vec<&str> = remarks.off.iter().map(|off| off.text.as_str()).collect();
             event = event.detail(format!("off: {}", parts.join("; ")));
         }
         self.hub.publish(event);
         self.walk();
         self.end_flows();
-        Ok(json!({ "generation": generation, "notes": notes, "off": off, "warnings": warnings, "not_read": not_read }))
+        Ok(Reloaded { generation, remarks })
     }
 }
 
 /// Says in the log what a policy that is put in force leaves off, and what of it is not read or probably not meant.
 fn log_remarks(inner: &Inner) {
-    let config = &inner.config;
-    config.off.iter().for_each(|off| tracing::warn!("policy: off: {}", off.text));
-    inner.warnings().iter().for_each(|warning| tracing::warn!("policy: {warning}"));
-    config.not_read.iter().for_each(|entry| tracing::warn!("policy: {entry}"));
-    config.notes.iter().chain(&config.adds).for_each(|note| tracing::info!("policy: {note}"));
+    let remarks = inner.remarks();
+    remarks.off.iter().for_each(|off| tracing::warn!("policy: off: {}", off.text));
+    remarks.warnings.iter().for_each(|warning| tracing::warn!("policy: {warning}"));
+    remarks.not_read.iter().for_each(|entry| tracing::warn!("policy: {entry}"));
+    remarks.notes.iter().chain(&inner.config.adds).for_each(|note| tracing::info!("policy: {note}"));
 }
 
 /// Where it cannot be made, what lies in it cannot be opened, and says why.
@@ -359,8 +364,8 @@ fn missed_keys(file: &Path, keyring: &Keyring, receipts: usize) -> Option<String
 
 /// Verifies a stored receipt under this policy: a store is no authority.
 pub(super) fn admit_again(stored: crate::state::StoredReceipt, config: &Config, keyring: &Keyring, beside: &Beside) -> LiveReceipt {
-    let admitted =
-        admission::judge_again(stored.artifact.as_bytes(), config, keyring, beside, stored.registered_ms).map_err(|error| error.message);
+    let admitted = admission::judge_again(stored.artifact.as_bytes(), config, keyring, beside, stored.registered_ms)
+        .map_err(|error| error.to_string());
     if let Err(reason) = &admitted {
         tracing::warn!("receipt {}: opens nothing any more: {reason}", stored.id);
     }

@@ -27,6 +27,7 @@ use pp_common::{abi::NameId, dest::Addr};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
+use crate::api::{Opening, Posture};
 use crate::cli::DaemonArgs;
 use crate::clock::Now;
 use crate::config::Config;
@@ -67,7 +68,7 @@ pub enum DaemonError {
     #[error("posture is {found}, ready is only {required}: {gaps}; see pp-agent doctor")]
     Posture {
         /// What was found.
-        found: String,
+        found: Posture,
         /// What is required.
         required: &'static str,
         /// What is missing.
@@ -105,9 +106,15 @@ enum PolicyOrigin {
 
 /// What the canary found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Posture {
-    name: String,
-    gaps: Vec<String>,
+struct Measured {
+    posture: Posture,
+    gaps: Vec<Opening>,
+}
+
+impl Measured {
+    fn gaps(&self) -> String {
+        self.gaps.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    }
 }
 
 /// What a receipt's signed text allows under the policy in force, or why it allows nothing.
@@ -124,7 +131,7 @@ struct Inner {
     receipts: Book<Judged>,
     cgroups: Vec<(u64, NameId)>,
     generation: u32,
-    posture: Posture,
+    measured: Measured,
     /// What of the guarded files and delegates is not as it should be in the kernel.
     guard_problems: Vec<String>,
     /// State could not be opened, so that nobody knows which receipts there are.

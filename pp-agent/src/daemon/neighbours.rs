@@ -11,16 +11,16 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pp_common::abi::{LEARNED_MAC, Learned, LinkKey, NearKey, Place};
 use pp_common::decide::{Attempt, Decision, Link, Reason, Subject};
 use pp_common::dest::Addr;
-use serde_json::{Value, json};
 
 use super::{Daemon, load};
+use crate::api::{Forgotten, LinkView, NeighbourList, NeighbourView, UnnamedNetwork};
 use crate::clock::Now;
 use crate::control::ApiError;
 use crate::events::build::address;
 use crate::events::{Destination, Kind};
 use crate::kernel::netns::Namespace;
 use crate::neighbours::{Book, Known, Mac, Protected, Resolver, Snapshot, Told, Watched, What, addr, resolvers, unanswered};
-use crate::policy::Beside;
+use crate::policy::{Beside, Prefix};
 
 /// Most network namespaces that are watched.
 const MAX_NAMESPACES: usize = 64;
@@ -326,7 +326,7 @@ impl Daemon {
         let (config, keyring, beside) = (&inner.config, &inner.keyring, &inner.beside);
         inner.receipts = inner.receipts.judge_again(|stored| load::admit_again(stored, config, keyring, beside));
         if let Err(error) = self.publish(inner) {
-            tracing::error!("receipts for learned addresses: {}", error.message);
+            tracing::error!("receipts for learned addresses: {error}");
         }
         self.flow_refused.notify_one();
     }
@@ -389,31 +389,35 @@ impl Daemon {
     }
 
     /// `GET /v1/neighbours`, and a member of `status`.
-    pub(super) fn list_neighbours(&self) -> Value {
+    pub(super) fn list_neighbours(&self) -> NeighbourList {
         let state = self.neighbours.state();
         let builder = self.builder();
-        let known = |known: Known| {
-            json!({
-                "address": scoped(&known),
-                "link": known.link,
-                "netns": known.key.netns,
-                "zone": builder.name(known.learned.place.zone),
-                "gateway": builder.name(known.learned.place.gateway),
-                "mac": Mac(known.learned.mac).to_string(),
-                "why": words(&known.learned, &known.link),
-            })
+        let link = |(key, link, place): (LinkKey, String, Place)| LinkView {
+            link,
+            netns: key.netns,
+            zone: builder.name(place.zone),
+            gateway: builder.name(place.gateway),
         };
-        let link = |(key, link, place): (LinkKey, String, Place)| json!({ "link": link, "netns": key.netns, "zone": builder.name(place.zone), "gateway": builder.name(place.gateway) });
-        json!({
-            "links": state.book.carrying().map(link).collect::<Vec<_>>(),
-            "learned": state.book.known().map(known).collect::<Vec<_>>(),
-            "conflicts": state.book.conflicts().iter().map(sentence).collect::<Vec<_>>(),
-            "unnamed_networks": state.book.unnamed().iter().map(|(link, prefix)| json!({ "link": link, "network": prefix.to_string() })).collect::<Vec<_>>(),
-        })
+        let learned = |known: Known| NeighbourView {
+            address: scoped(&known),
+            netns: known.key.netns,
+            zone: builder.name(known.learned.place.zone),
+            gateway: builder.name(known.learned.place.gateway),
+            mac: Mac(known.learned.mac).to_string(),
+            why: words(&known.learned, &known.link),
+            link: known.link,
+        };
+        let unnamed = |(link, prefix): &(String, Prefix)| UnnamedNetwork { link: link.clone(), network: prefix.to_string() };
+        NeighbourList {
+            links: state.book.carrying().map(link).collect(),
+            learned: state.book.known().map(learned).collect(),
+            conflicts: state.book.conflicts().iter().map(sentence).collect(),
+            unnamed_networks: state.book.unnamed().iter().map(unnamed).collect(),
+        }
     }
 
     /// `DELETE /v1/neighbours/{address}`.
-    pub(super) fn forget_neighbour(&self, text: &str) -> Result<Value, ApiError> {
+    pub(super) fn forget_neighbour(&self, text: &str) -> Result<Forgotten, ApiError> {
         let ip: IpAddr = text.parse().map_err(|_| ApiError::bad_request(format!("{text}: not an address; see pp-agent neighbours")))?;
         let found = self.neighbours.state().book.forget(&addr(ip.to_canonical()), Now::read().boot_ns);
         if found.is_empty() {
@@ -430,7 +434,7 @@ impl Daemon {
             self.hub.publish(event.detail("forgotten by an operator; it is not learned again for 24 hours or until the daemon restarts"));
         }
         self.learn(None);
-        Ok(json!({ "address": ip.to_string(), "forgotten": found.len() }))
+        Ok(Forgotten { address: ip.to_string(), forgotten: found.len() })
     }
 }
 

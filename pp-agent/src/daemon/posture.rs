@@ -7,9 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Value, json};
-
 use super::Daemon;
+use crate::api::{CanaryView, FindingView, HooksView, WatchView};
 use crate::clock::{Now, rfc3339};
 use crate::events::Kind;
 use crate::kernel::canary::Finding;
@@ -79,23 +78,24 @@ impl Watch {
     }
 
     /// For `status`.
-    pub(super) fn status(&self) -> Value {
+    pub(super) fn status(&self) -> WatchView {
         let (at_ms, findings) = self.findings();
-        let found: Vec<Value> = findings
-            .iter()
-            .map(|found| json!({ "technique": found.technique, "errno": found.errno, "refused": found.refused() }))
-            .collect();
+        let view = |found: Finding| FindingView { refused: found.refused(), technique: found.technique, errno: found.errno };
         let hooks = self.hooks.lock().unwrap_or_else(PoisonError::into_inner);
-        json!({
-            "canary": { "time": rfc3339(at_ms), "runs": self.runs.load(Ordering::Relaxed), "findings": found },
-            "hooks": {
-                "watched": hooks.as_ref().map_or(0, Hooks::count),
-                "mended": self.mended.load(Ordering::Relaxed),
-                "missing": self.missing(),
-                "beyond_repair": self.beyond_repair.load(Ordering::Relaxed),
-                "foreign": hooks.as_ref().map_or(0, Hooks::foreign_count),
+        WatchView {
+            canary: CanaryView {
+                time: rfc3339(at_ms),
+                runs: self.runs.load(Ordering::Relaxed),
+                findings: findings.into_iter().map(view).collect(),
             },
-        })
+            hooks: HooksView {
+                watched: hooks.as_ref().map_or(0, Hooks::count),
+                mended: self.mended.load(Ordering::Relaxed),
+                missing: self.missing(),
+                beyond_repair: self.beyond_repair.load(Ordering::Relaxed),
+                foreign: hooks.as_ref().map_or(0, Hooks::foreign_count),
+            },
+        }
     }
 
     /// For `/metrics`.
@@ -146,10 +146,10 @@ impl Daemon {
 
     fn look(&self) {
         self.mend_hooks();
-        let before = self.inner().posture.clone();
-        let posture = self.measure_posture();
-        if posture != before {
-            tracing::warn!("posture: {} ({}), it was {} ({})", posture.name, posture.gaps.join("; "), before.name, before.gaps.join("; "));
+        let before = self.inner().measured.clone();
+        let found = self.measure_posture();
+        if found != before {
+            tracing::warn!("posture: {} ({}), it was {} ({})", found.posture, found.gaps(), before.posture, before.gaps());
             notify::status(&self.status_line());
         }
     }

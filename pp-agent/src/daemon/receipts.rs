@@ -1,8 +1,9 @@
 //! The life of a receipt on this host: registered, in force, over.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Daemon, Inner, LiveReceipt, admission};
+use crate::api::{ReceiptStatus, ReceiptView, Receipts, RegisterAnswer, Revoked, TermsView, UsedView};
 use crate::clock::{Now, rfc3339};
 use crate::control::ApiError;
 use crate::events::build::session_text;
@@ -11,8 +12,8 @@ use crate::name::name_id;
 use crate::policy::{self, Counts, GrantSource, KernelTables, PolicyError};
 use crate::receipt::revocation::Revocation;
 use crate::receipt::{Receipt, Refusal, verify};
-use crate::state::{EndReason, RegisterError, Registered, StoredReceipt, Tombstone};
-use pp_common::abi::{GRANT_EXHAUSTED, GRANT_REVOKED, Serial};
+use crate::state::{EndReason, Registered, StoredReceipt, Tombstone};
+use pp_common::abi::{GRANT_EXHAUSTED, GRANT_REVOKED, Serial, Spent};
 
 impl Inner {
     /// The tables of all this. Ended receipts are in it, so that a refusal can
@@ -56,7 +57,7 @@ impl Inner {
     fn check_room(&self, stored: &StoredReceipt, receipt: &Receipt) -> Result<(), ApiError> {
         let stored = StoredReceipt { serial: Serial::MAX, ..stored.clone() };
         let further = LiveReceipt { stored, admitted: Ok(receipt.clone()) };
-        self.tables_with(Some(&further)).map(drop).map_err(|error| tables_full(&error))
+        self.tables_with(Some(&further)).map(drop).map_err(no_room)
     }
 
     fn find(&self, id: &str) -> Option<&LiveReceipt> {
@@ -89,51 +90,62 @@ impl LiveReceipt {
         })
     }
 
-    /// `pending`, `active`, `expired`, `revoked`, `exhausted`, `void`.
-    fn status(&self, now: Now, spent: Option<pp_common::abi::Spent>) -> &'static str {
-        let Ok(receipt) = &self.admitted else { return "void" };
-        match self.stored.ended {
-            Some(EndReason::Revoked) => return "revoked",
-            Some(EndReason::CountLost) => return "exhausted",
-            Some(EndReason::NotApplied) => return "void",
-            None => {}
-        }
-        if now.boot_ns >= self.stored.until_ns {
-            return "expired";
-        }
-        if now.boot_ns < self.stored.from_ns {
-            return "pending";
-        }
+    fn status(&self, now: Now, spent: Option<Spent>) -> ReceiptStatus {
+        let Ok(receipt) = &self.admitted else { return ReceiptStatus::Void };
         let most = receipt.terms().max_connections.map(u64::from);
         let used_up = most.is_some_and(|most| spent.is_some_and(|spent| spent.connections >= most));
-        if used_up { "exhausted" } else { "active" }
+        match self.stored.ended {
+            Some(EndReason::Revoked) => ReceiptStatus::Revoked,
+            Some(EndReason::CountLost) => ReceiptStatus::Exhausted,
+            Some(EndReason::NotApplied) => ReceiptStatus::Void,
+            None if now.boot_ns >= self.stored.until_ns => ReceiptStatus::Expired,
+            None if now.boot_ns < self.stored.from_ns => ReceiptStatus::Pending,
+            None if used_up => ReceiptStatus::Exhausted,
+            None => ReceiptStatus::Active,
+        }
+    }
+
+    fn view(&self, now: Now, spent: Option<Spent>) -> ReceiptView {
+        let stored = &self.stored;
+        ReceiptView {
+            id: stored.id.clone(),
+            status: self.status(now, spent),
+            registered: rfc3339(stored.registered_ms),
+            from: rfc3339(told_instant(now, stored.from_ns, stored.from_ms)),
+            until: rfc3339(told_instant(now, stored.until_ns, stored.until_ms)),
+            uids: stored.uids.clone(),
+            terms: self.admitted.as_ref().ok().map(TermsView::of),
+            void_because: self.admitted.as_ref().err().cloned(),
+            used: spent.map(|spent| UsedView { used_connections: spent.connections, used_attempts: spent.attempts }),
+            ..ReceiptView::default()
+        }
     }
 }
 
 impl Daemon {
     /// Compiles and publishes what is in force now.
     pub(super) fn publish(&self, inner: &mut Inner) -> Result<(), ApiError> {
-        let tables = inner.tables().map_err(|error| tables_full(&error))?;
-        inner.generation = self.gate.apply(&tables).map_err(ApiError::internal)?;
+        inner.generation = self.gate.apply(&inner.tables().map_err(no_room)?)?;
         Ok(())
     }
 
     /// Registers a receipt, or takes in a signed revocation.
-    pub(super) fn take_artifact(&self, artifact: &[u8]) -> Result<Value, ApiError> {
+    pub(super) fn take_artifact(&self, artifact: &[u8]) -> Result<RegisterAnswer, ApiError> {
         self.turn_down_unsigned(artifact)?;
         let mut inner = self.inner();
         let now = Now::read();
         if let Some(first) = inner.registered(artifact) {
-            return self.registered_before(&inner, first, now);
+            return self.registered_before(&inner, first, now).map(RegisterAnswer::from);
         }
         let judged = admission::judge(artifact, &inner.config, &inner.keyring, &inner.beside, now.wall_ms);
         let receipt = match judged {
-            Ok(admission::Artifact::Revocation(revocation)) => return self.take_revocation(inner, &revocation),
+            Ok(admission::Artifact::Revocation(revocation)) => {
+                return self.take_revocation(inner, &revocation).map(RegisterAnswer::Revocation);
+            }
             // To a clock that was set back, what is genuine is from the future.
-            Err(error) if error.code != "created_in_future" => return Err(error),
-            Ok(_) | Err(_) if self.clock_behind() => {
+            Ok(_) | Err(ApiError::Receipt(Refusal::CreatedInFuture { .. })) if self.clock_behind() => {
                 let highest = rfc3339(self.highest_ms.load(std::sync::atomic::Ordering::Acquire));
-                return Err(admission::refused(&Refusal::ClockBehind { highest }));
+                return Err(Refusal::ClockBehind { highest }.into());
             }
             Err(error) => return Err(error),
             Ok(admission::Artifact::Receipt(receipt)) => *receipt,
@@ -162,9 +174,9 @@ impl Daemon {
         inner.check_room(&stored, &receipt)?;
         let name = receipt.terms().agent.clone();
         let names = std::collections::HashMap::from([(name_id(&name), name)]);
-        let stored = match inner.receipts.register(&self.state, stored, Ok(receipt)).map_err(register_error)? {
+        let stored = match inner.receipts.register(&self.state, stored, Ok(receipt))? {
             Registered::New(stored) => stored,
-            Registered::Again(first) => return self.registered_before(&inner, &first, now),
+            Registered::Again(first) => return self.registered_before(&inner, &first, now).map(RegisterAnswer::from),
         };
         let id = stored.id.clone();
         self.builder().names.receipts.insert(stored.serial, id.clone());
@@ -177,11 +189,9 @@ impl Daemon {
             return Err(error);
         }
         let mut answer = self.describe(&inner, &id, now)?;
-        let agent = answer["agent"].as_str().map(str::to_owned);
+        let agent = answer.terms.as_ref().map(|terms| terms.agent.clone());
         let unknown = agent.as_deref().and_then(|agent| inner.config.unknown_agent(agent)).map(|unknown| unknown.to_string());
-        if let Some(unknown) = &unknown {
-            answer["warnings"] = json!([unknown]);
-        }
+        answer.warnings.extend(unknown.clone());
         drop(inner);
         self.changed.notify_one();
         let mut event = self.event(Kind::Receipt);
@@ -190,7 +200,7 @@ impl Daemon {
         event.agent = agent;
         event.detail = unknown;
         self.hub.publish(event);
-        Ok(answer)
+        Ok(answer.into())
     }
 
     /// Turns down what no trusted key signed before it asks for the lock that every call needs: anybody may send it.
@@ -201,7 +211,7 @@ impl Daemon {
         if self.inner().receipts.iter().any(|receipt| receipt.stored.artifact.as_bytes() == artifact) {
             return Ok(());
         }
-        Err(admission::refused(&Refusal::from(error)))
+        Err(Refusal::from(error).into())
     }
 
     /// A registration that could not be put in force ends at once.
@@ -210,49 +220,32 @@ impl Daemon {
             tracing::error!("{error}");
         }
         if let Err(error) = self.publish(inner) {
-            tracing::error!("tables without receipt {id}: {}", error.message);
+            tracing::error!("tables without receipt {id}: {error}");
         }
     }
 
-    fn registered_before(&self, inner: &Inner, first: &StoredReceipt, now: Now) -> Result<Value, ApiError> {
-        let mut answer = self.describe(inner, &first.id, now)?;
-        answer["again"] = json!(true);
-        if matches!(answer["status"].as_str(), Some("active" | "pending")) {
-            return Ok(answer);
+    fn registered_before(&self, inner: &Inner, first: &StoredReceipt, now: Now) -> Result<ReceiptView, ApiError> {
+        let answer = ReceiptView { again: true, ..self.describe(inner, &first.id, now)? };
+        match answer.status {
+            ReceiptStatus::Active | ReceiptStatus::Pending => Ok(answer),
+            status => Err(ApiError::Over { id: answer.id, registered: answer.registered, status }),
         }
-        let status = answer["status"].as_str().unwrap_or("over").to_owned();
-        Err(ApiError {
-            status: 409,
-            code: "redeemed".to_owned(),
-            pp_code: Some("PP_REDEEMED".to_owned()),
-            message: format!(
-                "receipt {}: was redeemed here on {} and is {status}; ask the operator for a new one",
-                first.id,
-                rfc3339(first.registered_ms)
-            ),
-        })
     }
 
     /// A revocation ends what the same decider allowed, here or not yet here.
-    fn take_revocation(&self, inner: std::sync::MutexGuard<'_, Inner>, revocation: &Revocation) -> Result<Value, ApiError> {
+    fn take_revocation(&self, inner: std::sync::MutexGuard<'_, Inner>, revocation: &Revocation) -> Result<Revoked, ApiError> {
         if let Some(receipt) = inner.find(&revocation.receipt_id)
             && receipt.stored.decider != revocation.decider
         {
-            return Err(ApiError::new(
-                422,
-                "decider_not_allowed",
-                format!(
-                    "revocation by {}: receipt {} is another decider's; only {} or an operator of this host can revoke it",
-                    revocation.decider, revocation.receipt_id, receipt.stored.decider
-                ),
-            ));
+            let (by, id) = (revocation.decider.clone(), revocation.receipt_id.clone());
+            return Err(ApiError::OtherDecider { by, id, decider: receipt.stored.decider.clone() });
         }
         let decider = Some(revocation.decider.clone());
         self.bury(inner, &revocation.receipt_id, &revocation.reason, decider)
     }
 
     /// Revokes a receipt, also one that was never seen here.
-    pub(super) fn revoke_receipt(&self, id: &str, reason: &str) -> Result<Value, ApiError> {
+    pub(super) fn revoke_receipt(&self, id: &str, reason: &str) -> Result<Revoked, ApiError> {
         if id.is_empty() || id.len() > 256 || id.chars().any(char::is_control) {
             return Err(ApiError::bad_request("receipt: an id has 1 to 256 printable characters"));
         }
@@ -265,7 +258,7 @@ impl Daemon {
         id: &str,
         reason: &str,
         decider: Option<String>,
-    ) -> Result<Value, ApiError> {
+    ) -> Result<Revoked, ApiError> {
         let now = Now::read();
         let tombstone = Tombstone { id: id.to_owned(), reason: reason.to_owned(), decider, revoked_ms: now.wall_ms, expires_ms: None };
         let known = inner.find(id).is_some();
@@ -280,32 +273,29 @@ impl Daemon {
         self.hub.publish(event.detail(reason));
         self.end_flows();
         match kept {
-            Ok(was_registered) => Ok(json!({ "id": id, "status": "revoked", "was_registered": was_registered })),
+            Ok(was_registered) => Ok(Revoked { id: id.to_owned(), status: ReceiptStatus::Revoked, was_registered }),
             Err(error) => {
                 let kept = if known { "is ended until the daemon restarts, but that" } else { "its revocation" };
                 let message = format!("receipt {id}: {kept} could not be kept; revoke it again when this is mended: {error}");
-                Err(ApiError { message, ..state_unavailable(error) })
+                Err(ApiError::StateUnavailable(message))
             }
         }
     }
 
     /// Every receipt.
-    pub(super) fn list_receipts(&self) -> Result<Value, ApiError> {
+    pub(super) fn list_receipts(&self) -> Receipts {
         let inner = self.inner();
         let now = Now::read();
-        let ids: Vec<String> = inner.receipts.iter().map(|receipt| receipt.stored.id.clone()).collect();
-        let receipts = ids.iter().map(|id| self.describe(&inner, id, now)).collect::<Result<Vec<_>, _>>()?;
-        Ok(json!({ "receipts": receipts }))
+        let receipts = inner.receipts.iter().map(|receipt| receipt.view(now, self.gate.spent(receipt.stored.serial)));
+        Receipts { receipts: receipts.collect() }
     }
 
     /// One receipt, with its artifact.
-    pub(super) fn show_receipt(&self, id: &str) -> Result<Value, ApiError> {
+    pub(super) fn show_receipt(&self, id: &str) -> Result<ReceiptView, ApiError> {
         let inner = self.inner();
-        let mut answer = self.describe(&inner, id, Now::read())?;
-        if let Some(receipt) = inner.find(id) {
-            answer["artifact"] = serde_json::from_str(&receipt.stored.artifact).unwrap_or_default();
-        }
-        Ok(answer)
+        let answer = self.describe(&inner, id, Now::read())?;
+        let artifact = inner.find(id).map(|receipt| serde_json::from_str(&receipt.stored.artifact).unwrap_or_default());
+        Ok(ReceiptView { artifact, ..answer })
     }
 
     /// What is used of the receipt of this serial, as an event tells it.
@@ -328,45 +318,30 @@ impl Daemon {
         })
     }
 
-    fn describe(&self, inner: &Inner, id: &str, now: Now) -> Result<Value, ApiError> {
-        let receipt = inner
-            .find(id)
-            .ok_or_else(|| ApiError::not_found(format!("receipt {id}: is not registered here; see pp-agent receipt list")))?;
-        let stored = &receipt.stored;
-        let spent = self.gate.spent(stored.serial);
-        let mut answer = json!({
-            "id": stored.id,
-            "status": receipt.status(now, spent),
-            "registered": rfc3339(stored.registered_ms),
-            "from": rfc3339(told_instant(now, stored.from_ns, stored.from_ms)),
-            "until": rfc3339(told_instant(now, stored.until_ns, stored.until_ms)),
-            "uids": stored.uids,
-        });
-        match &receipt.admitted {
-            Ok(receipt) => {
-                let targets: Vec<String> = receipt.terms().targets.iter().map(ToString::to_string).collect();
-                answer["agent"] = json!(receipt.terms().agent);
-                answer["session"] = json!((receipt.session() != 0).then(|| session_text(receipt.session())));
-                answer["users"] = json!(receipt.terms().users);
-                answer["decider"] = json!(receipt.decider());
-                answer["key"] = json!(receipt.key_id());
-                answer["summary"] = json!(receipt.summary());
-                answer["targets"] = json!(targets);
-                answer["max_connections"] = json!(receipt.terms().max_connections);
-                answer["max_attempts"] = json!(receipt.terms().credential_scope.max_attempts());
-                let accounts = receipt.terms().credential_scope.accounts();
-                if !accounts.is_empty() {
-                    answer["accounts"] = json!(accounts);
-                }
-                answer["max_turns"] = json!(receipt.terms().max_turns);
-            }
-            Err(reason) => answer["void_because"] = json!(reason),
+    fn describe(&self, inner: &Inner, id: &str, now: Now) -> Result<ReceiptView, ApiError> {
+        let receipt = inner.find(id);
+        let receipt =
+            receipt.ok_or_else(|| ApiError::not_found(format!("receipt {id}: is not registered here; see pp-agent receipt list")))?;
+        Ok(receipt.view(now, self.gate.spent(receipt.stored.serial)))
+    }
+}
+
+impl TermsView {
+    fn of(receipt: &Receipt) -> Self {
+        let terms = receipt.terms();
+        Self {
+            agent: terms.agent.clone(),
+            session: (receipt.session() != 0).then(|| session_text(receipt.session())),
+            users: terms.users.clone(),
+            decider: receipt.decider().to_owned(),
+            key: receipt.key_id().to_owned(),
+            summary: receipt.summary().map(str::to_owned),
+            targets: terms.targets.iter().map(ToString::to_string).collect(),
+            max_connections: terms.max_connections,
+            max_attempts: terms.credential_scope.max_attempts(),
+            accounts: terms.credential_scope.accounts().to_vec(),
+            max_turns: terms.max_turns,
         }
-        if let Some(spent) = spent {
-            answer["used_connections"] = json!(spent.connections);
-            answer["used_attempts"] = json!(spent.attempts);
-        }
-        Ok(answer)
     }
 }
 
@@ -377,22 +352,6 @@ fn told_instant(now: Now, boot_ns: u64, wall_ms: i64) -> i64 {
     if in_force_ms.abs_diff(wall_ms) < 1_000 { wall_ms } else { in_force_ms }
 }
 
-fn tables_full(error: &PolicyError) -> ApiError {
-    ApiError::new(507, Refusal::GrantsFull.code(), error.to_string())
-}
-
-fn register_error(error: RegisterError) -> ApiError {
-    let conflict = |refusal: Refusal| ApiError { status: 409, ..admission::refused(&refusal) };
-    match error {
-        RegisterError::Revoked(id) => conflict(Refusal::Revoked { id }),
-        RegisterError::KeyUsed { idem_key, by } => conflict(Refusal::IdemKeyUsed { idem_key, by }),
-        RegisterError::OtherContent(id) => conflict(Refusal::Redeemed { id }),
-        RegisterError::Full => ApiError::new(507, Refusal::GrantsFull.code(), error.to_string()),
-        RegisterError::State(error) => state_unavailable(error),
-    }
-}
-
-/// Nothing can be kept, and so nothing be promised.
-pub(super) fn state_unavailable(error: impl std::fmt::Display) -> ApiError {
-    ApiError::new(503, "state_unavailable", error.to_string())
+fn no_room(error: PolicyError) -> ApiError {
+    ApiError::NoRoom(error.to_string())
 }

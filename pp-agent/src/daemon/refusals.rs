@@ -9,6 +9,7 @@ use pp_common::decide::{Attempt, Kind as AttemptKind, Reason, Verdict, transport
 use pp_common::protect::Tamper;
 
 use super::Daemon;
+use crate::api::RefusalCounts;
 use crate::clock::Now;
 use crate::events::build::{address, session_text, transport_text};
 use crate::events::guard::hook_name;
@@ -190,20 +191,19 @@ impl Daemon {
         Ok(())
     }
 
-    /// What `status` and `/metrics` say of refusals.
-    pub(super) fn refusals(&self) -> Option<Told> {
+    /// What `status` and `/metrics` say of refusals; `None` where it is not known since when they are counted.
+    pub(super) fn refusals(&self) -> Option<RefusalCounts> {
         // In this order: what is refused meanwhile only adds to what is not told yet.
         let account = self.hub.account();
-        let refused = self.counter(Counter::Blocked)?.saturating_sub(account.before.unwrap_or(0));
+        let refused = self.counter(Counter::Blocked)?.saturating_sub(account.before?);
         let refusals = account.refusals;
-        Some(Told {
+        Some(RefusalCounts {
             refused,
             told: refusals.told,
             repeats: refusals.repeats,
             lost: refusals.lost,
             untold: refused.saturating_sub(refusals.published()),
             not_stored: refusals.not_stored,
-            is_known: account.before.is_some(),
         })
     }
 
@@ -262,22 +262,6 @@ impl Daemon {
         }
         self.hub.publish(event.detail("attempts that were counted since the last event of this kind"));
     }
-}
-
-/// How the refusals of this boot were told.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Told {
-    /// By the kernel's count, since this account is kept.
-    pub(super) refused: u64,
-    pub(super) told: u64,
-    pub(super) repeats: u64,
-    pub(super) lost: u64,
-    /// Not yet: records on their way, and repeats that are told when their window is over.
-    pub(super) untold: u64,
-    /// Told by events that this daemon could not store.
-    pub(super) not_stored: u64,
-    /// Since when this account is kept is known.
-    pub(super) is_known: bool,
 }
 
 /// Whether the kernel counts attempts of this pair as refused.

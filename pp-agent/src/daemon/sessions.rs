@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::sync::{MutexGuard, PoisonError};
 
-use serde_json::{Value, json};
-
 use super::Daemon;
-use crate::adopt::{self, AdoptError};
+use crate::adopt;
+use crate::api::{ProcessView, Released as ReleasedAnswer, SessionView, Sessions, StartSession, Started};
 use crate::clock::{Now, rfc3339};
 use crate::control::access::Standing;
-use crate::control::{ApiError, Caller, StartSession};
+use crate::control::{ApiError, Caller};
 use crate::events::Kind;
 use crate::events::build::session_text;
 use crate::events::mask::mask;
@@ -23,40 +22,35 @@ const MAX_NAME: usize = 64;
 
 impl Daemon {
     /// Sessions with their processes, of one owner or of all.
-    pub(super) fn list_sessions(&self, owner: Option<u32>) -> Result<Value, ApiError> {
+    pub(super) fn list_sessions(&self, owner: Option<u32>) -> Result<Sessions, ApiError> {
         let mut sessions: BTreeMap<u64, (TaskMark, Vec<u32>)> = BTreeMap::new();
-        for (pid, mark) in self.gate.marks().map_err(ApiError::internal)? {
+        for (pid, mark) in self.gate.marks()? {
             if owner.is_none_or(|owner| mark.owner == owner) && mark.flags & TASK_CANARY == 0 {
                 sessions.entry(mark.session).or_insert_with(|| (mark, Vec::new())).1.push(pid);
             }
         }
         let now = Now::read();
         let mut builder = self.builder();
-        let listed: Vec<Value> = sessions
-            .into_iter()
-            .map(|(session, (mark, mut pids))| {
-                pids.sort_unstable();
-                let processes: Vec<Value> = pids
-                    .iter()
-                    .map(|pid| {
-                        let process = builder.processes.find(*pid).unwrap_or_default();
-                        json!({ "pid": pid, "executable": process.executable, "argv": mask(&process.argv) })
-                    })
-                    .collect();
-                json!({
-                    "session": session_text(session),
-                    "agent": builder.name(mark.agent),
-                    "owner": builder.owner(mark.owner),
-                    "started": rfc3339(now.wall_of(mark.session_start_ns)),
-                    "processes": processes,
-                })
-            })
-            .collect();
-        Ok(json!({ "sessions": listed }))
+        let mut listed = Vec::new();
+        for (session, (mark, mut pids)) in sessions {
+            pids.sort_unstable();
+            let processes = pids.into_iter().map(|pid| {
+                let process = builder.processes.find(pid).unwrap_or_default();
+                ProcessView { pid, executable: process.executable, argv: mask(&process.argv) }
+            });
+            listed.push(SessionView {
+                processes: processes.collect(),
+                session: session_text(session),
+                agent: builder.name(mark.agent),
+                owner: builder.owner(mark.owner),
+                started: rfc3339(now.wall_of(mark.session_start_ns)),
+            });
+        }
+        Ok(Sessions { sessions: listed })
     }
 
     /// `run` and `adopt`: marks the caller itself, or a process of its owner's.
-    pub(super) fn begin_session(&self, caller: &Caller, start: &StartSession) -> Result<Value, ApiError> {
+    pub(super) fn begin_session(&self, caller: &Caller, start: &StartSession) -> Result<Started, ApiError> {
         if !is_agent_name(&start.agent) {
             return Err(ApiError::bad_request("agent: a name has 1 to 64 letters, digits, dots, dashes and underscores"));
         }
@@ -65,7 +59,7 @@ impl Daemon {
         if let Standing::User(uid) = caller.standing
             && owner != Some(uid)
         {
-            return Err(ApiError::new(403, "no_rights", format!("process {pid}: is not yours; root may adopt any")));
+            return Err(ApiError::NoRights(format!("process {pid}: is not yours; root may adopt any")));
         }
         let owner = owner.unwrap_or(caller.uid);
         let agent = name_id(&start.agent);
@@ -74,28 +68,20 @@ impl Daemon {
             tracing::warn!("{error}");
         }
         self.builder().names.names.insert(agent, start.agent.clone());
-        let session = adopt::adopt(&self.gate, pid, agent, owner).map_err(|error| match &error {
-            AdoptError::NoProcess(_) => ApiError::not_found(error.to_string()),
-            AdoptError::AlreadyMarked(_) => ApiError::new(409, "already_marked", error.to_string()),
-            AdoptError::Never(_) => ApiError::new(422, "never_markable", error.to_string()),
-            AdoptError::Kernel(_) => ApiError::internal(&error),
-        })?;
+        let session = adopt::adopt(&self.gate, pid, agent, owner)?;
         self.govern_again(pid);
         self.tell_session_start(pid, session, if start.pid.is_some() { "adopt" } else { "run" });
         // It may hold connections already that an agent may not have.
         self.end_flows();
-        let mut answer = json!({ "session": session_text(session), "agent": start.agent, "pid": pid });
         // A name of one's own is allowed here; one that is nearly another's opens nothing that the other's receipts open.
         let unknown = self.inner().config.unknown_agent(&start.agent).filter(|unknown| unknown.nearest.is_some());
-        if let Some(unknown) = unknown {
-            answer["warnings"] = json!([unknown.to_string()]);
-        }
-        Ok(answer)
+        let warnings = unknown.iter().map(ToString::to_string).collect();
+        Ok(Started { session: session_text(session), agent: start.agent.clone(), pid, warnings })
     }
 
     /// Ends a session by hand.
-    pub(super) fn end_session(&self, session: u64) -> Result<Value, ApiError> {
-        let marks = self.gate.marks().map_err(ApiError::internal)?;
+    pub(super) fn end_session(&self, session: u64) -> Result<ReleasedAnswer, ApiError> {
+        let marks = self.gate.marks()?;
         let Some((_, mark)) = marks.iter().find(|(_, mark)| mark.session == session) else {
             return Err(ApiError::not_found("session: none of this id has a process; see pp-agent sessions"));
         };
@@ -104,7 +90,7 @@ impl Daemon {
         // for a daemon that starts in between, and again after, for what was forked meanwhile.
         let mut held = self.released();
         self.keep_released(&mut held, members)?;
-        let released = adopt::release(&self.gate, session).map_err(ApiError::internal)?;
+        let released = adopt::release(&self.gate, session)?;
         let processes = released.len();
         self.keep_released(&mut held, released)?;
         drop(held);
@@ -117,7 +103,7 @@ impl Daemon {
         }
         event.reason = Some("released".to_owned());
         self.hub.publish(event);
-        Ok(json!({ "session": session_text(session), "processes": processes }))
+        Ok(ReleasedAnswer { session: Some(session_text(session)), processes })
     }
 
     /// Processes that were released and still run.
@@ -129,7 +115,7 @@ impl Daemon {
     fn keep_released(&self, held: &mut Released, pids: impl IntoIterator<Item = u32>) -> Result<(), ApiError> {
         let mut released = held.clone();
         released.add(pids);
-        self.state.keep_released(&released).map_err(super::receipts::state_unavailable)?;
+        self.state.keep_released(&released)?;
         *held = released;
         Ok(())
     }

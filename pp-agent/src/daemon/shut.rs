@@ -75,7 +75,7 @@ impl Daemon {
     /// Whether a receipt can be registered at all.
     pub(super) fn check_state(&self, inner: &Inner) -> Result<(), ApiError> {
         match self.state_problem(inner) {
-            Some(problem) if inner.receipts_unknown => Err(super::receipts::state_unavailable(problem)),
+            Some(problem) if inner.receipts_unknown => Err(ApiError::StateUnavailable(problem)),
             _ => Ok(()),
         }
     }
@@ -118,11 +118,11 @@ impl Daemon {
         inner.receipts_unknown = false;
         inner.withheld = is_behind(now.wall_ms, highest_ms);
         if let Err(error) = self.publish(&mut inner) {
-            tracing::error!("receipts: {}", error.message);
+            tracing::error!("receipts: {error}");
             // What the kernel has is still what it was without them.
             inner.receipts = Book::default();
             inner.receipts_unknown = true;
-            self.state.shut_again(&StateError::Shut(format!("receipts: {}", error.message)));
+            self.state.shut_again(&StateError::Shut(format!("receipts: {error}")));
             return;
         }
         if inner.origin == PolicyOrigin::Files {

@@ -143,7 +143,7 @@ impl Daemon {
             tracing::error!("{error}");
         }
         if let Err(error) = self.publish(&mut inner) {
-            tracing::error!("deadlines: {}", error.message);
+            tracing::error!("deadlines: {error}");
         }
         drop(inner);
         self.end_flows();
@@ -164,7 +164,7 @@ impl Daemon {
             Ok(0) => {}
             Ok(_) => {
                 if let Err(error) = self.publish(&mut inner) {
-                    tracing::error!("receipts that ran out: {}", error.message);
+                    tracing::error!("receipts that ran out: {error}");
                 }
             }
             Err(error) => tracing::error!("{error}"),
@@ -197,7 +197,7 @@ impl Daemon {
             Ok(Some(own)) => {
                 inner.own = own;
                 if let Err(error) = self.publish(&mut inner) {
-                    tracing::error!("own addresses: {}", error.message);
+                    tracing::error!("own addresses: {error}");
                 }
             }
             Err(error) => tracing::error!("{error}"),

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pp_common::decide::{Decision, Verdict};
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::{Blind, Draft, Then, To, Told, is_open};
 use crate::clock::rfc3339;
-use crate::events::Event;
 use crate::events::build::transport_text;
+use crate::events::{Destination, Event};
 use crate::policy::PolicyError;
 
 /// What would become of an attempt.
@@ -34,18 +34,6 @@ impl Change {
             (Verdict::Block, Verdict::Block) => Self::Refused,
             (Verdict::Allow | Verdict::Observe, Verdict::Allow | Verdict::Observe) if is_open(now) => Self::NoLongerTold,
             (Verdict::Allow | Verdict::Observe, Verdict::Allow | Verdict::Observe) => Self::LetThrough,
-        }
-    }
-
-    /// Its name in answers.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::NewlyRefused => "newly_refused",
-            Self::NewlyAllowed => "newly_allowed",
-            Self::NoLongerTold => "no_longer_told",
-            Self::Refused => "refused",
-            Self::LetThrough => "let_through",
         }
     }
 }
@@ -161,22 +149,20 @@ impl<'a> Comparison<'a> {
         self.rows(change).fold(0, |sum, (_, tally)| sum.saturating_add(tally.attempts))
     }
 
-    /// Everything, as `pp-agent policy check --against --json` writes it.
+    /// Everything.
     #[must_use]
-    pub fn to_json(&self) -> Value {
-        let rows = |change| Value::Array(self.rows(change).map(|(row, tally)| row_json(row, tally)).collect());
-        let blind: Vec<Value> =
-            self.blind.iter().map(|(blind, events)| json!({ "what": blind.name(), "events": events, "why": blind.why() })).collect();
-        json!({
-            "newly_refused": rows(Change::NewlyRefused),
-            "newly_allowed": rows(Change::NewlyAllowed),
-            "no_longer_told": rows(Change::NoLongerTold),
-            "unchanged": { "refused": self.attempts(Change::Refused), "let_through": self.attempts(Change::LetThrough) },
-            "not_judged": blind,
-            "missing": self.missing,
-            "other": self.other,
-            "notes": self.notes(),
-        })
+    pub fn summary(&self) -> Summary {
+        let rows = |change| self.rows(change).map(|(row, tally)| RowView::of(row, tally)).collect();
+        Summary {
+            newly_refused: rows(Change::NewlyRefused),
+            newly_allowed: rows(Change::NewlyAllowed),
+            no_longer_told: rows(Change::NoLongerTold),
+            unchanged: Unchanged { refused: self.attempts(Change::Refused), let_through: self.attempts(Change::LetThrough) },
+            not_judged: self.blind.iter().map(|(what, events)| NotJudged { what: *what, events: *events, why: what.why() }).collect(),
+            missing: self.missing,
+            other: self.other,
+            notes: self.notes(),
+        }
     }
 
     /// What the sum does not say, one sentence each.
@@ -214,27 +200,75 @@ pub fn counted(count: u64, word: &str) -> String {
     if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
 }
 
-fn row_json(row: &Row, tally: &Tally) -> Value {
-    let [zone, gateway, service] = &row.place;
-    let mut value = json!({
-        "agent": row.agent,
-        "then": { "verdict": row.then.0, "reason": row.then.1 },
-        "now": { "verdict": row.now.0, "reason": row.now.1 },
-        "attempts": tally.attempts,
-        "events": tally.events,
-        "first": rfc3339(tally.first_ms),
-        "last": rfc3339(tally.last_ms),
-    });
-    if let Some(to) = row.to {
-        value["destination"] = json!({ "address": to.address.to_string(), "transport": transport_text(to.transport) });
-        if let Some(port) = to.port {
-            value["destination"]["port"] = json!(port);
+/// Everything, as `pp-agent policy check --against --json` writes it.
+#[derive(Debug, Serialize)]
+#[expect(missing_docs, reason = "named like the changes")]
+pub struct Summary {
+    pub newly_refused: Vec<RowView>,
+    pub newly_allowed: Vec<RowView>,
+    pub no_longer_told: Vec<RowView>,
+    pub unchanged: Unchanged,
+    pub not_judged: Vec<NotJudged>,
+    pub missing: u64,
+    pub other: u64,
+    pub notes: Vec<String>,
+}
+
+/// Attempts that stay as they were.
+#[derive(Debug, Serialize)]
+pub struct Unchanged {
+    pub refused: u64,
+    pub let_through: u64,
+}
+
+/// Events that say too little to be judged.
+#[derive(Debug, Serialize)]
+pub struct NotJudged {
+    pub what: Blind,
+    pub events: u64,
+    pub why: &'static str,
+}
+
+/// Attempts that are alike, with how many there are.
+#[derive(Debug, Serialize)]
+pub struct RowView {
+    agent: String,
+    then: Judgement,
+    now: Judgement,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destination: Option<Destination>,
+    attempts: u64,
+    events: u64,
+    first: String,
+    last: String,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Judgement {
+    verdict: &'static str,
+    reason: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zone: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateway: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<String>,
+}
+
+impl RowView {
+    fn of(row: &Row, tally: &Tally) -> Self {
+        let judgement = |(verdict, reason)| Judgement { verdict, reason, ..Judgement::default() };
+        let [zone, gateway, service] = row.place.clone();
+        let destination = |to: To| Destination { address: to.address.to_string(), port: to.port, transport: transport_text(to.transport) };
+        Self {
+            agent: row.agent.clone(),
+            then: judgement(row.then),
+            now: Judgement { zone, gateway, service, ..judgement(row.now) },
+            destination: row.to.map(destination),
+            attempts: tally.attempts,
+            events: tally.events,
+            first: rfc3339(tally.first_ms),
+            last: rfc3339(tally.last_ms),
         }
     }
-    for (name, place) in [("zone", zone), ("gateway", gateway), ("service", service)] {
-        if let Some(place) = place {
-            value["now"][name] = json!(place);
-        }
-    }
-    value
 }

@@ -99,7 +99,7 @@ fn behaviour_rules_are_judged_by_the_number_that_was_recorded() {
 #[test]
 fn blocked_pattern_without_its_first_event_is_not_judged() {
     compared("", &[Event::of_attempt("block", "spray_target", OFFICE, 21)], |comparison| {
-        assert_eq!(comparison.to_json()["not_judged"][0]["what"], "pattern");
+        assert_eq!(comparison.summary().not_judged[0].what, Blind::Pattern);
         assert!(comparison.notes().contains(&"no attempt was judged".to_owned()));
     });
 }
@@ -123,10 +123,10 @@ fn what_an_event_does_not_say_is_counted_and_never_guessed() {
     let gate = Event::of_attempt("block", "gate_error", "10.0.0.1", 1);
     let told = [delegate, nothing, flow, tool, gate, Event::new(crate::events::Kind::SessionStart, "h", 0)];
     compared(ZONE, &told, |comparison| {
-        let json = comparison.to_json();
-        let names: Vec<_> = json["not_judged"].as_array().unwrap().iter().map(|blind| blind["what"].as_str().unwrap()).collect();
+        let summary = comparison.summary();
+        let names: Vec<_> = summary.not_judged.iter().map(|blind| blind.what.to_string()).collect();
         assert_eq!(names, ["tool", "delegate", "gate", "flow", "unknown"]);
-        assert_eq!((json["other"].as_u64(), json["unchanged"]["refused"].as_u64()), (Some(1), Some(0)));
+        assert_eq!((summary.other, summary.unchanged.refused), (1, 0));
     });
 }
 

@@ -1,6 +1,8 @@
 //! Which backend refuses on this kernel: tried in order, and believed only
 //! after a canary was refused what no cgroup program can refuse.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Gate, KernelError, canary, host, load::Loader, load::Refused};
 
 /// How refusals happen on this kernel.
@@ -22,6 +24,42 @@ impl Backend {
             Self::Lsm => "lsm",
             Self::FmodRet => "fmod_ret",
             Self::Cgroup => "cgroup",
+        }
+    }
+}
+
+/// What a backend leaves open on a kernel; `docs/kernels.md` explains each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gap {
+    /// Raw frames, by those with the capability.
+    Packet,
+    /// Sockets to the hypervisor and other virtual machines.
+    Vsock,
+    /// Servers on this host that act for whoever asks them.
+    Unix,
+    /// A debugger's calls on other processes of the same user.
+    Ptrace,
+    /// Connected sockets that another process hands over.
+    Passed,
+    /// The gate itself, for an agent that runs as root.
+    Tamper,
+    /// Refused flows that their program closed.
+    Orphans,
+}
+
+impl Gap {
+    /// Its name in status and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Packet => "packet",
+            Self::Vsock => "vsock",
+            Self::Unix => "unix",
+            Self::Ptrace => "ptrace",
+            Self::Passed => "passed",
+            Self::Tamper => "tamper",
+            Self::Orphans => "orphans",
         }
     }
 }

@@ -21,7 +21,7 @@ use std::{
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use pp_common::abi::{TASK_CANARY, TASK_ROOT, TaskMark};
 
-use super::{Gate, host};
+use super::{Gap, Gate, host};
 
 /// Protected in every policy, for the canary: of the benchmark range that
 /// RFC 2544 keeps off real networks.
@@ -65,13 +65,13 @@ pub struct Aim {
 }
 
 /// What no cgroup program refuses beside [`PACKET`], by the gap that each closes.
-pub const BEYOND: [(&str, &str); 6] = [
-    ("unix", "delegate"),
-    ("ptrace", "take-descriptor"),
-    ("tamper", "signal"),
-    ("tamper", "bpf"),
-    ("tamper", "remove-pins"),
-    ("tamper", "write-state"),
+pub const BEYOND: [(Gap, &str); 6] = [
+    (Gap::Unix, "delegate"),
+    (Gap::Ptrace, "take-descriptor"),
+    (Gap::Tamper, "signal"),
+    (Gap::Tamper, "bpf"),
+    (Gap::Tamper, "remove-pins"),
+    (Gap::Tamper, "write-state"),
 ];
 
 /// Sends the canary. Blocking, well under a second.

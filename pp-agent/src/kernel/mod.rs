@@ -45,7 +45,7 @@ use pp_common::{
     dest::Addr,
 };
 
-pub use backend::{Backend, Candidate};
+pub use backend::{Backend, Candidate, Gap};
 pub use error::KernelError;
 pub use guard::PROGRAMS as GUARD_PROGRAMS;
 pub use load::{GateOptions, Removed, uninstall};

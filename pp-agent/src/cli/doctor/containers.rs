@@ -100,25 +100,23 @@ fn finding(runtime: &Runtime, socket: &Path, action: Action, marked_by: Option<&
         Action::Allow => (false, "sessions"),
     };
     match (marked_by, refused) {
-        (None, true) => Finding {
-            what: WHAT,
-            good: true,
-            found: format!(
+        (None, true) => Finding::note(
+            WHAT,
+            format!(
                 "{name}: no rule marks its containers; till one does, {socket} is refused to {to_whom}, unless the gap unix is listed below"
             ),
-            advice: Some(rule(runtime)),
-        },
+            rule(runtime),
+        ),
         (None, false) => Finding::bad(
             WHAT,
             format!("{name}: {socket} is allowed to {to_whom}, and no rule marks its containers: an agent's leave its session"),
             rule(runtime),
         ),
-        (Some(agent), true) => Finding {
-            what: WHAT,
-            good: true,
-            found: format!("{name}: agent {agent} marks its containers; {socket} is refused to {to_whom} all the same"),
-            advice: Some(format!("to let sessions use it, add to the policy:\n[[delegate]]\nname = \"{name}\"\naction = \"allow\"")),
-        },
+        (Some(agent), true) => Finding::note(
+            WHAT,
+            format!("{name}: agent {agent} marks its containers; {socket} is refused to {to_whom} all the same"),
+            format!("to let sessions use it, add to the policy:\n[[delegate]]\nname = \"{name}\"\naction = \"allow\""),
+        ),
         (Some(agent), false) => {
             Finding::good(WHAT, format!("{name}: agent {agent} marks its containers; {socket} is allowed to {to_whom}"))
         }

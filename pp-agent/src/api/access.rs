@@ -1,0 +1,118 @@
+//! What would happen to a connection, and why one was refused.
+
+use std::net::IpAddr;
+
+use pp_common::decide::{Reason, Verdict};
+use serde::{Deserialize, Serialize};
+
+use crate::events::Destination;
+use crate::receipt::Request;
+
+/// `POST /v1/check`: what would happen to this connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Check {
+    /// Where to.
+    pub address: IpAddr,
+    /// The port.
+    pub port: u16,
+    /// The link of a link-local address, by name or index.
+    pub link: Option<String>,
+    /// `tcp`, `udp`, `udplite` or `sctp`; `tcp` if absent.
+    pub transport: Option<String>,
+    /// As this agent; absent: `pid` or `session` says who.
+    pub agent: Option<String>,
+    /// Owner of the session: a uid or a user's name; the caller if absent.
+    pub user: Option<String>,
+    /// As this session.
+    pub session: Option<String>,
+    /// As this process.
+    pub pid: Option<u32>,
+}
+
+/// Its answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckAnswer {
+    #[serde(with = "verdict")]
+    pub verdict: Verdict,
+    #[serde(with = "reason")]
+    pub reason: Reason,
+    /// The receipt that allows it, or is nearest to doing so.
+    pub receipt: Option<String>,
+    /// How the behaviour rules judge it, in words.
+    pub behaviour: Option<String>,
+    /// Why an address that policy does not name is protected, in words.
+    pub learned: Option<String>,
+    pub zone: Option<String>,
+    pub gateway: Option<String>,
+    pub service: Option<String>,
+    pub destination: Destination,
+}
+
+/// `GET /v1/why`: the caller's last refusals, newest first.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Refusals {
+    pub refusals: Vec<RefusalView>,
+}
+
+/// One refusal.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RefusalView {
+    pub event: u64,
+    pub time: String,
+    pub verdict: Option<String>,
+    pub reason: Option<String>,
+    pub destination: Option<Destination>,
+    pub object: Option<String>,
+    /// What it means, and what to do.
+    pub words: String,
+    /// Absent where no receipt could have allowed it.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub requestable: Option<Requestable>,
+    /// Absent for agents: they get no map of the plant.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
+}
+
+/// How to ask for a receipt.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Requestable {
+    /// The command line that drafts the request.
+    pub command: Option<String>,
+    /// The request itself, where it can be drafted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<Request>,
+}
+
+/// What protects a destination.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Place {
+    pub zone: Option<String>,
+    pub service: Option<String>,
+}
+
+/// Codes of the kernel's, by their names.
+macro_rules! by_name {
+    ($module:ident, $code:ty, $all:expr) => {
+        mod $module {
+            use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+            pub(super) fn serialize<S: Serializer>(code: &$code, to: S) -> Result<S::Ok, S::Error> {
+                to.serialize_str(code.name())
+            }
+
+            pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<$code, D::Error> {
+                let name = String::deserialize(from)?;
+                let found = $all.iter().find(|code| code.name() == name);
+                found.copied().ok_or_else(|| D::Error::custom(format!("{name} is not known to this version")))
+            }
+        }
+    };
+}
+
+by_name!(verdict, pp_common::decide::Verdict, [super::Verdict::Allow, super::Verdict::Block, super::Verdict::Observe]);
+by_name!(reason, pp_common::decide::Reason, super::Reason::ALL);

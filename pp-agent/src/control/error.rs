@@ -1,0 +1,172 @@
+//! Why the daemon says no. It travels whole to the edge, and becomes status, code and message there.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+
+use super::routes::MAX_BODY;
+use super::seats::Class;
+use crate::adopt::AdoptError;
+use crate::api::{ErrorAnswer, Problem, ReceiptStatus};
+use crate::events::store::StoreError;
+use crate::kernel::KernelError;
+use crate::receipt::Refusal;
+use crate::state::{RegisterError, StateError};
+
+/// An answer that says no: what went wrong and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The request itself is wrong.
+    #[error("{0}")]
+    BadRequest(String),
+    /// There is none.
+    #[error("{0}")]
+    NotFound(String),
+    /// The call has other methods.
+    #[error("this path: no such method; see pp-agent --help")]
+    MethodNotAllowed,
+    /// Not by this caller.
+    #[error("{0}")]
+    NoRights(String),
+    /// The body has more bytes than are read.
+    #[error("body: larger than {MAX_BODY} bytes")]
+    TooLarge,
+    /// The body came too slowly.
+    #[error("body: did not arrive within 10 seconds")]
+    Timeout,
+    /// No turn came in time.
+    #[error("control socket: too many calls of {}s at once; try again in a moment", .0.name())]
+    Busy(Class),
+    /// The receipt opens nothing here.
+    #[error(transparent)]
+    Receipt(#[from] Refusal),
+    /// Policy does not say what receipts must name.
+    #[error("policy: names no {0}, so no receipt can be for it; set {0} in policy.toml")]
+    NotConfigured(&'static str),
+    /// The receipt was registered before, and has ended.
+    #[error("receipt {id}: was redeemed here on {registered} and is {status}; ask the operator for a new one")]
+    Over {
+        /// The receipt.
+        id: String,
+        /// When.
+        registered: String,
+        /// What became of it.
+        status: ReceiptStatus,
+    },
+    /// A signed revocation of a receipt that somebody else decided.
+    #[error("revocation by {by}: receipt {id} is another decider's; only {decider} or an operator of this host can revoke it")]
+    OtherDecider {
+        /// Whose revocation.
+        by: String,
+        /// The receipt.
+        id: String,
+        /// Who decided it.
+        decider: String,
+    },
+    /// The tables or the state hold no more.
+    #[error("{0}")]
+    NoRoom(String),
+    /// Nothing can be kept, and so nothing be promised.
+    #[error("{0}")]
+    StateUnavailable(String),
+    /// The policy on disk is refused; the old one stays.
+    #[error("{0}")]
+    PolicyRefused(String),
+    /// The process cannot begin a session.
+    #[error(transparent)]
+    Adopt(#[from] AdoptError),
+    /// The kernel said no.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The events cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Something else of the daemon's own failed.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl From<StateError> for ApiError {
+    fn from(error: StateError) -> Self {
+        Self::StateUnavailable(error.to_string())
+    }
+}
+
+impl From<RegisterError> for ApiError {
+    fn from(error: RegisterError) -> Self {
+        match error {
+            RegisterError::Revoked(id) => Refusal::Revoked { id }.into(),
+            RegisterError::KeyUsed { idem_key, by } => Refusal::IdemKeyUsed { idem_key, by }.into(),
+            RegisterError::OtherContent(id) => Refusal::Redeemed { id }.into(),
+            RegisterError::Full => Self::NoRoom(error.to_string()),
+            RegisterError::State(error) => error.into(),
+        }
+    }
+}
+
+impl ApiError {
+    /// [`ApiError::BadRequest`].
+    #[must_use]
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::BadRequest(message.into())
+    }
+
+    /// [`ApiError::NotFound`].
+    #[must_use]
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::NotFound(message.into())
+    }
+
+    /// HTTP status and the stable name that programs go by.
+    fn face(&self) -> (u16, &'static str) {
+        match self {
+            Self::BadRequest(_) => (400, "bad_request"),
+            Self::NotFound(_) | Self::Adopt(AdoptError::NoProcess(_)) => (404, "not_found"),
+            Self::MethodNotAllowed => (405, "method_not_allowed"),
+            Self::NoRights(_) => (403, "no_rights"),
+            Self::TooLarge => (413, "too_large"),
+            Self::Timeout => (408, "timeout"),
+            Self::Busy(_) => (503, "busy"),
+            Self::Receipt(refusal @ (Refusal::Revoked { .. } | Refusal::IdemKeyUsed { .. } | Refusal::Redeemed { .. })) => {
+                (409, refusal.code())
+            }
+            Self::Receipt(refusal) => (422, refusal.code()),
+            Self::NotConfigured(_) => (422, "not_configured"),
+            Self::Over { .. } => (409, "redeemed"),
+            Self::OtherDecider { .. } => (422, "decider_not_allowed"),
+            Self::NoRoom(_) => (507, Refusal::GrantsFull.code()),
+            Self::StateUnavailable(_) => (503, "state_unavailable"),
+            Self::PolicyRefused(_) => (422, "policy_refused"),
+            Self::Adopt(AdoptError::AlreadyMarked(_)) => (409, "already_marked"),
+            Self::Adopt(AdoptError::Never(_)) => (422, "never_markable"),
+            Self::Adopt(AdoptError::Kernel(_)) | Self::Kernel(_) | Self::Store(_) | Self::Internal(_) => (500, "internal"),
+        }
+    }
+
+    /// What went wrong, for programs: `no_rights`, `term_not_enforced`, ...
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.face().1
+    }
+
+    /// As the body of an answer.
+    #[must_use]
+    pub fn answer(&self) -> ErrorAnswer {
+        let pp_code = match self {
+            Self::Receipt(refusal) => refusal.pp_code(),
+            Self::Over { .. } => Some("PP_REDEEMED"),
+            _ => None,
+        };
+        let (status, code) = self.face();
+        let pp_code = pp_code.map(str::to_owned);
+        ErrorAnswer { error: Problem { status, code: code.to_owned(), pp_code, message: self.to_string() } }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let answer = self.answer();
+        let status = StatusCode::from_u16(answer.error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, Json(answer)).into_response()
+    }
+}
