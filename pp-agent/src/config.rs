@@ -27,7 +27,7 @@ pub use source::{MAX_FILE_BYTES, NotRead, Paths, Source};
 
 use crate::delegates::Delegate;
 use crate::identity::{AgentRules, CgroupRule, IdentityTables};
-use crate::neighbours::Mac;
+use crate::net::Mac;
 use crate::services::ServiceRow;
 use crate::tools::ToolTables;
 use ipnet::IpNet;

@@ -10,7 +10,7 @@ use std::os::fd::RawFd;
 
 use rustix::thread::{self, CapabilitySet, CapabilitySets};
 
-use crate::kernel::close_at_exec;
+use crate::os::process::close_at_exec;
 
 /// What stops working, in a line for who starts the command.
 pub const STOPS: &str = "no sudo and no other privileges, no containers, namespaces or mounts, no debuggers, no io_uring, no 32-bit programs, \

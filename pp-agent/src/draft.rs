@@ -23,7 +23,8 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::events::build::addr_of;
 use crate::name::name_id;
-use crate::policy::{self, GrantSource, HostTables, KernelTables, PolicyError, Prefix};
+use crate::net::Prefix;
+use crate::policy::{self, GrantSource, HostTables, KernelTables, PolicyError};
 use crate::receipt::terms::{PortRange, Target, Transport};
 
 /// Nanoseconds in a second.

@@ -14,7 +14,8 @@ use pp_common::{
     turns::cut_for,
 };
 
-use crate::kernel::{Gate, KernelError, sockets};
+use crate::kernel::{Gate, KernelError};
+use crate::os::sockets;
 
 /// A flow that was ended.
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use ed25519_dalek::{PUBLIC_KEY_LENGTH, VerifyingKey};
 use serde_json::{Map, Value};
 
 use crate::escape::escape;
-use crate::receipt::json;
+use crate::json;
 use crate::trusted::{self, FileCheck, FileProblem};
 
 /// The largest `keys.json` that is read, in bytes.

@@ -3,7 +3,6 @@
 
 #![deny(unsafe_code)]
 
-pub mod adopt;
 pub mod api;
 pub mod cli;
 pub mod clock;
@@ -21,17 +20,20 @@ pub mod flows;
 pub mod guarded;
 pub mod identity;
 pub mod journal;
+mod json;
 pub mod kernel;
 pub mod keyring;
 pub mod metrics;
 pub mod name;
 pub mod neighbours;
+pub mod net;
 pub mod notify;
+pub mod os;
 pub mod policy;
 pub mod probe;
 pub mod receipt;
-pub mod released;
 pub mod services;
+pub mod session;
 pub mod state;
 pub mod suggest;
 pub mod tools;

@@ -1,48 +1,8 @@
 //! Counters in Prometheus' text format.
 
 use std::fmt::Write;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use pp_common::abi::Counter;
-
-use crate::control::seats::Class;
-
-/// What the control socket counts about itself.
-#[derive(Debug, Default)]
-pub struct ControlCounters {
-    connections: AtomicU64,
-    turned_away: [AtomicU64; 3],
-    closed_early: [AtomicU64; 3],
-    requests: AtomicU64,
-    refused: AtomicU64,
-}
-
-impl ControlCounters {
-    /// A connection was taken.
-    pub fn connection(&self) {
-        self.connections.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A connection was closed at once: every seat of its standing is in a call.
-    pub fn turned_away(&self, class: Class) {
-        self.turned_away[class as usize].fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A connection that waited was closed for another of its standing.
-    pub fn closed_early(&self, class: Class) {
-        self.closed_early[class as usize].fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A request came in.
-    pub fn request(&self) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A request was refused for want of rights.
-    pub fn refused(&self) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
-    }
-}
 
 /// Builds the text, one metric after the other.
 #[derive(Debug, Default)]
@@ -80,19 +40,6 @@ impl Text {
     pub fn info(&mut self, name: &str, help: &str, labels: &[(&str, &str)]) {
         let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{}\"", escape_label(value))).collect();
         self.write(format_args!("# HELP {name} {help}\n# TYPE {name} gauge\n{name}{{{}}} 1\n", labels.join(",")));
-    }
-
-    /// The control socket's counters.
-    pub fn control(&mut self, counters: &ControlCounters) {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        self.counter("pp_control_connections_total", "connections taken", read(&counters.connections));
-        let by_standing = |counters: &[AtomicU64; 3]| Class::ALL.map(|class| (class.name().to_owned(), read(&counters[class as usize])));
-        let turned_away = by_standing(&counters.turned_away);
-        self.counters("pp_control_turned_away_total", "connections that found no seat", "standing", &turned_away);
-        let closed_early = by_standing(&counters.closed_early);
-        self.counters("pp_control_closed_early_total", "connections closed for others of their standing", "standing", &closed_early);
-        self.counter("pp_control_requests_total", "requests", read(&counters.requests));
-        self.counter("pp_control_refused_total", "requests refused for want of rights", read(&counters.refused));
     }
 
     /// The kernel's counters.

@@ -1,4 +1,4 @@
-//! How names become the numbers that kernel maps hold.
+//! The numbers that kernel maps hold for names and sessions.
 
 use pp_common::abi::NameId;
 use sha2::{Digest, Sha256};
@@ -13,6 +13,24 @@ pub fn name_id(name: &str) -> NameId {
     NameId::from_le_bytes(first).max(1)
 }
 
+/// A random session number, never zero.
+#[must_use]
+pub fn new_session() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().1 | 1
+}
+
+/// A session as text: 16 hex digits.
+#[must_use]
+pub fn session_text(session: u64) -> String {
+    format!("{session:016x}")
+}
+
+/// The session of 16 hex digits.
+#[must_use]
+pub fn parse_session(text: &str) -> Option<u64> {
+    (text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit())).then(|| u64::from_str_radix(text, 16).ok()).flatten()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -25,5 +43,12 @@ mod tests {
         let hex: String = id.iter().take(4).map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, sum);
         assert_ne!(name_id("modbus"), name_id("modbus-security"));
+    }
+
+    #[test]
+    fn sessions_are_sixteen_hex_digits() {
+        assert_eq!(parse_session(&session_text(0xabc)), Some(0xabc));
+        assert_eq!(parse_session("abc"), None);
+        assert_eq!(parse_session("+000000000000abc"), None);
     }
 }

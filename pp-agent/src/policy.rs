@@ -3,22 +3,20 @@
 //! changes nothing.
 
 mod beside;
+pub mod canary;
 mod grounds;
 mod host;
-mod prefix;
 mod surface;
 
 pub use beside::Beside;
 pub use host::{HostTables, grant_list};
-pub use prefix::Prefix;
 pub use surface::PolicySurface;
 
 use crate::config::{Config, Mode};
 use crate::delegates::{THIS_HOST, own_ports};
 use crate::identity::IdentityTables;
-use crate::kernel::canary;
 use crate::name::name_id;
-use crate::neighbours::Mac;
+use crate::net::{Mac, Prefix};
 use crate::receipt::terms::Target;
 use crate::tools::ToolTables;
 use ipnet::IpNet;

@@ -19,7 +19,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::clock::Now;
 use crate::database::{self, Check, Place};
-use crate::released::Released;
+use crate::session::Released;
 pub use book::{Book, Kept};
 pub use error::{RegisterError, StateError};
 pub use stored::{EndReason, StoredReceipt, Tombstone};

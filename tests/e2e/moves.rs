@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use nix::libc::SIGKILL;
-use pp_agent::kernel::host::cgroup2_root;
+use pp_agent::os::mounts::cgroup2_root;
 use pp_tests::agent::Daemon;
 use pp_tests::attack::{Answer, workload};
 use pp_tests::harness::By;
@@ -53,7 +53,7 @@ fn daemon_that_a_session_moves_goes_back(world: &mut World) -> Result<()> {
     let pid = daemon.pid()?;
     let (home, there) = (Cgroup::new("pp-e2e-home")?, Cgroup::new("pp-e2e-there")?);
     let start = cgroups_of(pid)?;
-    let start_procs = pp_agent::kernel::host::own_cgroups()?;
+    let start_procs = pp_agent::os::mounts::own_cgroups()?;
     // Nobody's process may: the daemon stays, and goes where it is moved next.
     let mark = daemon.events().mark();
     for to in [&home, &there] {

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use super::{BPFFS, Context, DONE, ERROR, Outcome, wait};
+use super::{Context, DONE, ERROR, Outcome, wait};
 use crate::api::{Neighbours, Opening, Status};
 use crate::config::{Config, ConfigError, Paths};
-use crate::kernel::{Gap, host};
+use crate::kernel::{BPFFS, Gap};
 use crate::keyring::Keyring;
+use crate::os::{host, mounts};
 use crate::receipt::key::OperatorKey;
 use crate::trusted::FileCheck;
 
@@ -106,7 +107,7 @@ fn btf() -> Finding {
 }
 
 fn cgroup2() -> Finding {
-    match host::cgroup2_root() {
+    match mounts::cgroup2_root() {
         Ok(root) => Finding::good("cgroup2", root.display().to_string()),
         Err(error) => Finding::bad("cgroup2", "not mounted", error.to_string()),
     }

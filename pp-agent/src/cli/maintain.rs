@@ -8,9 +8,9 @@ use clap_complete::Shell;
 use serde::Serialize;
 
 use super::output::talk;
-use super::{BPFFS, Cli, CliError, Context, DONE, Outcome, wait};
+use super::{Cli, CliError, Context, DONE, Outcome, wait};
 use crate::api::OwnSession;
-use crate::kernel;
+use crate::kernel::{self, BPFFS};
 
 /// `uninstall-hooks`.
 #[derive(Debug, Args)]

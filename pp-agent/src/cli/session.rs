@@ -9,13 +9,14 @@ use serde::Serialize;
 
 use super::maintain::refuse_in_session;
 use super::output::{talk, warn};
-use super::{BPFFS, CliError, Context, DONE, Outcome, wait};
+use super::{CliError, Context, DONE, Outcome, wait};
 use crate::api::{Released as ReleasedAnswer, StartSession, Started};
 use crate::clock::boot_id;
 use crate::confine::{Confinement, FIRST_OWN, STOPS};
 use crate::events::build::parse_session;
+use crate::kernel::BPFFS;
 use crate::probe;
-use crate::released::Released;
+use crate::session::Released;
 use crate::state::{STATE_FILE, State};
 
 /// `run`.

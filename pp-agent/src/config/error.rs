@@ -2,7 +2,7 @@
 
 use super::source::MAX_FILE_BYTES;
 use crate::identity::{Danger, IdentityError};
-use crate::neighbours::Mac;
+use crate::net::Mac;
 use crate::tools::ToolError;
 use crate::trusted::FileProblem;
 use ipnet::IpNet;

@@ -4,7 +4,7 @@
 use super::error::{ConfigError, Origin, Problem};
 use super::raw::unknown;
 use super::source::Source;
-use crate::neighbours::Mac;
+use crate::net::Mac;
 use crate::services::{self, ServiceRow};
 use ipnet::IpNet;
 use jiff::SignedDuration;

@@ -13,7 +13,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{ApiError, Governor};
-use crate::kernel::peer::peer_groups;
+use crate::os::peer::peer_groups;
 
 /// The process that connected.
 #[derive(Debug)]

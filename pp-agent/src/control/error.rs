@@ -6,11 +6,11 @@ use axum::response::{IntoResponse, Response};
 
 use super::routes::MAX_BODY;
 use super::seats::Class;
-use crate::adopt::AdoptError;
 use crate::api::{ErrorAnswer, Problem, ReceiptStatus};
 use crate::events::store::StoreError;
 use crate::kernel::KernelError;
 use crate::receipt::Refusal;
+use crate::session::adopt::AdoptError;
 use crate::state::{RegisterError, StateError};
 
 /// An answer that says no: what went wrong and what to do.

@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod client;
+pub mod counters;
 mod error;
 pub mod routes;
 pub mod seats;
@@ -18,8 +19,8 @@ use crate::api::{
     Sessions, StartSession, Started, Status,
 };
 use crate::events::hub::Hub;
-use crate::metrics::ControlCounters;
 use crate::receipt::Request;
+use counters::ControlCounters;
 
 /// Who asks, after its rights were judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::ApiError;
 use super::access::Standing;
-use crate::metrics::ControlCounters;
+use super::counters::ControlCounters;
 
 /// The standings that have seats of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

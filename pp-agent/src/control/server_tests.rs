@@ -10,12 +10,12 @@ use crate::api::{
     Receipts, RegisterAnswer, Released, Reloaded, Revoked, Sessions, StartSession, Started, Status,
 };
 use crate::control::client::{Answer, Client, ClientError};
+use crate::control::counters::ControlCounters;
 use crate::control::trust::Named;
 use crate::control::{ApiError, Caller};
 use crate::events::hub::Hub;
 use crate::events::store::Store;
 use crate::events::{Event, Kind};
-use crate::metrics::ControlCounters;
 use crate::receipt::Request;
 
 struct Fake {
@@ -318,7 +318,7 @@ async fn slow_bodies_of_a_session_keep_nobody_else_out() {
         assert!(world.client.post::<Value>("/v1/receipts", &json!({})).await.is_ok());
     }
     let mut text = crate::metrics::Text::default();
-    text.control(&world.fake.counters);
+    world.fake.counters.write(&mut text);
     let text = text.finish();
     let closed = text.lines().find_map(|line| line.strip_prefix("pp_control_closed_early_total{standing=\"agent\"} ")).unwrap();
     assert!(closed.parse::<u64>().unwrap() >= 284, "{text}");

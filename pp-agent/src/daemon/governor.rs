@@ -6,10 +6,10 @@ use crate::api::{
     Sessions, StartSession, Started, Status,
 };
 use crate::control::access::Standing;
+use crate::control::counters::ControlCounters;
 use crate::control::{ApiError, Caller, Governor, stream};
 use crate::events::Event;
 use crate::events::hub::Hub;
-use crate::metrics::ControlCounters;
 use crate::receipt::Request;
 
 impl Governor for Daemon {

@@ -7,6 +7,7 @@ use super::Daemon;
 use crate::delegates::{Action, Delegate};
 use crate::guarded::{self, Own, Target};
 use crate::kernel::canary;
+use crate::policy::canary::AGENT;
 
 /// A socket that the table of delegates names, for the canary.
 const CANARY_SOCKET: &str = "canary.sock";
@@ -67,13 +68,8 @@ impl Daemon {
     pub(super) fn refresh_guard(&self) {
         let targets = self.targets();
         let canary = self.decoy.socket.display().to_string();
-        let canary = Delegate {
-            name: canary::AGENT.to_owned(),
-            action: Action::Refuse,
-            paths: vec![canary],
-            listeners: Vec::new(),
-            ports: Vec::new(),
-        };
+        let canary =
+            Delegate { name: AGENT.to_owned(), action: Action::Refuse, paths: vec![canary], listeners: Vec::new(), ports: Vec::new() };
         // First, so that no policy opens it.
         let delegates: Vec<Delegate> = std::iter::once(canary).chain(self.inner().config.delegates.iter().cloned()).collect();
         let mut problems = Vec::new();

@@ -8,8 +8,9 @@ use crate::clock::{Now, rfc3339};
 use crate::config::{Config, Mode};
 use crate::control::ApiError;
 use crate::events::Kind;
-use crate::kernel::{Backend, GUARD_PROGRAMS, Gap, canary, host};
+use crate::kernel::{Backend, GUARD_PROGRAMS, Gap, canary};
 use crate::metrics::Text;
+use crate::os::host;
 
 impl Daemon {
     /// `GET /v1/status`.
@@ -100,7 +101,7 @@ impl Daemon {
             text.gauge("pp_refused_untold", "refused attempts that no event has told of yet", told.untold);
             text.counter("pp_refused_not_stored_total", "refused attempts of which only followers were told", told.not_stored);
         }
-        text.control(&self.counters);
+        self.counters.write(&mut text);
         text.gauge("pp_sessions", "sessions that are governed", self.session_count()? as u64);
         text.gauge("pp_marked_processes", "processes that are governed", self.gate.marks()?.len() as u64);
         let now = Now::read();

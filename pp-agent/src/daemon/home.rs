@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use pp_common::abi::REPEAT_WINDOW_NS;
 
-use crate::kernel::host;
+use crate::os::mounts;
 
 /// Where the daemon belongs.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(super) struct Home {
 impl Home {
     /// Notes where this process is.
     pub(super) fn note() -> io::Result<Self> {
-        Ok(Self { procs: host::own_cgroups()?, until: Mutex::new(None) })
+        Ok(Self { procs: mounts::own_cgroups()?, until: Mutex::new(None) })
     }
 
     /// A session has moved the daemon, or may have and the record was lost. Repeats within the window are only counted in the kernel: the way back is

@@ -8,26 +8,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::DaemonArgs;
 use super::neighbours::{self, Neighbours};
 use super::{Daemon, DaemonError, Inner, LiveReceipt, Measured, PolicyOrigin, admission, guard, is_behind, names_of, shut};
 use crate::api::{Posture, Reloaded, Remarks};
-use crate::cli::DaemonArgs;
 use crate::clock::{Now, boot_id};
 use crate::config::{Config, FileCheck, Paths, Require, Source};
 use crate::control::ApiError;
+use crate::control::counters::ControlCounters;
 use crate::events::Kind;
 use crate::events::build::Builder;
 use crate::events::hub::Hub;
 use crate::events::refusals::Ledger;
 use crate::events::store::Store;
 use crate::events::tally::Tally;
-use crate::kernel::{Gate, GateOptions, KernelError, Reader, host};
+use crate::kernel::{Gate, GateOptions, KernelError, Reader};
 use crate::keyring::{KeyFileError, Keyring};
-use crate::metrics::ControlCounters;
+use crate::os::mounts;
 use crate::policy::Beside;
-use crate::released::Released;
+use crate::session::Released;
+use crate::session::adopt;
 use crate::state::{Book, STATE_FILE, State};
-use crate::{adopt, compiled, identity};
+use crate::{compiled, identity};
 
 /// The events' file, in the daemon's state directory.
 const EVENTS_FILE: &str = "events.redb";
@@ -72,7 +74,7 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
         tracing::error!("{error}; whoever is an agent by the rules is governed, released or not");
         None
     });
-    let cgroup_root = args.cgroup.clone().or_else(|| host::cgroup2_root().ok());
+    let cgroup_root = args.cgroup.clone().or_else(|| mounts::cgroup2_root().ok());
     let cgroups = resolve_cgroups(cgroup_root.as_deref(), &config);
     let host_name = host_name(&config);
     let mut builder = Builder::new(&host_name, gate.backend().name());

@@ -2,6 +2,7 @@
 //! alive; it brings policy, receipts and words to what the kernel does.
 
 mod admission;
+mod args;
 mod check;
 mod governor;
 mod guard;
@@ -28,23 +29,25 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
 use crate::api::{Opening, Posture};
-use crate::cli::DaemonArgs;
 use crate::clock::Now;
 use crate::config::Config;
+use crate::control::counters::ControlCounters;
 use crate::control::server;
 use crate::events::build::Builder;
 use crate::events::hub::Hub;
 use crate::events::refusals::Ledger;
 use crate::events::tally::Tally;
 use crate::events::{Event, Kind};
-use crate::kernel::{Gate, Reader, canary, host};
+use crate::kernel::{Gate, Reader};
 use crate::keyring::Keyring;
-use crate::metrics::ControlCounters;
 use crate::name::name_id;
-use crate::policy::Beside;
-use crate::released::Released;
+use crate::os::{host, process};
+use crate::policy::{Beside, canary};
+use crate::session::Released;
 use crate::state::{Book, Kept, State};
 use crate::{journal, notify};
+
+pub use args::DaemonArgs;
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -226,7 +229,7 @@ async fn stay_off() -> Result<(), DaemonError> {
 
 async fn serve(args: &DaemonArgs, socket: &Path) -> Result<(), DaemonError> {
     let mut signals = Signals::new()?;
-    crate::kernel::ignore_stray_signals();
+    process::ignore_stray_signals();
     let daemon = Arc::new(load::start(args.clone(), socket)?);
     let listener = server::listen(socket)?;
     let (stop, stopping) = watch::channel(false);

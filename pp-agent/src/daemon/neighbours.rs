@@ -18,9 +18,10 @@ use crate::clock::Now;
 use crate::control::ApiError;
 use crate::events::build::address;
 use crate::events::{Destination, Kind};
-use crate::kernel::netns::Namespace;
-use crate::neighbours::{Book, Known, Mac, Protected, Resolver, Snapshot, Told, Watched, What, addr, resolvers, unanswered};
-use crate::policy::{Beside, Prefix};
+use crate::neighbours::{Book, Known, Protected, Resolver, Snapshot, Told, Watched, What, addr, resolvers, unanswered};
+use crate::net::{Mac, Prefix};
+use crate::os::netns::Namespace;
+use crate::policy::Beside;
 
 /// Most network namespaces that are watched.
 const MAX_NAMESPACES: usize = 64;

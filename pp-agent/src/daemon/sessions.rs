@@ -5,7 +5,6 @@ use std::fs;
 use std::sync::{MutexGuard, PoisonError};
 
 use super::Daemon;
-use crate::adopt;
 use crate::api::{ProcessView, Released as ReleasedAnswer, SessionView, Sessions, StartSession, Started};
 use crate::clock::{Now, rfc3339};
 use crate::control::access::Standing;
@@ -14,7 +13,8 @@ use crate::events::Kind;
 use crate::events::build::session_text;
 use crate::events::mask::mask;
 use crate::name::name_id;
-use crate::released::Released;
+use crate::session::Released;
+use crate::session::adopt;
 use pp_common::abi::{TASK_CANARY, TaskMark};
 
 /// Longest name of an agent.

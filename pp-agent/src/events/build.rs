@@ -17,6 +17,7 @@ use super::record::{Exec, Record};
 use super::{Destination, Event, Kind, Owner, account, guard, mask};
 use crate::clock::Now;
 use crate::kernel::Backend;
+pub use crate::name::{parse_session, session_text};
 use crate::tools::ToolRule;
 
 /// Sessions whose agent and owner are remembered.
@@ -197,18 +198,6 @@ impl Builder {
     }
 }
 
-/// A session as events write it: 16 hex digits.
-#[must_use]
-pub fn session_text(session: u64) -> String {
-    format!("{session:016x}")
-}
-
-/// The session of 16 hex digits.
-#[must_use]
-pub fn parse_session(text: &str) -> Option<u64> {
-    (text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit())).then(|| u64::from_str_radix(text, 16).ok()).flatten()
-}
-
 /// The name of an IP protocol number.
 #[must_use]
 pub fn transport_text(number: u8) -> String {
@@ -355,12 +344,5 @@ mod tests {
             assert_eq!(transport_number(&transport_text(number)), Some(number));
         }
         assert_eq!(transport_number("quic"), None);
-    }
-
-    #[test]
-    fn sessions_are_sixteen_hex_digits() {
-        assert_eq!(parse_session(&session_text(0xabc)), Some(0xabc));
-        assert_eq!(parse_session("abc"), None);
-        assert_eq!(parse_session("+000000000000abc"), None);
     }
 }

@@ -3,7 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Gate, KernelError, canary, host, load::Loader, load::Refused};
+use super::{Gate, KernelError, canary, load::Loader, load::Refused};
+use crate::os::host;
 
 /// How refusals happen on this kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,8 @@ use pp_common::{
     dest::Addr,
 };
 
-use super::{Gate, KernelError, host, maps::entries, maps::map_error, publish::absent_is_fine};
+use super::{Gate, KernelError, maps::entries, maps::map_error, publish::absent_is_fine};
+use crate::os::host;
 
 impl Gate {
     /// Brings the host's own addresses up to date, and returns them where they

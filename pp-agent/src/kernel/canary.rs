@@ -9,7 +9,7 @@
 use std::{
     io::{self, BufRead as _, BufReader, Write as _},
     mem::{size_of, zeroed},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    net::{SocketAddr, SocketAddrV4, SocketAddrV6},
     os::{
         fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
         unix::net::UnixStream,
@@ -21,11 +21,13 @@ use std::{
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use pp_common::abi::{TASK_CANARY, TASK_ROOT, TaskMark};
 
-use super::{Gap, Gate, host};
+use super::{Gap, Gate};
+use crate::{
+    name::{name_id, new_session},
+    os::{host, process},
+    policy::canary::{ADDRESS, AGENT},
+};
 
-/// Protected in every policy, for the canary: of the benchmark range that
-/// RFC 2544 keeps off real networks.
-pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 113, 7);
 const PORT: u16 = 502;
 /// The hidden command that runs the child.
 pub const COMMAND: &str = "canary-child";
@@ -33,8 +35,6 @@ pub const COMMAND: &str = "canary-child";
 pub(super) const PACKET: &str = "packet";
 /// What the child is told in place of one technique.
 const EVERYTHING: &str = "everything";
-/// What the canary's agent is called in its records.
-pub const AGENT: &str = "pp-agent canary";
 
 /// One thing the canary tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,8 +129,8 @@ fn converse(gate: &Gate, child: &mut std::process::Child, what: &str) -> io::Res
         return Err(io::Error::other(ready));
     }
     let mark = TaskMark {
-        session: crate::adopt::new_session(),
-        agent: crate::name::name_id(AGENT),
+        session: new_session(),
+        agent: name_id(AGENT),
         start_ns: 0,
         session_start_ns: host::boot_ns()?,
         owner: 0,
@@ -197,8 +197,8 @@ fn packet_socket() -> io::Result<()> {
 
 /// A copy of the daemon's standard input, which is nothing.
 fn take_descriptor(daemon: nix::unistd::Pid) -> io::Result<()> {
-    let pidfd = super::sys::pidfd(daemon.as_raw().cast_unsigned())?;
-    super::sys::pidfd_getfd(pidfd.as_fd(), 0).map(drop)
+    let pidfd = process::pidfd(daemon.as_raw().cast_unsigned())?;
+    process::pidfd_getfd(pidfd.as_fd(), 0).map(drop)
 }
 
 /// A namespace whose loopback interface is up and has the canary's address.

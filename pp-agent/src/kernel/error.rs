@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use crate::os::mounts::Cgroup2Error;
+
 /// Why the gate could not be put in place, read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
@@ -26,10 +28,8 @@ pub enum KernelError {
     #[error("the kernel's type information is not readable: {0}")]
     Btf(String),
     /// No cgroup2 mount.
-    #[error(
-        "no cgroup2 file system is mounted; mount one (mount -t cgroup2 none /sys/fs/cgroup/unified) or boot with systemd's unified hierarchy"
-    )]
-    NoCgroup2,
+    #[error(transparent)]
+    NoCgroup2(#[from] Cgroup2Error),
     /// bpffs cannot be had.
     #[error("{path}: no bpf file system can be mounted there: {source}; mount one by hand (mount -t bpf bpf {path})")]
     NoBpffs {

@@ -24,7 +24,7 @@ use pp_common::{
     delegate::{DelegateKey, MAX_DELEGATES, by},
     protect::{
         GUARD_FILES, GUARD_LATER, GUARD_MOUNT, GUARD_NAMES, GUARD_PATH, GUARD_SELF, GUARD_TREE, Guard, InodeKey, MAX_GUARDED,
-        MAX_GUARDED_NAMES, NameKey, Watch, hash_bound, hash_name,
+        MAX_GUARDED_NAMES, NameKey, Watch, device_number, hash_bound, hash_name,
     },
 };
 
@@ -36,6 +36,7 @@ use super::{
 use crate::{
     delegates::Delegate,
     guarded::{Extent, Target},
+    os::mounts::{self, MOUNTS, Mount},
 };
 
 /// The programs that guard, which need more of the kernel's types than the others.
@@ -85,7 +86,7 @@ struct Found {
 
 /// What lies at these paths now.
 pub(super) fn find(targets: &[Target]) -> Result<Table, KernelError> {
-    let devices = devices().map_err(KernelError::io("/proc/self/mountinfo"))?;
+    let devices = devices().map_err(KernelError::io(MOUNTS))?;
     let mut table = Table { mount_namespace: mount_namespace(), ..Table::default() };
     for target in targets {
         table.add(&devices, target, &target.path);
@@ -174,7 +175,7 @@ pub(super) fn write(maps: &Maps, table: &Table) -> Result<(), KernelError> {
 
 /// Brings the table of delegates up to date; paths are looked for anew.
 pub(super) fn write_delegates(maps: &Maps, delegates: &[Delegate]) -> Result<(), KernelError> {
-    let devices = devices().map_err(KernelError::io("/proc/self/mountinfo"))?;
+    let devices = devices().map_err(KernelError::io(MOUNTS))?;
     let mut wanted = BTreeMap::new();
     for delegate in delegates {
         for key in keys(&devices, delegate) {
@@ -229,15 +230,7 @@ fn replace<K: Pod + Ord, V: Pod>(name: &'static str, map: &mut HashMap<MapData, 
 type Devices = BTreeMap<u64, u32>;
 
 fn devices() -> io::Result<Devices> {
-    let text = fs::read_to_string("/proc/self/mountinfo")?;
-    Ok(text.lines().filter_map(device).collect())
-}
-
-fn device(line: &str) -> Option<(u64, u32)> {
-    let mut fields = line.split(' ');
-    let id = fields.next()?.parse().ok()?;
-    let (major, minor) = fields.nth(1)?.split_once(':')?;
-    Some((id, pp_common::protect::device_number(major.parse().ok()?, minor.parse().ok()?)))
+    Ok(mounts::mounts()?.into_iter().map(|Mount { id, device: (major, minor), .. }| (id, device_number(major, minor))).collect())
 }
 
 /// What is at a path now, the link itself where it is one.
@@ -379,6 +372,10 @@ mod tests {
 
     #[test]
     fn device_numbers_are_the_kernels_own() {
-        assert_eq!(device("36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw"), Some((36, 98 << 20)));
+        assert_eq!(device_number(98, 0), 98 << 20);
+        // `stat` is told the same where the file system is not one of those.
+        let root = fs::metadata("/proc").unwrap().dev();
+        let number = device_number(libc::major(root), libc::minor(root));
+        assert!(devices().unwrap().values().any(|device| *device == number));
     }
 }

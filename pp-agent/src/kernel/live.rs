@@ -14,7 +14,8 @@ use pp_common::{
     dest::Addr,
 };
 
-use super::{host, maps::Maps};
+use super::maps::Maps;
+use crate::os::host;
 
 /// One reading of the maps for one decision.
 pub(super) struct Live<'a> {

@@ -27,12 +27,13 @@ use pp_common::{
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Backend, KernelError,
+    Backend, KernelError, bpffs,
     fmod::{self, Twins},
-    guard, host, offsets, pinned,
+    guard, offsets, pinned,
     programs::{self, FIRST, Hang, LAST, REFUSING},
     sys,
 };
+use crate::os::mounts::cgroup2_root;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PP_EBPF_OBJECT"));
 
@@ -136,9 +137,9 @@ impl Loader {
         let offsets = offsets::find_in(&kernel)?;
         let cgroup = match &options.cgroup {
             Some(path) => path.clone(),
-            None => host::cgroup2_root()?,
+            None => cgroup2_root()?,
         };
-        host::pin_directory(&options.bpffs)?;
+        bpffs::pin_directory(&options.bpffs)?;
         if let Err(error) = sys::lift_memlock() {
             // Without CAP_SYS_RESOURCE; kernels since 5.11 do not need it.
             tracing::debug!("memory lock limit stays as it is: {error}");

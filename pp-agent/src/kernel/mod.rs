@@ -1,32 +1,27 @@
 //! The gate in the kernel: the only module that knows aya and `bpf(2)`.
 
-#![allow(unsafe_code, reason = "bpf(2), pidfd and socket calls that no library offers safely; each has its SAFETY line")]
+#![allow(unsafe_code, reason = "bpf(2) and memory that is shared with the kernel; each place has its SAFETY line")]
 
 mod backend;
 mod behaviour;
+mod bpffs;
 pub mod canary;
-pub mod diag;
 mod earlier;
 mod error;
 mod fmod;
 mod guard;
 pub mod hooks;
-pub mod host;
 mod links;
 mod live;
 mod load;
 mod maps;
-mod namespaces;
 mod near;
-pub mod netns;
 pub mod offsets;
-pub mod peer;
 mod pids;
 mod pinned;
 mod programs;
 mod publish;
 mod records;
-pub mod sockets;
 mod sys;
 
 use std::{
@@ -46,18 +41,22 @@ use pp_common::{
 };
 
 pub use backend::{Backend, Candidate, Gap};
+pub use bpffs::BPFFS;
 pub use error::KernelError;
 pub use guard::PROGRAMS as GUARD_PROGRAMS;
 pub use load::{GateOptions, Removed, uninstall};
 pub use pinned::release as release_pinned;
 pub use records::{Reader, Records};
-pub use sys::{close_at_exec, ignore_stray_signals, pidfd, pidfd_getfd};
 
-use crate::{delegates::Delegate, guarded::Target, policy::KernelTables};
+use crate::{
+    delegates::Delegate,
+    guarded::Target,
+    os::{diag, namespaces::Namespaces},
+    policy::KernelTables,
+};
 use earlier::EarlierSocks;
 use live::Live;
 use maps::{Maps, entries, map_error};
-use namespaces::Namespaces;
 use pids::Pids;
 
 /// The gate: programs attached, maps open. Dropping it leaves everything in

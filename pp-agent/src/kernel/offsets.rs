@@ -143,7 +143,7 @@ fn within(btf: &Btf, found: &Type, member: &str) -> Option<u32> {
 mod tests {
     #[test]
     fn a_kernel_since_6_5_is_known_to_splice_by_message() {
-        let release = crate::kernel::host::kernel_release();
+        let release = crate::os::host::kernel_release();
         let mut numbers = release.split(['.', '-']).filter_map(|part| part.parse::<u32>().ok());
         let (major, minor) = (numbers.next().unwrap(), numbers.next().unwrap());
         if std::path::Path::new(super::VMLINUX).exists() {

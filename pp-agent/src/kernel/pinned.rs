@@ -10,12 +10,12 @@ use aya::maps::{HashMap, Map, MapData, MapError, SkStorage};
 use pp_common::abi::{SOCK_REFUSED, SockMark, TaskMark};
 
 use super::{
-    KernelError, diag, load,
+    KernelError, load,
     maps::{entries, map_error},
-    namespaces,
     publish::absent_is_fine,
-    sockets, sys,
+    sys,
 };
+use crate::os::{diag, namespaces, sockets};
 
 fn open<T: TryFrom<Map, Error = MapError>>(bpffs: &Path, name: &'static str, kind: fn(MapData) -> Map) -> Result<T, KernelError> {
     let error = |error: &MapError| map_error(name, error);

@@ -18,7 +18,8 @@ use super::{
     maps::{Maps, entries, map_error},
     sys,
 };
-use crate::policy::{Counts, KernelTables, Prefix, grant_list};
+use crate::net::Prefix;
+use crate::policy::{Counts, KernelTables, grant_list};
 use crate::tools::ToolTables;
 
 const ANY: u64 = 0;

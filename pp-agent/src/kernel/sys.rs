@@ -85,46 +85,12 @@ pub(super) fn grace_period() {
     }
 }
 
-/// A descriptor for a process.
-pub fn pidfd(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: numbers only.
-    owned_result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
-}
-
-/// A copy of another process's file descriptor.
-pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, fd: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: numbers only.
-    owned_result(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })
-}
-
-/// Has an open file closed by the next exec.
-pub fn close_at_exec(fd: RawFd) -> io::Result<()> {
-    // SAFETY: numbers only; whoever owns the descriptor keeps it until then.
-    let result = unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// Ignores signals that the kernel may be made to send on behalf of a file's owner, which no hook
-/// judges by their receiver: SIGIO and the real-time ones. Nothing here uses them.
-pub fn ignore_stray_signals() {
-    for number in std::iter::once(libc::SIGIO).chain(libc::SIGRTMIN()..=libc::SIGRTMAX()) {
-        // SAFETY: no handler is set, and an unknown number is refused.
-        if unsafe { libc::signal(number, libc::SIG_IGN) } == libc::SIG_ERR {
-            tracing::warn!("signal {number}: cannot be ignored: {}", io::Error::last_os_error());
-        }
-    }
-}
-
 /// Disables this process's memory lock limit, which counts maps before 5.11.
 pub(super) fn lift_memlock() -> io::Result<()> {
     let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: a valid structure for the call.
     let result = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-fn owned_result(result: libc::c_long) -> io::Result<OwnedFd> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { owned(result) }
 }
 
 /// What `BPF_PROG_LOAD` is asked for.

@@ -9,9 +9,9 @@ use std::net::IpAddr;
 use pp_common::abi::{LEARNED_DNS, LEARNED_MAC, LEARNED_OWN, Learned, LinkKey, MAX_LINKS, NearKey, Place};
 use pp_common::dest::Addr;
 
-use crate::policy::Prefix;
+use crate::net::{Mac, Prefix};
 
-use super::{Mac, Neighbour, Protected, Snapshot, addr, combine};
+use super::{Neighbour, Protected, Snapshot, addr, combine};
 
 /// Most addresses that are learned.
 const MAX_LEARNED: usize = 1_024;

@@ -14,9 +14,9 @@ use netlink_packet_core::{
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use super::{Link, Mac, Neighbour, Snapshot};
-use crate::kernel::netns::Namespace;
-use crate::policy::Prefix;
+use super::{Link, Neighbour, Snapshot};
+use crate::net::{Mac, Prefix};
+use crate::os::netns::Namespace;
 
 /// `struct nlmsghdr`.
 const NETLINK_HEADER_LEN: usize = 16;

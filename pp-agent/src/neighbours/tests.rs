@@ -8,10 +8,10 @@ use pp_common::abi::{
 
 use super::book::{Book, Told, What};
 use super::resolvers::{self, Resolver};
-use super::{Link, Mac, Neighbour, Protected, Snapshot, addr, combine};
+use super::{Link, Neighbour, Protected, Snapshot, addr, combine};
 use crate::config::Config;
 use crate::name::name_id;
-use crate::policy::Prefix;
+use crate::net::{Mac, Prefix};
 
 const NETNS: u32 = 7;
 const ETH0: u32 = 2;

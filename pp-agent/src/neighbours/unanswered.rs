@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::book::is_network;
 use super::{Protected, Snapshot, addr};
-use crate::policy::Prefix;
+use crate::net::Prefix;
 
 /// The length of a prefix that is one address.
 const SINGLE: u8 = 128;
@@ -47,8 +47,9 @@ fn ip(single: &Prefix) -> IpAddr {
 mod tests {
     use pp_common::abi::Place;
 
-    use super::super::{Link, Mac, Neighbour};
+    use super::super::{Link, Neighbour};
     use super::*;
+    use crate::net::Mac;
 
     const ETH0: u32 = 2;
 

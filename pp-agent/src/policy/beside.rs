@@ -1,8 +1,8 @@
 //! What is protected beside what policy names: addresses that were learned, and link-local ones on links that carry a place.
 
-use super::Prefix;
 use crate::config::Config;
 use crate::name::name_id;
+use crate::net::Prefix;
 use pp_common::abi::{NameId, Place};
 use pp_common::dest::Addr;
 

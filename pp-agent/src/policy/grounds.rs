@@ -1,8 +1,9 @@
 //! What the behaviour rules make of networks, as the kernel's table has it: one
 //! entry for each network that is named, with what wider ones say.
 
-use super::{PolicyError, Prefix, distinct};
+use super::{PolicyError, distinct};
 use crate::config::Config;
+use crate::net::Prefix;
 use ipnet::IpNet;
 use pp_common::behaviour::{GROUND_EXEMPT, GROUND_INTERNAL, GROUND_OWN, GROUND_PORTS, Ground, PortRange};
 

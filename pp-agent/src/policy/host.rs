@@ -1,7 +1,8 @@
 //! The kernel's tables as the host sees them without a kernel, so that the one
 //! decision can be asked what a policy would do.
 
-use super::{KernelTables, Prefix};
+use super::KernelTables;
+use crate::net::Prefix;
 use pp_common::abi::{Budget, CONTROL_OBSERVE, Grant, GrantList, MAX_GRANTS_PER_PREFIX, NameId, Place, Serial, Service, Spent};
 use pp_common::decide::Tables;
 use pp_common::dest::Addr;

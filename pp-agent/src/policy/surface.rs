@@ -1,9 +1,10 @@
 //! What a receipt's target touches: which zones, gateways and services must
 //! allow it before the receipt as a whole is taken.
 
-use super::{Beside, Prefix, grounds};
+use super::{Beside, grounds};
 use crate::config::Config;
 use crate::delegates::{THIS_HOST, own_ports};
+use crate::net::Prefix;
 use crate::receipt::terms::{PortRange, Transport};
 use crate::receipt::{Surface, Touched};
 use ipnet::IpNet;

@@ -4,8 +4,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
-use super::json;
 use super::verify::{Malformed, VerifyError};
+use crate::json;
 
 /// The largest artifact that is read, in bytes. A receipt with 64 targets and 256 hosts is far below it.
 pub const MAX_ARTIFACT_BYTES: usize = 256 * 1024;

@@ -11,9 +11,10 @@ use sha2::{Digest, Sha256};
 use super::payload::{Payload, Status};
 use super::terms::{PortRange, Target, Terms, Transport};
 use super::verify::{Evidence, hex, verify};
-use super::{Refusal, instant, json};
-use crate::events::build::parse_session;
+use super::{Refusal, instant};
+use crate::json;
 use crate::keyring::Keyring;
+use crate::name::parse_session;
 
 /// How far `createdAt` may be ahead of this host's clock, in milliseconds (operators' clocks differ).
 pub const CREATED_AHEAD_MS: i64 = 120_000;

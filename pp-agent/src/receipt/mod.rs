@@ -9,7 +9,6 @@
 mod artifact;
 pub mod conditions;
 pub mod instant;
-pub(crate) mod json;
 pub mod key;
 pub mod meaning;
 mod payload;

@@ -5,7 +5,8 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use super::verify::Evidence;
-use super::{Refusal, instant, json};
+use super::{Refusal, instant};
+use crate::json;
 
 /// The members this gate reads. All come from the signed bytes.
 #[derive(Debug, Clone)]

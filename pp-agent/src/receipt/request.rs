@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::conditions::input_hash;
-use super::{MAX_ARTIFACT_BYTES, Refusal, Terms, json as strict};
+use super::{MAX_ARTIFACT_BYTES, Refusal, Terms};
 use crate::escape::escape;
+use crate::json as strict;
 
 /// A request for a receipt, as `pp-agent receipt request` writes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,14 +2,15 @@
 
 use serde_json::{Map, Value, json};
 
+use super::Refusal;
 use super::conditions::{AdmitContext, Receipt, authority, canonical_request, genuine, not_from_the_future, same_input_hash, same_tenant};
 use super::key::OperatorKey;
 use super::payload::{Payload, Status};
 use super::request::with_input_hash;
 use super::sign::{Decision, SignError, Signed, new_id, seal};
 use super::verify::Evidence;
-use super::{Refusal, json as strict};
 use crate::escape::escape;
+use crate::json as strict;
 
 /// The agent a revocation names, since it is about no agent's action.
 const ACTOR: &str = "pp-agent";

@@ -13,7 +13,8 @@ use super::key::OperatorKey;
 use super::meaning::{plain_meaning, summary_line};
 use super::request::{Request, RequestError};
 use super::verify::{CANONICALIZATION, hex};
-use super::{MAX_ARTIFACT_BYTES, instant, json as strict};
+use super::{MAX_ARTIFACT_BYTES, instant};
+use crate::json as strict;
 
 /// How long a receipt can be registered, unless the operator says otherwise.
 pub const DEFAULT_VALID_FOR: Duration = Duration::from_secs(3600);

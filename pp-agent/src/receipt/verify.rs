@@ -7,8 +7,9 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::artifact::{Artifact, MAX_ARTIFACT_BYTES, decode};
-use super::{instant, json};
+use super::instant;
 use crate::escape::escape;
+use crate::json;
 use crate::keyring::{KeyStatus, Keyring};
 
 /// The canonicalization this build implements.

@@ -24,7 +24,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-use pp_agent::kernel::host::kernel_release;
+use pp_agent::os::host::kernel_release;
 
 use hooks::Hooks;
 use measure::{Bench, ROUNDS};

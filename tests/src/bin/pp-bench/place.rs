@@ -10,7 +10,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
-use pp_agent::kernel::host::cgroup2_root;
+use pp_agent::os::mounts::cgroup2_root;
 use pp_tests::lab::leave_the_network;
 
 const NAME: &str = "pp-bench-";

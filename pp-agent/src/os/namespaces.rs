@@ -8,7 +8,10 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd},
 };
 
-use super::diag::{self, Id, Marked};
+use super::{
+    diag::{self, Id, Marked},
+    mounts,
+};
 
 /// Most namespaces that are held at once. In further ones flows that nobody has open are not ended; their packets are refused all the same.
 const MAX_NAMESPACES: usize = 1_024;
@@ -22,7 +25,7 @@ struct Held {
 
 /// Those that are known.
 #[derive(Default)]
-pub(super) struct Namespaces {
+pub(crate) struct Namespaces {
     held: HashMap<Id, Held>,
     /// Sockets that were ended and told of, and are there still: before 6.12 the kernel empties the queue of an orphan, but keeps it.
     ended: HashSet<u64>,
@@ -32,13 +35,13 @@ pub(super) struct Namespaces {
 
 impl Namespaces {
     /// All there are, since a process may have ended while no daemon ran. Those without a marked socket are let go at the first look.
-    pub(super) fn begin() -> Self {
+    pub(crate) fn begin() -> Self {
         let held = all().into_iter().take(MAX_NAMESPACES).map(|(id, file)| (id, Held { file, inhabited: false }));
         Self { held: held.collect(), ..Self::default() }
     }
 
     /// Looks where marked processes are now.
-    pub(super) fn look(&mut self, pids: impl Iterator<Item = u32>) {
+    pub(crate) fn look(&mut self, pids: impl Iterator<Item = u32>) {
         self.held.values_mut().for_each(|held| held.inhabited = false);
         self.full = false;
         self.learn(std::process::id());
@@ -46,7 +49,7 @@ impl Namespaces {
     }
 
     /// A marked process is there.
-    pub(super) fn learn(&mut self, pid: u32) {
+    pub(crate) fn learn(&mut self, pid: u32) {
         use std::os::unix::fs::MetadataExt as _;
         let path = format!("/proc/{pid}/ns/net");
         // A process that is gone is in none.
@@ -68,7 +71,7 @@ impl Namespaces {
     }
 
     /// Every marked TCP socket in all of them. One in which nothing is left is let go.
-    pub(super) fn marked(&mut self, socks: BorrowedFd<'_>) -> Vec<(Id, Marked)> {
+    pub(crate) fn marked(&mut self, socks: BorrowedFd<'_>) -> Vec<(Id, Marked)> {
         let mut all = Vec::new();
         let mut failed = false;
         let ended = &self.ended;
@@ -92,12 +95,12 @@ impl Namespaces {
     }
 
     /// Some of them have no marked process any more.
-    pub(super) fn has_deserted(&self) -> bool {
+    pub(crate) fn has_deserted(&self) -> bool {
         self.held.values().any(|held| !held.inhabited)
     }
 
     /// Ends a socket. `false`: it was ended and told of before.
-    pub(super) fn destroy(&mut self, id: &Id, socket: &Marked) -> io::Result<bool> {
+    pub(crate) fn destroy(&mut self, id: &Id, socket: &Marked) -> io::Result<bool> {
         let held = self.held.get(id).ok_or(io::ErrorKind::NotFound)?;
         if socket.orphan && self.ended.contains(&socket.cookie) {
             return Ok(false);
@@ -107,20 +110,20 @@ impl Namespaces {
     }
 
     /// One was left out for want of room.
-    pub(super) fn full(&self) -> bool {
+    pub(crate) fn full(&self) -> bool {
         self.full
     }
 }
 
 /// Every network namespace that a process is in or a path leads to.
-pub(super) fn all() -> HashMap<Id, File> {
+pub(crate) fn all() -> HashMap<Id, File> {
     let mut found = HashMap::new();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let processes = processes.filter(|entry| entry.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok()));
     let processes = processes.map(|entry| entry.path().join("ns/net").display().to_string());
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mounts = mounts.lines().filter(|line| line.contains(" net:[")).filter_map(|line| line.split(' ').nth(4).map(str::to_owned));
-    for path in processes.chain(mounts.collect::<Vec<_>>()) {
+    let mounts = mounts::mounts().unwrap_or_default().into_iter().filter(|mount| mount.root.starts_with("net:["));
+    let mounts = mounts.map(|mount| mount.point.display().to_string());
+    for path in processes.chain(mounts) {
         // Processes end meanwhile.
         if let Ok((id, file)) = diag::namespace(&path) {
             found.entry(id).or_insert(file);

@@ -42,7 +42,7 @@ impl Prefix {
     }
 
     /// Its two halves; `None` for a single address.
-    pub(super) fn halves(&self) -> Option<[Self; 2]> {
+    pub(crate) fn halves(&self) -> Option<[Self; 2]> {
         let len = self.len.checked_add(1).filter(|len| *len <= 128)?;
         let upper = u128::from_be_bytes(self.addr) | 1 << (128 - u32::from(len));
         Some([Self { addr: self.addr, len }, Self { addr: upper.to_be_bytes(), len }])

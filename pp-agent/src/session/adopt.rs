@@ -10,10 +10,12 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pp_common::abi::{NameId, SOCK_OPENED, SockMark, TASK_ROOT, TaskMark};
 
+use super::Released;
 use crate::{
     identity::IdentityTables,
-    kernel::{Gate, KernelError, host, pidfd, sockets},
-    released::Released,
+    kernel::{Gate, KernelError},
+    name::new_session,
+    os::{host, mounts, process::pidfd, sockets},
 };
 
 /// Why a process cannot be marked.
@@ -341,18 +343,12 @@ fn cgroup_rule(identity: &IdentityTables, pid: u32) -> Option<NameId> {
     use std::os::unix::fs::MetadataExt as _;
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let root = host::cgroup2_root().ok()?;
+    let root = mounts::cgroup2_root().ok()?;
     let leaf = root.join(path.trim_start_matches('/'));
     leaf.ancestors().take_while(|dir| dir.starts_with(&root)).find_map(|dir| {
         let id = fs::metadata(dir).ok()?.ino();
         identity.cgroups.iter().find(|(cgroup, _)| *cgroup == id).map(|(_, agent)| *agent)
     })
-}
-
-/// A random session number, never zero.
-#[must_use]
-pub fn new_session() -> u64 {
-    uuid::Uuid::new_v4().as_u64_pair().1 | 1
 }
 
 #[cfg(test)]

@@ -1,35 +1,51 @@
-//! Facts about this host: kernel, mounts, active LSMs, the boot.
+//! What is mounted: the root of cgroup2, the cgroups this process is in, device numbers as the kernel has them.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 
-use super::KernelError;
+/// The mounts of this process.
+pub(crate) const MOUNTS: &str = "/proc/self/mountinfo";
 
-/// One line of `/proc/self/mountinfo`, as far as it matters here.
-struct Mount {
-    point: PathBuf,
-    root: String,
-    kind: String,
+/// One mount, as far as it matters here.
+#[derive(Debug)]
+pub(crate) struct Mount {
+    /// Its number, never that of another mount at the same time.
+    pub(crate) id: u64,
+    /// Major and minor number of its device, as the kernel holds them: some file systems tell `stat` another one.
+    pub(crate) device: (u32, u32),
+    /// The path to it.
+    pub(crate) point: PathBuf,
+    /// What of its file system it shows.
+    pub(crate) root: String,
+    /// Kind of file system.
+    pub(crate) kind: String,
     /// Options of the file system, for version 1 of cgroups the controllers.
     options: String,
 }
 
-fn mounts() -> io::Result<Vec<Mount>> {
-    let text = fs::read_to_string("/proc/self/mountinfo")?;
+/// Every mount that this process sees.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub(crate) fn mounts() -> io::Result<Vec<Mount>> {
+    let text = fs::read_to_string(MOUNTS)?;
     Ok(text.lines().filter_map(parse_mount).collect())
 }
 
 fn parse_mount(line: &str) -> Option<Mount> {
     let (before, after) = line.split_once(" - ")?;
     let mut fields = before.split(' ');
-    let root = fields.nth(3)?.to_owned();
+    let id = fields.next()?.parse().ok()?;
+    let (major, minor) = fields.nth(1)?.split_once(':')?;
+    let device = (major.parse().ok()?, minor.parse().ok()?);
+    let root = fields.next()?.to_owned();
     let point = PathBuf::from(unescape(fields.next()?));
     let mut after = after.split(' ');
     let kind = after.next()?.to_owned();
     let options = after.nth(1).unwrap_or_default().to_owned();
-    Some(Mount { point, root, kind, options })
+    Some(Mount { id, device, point, root, kind, options })
 }
 
 /// Undoes the octal escapes of space, tab, newline and backslash (proc(5)).
@@ -37,14 +53,27 @@ fn unescape(text: &str) -> String {
     text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }
 
+/// Why there is no root of cgroup2 to work with.
+#[derive(Debug, thiserror::Error)]
+pub enum Cgroup2Error {
+    /// It is mounted nowhere.
+    #[error(
+        "no cgroup2 file system is mounted; mount one (mount -t cgroup2 none /sys/fs/cgroup/unified) or boot with systemd's unified hierarchy"
+    )]
+    NotMounted,
+    /// The mounts cannot be read.
+    #[error("{MOUNTS}: {0}")]
+    Unknown(#[source] io::Error),
+}
+
 /// The root of the cgroup2 hierarchy, wherever it is mounted: also beside
 /// version 1 hierarchies.
 ///
 /// # Errors
 /// No cgroup2 is mounted.
-pub fn cgroup2_root() -> Result<PathBuf, KernelError> {
-    let mounts = mounts().map_err(KernelError::io("/proc/self/mountinfo"))?;
-    mounts.into_iter().find(|mount| mount.kind == "cgroup2" && mount.root == "/").map(|mount| mount.point).ok_or(KernelError::NoCgroup2)
+pub fn cgroup2_root() -> Result<PathBuf, Cgroup2Error> {
+    let root = mounts().map_err(Cgroup2Error::Unknown)?.into_iter().find(|mount| mount.kind == "cgroup2" && mount.root == "/");
+    root.map(|mount| mount.point).ok_or(Cgroup2Error::NotMounted)
 }
 
 /// The files to write a process id to that would move it where this process is now, one for each hierarchy of cgroups that is
@@ -73,74 +102,6 @@ fn cgroup_procs(mounts: &[Mount], line: &str) -> Option<PathBuf> {
     mounts.iter().filter(holds).find_map(below)
 }
 
-/// Makes sure that `dir` is a directory of our own on a bpf file system;
-/// mounts one at `/sys/fs/bpf` where none is.
-///
-/// # Errors
-/// It cannot be mounted, or `dir` lies elsewhere.
-pub fn pin_directory(dir: &Path) -> Result<(), KernelError> {
-    const STANDARD: &str = "/sys/fs/bpf";
-    let found = mounts().map_err(KernelError::io("/proc/self/mountinfo"))?;
-    let on_bpffs = |path: &Path| found.iter().any(|m| m.kind == "bpf" && path.starts_with(&m.point));
-    if !on_bpffs(dir) {
-        if !dir.starts_with(STANDARD) {
-            return Err(KernelError::NoBpffs {
-                path: dir.into(),
-                source: io::Error::new(io::ErrorKind::InvalidInput, "not below a bpf file system"),
-            });
-        }
-        nix::mount::mount(
-            Some("bpf"),
-            STANDARD,
-            Some("bpf"),
-            nix::mount::MsFlags::MS_NOSUID | nix::mount::MsFlags::MS_NODEV | nix::mount::MsFlags::MS_NOEXEC,
-            Some("mode=0700"),
-        )
-        .map_err(|errno| KernelError::NoBpffs { path: STANDARD.into(), source: errno.into() })?;
-    }
-    fs::create_dir_all(dir).map_err(KernelError::io(dir.display().to_string()))?;
-    let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
-    fs::set_permissions(dir, private).map_err(KernelError::io(dir.display().to_string()))
-}
-
-/// The kernel's release, as `uname -r` prints it.
-#[must_use]
-pub fn kernel_release() -> String {
-    nix::sys::utsname::uname().map_or_else(|_| "unknown".to_owned(), |name| name.release().to_string_lossy().into_owned())
-}
-
-/// The active LSMs; `None` where securityfs is not mounted, which means unknown.
-#[must_use]
-pub fn active_lsms() -> Option<Vec<String>> {
-    let text = fs::read_to_string("/sys/kernel/security/lsm").ok()?;
-    Some(text.trim().split(',').map(str::to_owned).collect())
-}
-
-/// The random id of this boot.
-///
-/// # Errors
-/// `/proc` is not mounted.
-pub fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
-}
-
-/// Whether the kernel command line says `pp_agent=off`.
-#[must_use]
-pub fn switched_off() -> bool {
-    fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.split_whitespace().any(|word| word == "pp_agent=off"))
-}
-
-/// Boot time, nanoseconds: the clock of every deadline in the kernel.
-///
-/// # Errors
-/// Never on a kernel this runs on.
-pub fn boot_ns() -> io::Result<u64> {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)?;
-    let seconds = u64::try_from(now.tv_sec()).map_err(io::Error::other)?;
-    let nanos = u64::try_from(now.tv_nsec()).map_err(io::Error::other)?;
-    Ok(seconds * 1_000_000_000 + nanos)
-}
-
 #[cfg(test)]
 mod tests {
     use super::{cgroup_procs, parse_mount};
@@ -151,6 +112,7 @@ mod tests {
         let mount = parse_mount(line).unwrap();
         assert_eq!(mount.kind, "cgroup2");
         assert_eq!(mount.root, "/");
+        assert_eq!((mount.id, mount.device), (34, (0, 29)));
         assert_eq!(mount.point.to_str(), Some("/sys/fs/cgroup/my unified"));
     }
 

@@ -79,7 +79,7 @@ impl Namespace {
 ///
 /// # Errors
 /// The kernel does not say.
-pub(super) fn of_socket(socket: &OwnedFd) -> io::Result<u32> {
+pub(crate) fn of_socket(socket: &OwnedFd) -> io::Result<u32> {
     const SIOCGSKNS: libc::c_ulong = 0x894C;
     // SAFETY: takes no argument and returns a descriptor of the socket's namespace.
     let namespace = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) };

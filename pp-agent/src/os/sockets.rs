@@ -13,7 +13,7 @@ use pp_common::{
 };
 
 use super::netns;
-use super::sys::{pidfd, pidfd_getfd};
+use super::process::{pidfd, pidfd_getfd};
 
 const IPPROTO_MPTCP: i32 = 262;
 const SIOCGSKNS: libc::c_ulong = 0x894C;

@@ -245,7 +245,7 @@ fn mark(value: &[u8]) -> Option<SockMark> {
 pub type Id = (u64, u64);
 
 /// The network namespace at this path: its file, and what tells it from others.
-pub(super) fn namespace(path: &str) -> io::Result<(Id, fs::File)> {
+pub(crate) fn namespace(path: &str) -> io::Result<(Id, fs::File)> {
     use std::os::unix::fs::MetadataExt as _;
     let file = fs::File::open(path)?;
     let about = file.metadata()?;
