@@ -17,6 +17,9 @@ pub mod draft;
 pub mod escape;
 pub mod events;
 pub mod flows;
+#[cfg(test)]
+#[path = "../../tests/src/golden.rs"]
+pub mod golden;
 pub mod guarded;
 pub mod identity;
 pub mod journal;

@@ -83,6 +83,22 @@ impl Client {
         self.request(Method::DELETE, path, Bytes::new())
     }
 
+    /// A request and its answer byte for byte: the status, the content type and the body.
+    ///
+    /// # Errors
+    /// No answer came, or it is not text.
+    pub fn exchange(&self, method: Method, path: &str, body: &str) -> Result<(u16, String, String)> {
+        let what = format!("{method} {path}");
+        let whole = async {
+            let response = self.send(method, path, Bytes::from(body.to_owned())).await?;
+            let status = response.status().as_u16();
+            let content = response.headers().get("content-type").map(|value| value.to_str().map(str::to_owned)).transpose()?;
+            let bytes = response.into_body().collect().await?.to_bytes();
+            anyhow::Ok((status, content.unwrap_or_default(), String::from_utf8(bytes.to_vec())?))
+        };
+        self.runtime.block_on(async { tokio::time::timeout(ANSWER, whole).await? }).context(what)
+    }
+
     /// The daemon's own account of itself.
     ///
     /// # Errors

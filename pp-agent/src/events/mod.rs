@@ -11,6 +11,8 @@ pub mod mask;
 pub mod procs;
 pub mod record;
 pub mod refusals;
+#[cfg(test)]
+mod sample_tests;
 pub mod store;
 pub mod tally;
 

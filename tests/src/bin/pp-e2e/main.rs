@@ -44,6 +44,12 @@ mod delegates;
 mod false_alarms;
 #[path = "../../../e2e/flows.rs"]
 mod flows;
+#[path = "../../../e2e/golden.rs"]
+mod golden;
+#[path = "../../../e2e/golden_cli.rs"]
+mod golden_cli;
+#[path = "../../../e2e/golden_socket.rs"]
+mod golden_socket;
 #[path = "../../../e2e/hooks.rs"]
 mod hooks;
 #[path = "../../../e2e/hunt.rs"]
@@ -128,6 +134,8 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("tools", tools::TESTS),
     ("control", control::TESTS),
     ("control_attacks", control_attacks::TESTS),
+    ("golden", golden_socket::TESTS),
+    ("golden", golden_cli::TESTS),
     ("neighbours", neighbours::TESTS),
     ("packages", packages::TESTS),
     ("identity", identity::TESTS),
@@ -262,6 +270,8 @@ fn runs(group: &str, options: &Options) -> bool {
         "packages" => !is_emulated(),
         // A test machine has no network that leads to a registry.
         "registries" => options.row == NATIVE,
+        // What is compared does not depend on the kernel, and a golden file is written where the work tree is.
+        "golden" => options.row == NATIVE,
         // A daemon for each of some fifty programs.
         "hooks" => options.soak,
         // A few hundred megabytes to install.
