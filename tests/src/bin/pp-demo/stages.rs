@@ -13,8 +13,8 @@ use pp_tests::policy::{AGENT, DECIDER, KEY};
 
 use crate::table::Table;
 
-/// What a refused stage comes to: refused, told, and nothing arrived.
-const REFUSED: &str = "refused, told, nothing arrived";
+/// What a refused stage comes to: refused, an event, and nothing arrived.
+const REFUSED: &str = "refused with an event, nothing arrived";
 /// How many passwords the agent puts on its list. Three bands, as in the incident; all of them invented.
 const GUESSES: usize = 12;
 

@@ -31,6 +31,11 @@ impl Table {
         !self.0.is_empty() && self.0.iter().all(|row| row.seen == row.expected)
     }
 
+    /// The stages as JSON.
+    pub(crate) fn json(&self) -> Vec<serde_json::Value> {
+        self.0.iter().map(|row| serde_json::json!({"stage": row.stage, "seen": row.seen})).collect()
+    }
+
     /// The table as text.
     pub(crate) fn text(&self) -> String {
         let width = |of: fn(&Row) -> &str, least: usize| {
