@@ -2,7 +2,7 @@
 //!
 //! `docs/attackers/ROW.json` is what one run recorded; `docs/attackers.md` is made of all of them.
 
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -77,9 +77,14 @@ pub(crate) fn run(paths: &Paths, rows: &[String], soak: bool, already: bool) -> 
         }
         write(paths, &recorded(paths, matrix.row(name)?)?)?;
     }
-    let page = page(&committed(paths)?, &matrix);
-    paths::write_if_changed(&paths.root.join("docs/attackers.md"), &page)?;
+    write_page(paths)?;
     Ok(green)
+}
+
+/// Writes the page from what is recorded.
+pub(crate) fn write_page(paths: &Paths) -> Result<()> {
+    let page = page(&committed(paths)?, &Matrix::load(paths)?);
+    paths::write_if_changed(&paths.root.join("docs/attackers.md"), &page).map(|_| ())
 }
 
 fn recorded(paths: &Paths, row: &Row) -> Result<Recorded> {
@@ -120,25 +125,27 @@ fn committed(paths: &Paths) -> Result<Vec<Recorded>> {
 
 const INTRODUCTION: &str = "# Attackers
 
-Attempts that got through before the block: real tools, run by an agent at hosts that no zone, gateway or service protects, under the policy as
-it is shipped (`dist/policy.toml`; behaviour rules in `policy.md`). Tools are not refused for their names here (`[exec] mode = \"observe\"`): a
-copy under another name would not be. This page is made by `cargo xtask attackers` from `docs/attackers/`, which it writes; the tests are
-`tests/e2e/attackers*.rs`, and fail when one attempt more gets through.
+What real tools got through before they were blocked. An agent ran them against hosts that no zone, gateway or service protects, under the
+shipped policy (`dist/policy.toml`, [behaviour rules](policy.md#behaviour-rules)). Tools are not refused by name here (`[exec] mode = \"observe\"`),
+since a renamed copy would not be. `cargo xtask attackers` writes this page from `docs/attackers/`. The tests are `tests/e2e/attackers*.rs`; they
+fail when one more attempt gets through.
 
-- **allowed**: what the rule allows within its window. **through**: what arrived of the agent's run, counted packet by packet at the far end.
-  **alone**: what arrived when nobody's process ran the same command line, where that was tried.
-- **guesses**: passwords that the server was asked in the agent's run. The rules count connections; the lab's servers hang up after three wrong
-  passwords on one, as common ones do. A server that does not would be asked more.
-- **simulated clock**: the kernel's own decision (`pp_common::behaviour`) with the shipped limits, asked at the moments of a whole day. A
-  spray that is no faster than the long window allows is not stopped by it: at one guess each 75 s 1152 a day, at SSH one a minute.
-- Gap `packet`: frames that a program writes itself pass every hook of the `cgroup` backend, and `pp-agent status` names the gap. Where the
-  backend is `lsm` or `fmod_ret` the socket is refused, and nothing arrives.
+- **allowed**: what the rule allows within its window.
+- **through**: what arrived of the agent's run, counted by packet at the far end.
+- **alone**: what arrived of the same command line without an agent, where that was tried.
+- **guesses**: passwords that the server was asked. The rules count connections. The lab's servers hang up after three wrong passwords, as
+  common ones do; others would be asked more.
+- **simulated clock**: the kernel's decision (`pp_common::behaviour`) with the shipped limits, asked at the moments of a whole day.
+- Gap `packet`: with the backend `cgroup`, frames that a program writes itself pass every hook. With `lsm` and `fmod_ret` the socket is refused.
+
+A spray that is slower than the long window goes on: one guess each 75 s is 1152 a day, at SSH one a minute.
 
 ";
 
 fn page(all: &[Recorded], matrix: &Matrix) -> String {
     let mut text = INTRODUCTION.to_owned();
-    for recorded in matrix.rows.iter().filter_map(|row| all.iter().find(|recorded| recorded.row == row.name)) {
+    let all: Vec<&Recorded> = matrix.rows.iter().filter_map(|row| all.iter().find(|recorded| recorded.row == row.name)).collect();
+    for recorded in &all {
         let Recorded { row, kernel, backend, commit, date, .. } = recorded;
         let head = format!("## Row `{row}`: kernel {kernel}, backend `{backend}`\n\nOf `{commit}`, {date}.\n\n");
         text.push_str(&head);
@@ -157,12 +164,16 @@ fn page(all: &[Recorded], matrix: &Matrix) -> String {
                 it.stopped_by
             ));
         }
-        text.push_str("\nCommand lines:\n\n```console\n");
-        for it in recorded.attackers.iter().filter(|it| !it.command.is_empty()) {
+        text.push('\n');
+    }
+    text.push_str("## Command lines\n\n```console\n");
+    let mut shown = BTreeSet::new();
+    for it in all.iter().flat_map(|recorded| &recorded.attackers) {
+        if !it.command.is_empty() && shown.insert(&it.command) {
             text.push_str(&format!("$ {}\n", it.command));
         }
-        text.push_str("```\n\n");
     }
+    text.push_str("```\n\n");
     let missing: Vec<String> =
         matrix.rows.iter().filter(|row| all.iter().all(|other| other.row != row.name)).map(|row| format!("`{}`", row.name)).collect();
     if !missing.is_empty() {

@@ -22,8 +22,8 @@ Each row is an attempt made twice: by nobody's process, which must arrive, and b
 - **OPEN**: it arrived, or its test failed.
 - **not tried**: the attempt is younger than this stale row.
 
-Address forms: `mapped` is `::ffff:a.b.c.d`; `service` is a protected port outside every zone; `all` is a core of six techniques over IPv4,
-IPv6 and mapped addresses. NAT64, 6to4 and IPv4-compatible addresses are folded before any lookup (`pp-common/src/dest.rs`, with its tests).
+Address forms: `mapped` is `::ffff:a.b.c.d`, and `service` is a protected port outside every zone. `all` is a core of six techniques over
+IPv4, IPv6 and mapped addresses. NAT64, 6to4 and IPv4-compatible addresses are folded before any lookup (`pp-common/src/dest.rs`, with its tests).
 
 ";
 

@@ -3,10 +3,12 @@
 
 mod agents;
 mod attackers;
+mod bench_page;
 mod build_ebpf;
 mod ci;
 mod coverage;
 mod coverage_page;
+mod docs;
 mod e2e;
 mod fetch;
 mod house;
@@ -17,6 +19,7 @@ mod kernels;
 mod output;
 mod packages;
 mod paths;
+mod picture;
 mod setup;
 mod sh;
 mod shared;
@@ -117,6 +120,9 @@ enum Task {
         /// Take the results that the suite's last run left, which must have been of this tree, instead of running it
         #[arg(long, conflicts_with = "soak")]
         recorded: bool,
+        /// Only write the page of the committed results
+        #[arg(long, conflicts_with_all = ["rows", "soak", "recorded"])]
+        page: bool,
     },
     /// Run every check: format, lints, unit tests, the suite here and on every kernel, the installed service
     Ci(ci::Options),
@@ -128,11 +134,22 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         more: Vec<String>,
     },
+    /// Check the documentation: dead links, long sentences, words a page
+    Docs,
+    /// Run the demo and draw the pictures and the table of the README from what it printed
+    Picture {
+        /// Draw what the last run recorded
+        #[arg(long)]
+        recorded: bool,
+    },
     /// Measure what the hooks cost
     Bench {
         /// Measure a build that does more work than it may: the limits must fail it
         #[arg(long)]
         extra: bool,
+        /// Record the run as a page below docs/performance
+        #[arg(long, conflicts_with = "extra")]
+        page: bool,
         /// Options for the bench
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         more: Vec<String>,
@@ -239,11 +256,14 @@ fn start(cli: Cli) -> Result<u8> {
             }
             Ok(u8::from(!coverage::run(&paths, &rows, recorded, json.then_some(&output))?))
         }
-        Task::Attackers { rows, soak, recorded } => Ok(u8::from(!attackers::run(&paths, &rows, soak, recorded)?)),
+        Task::Attackers { page: true, .. } => attackers::write_page(&paths).map(|()| 0),
+        Task::Attackers { rows, soak, recorded, page: false } => Ok(u8::from(!attackers::run(&paths, &rows, soak, recorded)?)),
         Task::Ci(options) => Ok(u8::from(!ci::run(&paths, options, &output)?)),
         Task::House(options) => Ok(u8::from(!house::run(&paths, options, &output)?)),
         Task::Demo { more } => wrappers::demo(&paths, &more),
-        Task::Bench { extra, more } => wrappers::bench(&paths, extra, &more),
+        Task::Docs => docs::run(&paths).map(|good| u8::from(!good)),
+        Task::Picture { recorded } => picture::run(&paths, recorded),
+        Task::Bench { extra, page, more } => wrappers::bench(&paths, extra, page, &more),
         Task::Soak { rounds, rows } => Ok(u8::from(!wrappers::soak(&paths, rounds, &rows)?)),
         Task::Install { root, binary } => install::install(&paths, &root, binary).map(|()| 0),
         Task::Uninstall { root, purge } => install::uninstall(&root, purge).map(|()| 0),

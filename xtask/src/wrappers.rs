@@ -1,10 +1,14 @@
 //! `demo`, `bench` and `soak`: set up, build, then start the program that does the work.
 
-use std::{path::Path, process::Command};
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    bench_page,
     build_ebpf::{self, Variant},
     e2e,
     kernels::Matrix,
@@ -22,8 +26,9 @@ pub(crate) fn demo(paths: &Paths, args: &[String]) -> Result<u8> {
 }
 
 /// The cost of the hooks as a ratio to empty programs at the same hooks; its exit code. The limits are tried on a build that does more
-/// work for unmarked callers, too: they must notice it. With `extra` that build is the one under test, and the run must fail.
-pub(crate) fn bench(paths: &Paths, extra: bool, args: &[String]) -> Result<u8> {
+/// work for unmarked callers, too: they must notice it. With `extra` that build is the one under test, and the run must fail. With `page` the
+/// run is written below `docs/performance`.
+pub(crate) fn bench(paths: &Paths, extra: bool, page: bool, args: &[String]) -> Result<u8> {
     root_only("bench")?;
     setup::native(paths)?;
     let bin = e2e::build(paths, true)?;
@@ -36,7 +41,16 @@ pub(crate) fn bench(paths: &Paths, extra: bool, args: &[String]) -> Result<u8> {
         env.push(("PP_BENCH_OBJECT".to_owned(), object(Variant::Shipped)?));
         env.push(("PP_BENCH_EXTRA_OBJECT".to_owned(), more));
     }
-    start(paths, &bin, "pp-bench", args, &env)
+    if !page {
+        return start(paths, &bin, "pp-bench", args, &env);
+    }
+    let args = [args, &["--json".to_owned()]].concat();
+    let output = command(paths, &bin, "pp-bench", &args, &env).stderr(Stdio::inherit()).output().context("pp-bench: did not start")?;
+    let code = output.status.code().with_context(|| format!("pp-bench: {}", output.status))?;
+    if code == 0 {
+        bench_page::write(paths, &String::from_utf8(output.stdout)?, args.iter().any(|word| word == "--control"))?;
+    }
+    Ok(u8::try_from(code).unwrap_or(1))
 }
 
 /// The suite with `--soak` on every row and the installed service, `rounds` times; true when all of it was green every time. Rows that
@@ -95,10 +109,14 @@ pub(crate) fn show_tried(what: &str, tried: &systemd::Tried) {
     }
 }
 
-fn start(paths: &Paths, bin: &Path, program: &str, args: &[String], env: &[(String, String)]) -> Result<u8> {
+fn command(paths: &Paths, bin: &Path, program: &str, args: &[String], env: &[(String, String)]) -> Command {
     let mut command = Command::new(bin.join(program));
     command.args(args).envs(e2e::environment(paths, bin)).envs(env.iter().cloned()).current_dir(&paths.root);
-    let status = command.status().with_context(|| format!("{program}: did not start"))?;
+    command
+}
+
+fn start(paths: &Paths, bin: &Path, program: &str, args: &[String], env: &[(String, String)]) -> Result<u8> {
+    let status = command(paths, bin, program, args, env).status().with_context(|| format!("{program}: did not start"))?;
     let code = status.code().with_context(|| format!("{program}: {status}"))?;
     Ok(u8::try_from(code).unwrap_or(1))
 }
