@@ -172,10 +172,10 @@ impl<'a> Draft<'a> {
         let attempt = attempt(to);
         let ports = vec![to.port.map_or(PortRange::ANY, |port| PortRange { first: port, last: port })];
         let addresses = [Some(attempt.addr), attempt.addr.embedded()].into_iter().flatten();
-        let targets = addresses.filter_map(|addr| {
-            let transport = Transport::of_protocol(to.transport)?;
-            Some(Target { network: Ipv6Addr::from(addr.octets()).to_canonical().into(), transport, ports: ports.clone() })
-        });
+        // What has no port is covered by a grant of every port, whatever its transport.
+        let transport = Transport::of_protocol(to.transport).unwrap_or(Transport::Tcp);
+        let network = |addr: pp_common::dest::Addr| Ipv6Addr::from(addr.octets()).to_canonical().into();
+        let targets = addresses.map(|addr| Target { network: network(addr), transport, ports: ports.clone() });
         let receipt = GrantSource {
             serial: 1,
             agent,

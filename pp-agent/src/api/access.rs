@@ -46,6 +46,7 @@ pub struct CheckAnswer {
     pub zone: Option<String>,
     pub gateway: Option<String>,
     pub service: Option<String>,
+    #[serde(default)]
     pub destination: Destination,
 }
 

@@ -118,7 +118,7 @@ impl ApiError {
     }
 
     /// HTTP status and the stable name that programs go by.
-    fn face(&self) -> (u16, &'static str) {
+    fn status_and_code(&self) -> (u16, &'static str) {
         match self {
             Self::BadRequest(_) => (400, "bad_request"),
             Self::NotFound(_) | Self::Adopt(AdoptError::NoProcess(_)) => (404, "not_found"),
@@ -146,7 +146,7 @@ impl ApiError {
     /// What went wrong, for programs: `no_rights`, `term_not_enforced`, ...
     #[must_use]
     pub fn code(&self) -> &'static str {
-        self.face().1
+        self.status_and_code().1
     }
 
     /// As the body of an answer.
@@ -157,7 +157,7 @@ impl ApiError {
             Self::Over { .. } => Some("PP_REDEEMED"),
             _ => None,
         };
-        let (status, code) = self.face();
+        let (status, code) = self.status_and_code();
         let pp_code = pp_code.map(str::to_owned);
         ErrorAnswer { error: Problem { status, code: code.to_owned(), pp_code, message: self.to_string() } }
     }

@@ -54,7 +54,9 @@ fn attempt_that_was_refused_goes_through_where_the_draft_opens_it() {
 fn packet_without_a_port_is_judged_by_its_address() {
     let mut ping = Event::of_attempt("observe", "no_receipt", "10.20.4.7", 0);
     ping.destination = Some(Destination { address: "10.20.4.7".into(), port: None, transport: "icmp".into() });
-    assert_eq!(change(ZONE, &[ping]), (Change::NewlyRefused, "no_receipt"));
+    assert_eq!(change(ZONE, &[ping.clone()]), (Change::NewlyRefused, "no_receipt"));
+    (ping.verdict, ping.reason) = (Some("allow".into()), Some("receipt".into()));
+    assert_eq!(change(ZONE, &[ping]), (Change::LetThrough, "receipt"));
 }
 
 #[test]
