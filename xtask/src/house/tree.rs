@@ -50,11 +50,6 @@ impl Files {
         Self(files.iter().map(|(path, text)| (PathBuf::from(path), (*text).to_owned())).collect())
     }
 
-    /// One more file.
-    pub(super) fn take(&mut self, path: PathBuf, text: String) {
-        self.0.insert(path, text);
-    }
-
     /// The text of one file.
     pub(super) fn text(&self, path: &Path) -> Option<&str> {
         self.0.get(path).map(String::as_str)
