@@ -7,6 +7,7 @@ use super::Daemon;
 use crate::delegates::{Action, Delegate};
 use crate::guarded::{self, Own, Target};
 use crate::kernel::canary;
+use crate::os::process;
 use crate::policy::canary::AGENT;
 
 /// A socket that the table of delegates names, for the canary.
@@ -100,7 +101,5 @@ impl Daemon {
 
 /// The daemon's cgroup, relative to the root of cgroup2.
 fn own_cgroup() -> Option<PathBuf> {
-    let text = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
-    Some(PathBuf::from(path.trim_start_matches('/')))
+    Some(PathBuf::from(process::cgroup2(None)?.trim_start_matches('/')))
 }

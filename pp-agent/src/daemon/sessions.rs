@@ -1,7 +1,6 @@
 //! Sessions: which there are, and beginning and ending them by hand.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::sync::{MutexGuard, PoisonError};
 
 use super::Daemon;
@@ -13,6 +12,7 @@ use crate::events::Kind;
 use crate::events::build::session_text;
 use crate::events::mask::mask;
 use crate::name::name_id;
+use crate::os::process;
 use crate::session::Released;
 use crate::session::adopt;
 use pp_common::abi::{TASK_CANARY, TaskMark};
@@ -173,11 +173,8 @@ fn is_agent_name(name: &str) -> bool {
 /// program is nobody's own); `None` where there is no such process.
 #[expect(clippy::option_option, reason = "three answers, each with a meaning of its own")]
 fn owner_of(pid: u32) -> Option<Option<u32>> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    let uids: Vec<u32> = line.split_ascii_whitespace().filter_map(|uid| uid.parse().ok()).collect();
-    let first = *uids.first()?;
-    Some(uids.iter().all(|uid| *uid == first).then_some(first))
+    let status = process::status(pid).ok()?;
+    Some([status.euid, status.suid, status.fuid].iter().all(|uid| *uid == status.ruid).then_some(status.ruid))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::fs;
 
 use super::Parent;
 use super::record::{Exec, Record, split_arguments};
+use crate::os::process;
 
 /// Most processes remembered; beyond it `/proc` alone answers.
 const MAX_PROCESSES: usize = 65_536;
@@ -151,15 +152,10 @@ impl Processes {
 /// A process as `/proc` shows it now.
 #[must_use]
 pub fn read(pid: u32) -> Option<Process> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold spaces and parentheses itself.
-    let parent = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    let parent = process::parent(&process::stat(pid).ok()?);
     let executable = fs::read_link(format!("/proc/{pid}/exe")).map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
     let argv = fs::read(format!("/proc/{pid}/cmdline")).map_or(Vec::new(), |bytes| split_arguments(&bytes));
-    let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup"))
-        .ok()
-        .and_then(|text| text.lines().find_map(|line| line.strip_prefix("0::").map(str::to_owned)));
-    Some(Process { parent, executable, argv, cgroup, session: 0 })
+    Some(Process { parent, executable, argv, cgroup: process::cgroup2(Some(pid)), session: 0 })
 }
 
 #[cfg(test)]

@@ -1,9 +1,14 @@
 //! What is mounted: the root of cgroup2, the cgroups this process is in, device numbers as the kernel has them.
 
 use std::{
+    collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
 };
+
+use procfs_core::{ProcessCGroup, process::MountInfo};
+
+use super::process;
 
 /// The mounts of this process.
 pub(crate) const MOUNTS: &str = "/proc/self/mountinfo";
@@ -22,7 +27,18 @@ pub(crate) struct Mount {
     /// Kind of file system.
     pub(crate) kind: String,
     /// Options of the file system, for version 1 of cgroups the controllers.
-    options: String,
+    options: HashMap<String, Option<String>>,
+}
+
+impl Mount {
+    /// Whether it is that of the hierarchy with these controllers; none: cgroup2.
+    fn holds(&self, controllers: &[String]) -> bool {
+        let has = |controller: &String| {
+            let (name, value) = controller.split_once('=').map_or((controller.as_str(), None), |(name, value)| (name, Some(value)));
+            self.options.get(name).is_some_and(|found| found.as_deref() == value)
+        };
+        if controllers.is_empty() { self.kind == "cgroup2" } else { self.kind == "cgroup" && controllers.iter().all(has) }
+    }
 }
 
 /// Every mount that this process sees.
@@ -35,17 +51,11 @@ pub(crate) fn mounts() -> io::Result<Vec<Mount>> {
 }
 
 fn parse_mount(line: &str) -> Option<Mount> {
-    let (before, after) = line.split_once(" - ")?;
-    let mut fields = before.split(' ');
-    let id = fields.next()?.parse().ok()?;
-    let (major, minor) = fields.nth(1)?.split_once(':')?;
+    let MountInfo { mnt_id, majmin, root, mount_point, fs_type: kind, super_options: options, .. } = MountInfo::from_line(line).ok()?;
+    let (major, minor) = majmin.split_once(':')?;
     let device = (major.parse().ok()?, minor.parse().ok()?);
-    let root = fields.next()?.to_owned();
-    let point = PathBuf::from(unescape(fields.next()?));
-    let mut after = after.split(' ');
-    let kind = after.next()?.to_owned();
-    let options = after.nth(1).unwrap_or_default().to_owned();
-    Some(Mount { id, device, point, root, kind, options })
+    let point = unescape(mount_point.to_str()?).into();
+    Some(Mount { id: mnt_id.try_into().ok()?, device, point, root, kind, options })
 }
 
 /// Undoes the octal escapes of space, tab, newline and backslash (proc(5)).
@@ -83,27 +93,22 @@ pub fn cgroup2_root() -> Result<PathBuf, Cgroup2Error> {
 /// `/proc` cannot be read.
 pub fn own_cgroups() -> io::Result<Vec<PathBuf>> {
     let mounts = mounts()?;
-    let own = fs::read_to_string("/proc/self/cgroup")?;
-    Ok(own.lines().filter_map(|line| cgroup_procs(&mounts, line)).collect())
+    Ok(process::cgroups(None)?.0.iter().filter_map(|cgroup| cgroup_procs(&mounts, cgroup)).collect())
 }
 
-/// From a line of `/proc/PID/cgroup`: number, controllers, path. `None`: that hierarchy is not mounted here.
-fn cgroup_procs(mounts: &[Mount], line: &str) -> Option<PathBuf> {
-    let mut fields = line.splitn(3, ':').skip(1);
-    let (controllers, path) = (fields.next()?, fields.next()?);
-    let holds = |mount: &&Mount| match controllers {
-        "" => mount.kind == "cgroup2",
-        some => mount.kind == "cgroup" && some.split(',').all(|one| mount.options.split(',').any(|option| option == one)),
-    };
+/// `None`: that hierarchy is not mounted here.
+fn cgroup_procs(mounts: &[Mount], cgroup: &ProcessCGroup) -> Option<PathBuf> {
     let below = |mount: &Mount| {
-        let rest = Path::new(path).strip_prefix(&mount.root).ok()?;
+        let rest = Path::new(&cgroup.pathname).strip_prefix(&mount.root).ok()?;
         Some(mount.point.join(rest).join("cgroup.procs"))
     };
-    mounts.iter().filter(holds).find_map(below)
+    mounts.iter().filter(|mount| mount.holds(&cgroup.controllers)).find_map(below)
 }
 
 #[cfg(test)]
 mod tests {
+    use procfs_core::{FromBufRead as _, ProcessCGroups};
+
     use super::{cgroup_procs, parse_mount};
 
     #[test]
@@ -127,7 +132,10 @@ mod tests {
         .into_iter()
         .map(|line| parse_mount(line).unwrap())
         .collect();
-        let found = |line| cgroup_procs(&mounts, line).map(|path| path.display().to_string());
+        let found = |line: &str| {
+            let cgroups = ProcessCGroups::from_buf_read(line.as_bytes()).unwrap();
+            cgroup_procs(&mounts, &cgroups.0[0]).map(|path| path.display().to_string())
+        };
         assert_eq!(
             found("0::/system.slice/pp-agent.service").unwrap(),
             "/sys/fs/cgroup/unified/system.slice/pp-agent.service/cgroup.procs"

@@ -1,20 +1,91 @@
-//! Processes by the kernel's handles for them, and what this process sets for itself.
+//! Processes by the kernel's handles for them and by what `/proc` says of them, and what this process sets for itself.
 
 use std::{
-    io,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+    fs, io,
+    os::fd::{BorrowedFd, OwnedFd, RawFd},
+};
+
+use procfs_core::{
+    FromBufRead as _, FromRead as _, ProcessCGroups,
+    process::{Stat, StatFlags, Status},
+};
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, PidfdGetfdFlags},
 };
 
 /// A descriptor for a process.
+///
+/// # Errors
+/// There is none of this number, or no descriptor is left.
 pub fn pidfd(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: numbers only.
-    owned_result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::INVAL)?;
+    Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
 }
 
 /// A copy of another process's file descriptor.
+///
+/// # Errors
+/// The process has ended or may not be looked into, or the file is closed.
 pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, fd: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: numbers only.
-    owned_result(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })
+    Ok(rustix::process::pidfd_getfd(pidfd, fd, PidfdGetfdFlags::empty())?)
+}
+
+/// A process as `/proc/PID/stat` shows it, whatever text its name is.
+///
+/// # Errors
+/// It is gone, or may not be looked at.
+pub(crate) fn stat(pid: u32) -> io::Result<Stat> {
+    parse_stat(&fs::read(format!("/proc/{pid}/stat"))?)
+}
+
+pub(crate) fn parse_stat(bytes: &[u8]) -> io::Result<Stat> {
+    Stat::from_read(bytes).map_err(io::Error::other)
+}
+
+/// The parent of a process; zero: none that can be seen from here.
+pub(crate) fn parent(stat: &Stat) -> u32 {
+    u32::try_from(stat.ppid).unwrap_or(0)
+}
+
+/// It runs in the kernel alone.
+pub(crate) fn is_kernel_thread(stat: &Stat) -> bool {
+    StatFlags::from_bits_truncate(stat.flags).contains(StatFlags::PF_KTHREAD)
+}
+
+/// Some thread of it has not begun to end. The kernel raises a thread's flag before its exit hook.
+pub(crate) fn has_a_thread(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads
+        .flatten()
+        .any(|thread| fs::read(thread.path().join("stat")).and_then(|bytes| parse_stat(&bytes)).is_ok_and(|stat| !is_ending(&stat)))
+}
+
+fn is_ending(thread: &Stat) -> bool {
+    StatFlags::from_bits_truncate(thread.flags).contains(StatFlags::PF_EXITING)
+}
+
+/// A process as `/proc/PID/status` shows it, whatever text its name is.
+///
+/// # Errors
+/// It is gone, or may not be looked at.
+pub(crate) fn status(pid: u32) -> io::Result<Status> {
+    let text = fs::read(format!("/proc/{pid}/status"))?;
+    Status::from_buf_read(String::from_utf8_lossy(&text).as_bytes()).map_err(io::Error::other)
+}
+
+/// The cgroups of a process, one for each hierarchy; `None` as pid: this one's.
+///
+/// # Errors
+/// It is gone, or may not be looked at.
+pub(crate) fn cgroups(pid: Option<u32>) -> io::Result<ProcessCGroups> {
+    let pid = pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
+    ProcessCGroups::from_buf_read(&fs::read(format!("/proc/{pid}/cgroup"))?[..]).map_err(io::Error::other)
+}
+
+/// The path of a process's cgroup2 from the root of that hierarchy; `None` as pid: this one's.
+pub(crate) fn cgroup2(pid: Option<u32>) -> Option<String> {
+    cgroups(pid).ok()?.0.into_iter().find(|cgroup| cgroup.hierarchy == 0).map(|cgroup| cgroup.pathname)
 }
 
 /// Has an open file closed by the next exec.
@@ -35,12 +106,48 @@ pub fn ignore_stray_signals() {
     }
 }
 
-/// The descriptor that a call returned.
-fn owned_result(result: libc::c_long) -> io::Result<OwnedFd> {
-    if result < 0 {
-        return Err(io::Error::last_os_error());
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// The line of a process in `/proc/PID/stat`.
+    pub(crate) fn stat_line(pid: u32, name: &str, parent: u32, flags: u32, start_ticks: u64) -> String {
+        format!(
+            "{pid} ({name}) S {parent} 1 1 0 -1 {flags} 1 0 0 0 0 0 0 0 20 0 1 0 {start_ticks} 1 1 {} 0 0 0 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0",
+            u64::MAX
+        )
     }
-    let fd = RawFd::try_from(result).map_err(io::Error::other)?;
-    // SAFETY: a descriptor that the kernel just made for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+
+    #[test]
+    fn name_of_a_process_cannot_forge_what_follows_it() {
+        for name in ["a) S 1 1 1 0 -1 4 (", "a (b) c", "a\nb", ""] {
+            let stat = parse_stat(stat_line(41, name, 7, 0x40_0000, 8812).as_bytes()).unwrap();
+            assert_eq!((parent(&stat), stat.starttime, is_ending(&stat)), (7, 8812, false), "{name}");
+        }
+        let bytes = [&b"41 (\xff\xfe) "[..], &stat_line(41, "", 7, 4, 1).into_bytes()[6..]].concat();
+        let stat = parse_stat(&bytes).unwrap();
+        assert_eq!((parent(&stat), is_ending(&stat)), (7, true));
+    }
+
+    #[test]
+    fn thread_that_has_begun_to_end_is_told_from_one_that_goes_on() {
+        let stat = |flags| parse_stat(stat_line(77, "cat", 1, flags, 1).as_bytes()).unwrap();
+        assert!(is_ending(&stat(0x40_0004)) && !is_ending(&stat(0x40_0100)));
+        assert!(is_kernel_thread(&stat(0x20_8040)) && !is_kernel_thread(&stat(0x40_0100)));
+        assert!(parse_stat(b"nothing of the kind").is_err());
+        assert!(has_a_thread(std::process::id()) && !has_a_thread(u32::MAX));
+    }
+
+    #[test]
+    fn own_process_is_read() {
+        let own = std::process::id();
+        let stat = stat(own).unwrap();
+        assert!(parent(&stat) != 0 && !is_kernel_thread(&stat));
+        assert_eq!(status(own).unwrap().euid, nix::unistd::geteuid().as_raw());
+        assert_eq!(cgroup2(None), cgroup2(Some(own)));
+        assert!(pidfd(own).is_ok());
+        for none in [0, u32::MAX, 4_194_305] {
+            assert!(pidfd(none).is_err());
+        }
+    }
 }

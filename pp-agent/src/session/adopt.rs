@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs,
+    fs, io,
     os::fd::{AsFd as _, OwnedFd},
 };
 
@@ -15,7 +15,11 @@ use crate::{
     identity::IdentityTables,
     kernel::{Gate, KernelError},
     name::new_session,
-    os::{host, mounts, process::pidfd, sockets},
+    os::{
+        host, mounts,
+        process::{self, pidfd},
+        sockets,
+    },
 };
 
 /// Why a process cannot be marked.
@@ -103,11 +107,13 @@ pub fn walk(gate: &Gate, identity: &IdentityTables, released: &Released) -> Resu
         if marked.contains(&process.pid) || process.pid <= 1 || process.kernel_thread {
             continue;
         }
-        let Some(agent) = judge(identity, &process) else { continue };
+        let uid = process::status(process.pid).map(|status| status.ruid);
+        let Some(uid) = known(process.pid, uid, &mut report) else { continue };
+        let Some(agent) = judge(identity, process.pid, uid) else { continue };
         if released.covers(process.pid) {
             continue;
         }
-        match adopt(gate, process.pid, agent, process.uid) {
+        match adopt(gate, process.pid, agent, uid) {
             Ok(session) => report.marked.push((process.pid, session)),
             Err(AdoptError::NoProcess(_) | AdoptError::AlreadyMarked(_) | AdoptError::Never(_)) => {}
             Err(AdoptError::Kernel(error)) => return Err(error),
@@ -249,62 +255,42 @@ impl Handle {
         Ok(Marking::Gone)
     }
 
-    /// Some thread of it has not begun to end. The kernel raises a thread's flag before its exit hook, so a mark that is there by now
-    /// will be found by that.
+    /// Some thread of it has not begun to end: a mark that is there by now will be found by its exit hook.
     fn goes_on(&self) -> bool {
         let ended = PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN);
-        if poll(&mut [ended], PollTimeout::ZERO) != Ok(0) {
-            return false;
-        }
-        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.pid)) else { return false };
-        threads.flatten().any(|thread| fs::read_to_string(thread.path().join("stat")).is_ok_and(|stat| !is_ending(&stat)))
+        poll(&mut [ended], PollTimeout::ZERO) == Ok(0) && process::has_a_thread(self.pid)
     }
-}
-
-/// Whether a thread has begun to end, by its line in `/proc/PID/task/TID/stat` (`proc_pid_stat(5)`: flags are the seventh after the name).
-fn is_ending(stat: &str) -> bool {
-    /// `include/linux/sched.h`.
-    const PF_EXITING: u64 = 4;
-    let flags = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(6)).and_then(|flags| flags.parse::<u64>().ok());
-    flags.is_some_and(|flags| flags & PF_EXITING != 0)
 }
 
 /// What `/proc` says of a process.
 struct Process {
     pid: u32,
     parent: u32,
-    uid: u32,
     kernel_thread: bool,
+}
+
+/// What was found out of a process; `None`: it ended meanwhile, or the report says why not.
+fn known<T>(pid: u32, found: io::Result<T>, report: &mut Report) -> Option<T> {
+    match found {
+        Ok(found) => Some(found),
+        Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::libc::ESRCH) => None,
+        Err(error) => {
+            report.unjudged.push((pid, error.to_string()));
+            None
+        }
+    }
 }
 
 fn processes(report: &mut Report) -> Vec<Process> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let mut pids: Vec<u32> = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
     pids.sort_unstable();
-    pids.into_iter()
-        .filter_map(|pid| match read_process(pid) {
-            Ok(process) => Some(process),
-            // It ended meanwhile.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => None,
-            Err(error) => {
-                report.unjudged.push((pid, error.to_string()));
-                None
-            }
-        })
-        .collect()
+    pids.into_iter().filter_map(|pid| known(pid, read_process(pid), report)).collect()
 }
 
-fn read_process(pid: u32) -> std::io::Result<Process> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).and_then(|rest| rest.split_whitespace().next());
-    let number = |name: &str| field(name).and_then(|text| text.parse().ok());
-    Ok(Process {
-        pid,
-        parent: number("PPid:").unwrap_or_default(),
-        uid: number("Uid:").unwrap_or(u32::MAX),
-        kernel_thread: field("VmSize:").is_none() && field("Kthread:") != Some("0"),
-    })
+fn read_process(pid: u32) -> io::Result<Process> {
+    let stat = process::stat(pid)?;
+    Ok(Process { pid, parent: process::parent(&stat), kernel_thread: process::is_kernel_thread(&stat) })
 }
 
 fn is_kernel_thread(pid: u32) -> bool {
@@ -312,17 +298,17 @@ fn is_kernel_thread(pid: u32) -> bool {
 }
 
 /// The agent that a running process is by the rules.
-fn judge(identity: &IdentityTables, process: &Process) -> Option<NameId> {
-    let exe = fs::read_link(format!("/proc/{}/exe", process.pid)).ok();
-    let cmdline = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
+fn judge(identity: &IdentityTables, pid: u32, uid: u32) -> Option<NameId> {
+    let exe = fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let cmdline = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let argv: Vec<&[u8]> = cmdline.strip_suffix(b"\0").unwrap_or(&cmdline).split(|byte| *byte == 0).collect();
     let exe = exe.as_ref().map(|path| std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()));
     let program =
         exe.and_then(|path| identity.matches(path, &argv)).or_else(|| identity.matches(argv.first().copied().unwrap_or_default(), &argv));
     program
         .or_else(|| script(identity, exe, &argv))
-        .or_else(|| identity.uids.iter().find(|(uid, _)| *uid == process.uid).map(|(_, a)| *a))
-        .or_else(|| cgroup_rule(identity, process.pid))
+        .or_else(|| identity.uids.iter().find(|(of, _)| *of == uid).map(|(_, a)| *a))
+        .or_else(|| cgroup_rule(identity, pid))
         .filter(|agent| *agent != 0)
 }
 
@@ -341,8 +327,7 @@ fn script(identity: &IdentityTables, exe: Option<&[u8]>, argv: &[&[u8]]) -> Opti
 
 fn cgroup_rule(identity: &IdentityTables, pid: u32) -> Option<NameId> {
     use std::os::unix::fs::MetadataExt as _;
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let path = process::cgroup2(Some(pid))?;
     let root = mounts::cgroup2_root().ok()?;
     let leaf = root.join(path.trim_start_matches('/'));
     leaf.ancestors().take_while(|dir| dir.starts_with(&root)).find_map(|dir| {
@@ -354,16 +339,6 @@ fn cgroup_rule(identity: &IdentityTables, pid: u32) -> Option<NameId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn thread_that_has_begun_to_end_is_told_from_one_that_goes_on() {
-        let stat = |name: &str, flags: u32| format!("77 ({name}) S 1 77 77 0 -1 {flags} 0 0");
-        assert!(is_ending(&stat("cat", 0x40_0004)));
-        assert!(!is_ending(&stat("cat", 0x40_0100)));
-        assert!(!is_ending(&stat("a) Z 1 1 1 0 -1 4 (", 0x40_0100)));
-        assert!(!is_ending("nothing of the kind"));
-        assert!(!is_ending(&fs::read_to_string("/proc/thread-self/stat").unwrap()));
-    }
 
     #[test]
     fn process_that_has_ended_does_not_go_on() {
@@ -379,7 +354,7 @@ mod tests {
 
     #[test]
     fn descendants_come_after_their_parents() {
-        let process = |pid, parent| Process { pid, parent, uid: 0, kernel_thread: false };
+        let process = |pid, parent| Process { pid, parent, kernel_thread: false };
         let all = [process(10, 20), process(20, 30), process(30, 1), process(40, 1), process(50, 40)];
         let marks = HashMap::from([(30, TaskMark::default())]);
         assert_eq!(descendants(&all, &marks), [(20, 30), (10, 20)]);

@@ -2,9 +2,11 @@
 //! what runs takes them, or what they fork, for an agent again. An exec that a
 //! rule names begins a session as ever.
 
-use std::{collections::BTreeSet, fs};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
+
+use crate::os::process;
 
 /// Most ancestors looked at.
 const MAX_ANCESTORS: usize = 64;
@@ -71,28 +73,13 @@ impl Released {
 
 /// The process that has this pid now, and its parent.
 fn read(pid: u32) -> Option<(Life, u32)> {
-    parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
-}
-
-/// The name, field 2, is the process's own text and may hold anything: what
-/// follows its last parenthesis is read.
-fn parse(pid: u32, stat: &str) -> Option<(Life, u32)> {
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_ascii_whitespace().skip(1);
-    let parent = fields.next()?.parse().ok()?;
-    let start_ticks = fields.nth(17)?.parse().ok()?;
-    Some((Life { pid, start_ticks }, parent))
+    let stat = process::stat(pid).ok()?;
+    Some((Life { pid, start_ticks: stat.starttime }, process::parent(&stat)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn name_of_a_process_cannot_forge_its_parent_or_start() {
-        let stat = "41 (a) S 1 1 ) R 7 41 41 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 8812 1 1";
-        assert_eq!(parse(41, stat), Some((Life { pid: 41, start_ticks: 8812 }, 7)));
-    }
 
     #[test]
     fn released_process_and_its_children_are_covered_and_nobody_else() {
