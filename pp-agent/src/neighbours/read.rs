@@ -8,18 +8,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use ipnet::IpNet;
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_OVERRUN, NetlinkBuffer,
-    NlasIterator,
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_OVERRUN};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::{Link, Neighbour, Snapshot};
 use crate::net::{Mac, Prefix};
-use crate::os::netns::Namespace;
+use crate::os::{netlink, netns::Namespace};
 
-/// `struct nlmsghdr`.
-const NETLINK_HEADER_LEN: usize = 16;
 /// Largest datagram of a dump (`NLMSG_GOODSIZE` is smaller).
 const BUFFER: usize = 64 * 1024;
 /// A dump that the tables changed under is begun again so often.
@@ -87,27 +82,18 @@ impl Watched {
             IpAddr::V6(v6) => (libc::AF_INET6, v6.octets().to_vec()),
         };
         // `struct ndmsg`, then the address.
-        let mut request = vec![0; NETLINK_HEADER_LEN];
-        request.extend([u8::try_from(family).map_err(io::Error::other)?, 0, 0, 0]);
-        request.extend(link.to_ne_bytes());
-        request.extend([0, 0, libc::NTF_USE, 0]);
-        request.extend(u16::try_from(4 + octets.len()).map_err(io::Error::other)?.to_ne_bytes());
-        request.extend(libc::NDA_DST.to_ne_bytes());
-        request.extend(octets);
-        let length = u32::try_from(request.len()).map_err(io::Error::other)?;
-        let mut header = NetlinkBuffer::new(&mut request[..]);
-        header.set_length(length);
-        header.set_message_type(libc::RTM_NEWNEIGH);
-        header.set_flags(NLM_F_REQUEST | NLM_F_CREATE | NLM_F_ACK);
-        self.dumps.send(&request, 0)?;
+        let mut payload = Vec::new();
+        payload.extend([u8::try_from(family).map_err(io::Error::other)?, 0, 0, 0]);
+        payload.extend(link.to_ne_bytes());
+        payload.extend([0, 0, libc::NTF_USE, 0]);
+        payload.extend(u16::try_from(4 + octets.len()).map_err(io::Error::other)?.to_ne_bytes());
+        payload.extend(libc::NDA_DST.to_ne_bytes());
+        payload.extend(octets);
+        self.dumps.send(&netlink::request(libc::RTM_NEWNEIGH, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_ACK, &payload)?, 0)?;
         let mut buffer = Vec::with_capacity(BUFFER);
         self.dumps.recv(&mut buffer, 0)?;
-        let answer = NetlinkBuffer::new_checked(buffer.as_slice()).map_err(io::Error::other)?;
-        match (answer.message_type(), answer.payload().first_chunk()) {
-            (NLMSG_ERROR, Some(code)) if i32::from_ne_bytes(*code) == 0 => Ok(()),
-            (NLMSG_ERROR, _) => Err(error_of(answer.payload())),
-            (other, _) => Err(io::Error::other(format!("answered by message {other}"))),
-        }
+        let answer = netlink::messages(&buffer).next().unwrap_or_else(|| Err(io::Error::other("no answer")))?;
+        netlink::outcome(&answer).unwrap_or_else(|| Err(io::Error::other(format!("answered by message {}", answer.kind))))
     }
 
     /// Reads the tables.
@@ -155,35 +141,25 @@ fn dump(socket: &Socket, what: u16, take: &mut dyn FnMut(&[u8])) -> io::Result<(
 /// `false`: the table changed while it was read.
 fn ask(socket: &Socket, what: u16, messages: &mut Vec<Vec<u8>>) -> io::Result<bool> {
     // The longest of the headers, zero: every family, every link.
-    let mut request = [0; NETLINK_HEADER_LEN + 16];
-    let mut header = NetlinkBuffer::new(&mut request[..]);
-    header.set_length(u32::try_from(NETLINK_HEADER_LEN + 16).map_err(io::Error::other)?);
-    header.set_message_type(what);
-    header.set_flags(NLM_F_REQUEST | NLM_F_DUMP);
-    socket.send(&request, 0)?;
+    socket.send(&netlink::request(what, NLM_F_REQUEST | NLM_F_DUMP, &[0; 16])?, 0)?;
     let mut whole = true;
     loop {
         let mut buffer = Vec::with_capacity(BUFFER);
         socket.recv(&mut buffer, 0)?;
-        let mut rest = buffer.as_slice();
-        while !rest.is_empty() {
-            let message = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
-            whole &= message.flags() & NLM_F_DUMP_INTR == 0;
-            match message.message_type() {
+        for message in netlink::messages(&buffer) {
+            let message = message?;
+            whole &= message.flags & NLM_F_DUMP_INTR == 0;
+            match message.kind {
                 NLMSG_DONE => return Ok(whole),
-                NLMSG_ERROR => return Err(error_of(message.payload())),
                 NLMSG_OVERRUN => return Ok(false),
-                _ => messages.push(message.payload().to_vec()),
+                _ => {}
             }
-            let length = usize::try_from(message.length()).map_err(io::Error::other)?.next_multiple_of(4);
-            rest = rest.get(length..).unwrap_or_default();
+            match netlink::outcome(&message) {
+                Some(ended) => return ended.map(|()| whole),
+                None => messages.push(message.payload.to_vec()),
+            }
         }
     }
-}
-
-fn error_of(payload: &[u8]) -> io::Error {
-    let code = payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-    io::Error::from_raw_os_error(-code)
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
@@ -195,9 +171,8 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 /// The attributes behind a header of that length.
-fn attributes(bytes: &[u8], header: usize) -> impl Iterator<Item = (u16, Vec<u8>)> {
-    let attributes = NlasIterator::new(bytes.get(header..).unwrap_or_default());
-    attributes.map_while(Result::ok).map(|attribute| (attribute.kind(), attribute.value().to_vec()))
+fn attributes(bytes: &[u8], header: usize) -> impl Iterator<Item = (u16, &[u8])> {
+    netlink::attributes(bytes.get(header..).unwrap_or_default())
 }
 
 fn ip(bytes: &[u8]) -> Option<IpAddr> {
@@ -223,7 +198,7 @@ fn link(bytes: &[u8]) -> Option<Link> {
     for (kind, value) in attributes(bytes, 16) {
         match kind {
             libc::IFLA_IFNAME => link.name = String::from_utf8_lossy(value.split(|byte| *byte == 0).next()?).into_owned(),
-            libc::IFLA_ADDRESS => link.mac = mac(&value)?,
+            libc::IFLA_ADDRESS => link.mac = mac(value)?,
             _ => {}
         }
     }
@@ -248,14 +223,14 @@ fn route(bytes: &[u8], connected: &mut Vec<(u32, Prefix)>, hops: &mut Vec<(u32, 
     let (mut destination, mut link, mut has_hop) = (None, 0, false);
     for (kind, value) in attributes(bytes, 12) {
         match kind {
-            libc::RTA_DST => destination = ip(&value),
-            libc::RTA_OIF => link = u32_at(&value, 0).unwrap_or(0),
+            libc::RTA_DST => destination = ip(value),
+            libc::RTA_OIF => link = u32_at(value, 0).unwrap_or(0),
             libc::RTA_GATEWAY | RTA_VIA => {
                 has_hop = true;
-                hops.extend(hop(kind, &value).map(|hop| (0, hop)));
+                hops.extend(hop(kind, value).map(|hop| (0, hop)));
             }
             libc::RTA_MULTIPATH => {
-                for (index, hop) in several(&value) {
+                for (index, hop) in several(value) {
                     has_hop |= hop.is_some();
                     hops.extend(hop.map(|hop| (index, hop)));
                     // One that has no next hop reaches its link itself.
@@ -289,7 +264,7 @@ fn several(bytes: &[u8]) -> Vec<(u32, Option<IpAddr>)> {
         let Some(one) = rest.get(..length).filter(|_| length >= 8) else { break };
         found.push((
             index,
-            attributes(one, 8).filter(|(kind, _)| matches!(*kind, libc::RTA_GATEWAY | RTA_VIA)).find_map(|(kind, value)| hop(kind, &value)),
+            attributes(one, 8).filter(|(kind, _)| matches!(*kind, libc::RTA_GATEWAY | RTA_VIA)).find_map(|(kind, value)| hop(kind, value)),
         ));
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
@@ -303,6 +278,6 @@ fn neighbour(bytes: &[u8]) -> Option<Neighbour> {
         return None;
     }
     let found: Vec<_> = attributes(bytes, 12).collect();
-    let of = |kind: u16| found.iter().find(|(found, _)| *found == kind).map(|(_, value)| value.as_slice());
+    let of = |kind: u16| found.iter().find(|(found, _)| *found == kind).map(|(_, value)| *value);
     Some(Neighbour { link, addr: ip(of(libc::NDA_DST)?)?, mac: mac(of(libc::NDA_LLADDR)?)?, router: flags & libc::NTF_ROUTER != 0 })
 }

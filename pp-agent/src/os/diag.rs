@@ -1,46 +1,45 @@
 //! TCP sockets that carry a mark, whoever has them open or nobody: found by `sock_diag`, which tells the mark of each, and ended by it.
 //!
-//! Written by hand: no crate knows the attribute that asks for marks (`netlink-packet-sock-diag` has none of `INET_DIAG_REQ_*`).
+//! `netlink-packet-sock-diag` writes the requests, `SOCK_DESTROY` among them. The attributes that ask for marks and carry them
+//! (`INET_DIAG_REQ_SK_BPF_STORAGES`) it does not know, so they are written and read here.
 
 use std::{
     fs, io,
     mem::offset_of,
-    net::{IpAddr, SocketAddr},
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
-    thread,
+    net::SocketAddr,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd},
 };
 
-use nix::{
-    sched::{CloneFlags, setns},
-    sys::{
-        socket::{
-            AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket,
-            sockopt::{RcvBuf, ReceiveTimeout},
-        },
-        time::{TimeVal, TimeValLike as _},
+use netlink_packet_core::{Emitable as _, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NetlinkSerializable as _, Parseable as _};
+use netlink_packet_sock_diag::{
+    SOCK_DIAG_BY_FAMILY, SockDiagDestroy, SockDiagMessage,
+    inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags},
+};
+use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
+use nix::sys::{
+    socket::{
+        setsockopt,
+        sockopt::{RcvBuf, ReceiveTimeout},
     },
+    time::{TimeVal, TimeValLike as _},
 };
 use pp_common::{abi::SockMark, decide::transport};
 
-/// `linux/sock_diag.h`, `linux/inet_diag.h`.
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const SOCK_DESTROY: u16 = 21;
+use super::{
+    netlink::{attributes, messages, outcome, request},
+    netns::within,
+};
+
+/// `linux/inet_diag.h`, `linux/sock_diag.h`.
 const INET_DIAG_REQ_SK_BPF_STORAGES: u16 = 2;
 const SK_DIAG_BPF_STORAGE_REQ_MAP_FD: u16 = 1;
 const INET_DIAG_SK_BPF_STORAGES: u16 = 20;
 const SK_DIAG_BPF_STORAGE: u16 = 1;
 const SK_DIAG_BPF_STORAGE_MAP_VALUE: u16 = 3;
 /// `linux/netlink.h`.
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
 const NLA_F_NESTED: u16 = 1 << 15;
-const NLA_TYPE_MASK: u16 = 0x3fff;
-/// `nlmsghdr`; `inet_diag_req_v2`; `inet_diag_msg`; `inet_diag_sockid` and where it is in the latter two.
-const HEADER: usize = 16;
-const REQUEST: usize = 56;
+/// `inet_diag_msg`.
 const MESSAGE: usize = 72;
-const IDENTITY: usize = 48;
-const IDENTITY_IN_MESSAGE: usize = 4;
 /// Connections in every state but the two of which no socket is left, and listeners: `net/tcp_states.h`.
 const STATES: u32 = !(1 << 6 | 1 << 10 | 1 << 12);
 /// More than the kernel puts into one answer.
@@ -63,8 +62,7 @@ pub struct Marked {
     pub cookie: u64,
     /// No process has it open any more.
     pub orphan: bool,
-    family: u8,
-    identity: [u8; IDENTITY],
+    id: SocketId,
 }
 
 /// Every TCP socket of a network namespace that has a mark in this map.
@@ -75,8 +73,8 @@ pub fn marked(namespace: BorrowedFd<'_>, socks: BorrowedFd<'_>) -> io::Result<Ve
     within(namespace, || {
         let netlink = open()?;
         let mut found = Vec::new();
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            dump(&netlink, u8::try_from(family).map_err(io::Error::other)?, socks, &mut found)?;
+        for id in [SocketId::new_v4(), SocketId::new_v6()] {
+            dump(&netlink, id, socks, &mut found)?;
         }
         Ok(found)
     })
@@ -87,115 +85,76 @@ pub fn marked(namespace: BorrowedFd<'_>, socks: BorrowedFd<'_>) -> io::Result<Ve
 /// # Errors
 /// The kernel cannot, or it has ended by itself.
 pub fn destroy(namespace: BorrowedFd<'_>, found: &Marked) -> io::Result<()> {
-    let mut request = header(SOCK_DESTROY, libc::NLM_F_REQUEST | libc::NLM_F_ACK)?;
-    request.extend([found.family, transport::TCP, 0, 0]);
-    request.extend(u32::MAX.to_ne_bytes());
-    request.extend(found.identity);
-    finish(&mut request)?;
+    destroy_one(namespace, transport::TCP, found.id.clone())
+}
+
+/// Ends the connection of this protocol, addresses and cookie.
+///
+/// # Errors
+/// As for [`destroy`].
+pub(super) fn destroy_one(namespace: BorrowedFd<'_>, transport: u8, id: SocketId) -> io::Result<()> {
+    let destroy = SockDiagDestroy::new(SockDiagMessage::InetRequest(about(transport, u32::MAX, id)?));
+    let mut payload = vec![0; destroy.buffer_len()];
+    destroy.serialize(&mut payload);
+    let request = request(destroy.message_type(), NLM_F_REQUEST | NLM_F_ACK, &payload)?;
     within(namespace, || {
         let netlink = open()?;
-        send(netlink.as_raw_fd(), &request, MsgFlags::empty())?;
-        let mut answer = vec![0; ANSWER];
-        let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-        match messages(&answer[..length]).next() {
-            Some((NLMSG_ERROR, body)) => told(body),
-            Some(_) | None => Err(io::Error::other("sock_diag: an answer that is none")),
-        }
+        netlink.send(&request, 0)?;
+        let mut answer = Vec::with_capacity(ANSWER);
+        netlink.recv(&mut answer, 0)?;
+        let first = messages(&answer).next().transpose()?;
+        first.and_then(|message| outcome(&message)).unwrap_or_else(|| Err(io::Error::other("sock_diag: an answer that is none")))
     })
 }
 
-/// Does it in that namespace, by a thread of its own: one that entered a namespace stays there.
-fn within<T: Send>(namespace: BorrowedFd<'_>, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-    thread::scope(|scope| {
-        let there = scope.spawn(|| {
-            setns(namespace, CloneFlags::CLONE_NEWNET)?;
-            work()
-        });
-        there.join().unwrap_or_else(|_| Err(io::Error::other("the thread ended")))
-    })
-}
-
-fn open() -> io::Result<OwnedFd> {
-    let netlink = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
+fn open() -> io::Result<Socket> {
+    let netlink = Socket::new(NETLINK_SOCK_DIAG)?;
     setsockopt(&netlink, RcvBuf, &(1 << 20))?;
     setsockopt(&netlink, ReceiveTimeout, &TimeVal::seconds(PATIENCE_S))?;
     Ok(netlink)
 }
 
-fn header(kind: u16, flags: i32) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; 4];
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(u16::try_from(flags).map_err(io::Error::other)?.to_ne_bytes());
-    bytes.extend([0; 8]);
-    Ok(bytes)
+/// What a request says of the sockets that it is about.
+fn about(transport: u8, states: u32, id: SocketId) -> io::Result<InetRequest> {
+    let family = if id.source_address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    Ok(InetRequest {
+        family: u8::try_from(family).map_err(io::Error::other)?,
+        protocol: transport,
+        extensions: ExtensionFlags::empty(),
+        states: StateFlags::from_bits_retain(states),
+        socket_id: id,
+    })
 }
 
-/// Writes its length into a message.
-fn finish(bytes: &mut [u8]) -> io::Result<()> {
-    let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-    bytes[..4].copy_from_slice(&length.to_ne_bytes());
-    Ok(())
-}
-
-fn dump(netlink: &OwnedFd, family: u8, socks: BorrowedFd<'_>, found: &mut Vec<Marked>) -> io::Result<()> {
-    let mut request = header(SOCK_DIAG_BY_FAMILY, libc::NLM_F_REQUEST | libc::NLM_F_DUMP)?;
-    request.extend([family, transport::TCP, 0, 0]);
-    request.extend(STATES.to_ne_bytes());
-    request.extend([0; IDENTITY]);
-    debug_assert_eq!(request.len(), HEADER + REQUEST);
+fn dump(netlink: &Socket, id: SocketId, socks: BorrowedFd<'_>, found: &mut Vec<Marked>) -> io::Result<()> {
+    let head = about(transport::TCP, STATES, id)?;
+    let mut payload = vec![0; head.buffer_len()];
+    head.emit(&mut payload);
     // One attribute in another: the map whose values are asked for.
-    request.extend(12_u16.to_ne_bytes());
-    request.extend((INET_DIAG_REQ_SK_BPF_STORAGES | NLA_F_NESTED).to_ne_bytes());
-    request.extend(8_u16.to_ne_bytes());
-    request.extend(SK_DIAG_BPF_STORAGE_REQ_MAP_FD.to_ne_bytes());
-    request.extend(socks.as_raw_fd().cast_unsigned().to_ne_bytes());
-    finish(&mut request)?;
-    send(netlink.as_raw_fd(), &request, MsgFlags::empty())?;
-    let mut answer = vec![0; ANSWER];
+    payload.extend(12_u16.to_ne_bytes());
+    payload.extend((INET_DIAG_REQ_SK_BPF_STORAGES | NLA_F_NESTED).to_ne_bytes());
+    payload.extend(8_u16.to_ne_bytes());
+    payload.extend(SK_DIAG_BPF_STORAGE_REQ_MAP_FD.to_ne_bytes());
+    payload.extend(socks.as_raw_fd().cast_unsigned().to_ne_bytes());
+    netlink.send(&request(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, &payload)?, 0)?;
+    let mut answer = Vec::with_capacity(ANSWER);
     loop {
-        let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-        if length == 0 {
+        answer.clear();
+        netlink.recv(&mut answer, 0)?;
+        if answer.is_empty() {
             return Err(io::Error::other("sock_diag: no answer"));
         }
-        for (kind, body) in messages(&answer[..length]) {
-            match kind {
-                NLMSG_DONE => return Ok(()),
-                NLMSG_ERROR => return told(body),
-                _ => found.extend(read(body)),
+        for message in messages(&answer) {
+            let message = message?;
+            if message.kind == NLMSG_DONE {
+                return Ok(());
+            }
+            match outcome(&message) {
+                Some(ended) => return ended,
+                None => found.extend(read(message.payload)),
             }
         }
     }
-}
-
-/// The errno of an `nlmsgerr`, which is its negative.
-fn told(body: &[u8]) -> io::Result<()> {
-    match body.first_chunk::<4>().map(|bytes| i32::from_ne_bytes(*bytes)) {
-        Some(0) => Ok(()),
-        Some(errno) => Err(io::Error::from_raw_os_error(-errno)),
-        None => Err(io::Error::other("sock_diag: a short answer")),
-    }
-}
-
-/// The messages of one answer: their type and what is behind their header.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
-        let kind = u16::from_ne_bytes(*bytes.get(4..6)?.first_chunk()?);
-        let body = bytes.get(HEADER..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, body))
-    })
-}
-
-/// The attributes in some bytes: their type and value.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
-        let kind = u16::from_ne_bytes(*bytes.get(2..4)?.first_chunk()?) & NLA_TYPE_MASK;
-        let value = bytes.get(4..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
 }
 
 fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
@@ -207,26 +166,15 @@ fn read(body: &[u8]) -> Option<Marked> {
     let storages = attribute(body.get(MESSAGE..)?, INET_DIAG_SK_BPF_STORAGES)?;
     let value = attribute(attribute(storages, SK_DIAG_BPF_STORAGE)?, SK_DIAG_BPF_STORAGE_MAP_VALUE)?;
     let mark = mark(value)?;
-    let identity: [u8; IDENTITY] = *body.get(IDENTITY_IN_MESSAGE..)?.first_chunk()?;
-    let family = *body.first()?;
-    let end = |port: usize, address: usize| -> Option<SocketAddr> {
-        let port = u16::from_be_bytes(*identity.get(port..)?.first_chunk()?);
-        let address = identity.get(address..)?;
-        let ip = match i32::from(family) {
-            libc::AF_INET => IpAddr::from(*address.first_chunk::<4>()?),
-            _ => IpAddr::from(*address.first_chunk::<16>()?),
-        };
-        Some(SocketAddr::new(ip, port))
-    };
+    let InetResponseHeader { socket_id: id, inode, .. } = InetResponseHeader::parse(body).ok()?;
     Some(Marked {
         mark,
-        local: end(0, 4)?,
-        peer: end(2, 20)?,
-        ifindex: u32::from_ne_bytes(*identity.get(36..)?.first_chunk()?),
-        cookie: u64::from_ne_bytes(*identity.get(40..)?.first_chunk()?),
-        orphan: u32::from_ne_bytes(*body.get(MESSAGE - 4..)?.first_chunk()?) == 0,
-        family,
-        identity,
+        local: SocketAddr::new(id.source_address, id.source_port),
+        peer: SocketAddr::new(id.destination_address, id.destination_port),
+        ifindex: id.interface_id,
+        cookie: u64::from_ne_bytes(id.cookie),
+        orphan: inode == 0,
+        id,
     })
 }
 
@@ -259,20 +207,15 @@ pub(crate) fn namespace(path: &str) -> io::Result<(Id, fs::File)> {
 pub fn works(socks: BorrowedFd<'_>) -> io::Result<()> {
     let (_, own) = namespace("/proc/self/ns/net")?;
     let _found = marked(own.as_fd(), socks)?;
-    let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-    let mut identity = [0; IDENTITY];
-    identity[..40].fill(0xfe);
-    let nobody = Marked {
-        mark: SockMark::default(),
-        local: nowhere,
-        peer: nowhere,
-        ifindex: 0,
-        cookie: 0,
-        orphan: true,
-        family: u8::try_from(libc::AF_INET).map_err(io::Error::other)?,
-        identity,
+    let nobody = SocketId {
+        source_port: 0xfefe,
+        destination_port: 0xfefe,
+        source_address: [0xfe; 4].into(),
+        destination_address: [0xfe; 4].into(),
+        interface_id: 0xfefe_fefe,
+        cookie: [0; 8],
     };
-    match destroy(own.as_fd(), &nobody) {
+    match destroy_one(own.as_fd(), transport::TCP, nobody) {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         Err(error) => Err(error),
         Ok(()) => Err(io::Error::other("sock_diag ended a socket that cannot be")),
@@ -324,16 +267,24 @@ mod tests {
     }
 
     #[test]
-    fn messages_end_where_their_lengths_say() {
-        let mut bytes = header(NLMSG_DONE, 2).unwrap();
-        bytes.extend([1, 2, 3]);
-        finish(&mut bytes).unwrap();
-        bytes.push(0);
-        let second = bytes.clone();
-        bytes.extend(second);
-        let all: Vec<_> = messages(&bytes).collect();
-        assert_eq!(all, [(NLMSG_DONE, &[1_u8, 2, 3][..]); 2]);
-        assert_eq!(messages(&bytes[..18]).count(), 0);
-        assert_eq!(messages(&[0; 40]).count(), 0);
+    fn request_to_end_a_connection_names_it_as_the_kernel_does() {
+        let id = SocketId {
+            source_port: 40_000,
+            destination_port: 502,
+            source_address: [10, 99, 0, 2].into(),
+            destination_address: [10, 20, 4, 7].into(),
+            interface_id: 3,
+            cookie: 77_u64.to_ne_bytes(),
+        };
+        let mut bytes = vec![0; 56];
+        about(transport::TCP, u32::MAX, id).unwrap().emit(&mut bytes);
+        let mut expected = vec![2, transport::TCP, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x9c, 0x40, 0x01, 0xf6];
+        for address in [[10, 99, 0, 2], [10, 20, 4, 7]] {
+            expected.extend(address);
+            expected.extend([0; 12]);
+        }
+        expected.extend(3_u32.to_ne_bytes());
+        expected.extend(77_u64.to_ne_bytes());
+        assert_eq!(bytes, expected);
     }
 }

@@ -6,6 +6,7 @@ pub mod diag;
 pub mod host;
 pub mod mounts;
 pub mod namespaces;
+pub(crate) mod netlink;
 pub mod netns;
 pub mod peer;
 pub mod process;

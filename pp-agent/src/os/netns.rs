@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 
 /// `_IO(0xb7, 0x1)` (`linux/nsfs.h`): a descriptor of the user namespace that owns one.
@@ -60,33 +60,46 @@ impl Namespace {
         Ok((owner.dev(), owner.ino()) == (own.dev(), own.ino()))
     }
 
-    /// Does something in it, on a thread of its own: one that entered a namespace stays there. Sockets made there stay there too.
+    /// Does something in it. Sockets made there stay there.
     ///
     /// # Errors
     /// It cannot be entered, or what was done failed.
     pub fn within<T: Send>(&self, act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-        std::thread::scope(|scope| {
-            let there = scope.spawn(|| {
-                nix::sched::setns(self.file.as_fd(), nix::sched::CloneFlags::CLONE_NEWNET)?;
-                act()
-            });
-            there.join().unwrap_or_else(|_| Err(io::Error::other("the thread ended")))
-        })
+        within(self.file.as_fd(), act)
+    }
+
+    /// That of a socket.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub(super) fn of_socket(socket: BorrowedFd<'_>) -> io::Result<Self> {
+        const SIOCGSKNS: libc::c_ulong = 0x894C;
+        // SAFETY: takes no argument and returns a descriptor of the socket's namespace.
+        let namespace = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) };
+        if namespace < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a descriptor that the kernel just made for us.
+        Self::of_file(File::from(unsafe { OwnedFd::from_raw_fd(namespace) }))
     }
 }
 
-/// The number of the network namespace of a socket.
+/// Does something in a network namespace, on a thread of its own: one that entered a namespace stays there.
 ///
 /// # Errors
-/// The kernel does not say.
-pub(crate) fn of_socket(socket: &OwnedFd) -> io::Result<u32> {
-    const SIOCGSKNS: libc::c_ulong = 0x894C;
-    // SAFETY: takes no argument and returns a descriptor of the socket's namespace.
-    let namespace = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) };
-    if namespace < 0 {
-        return Err(io::Error::last_os_error());
+/// It cannot be entered, or what was done failed.
+pub(super) fn within<T: Send>(namespace: BorrowedFd<'_>, act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let there = scope.spawn(|| {
+            nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
+            act()
+        });
+        there.join().unwrap_or_else(|_| Err(io::Error::other("the thread ended")))
+    })
+}
+
+impl AsFd for Namespace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
-    // SAFETY: a descriptor that the kernel just made for us.
-    let namespace = Namespace::of_file(File::from(unsafe { OwnedFd::from_raw_fd(namespace) }))?;
-    Ok(namespace.number)
 }

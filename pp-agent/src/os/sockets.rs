@@ -4,24 +4,24 @@ use std::{
     fs, io,
     mem::{size_of, zeroed},
     net::{IpAddr, SocketAddr, SocketAddrV6},
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
 
+use netlink_packet_sock_diag::inet::SocketId;
 use pp_common::{
     abi::{SOCK_REFUSED, SockMark},
     decide::transport,
 };
 
-use super::netns;
-use super::process::{pidfd, pidfd_getfd};
+use super::{
+    diag,
+    netns::Namespace,
+    process::{pidfd, pidfd_getfd},
+};
 
 const IPPROTO_MPTCP: i32 = 262;
-const SIOCGSKNS: libc::c_ulong = 0x894C;
-const SOCK_DESTROY: u16 = 21;
 /// `asm-generic/socket.h`
 const SO_BINDTOIFINDEX: libc::c_int = 62;
-/// `nlmsghdr`, `inet_diag_req_v2` (linux/netlink.h, linux/inet_diag.h).
-const REQUEST_LEN: usize = 16 + 56;
 
 /// An inet socket of another process.
 #[derive(Debug)]
@@ -30,8 +30,6 @@ pub struct Socket {
     pub fd: OwnedFd,
     /// IP protocol number, MPTCP as TCP.
     pub transport: u8,
-    /// The address family, `AF_INET` or `AF_INET6`.
-    pub family: i32,
     /// Its own address.
     pub local: Option<SocketAddr>,
     /// The far end, if it is connected.
@@ -55,7 +53,7 @@ pub fn of_process(pid: u32) -> io::Result<Vec<Socket>> {
         let is_socket = fs::read_link(entry.path()).is_ok_and(|target| target.to_string_lossy().starts_with("socket:"));
         let number = entry.file_name().to_string_lossy().parse::<RawFd>();
         if let (true, Ok(number)) = (is_socket, number)
-            && let Ok(fd) = pidfd_getfd(std::os::fd::AsFd::as_fd(&process), number)
+            && let Ok(fd) = pidfd_getfd(process.as_fd(), number)
             && let Some(socket) = describe(pid, fd)
         {
             found.push(socket);
@@ -78,10 +76,10 @@ fn describe(pid: u32, fd: OwnedFd) -> Option<Socket> {
     let local = name(&fd, false);
     // A socket that is still connecting does not tell its far end by itself.
     let peer = name(&fd, true).or_else(|| connecting_to(pid, &fd, transport, family));
-    let netns = netns::of_socket(&fd).unwrap_or(0);
+    let netns = Namespace::of_socket(fd.as_fd()).map_or(0, |namespace| namespace.number());
     let bound = option(&fd, SO_BINDTOIFINDEX).and_then(|index| u32::try_from(index).ok()).filter(|index| *index != 0);
     let ifindex = bound.or_else(|| scope_id(peer?)).unwrap_or(0);
-    Some(Socket { fd, transport, family, local, peer, listening, netns, ifindex })
+    Some(Socket { fd, transport, local, peer, listening, netns, ifindex })
 }
 
 /// The far end of a TCP socket by its line in `/proc/<pid>/net` (proc_net_tcp).
@@ -189,55 +187,18 @@ fn disconnect(fd: &OwnedFd) -> io::Result<()> {
 }
 
 fn destroy_by_diag(socket: &Socket) -> io::Result<()> {
-    let request = destroy_request(socket)?;
-    // SAFETY: SIOCGSKNS takes no argument and returns a descriptor of the socket's namespace.
-    let namespace = unsafe { libc::ioctl(socket.fd.as_raw_fd(), SIOCGSKNS) };
-    if namespace < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a descriptor that the kernel just made for us.
-    let namespace = unsafe { OwnedFd::from_raw_fd(namespace) };
-    // A thread of its own, since a thread that entered a namespace stays there.
-    std::thread::scope(|scope| {
-        let ask = scope.spawn(move || {
-            nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
-            ask_kernel(&request)
-        });
-        ask.join().unwrap_or_else(|_| Err(io::Error::other("the thread ended")))
-    })
-}
-
-fn destroy_request(socket: &Socket) -> io::Result<[u8; REQUEST_LEN]> {
     let missing = || io::Error::new(io::ErrorKind::NotConnected, "the socket has no far end");
-    let local = socket.local.ok_or_else(missing)?;
-    let peer = socket.peer.ok_or_else(missing)?;
-    let family = u8::try_from(socket.family).map_err(io::Error::other)?;
-    let mut bytes = Vec::with_capacity(REQUEST_LEN);
-    let length = u32::try_from(REQUEST_LEN).map_err(io::Error::other)?;
-    let flags = u16::try_from(libc::NLM_F_REQUEST | libc::NLM_F_ACK).map_err(io::Error::other)?;
-    bytes.extend(length.to_ne_bytes());
-    bytes.extend(SOCK_DESTROY.to_ne_bytes());
-    bytes.extend(flags.to_ne_bytes());
-    bytes.extend([0; 8]);
-    bytes.extend([family, socket.transport, 0, 0]);
-    bytes.extend(u32::MAX.to_ne_bytes());
-    bytes.extend(local.port().to_be_bytes());
-    bytes.extend(peer.port().to_be_bytes());
-    bytes.extend(sixteen(local.ip()));
-    bytes.extend(sixteen(peer.ip()));
-    // A socket that is bound to a link is found by it alone.
-    bytes.extend(socket.ifindex.to_ne_bytes());
-    bytes.extend(cookie(&socket.fd)?.to_ne_bytes());
-    bytes.try_into().map_err(|_| io::Error::other("request has another length"))
-}
-
-fn sixteen(ip: IpAddr) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    match ip {
-        IpAddr::V4(v4) => bytes[..4].copy_from_slice(&v4.octets()),
-        IpAddr::V6(v6) => bytes = v6.octets(),
-    }
-    bytes
+    let (local, peer) = (socket.local.ok_or_else(missing)?, socket.peer.ok_or_else(missing)?);
+    let id = SocketId {
+        source_port: local.port(),
+        destination_port: peer.port(),
+        source_address: local.ip(),
+        destination_address: peer.ip(),
+        // A socket that is bound to a link is found by it alone.
+        interface_id: socket.ifindex,
+        cookie: cookie(&socket.fd)?.to_ne_bytes(),
+    };
+    diag::destroy_one(Namespace::of_socket(socket.fd.as_fd())?.as_fd(), socket.transport, id)
 }
 
 fn cookie(fd: &OwnedFd) -> io::Result<u64> {
@@ -248,25 +209,9 @@ fn cookie(fd: &OwnedFd) -> io::Result<u64> {
     if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }
 
-fn ask_kernel(request: &[u8]) -> io::Result<()> {
-    use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
-    let netlink = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
-    send(netlink.as_raw_fd(), request, MsgFlags::empty())?;
-    let mut answer = [0u8; 512];
-    let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-    // nlmsghdr, then nlmsgerr, whose first word is the negative errno.
-    let error = answer.get(16..20).filter(|_| length >= 20);
-    let error = error.and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
-    match error {
-        Some(0) => Ok(()),
-        Some(errno) => Err(io::Error::from_raw_os_error(-errno)),
-        None => Err(io::Error::other("short answer from sock_diag")),
-    }
-}
-
 /// A descriptor borrowed from a socket.
-impl std::os::fd::AsFd for Socket {
+impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        std::os::fd::AsFd::as_fd(&self.fd)
+        self.fd.as_fd()
     }
 }
