@@ -1,7 +1,9 @@
 //! The two clocks: boot time, which the kernel decides by, and wall time,
 //! which receipts and people speak.
 
-use jiff::Timestamp;
+use std::time::Duration;
+
+use jiff::{Span, SpanRelativeTo, Timestamp};
 use nix::time::{ClockId, clock_gettime};
 
 /// Nanoseconds in a millisecond.
@@ -65,6 +67,13 @@ pub fn parse_rfc3339(text: &str) -> Option<i64> {
     text.parse::<Timestamp>().ok().map(|time| time.as_millisecond())
 }
 
+/// A length of time as jiff's friendly format has it: `90s`, `1h 30m`, `1d`. A day has 24 hours here.
+#[must_use]
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let span: Span = text.parse().ok()?;
+    span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?.try_into().ok()
+}
+
 /// Identifies this boot of the kernel; empty where `/proc` has none.
 #[must_use]
 pub fn boot_id() -> String {
@@ -81,6 +90,19 @@ mod tests {
         assert_eq!(now.boot_of(1_002_000), 7_000 * NS_PER_MS);
         assert_eq!(now.boot_of(0), 0);
         assert_eq!(now.wall_of(7_000 * NS_PER_MS), 1_002_000);
+    }
+
+    #[test]
+    fn lengths_of_time_are_read_in_every_form_of_jiff() {
+        for (text, seconds) in
+            [("90s", 90), ("30m", 1_800), ("1h 30m", 5_400), ("1h30m", 5_400), ("1d", 86_400), ("8784h", 31_622_400), ("PT1H", 3_600)]
+        {
+            assert_eq!(parse_duration(text), Some(Duration::from_secs(seconds)), "{text}");
+        }
+        assert_eq!(parse_duration("1500ms"), Some(Duration::from_millis(1_500)));
+        for bad in ["", "h", "45", "-1h", "1h ago", "1 month", "99999999999999999999d"] {
+            assert_eq!(parse_duration(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -126,7 +126,7 @@ fn key(rules: Rules, source: &str) -> Key {
 }
 
 fn file_name(rules: Rules, key: &Key) -> String {
-    let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let digits = hex::encode(key);
     format!("{}-{digits}", rules.name())
 }
 

@@ -1,4 +1,6 @@
-//! Counters in Prometheus' text format.
+//! Counters in Prometheus' text format 0.0.4.
+//!
+//! Written by hand: `prometheus-client` writes OpenMetrics alone, in which counters, their types and their help have other texts.
 
 use std::fmt::Write;
 

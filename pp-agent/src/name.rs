@@ -40,8 +40,7 @@ mod tests {
         // printf modbus | sha256sum
         let sum = "f07ca109";
         let id = name_id("modbus").to_le_bytes();
-        let hex: String = id.iter().take(4).map(|b| format!("{b:02x}")).collect();
-        assert_eq!(hex, sum);
+        assert_eq!(hex::encode(&id[..4]), sum);
         assert_ne!(name_id("modbus"), name_id("modbus-security"));
     }
 

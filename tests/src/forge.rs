@@ -132,7 +132,7 @@ impl Draft {
     pub fn sign(&self, operator: &Operator) -> Value {
         let canonical = |value: &Value| serde_json_canonicalizer::to_string(value).expect("canonical form");
         let mut request = self.request.clone();
-        let input_hash = format!("sha256:{}", hex(&Sha256::digest(canonical(&request))));
+        let input_hash = format!("sha256:{}", hex::encode(Sha256::digest(canonical(&request))));
         request["hashes"] = json!({"inputHash": input_hash});
         let id = format!("ppa_{}", Uuid::now_v7());
         let mut payload = json!({
@@ -162,7 +162,7 @@ pub fn seal(payload: &Value, operator: &Operator) -> Value {
     let bytes = serde_json_canonicalizer::to_vec(payload).expect("canonical form");
     let digest = Sha256::digest(&bytes);
     json!({"artifact": {
-        "receipt_id": payload["id"], "key_id": operator.key_id, "alg": "ed25519", "signed_payload_hash": hex(&digest),
+        "receipt_id": payload["id"], "key_id": operator.key_id, "alg": "ed25519", "signed_payload_hash": hex::encode(&digest[..]),
         "signature_b64": STANDARD.encode(operator.key.sign(&digest).to_bytes()), "payload_bytes_b64": STANDARD.encode(&bytes),
         "status": payload["status"], "receipt_version": payload["receiptVersion"], "canonicalization": payload["canonicalization"],
         "issued_at": payload["createdAt"], "expires_at": payload["expiresAt"],
@@ -187,8 +187,4 @@ pub fn flip_bit(artifact: &Value, member: &str) -> Value {
     bytes[middle] ^= 1;
     copy["artifact"][member] = json!(STANDARD.encode(bytes));
     copy
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

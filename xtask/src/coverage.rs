@@ -318,7 +318,7 @@ fn sources(paths: &Paths) -> Result<String> {
             hash.update(part);
         }
     }
-    Ok(hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::encode(&hash.finalize()[..12]))
 }
 
 /// Every Rust source below the folder, but for those of tests.

@@ -57,7 +57,7 @@ exec $bb switch_root /newroot /usr/bin/busybox sh /out/stage2.sh
 /// Builds (or finds in the cache) the initramfs of one kernel.
 pub(crate) fn ensure(kernel: &Unpacked, dir: &Path) -> Result<PathBuf> {
     // Named for its script: one that another version of this program made is left to that.
-    let script: String = Sha256::digest(INIT).iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    let script = hex::encode(&Sha256::digest(INIT)[..6]);
     let archive = dir.join(format!("initramfs-{script}.cpio.gz"));
     if !archive.is_file() {
         sh::step(&format!("initramfs for {}", kernel.release), || build(kernel, dir, &archive))?;

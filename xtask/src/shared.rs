@@ -29,7 +29,7 @@ pub(crate) fn folder(root: &Path, cache: &Path) -> PathBuf {
 /// One word for a checkout, the same every time.
 fn key(root: &Path) -> String {
     use std::os::unix::ffi::OsStrExt as _;
-    Sha256::digest(root.as_os_str().as_bytes()).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&Sha256::digest(root.as_os_str().as_bytes())[..6])
 }
 
 /// Makes the folder, and removes those of checkouts that are gone.

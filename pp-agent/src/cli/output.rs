@@ -4,6 +4,7 @@
 use std::io::{ErrorKind, Write};
 
 use serde::Serialize;
+use unicode_width::UnicodeWidthStr as _;
 
 use super::CliError;
 use crate::api;
@@ -87,11 +88,12 @@ pub(crate) fn named<'a>(members: impl IntoIterator<Item = (&'a str, &'a Option<S
 /// Rows in columns, two spaces apart, the first row being the titles.
 pub(crate) fn table(rows: &[Vec<String>]) -> Vec<String> {
     let columns = rows.first().map_or(0, Vec::len);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.width()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
     rows.iter()
         .map(|row| {
-            let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+            let cells: Vec<String> =
+                row.iter().zip(&widths).map(|(cell, width)| format!("{cell}{}", " ".repeat(width.saturating_sub(cell.width())))).collect();
             cells.join("  ").trim_end().to_owned()
         })
         .collect()
@@ -105,5 +107,7 @@ mod tests {
     fn columns_are_as_wide_as_their_widest_cell() {
         let rows = [vec!["id".to_owned(), "agent".to_owned()], vec!["12345".to_owned(), "x".to_owned()]];
         assert_eq!(table(&rows), ["id     agent", "12345  x"]);
+        let rows = [vec!["水位".to_owned(), "a".to_owned()], vec!["Größe".to_owned(), "b".to_owned()]];
+        assert_eq!(table(&rows), ["水位   a", "Größe  b"]);
     }
 }

@@ -12,28 +12,17 @@ use super::output::talk;
 use super::receipt::{KeygenArgs, PassphraseArgs, RevokeArgs, SignArgs};
 use super::receipt_read::artifact;
 use super::{CliError, Context, DONE, Outcome};
-use crate::clock::Now;
+use crate::clock::{self, Now};
 use crate::kernel::BPFFS;
 use crate::receipt::Request;
 use crate::receipt::key::OperatorKey;
 use crate::receipt::{revocation, sign as signing};
 
-/// `90s`, `30m`, `2h`, `1d`, or seconds.
+/// `90s`, `1h 30m`, `1d`, or seconds; whole ones.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (digits, unit) = text.split_at(split);
-    let seconds = match unit {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        _ => 0,
-    };
-    let number: u64 = digits.parse().unwrap_or(0);
-    match number.checked_mul(seconds) {
-        Some(total) if total > 0 => Ok(Duration::from_secs(total)),
-        _ => Err("not a time such as 90s, 30m, 2h or 1d".to_owned()),
-    }
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    let time = if is_number { text.parse().map(Duration::from_secs).ok() } else { clock::parse_duration(text) };
+    time.filter(|time| !time.is_zero() && time.subsec_nanos() == 0).ok_or_else(|| "not a time such as 90s, 30m, 2h or 1d".to_owned())
 }
 
 /// Makes a key.
@@ -144,7 +133,9 @@ mod tests {
         assert_eq!(parse_duration("30m"), Ok(Duration::from_secs(1_800)));
         assert_eq!(parse_duration("8h"), Ok(Duration::from_secs(28_800)));
         assert_eq!(parse_duration("45"), Ok(Duration::from_secs(45)));
-        for bad in ["", "0", "h", "5w", "-1h", "99999999999999999999d"] {
+        assert_eq!(parse_duration("1h 30m"), Ok(Duration::from_secs(5_400)));
+        assert_eq!(parse_duration("1d"), Ok(Duration::from_secs(86_400)));
+        for bad in ["", "0", "0s", "1500ms", "h", "+5", "-1h", "99999999999999999999d"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }

@@ -1,6 +1,7 @@
 //! `status`, `sessions`, `events` and `why`.
 
 use clap::Args;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
 use super::output::table;
@@ -159,17 +160,12 @@ fn query(args: &EventsArgs) -> String {
     parts.join("&")
 }
 
-/// Percent-encodes everything but the unreserved characters of RFC 3986.
+/// All but the unreserved characters of RFC 3986.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Text as a part of a path or query.
 pub(crate) fn percent(text: &str) -> String {
-    use std::fmt::Write;
-    text.bytes().fold(String::new(), |mut out, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else if write!(out, "%{byte:02X}").is_err() {
-            out.push('_');
-        }
-        out
-    })
+    utf8_percent_encode(text, RESERVED).to_string()
 }
 
 /// A line that stands for events that its reader missed.
@@ -218,6 +214,7 @@ mod tests {
     #[test]
     fn filter_values_are_percent_encoded() {
         assert_eq!(percent("2026-11-22T08:00:00+01:00&x"), "2026-11-22T08%3A00%3A00%2B01%3A00%26x");
+        assert_eq!(percent("a-._~Z9 /%ü"), "a-._~Z9%20%2F%25%C3%BC");
     }
 
     #[test]

@@ -6,11 +6,10 @@ use super::raw;
 use super::source::Source;
 use super::tables::set;
 use super::value::{invalid, network};
+use crate::clock::parse_duration;
 use ipnet::IpNet;
-use jiff::SignedDuration;
 use pp_common::behaviour::{LIMITS_COUNT_OWN, LIMITS_OBSERVE, Limits, MAX_ATTEMPTS, MAX_COOL_DOWN_NS, MAX_LOGINS, MAX_PAIRS};
 use std::fmt;
-use std::time::Duration;
 use toml::Spanned;
 
 /// The behaviour rules.
@@ -184,8 +183,7 @@ pub(super) fn weaker(own: &Limits, shipped: &Limits) -> Vec<(&'static str, Strin
 }
 
 fn cool_down(text: &str) -> Option<u64> {
-    let time = Duration::try_from(text.parse::<SignedDuration>().ok()?).ok()?;
-    let ns = u64::try_from(time.as_nanos()).ok()?;
+    let ns = u64::try_from(parse_duration(text)?.as_nanos()).ok()?;
     (1_000_000_000..=MAX_COOL_DOWN_NS).contains(&ns).then_some(ns)
 }
 

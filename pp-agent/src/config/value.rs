@@ -4,10 +4,10 @@
 use super::error::{ConfigError, Origin, Problem};
 use super::raw::unknown;
 use super::source::Source;
+use crate::clock::parse_duration;
 use crate::net::Mac;
 use crate::services::{self, ServiceRow};
 use ipnet::IpNet;
-use jiff::SignedDuration;
 use pp_common::abi::MAX_TASKS;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -166,9 +166,7 @@ pub(super) fn decider(source: &Source, text: Spanned<String>) -> Result<String, 
 }
 
 pub(super) fn max_ttl(source: &Source, text: &Spanned<String>) -> Result<Duration, ConfigError> {
-    let parsed: Option<SignedDuration> = text.get_ref().parse().ok();
-    let parsed = parsed.and_then(|ttl| Duration::try_from(ttl).ok());
-    let fits = parsed.filter(|ttl| (Duration::from_secs(1)..=MAX_TTL).contains(ttl));
+    let fits = parse_duration(text.get_ref()).filter(|ttl| (Duration::from_secs(1)..=MAX_TTL).contains(ttl));
     fits.ok_or_else(|| {
         let found = text.get_ref().escape_debug().to_string();
         let wanted = "write a time from 1s to 8784h, as 8h or 1h 30m";

@@ -18,6 +18,8 @@ use serde::de::DeserializeOwned;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use tokio::net::UnixStream;
+use tokio_util::bytes::BytesMut;
+use tokio_util::codec::{AnyDelimiterCodec, Decoder as _};
 
 use super::trust::{Doubt, Named, server_of};
 use crate::api::{ErrorAnswer, Problem};
@@ -28,6 +30,9 @@ const CONNECT_TIMEOUT_S: i64 = 10;
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// The same for what changes something: a large policy takes most of a minute to compile.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Most bytes of a line of an answer; the longest event, with the longest arguments, has less than half of it.
+const MAX_LINE: usize = 1 << 20;
 
 /// Why a call came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -182,7 +187,7 @@ impl Client {
     pub async fn lines(&self, path: &str) -> Result<Lines, ClientError> {
         let response = self.send(Method::GET, path, Vec::new()).await?;
         if response.status().is_success() {
-            return Ok(Lines { client: self.clone(), body: response.into_body(), rest: Vec::new() });
+            return Ok(Lines::new(self.clone(), response.into_body()));
         }
         let status = response.status().as_u16();
         let bytes = self.http(response.into_body().collect().await)?.to_bytes();
@@ -234,23 +239,28 @@ impl Client {
 pub struct Lines {
     client: Client,
     body: Incoming,
-    rest: Vec<u8>,
+    codec: AnyDelimiterCodec,
+    rest: BytesMut,
 }
 
 impl Lines {
+    fn new(client: Client, body: Incoming) -> Self {
+        let codec = AnyDelimiterCodec::new_with_max_length(b"\n".to_vec(), Vec::new(), MAX_LINE);
+        Self { client, body, codec, rest: BytesMut::new() }
+    }
+
     /// The next line without its end; `None` when the answer is over.
     ///
     /// # Errors
-    /// When the connection breaks.
-    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, ClientError> {
+    /// When the connection breaks, or a line is longer than any of the daemon's.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        let too_long = |_| ClientError::Form(format!("answer: a line is longer than {MAX_LINE} bytes"));
         loop {
-            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
-                let mut line: Vec<u8> = self.rest.drain(..=end).collect();
-                line.pop();
+            if let Some(line) = self.codec.decode(&mut self.rest).map_err(too_long)? {
                 return Ok(Some(line));
             }
             let Some(frame) = self.body.frame().await else {
-                return Ok((!self.rest.is_empty()).then(|| std::mem::take(&mut self.rest)));
+                return self.codec.decode_eof(&mut self.rest).map_err(too_long);
             };
             if let Some(data) = self.client.http(frame)?.data_ref() {
                 self.rest.extend_from_slice(data);

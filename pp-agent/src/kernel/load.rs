@@ -457,7 +457,7 @@ fn build_id() -> &'static str {
         let mut hash = Sha256::new();
         hash.update(OBJECT);
         hash.update(ABI_VERSION.to_le_bytes());
-        hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(&hash.finalize()[..8])
     });
     &ID
 }

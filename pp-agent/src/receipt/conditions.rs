@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::payload::{Payload, Status};
 use super::terms::{PortRange, Target, Terms, Transport};
-use super::verify::{Evidence, hex, verify};
+use super::verify::{Evidence, verify};
 use super::{Refusal, instant};
 use crate::json;
 use crate::keyring::Keyring;
@@ -274,7 +274,7 @@ pub(super) fn same_input_hash(payload: &Payload, request: Map<String, Value>) ->
 pub(super) fn input_hash(mut request: Map<String, Value>) -> Option<String> {
     request.remove("hashes");
     let text = json::canonical(&Value::Object(request))?;
-    Some(format!("sha256:{}", hex(&Sha256::digest(text))))
+    Some(format!("sha256:{}", hex::encode(Sha256::digest(text))))
 }
 
 /// The one session that it is for; zero: any of the agent's.

@@ -12,7 +12,7 @@ use uuid::{NoContext, Timestamp, Uuid};
 use super::key::OperatorKey;
 use super::meaning::{plain_meaning, summary_line};
 use super::request::{Request, RequestError};
-use super::verify::{CANONICALIZATION, hex};
+use super::verify::CANONICALIZATION;
 use super::{MAX_ARTIFACT_BYTES, instant};
 use crate::json as strict;
 
@@ -150,7 +150,7 @@ pub(super) fn seal(decision: Decision<'_>, key: &OperatorKey) -> Result<Signed, 
         "canonicalization": CANONICALIZATION,
         "key_id": key.id(),
         "alg": "ed25519",
-        "signed_payload_hash": hex(&digest),
+        "signed_payload_hash": hex::encode(&digest[..]),
         "signature_b64": STANDARD.encode(signature.to_bytes()),
         "payload_bytes_b64": STANDARD.encode(&bytes),
         "issued_at": created_at,

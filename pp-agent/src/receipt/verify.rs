@@ -125,7 +125,7 @@ pub enum Malformed {
 pub fn verify(artifact_bytes: &[u8], keys: &Keyring) -> Result<Evidence, VerifyError> {
     let artifact = Artifact::parse(artifact_bytes)?;
     let digest = Sha256::digest(&artifact.payload);
-    if hex(&digest) != artifact.signed_payload_hash {
+    if hex::encode(&digest[..]) != artifact.signed_payload_hash {
         return Err(VerifyError::PayloadHashMismatch);
     }
 
@@ -238,9 +238,4 @@ impl Evidence {
             other => Some(escape(&other.to_string())),
         }
     }
-}
-
-/// Lowercase hex.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

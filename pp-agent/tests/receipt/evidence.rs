@@ -154,7 +154,7 @@ fn one_flipped_bit_in_the_payload_grants_nothing() {
         flipped["artifact"]["payload_bytes_b64"] = json!(STANDARD.encode(&spoiled));
         assert_eq!(code(judge(&flipped)), "payload_hash_mismatch");
         // Also when the one who flipped it fixes the hash: nobody signed that.
-        flipped["artifact"]["signed_payload_hash"] = json!(hex(&Sha256::digest(&spoiled)));
+        flipped["artifact"]["signed_payload_hash"] = json!(hex::encode(Sha256::digest(&spoiled)));
         assert!(judge(&flipped).is_err());
     }
 }

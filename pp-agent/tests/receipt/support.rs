@@ -59,13 +59,9 @@ pub(crate) fn canonical(value: &Value) -> String {
     serde_json_canonicalizer::to_string(value).unwrap()
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 pub(crate) fn hashed(mut request: Value) -> Value {
     request.as_object_mut().unwrap().remove("hashes");
-    let hash = format!("sha256:{}", hex(&Sha256::digest(canonical(&request))));
+    let hash = format!("sha256:{}", hex::encode(Sha256::digest(canonical(&request))));
     request["hashes"] = json!({ "inputHash": hash });
     request
 }
@@ -90,7 +86,7 @@ pub(crate) fn seal_bytes(bytes: &[u8], payload: &Value) -> Value {
     json!({ "artifact": {
         "receipt_id": payload["id"], "status": payload["status"], "receipt_version": payload["receiptVersion"],
         "canonicalization": payload["canonicalization"], "key_id": payload["signatureKeyId"], "alg": "ed25519",
-        "signed_payload_hash": hex(&digest), "signature_b64": STANDARD.encode(signing().sign(&digest).to_bytes()),
+        "signed_payload_hash": hex::encode(&digest[..]), "signature_b64": STANDARD.encode(signing().sign(&digest).to_bytes()),
         "payload_bytes_b64": STANDARD.encode(bytes), "issued_at": payload["createdAt"], "expires_at": payload["expiresAt"],
         "redeemed_at": null
     }})
