@@ -7,21 +7,21 @@ use jiff::{Span, SpanRelativeTo, Timestamp};
 use nix::time::{ClockId, clock_gettime};
 
 /// Nanoseconds in a millisecond.
-pub const NS_PER_MS: u64 = 1_000_000;
+pub(crate) const NS_PER_MS: u64 = 1_000_000;
 
 /// Both clocks, read together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Now {
+pub(crate) struct Now {
     /// `CLOCK_BOOTTIME`, nanoseconds.
-    pub boot_ns: u64,
+    pub(crate) boot_ns: u64,
     /// Wall time, milliseconds since 1970.
-    pub wall_ms: i64,
+    pub(crate) wall_ms: i64,
 }
 
 impl Now {
     /// Reads both.
     #[must_use]
-    pub fn read() -> Self {
+    pub(crate) fn read() -> Self {
         let boot_ns = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| {
             let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
             seconds * 1_000_000_000 + u64::try_from(time.tv_nsec()).unwrap_or(0)
@@ -31,19 +31,19 @@ impl Now {
 
     /// Wall minus boot time in milliseconds: a jump in it is a clock step.
     #[must_use]
-    pub fn offset_ms(&self) -> i64 {
+    pub(crate) fn offset_ms(&self) -> i64 {
         self.wall_ms - ms(self.boot_ns)
     }
 
     /// The wall time of an instant of this boot.
     #[must_use]
-    pub fn wall_of(&self, boot_ns: u64) -> i64 {
+    pub(crate) fn wall_of(&self, boot_ns: u64) -> i64 {
         self.offset_ms().saturating_add(ms(boot_ns))
     }
 
     /// The boot time of a wall instant; one before this boot is zero.
     #[must_use]
-    pub fn boot_of(&self, wall_ms: i64) -> u64 {
+    pub(crate) fn boot_of(&self, wall_ms: i64) -> u64 {
         let ahead_ms = wall_ms.saturating_sub(self.wall_ms);
         let distance_ns = ahead_ms.unsigned_abs().saturating_mul(NS_PER_MS);
         if ahead_ms >= 0 { self.boot_ns.saturating_add(distance_ns) } else { self.boot_ns.saturating_sub(distance_ns) }
@@ -56,27 +56,27 @@ fn ms(boot_ns: u64) -> i64 {
 
 /// RFC 3339 with milliseconds, UTC: `2026-11-22T08:00:00.000Z`.
 #[must_use]
-pub fn rfc3339(wall_ms: i64) -> String {
+pub(crate) fn rfc3339(wall_ms: i64) -> String {
     let time = Timestamp::from_millisecond(wall_ms).unwrap_or(Timestamp::UNIX_EPOCH);
     format!("{time:.3}")
 }
 
 /// The milliseconds of an RFC 3339 instant.
 #[must_use]
-pub fn parse_rfc3339(text: &str) -> Option<i64> {
+pub(crate) fn parse_rfc3339(text: &str) -> Option<i64> {
     text.parse::<Timestamp>().ok().map(|time| time.as_millisecond())
 }
 
 /// A length of time as jiff's friendly format has it: `90s`, `1h 30m`, `1d`. A day has 24 hours here.
 #[must_use]
-pub fn parse_duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let span: Span = text.parse().ok()?;
     span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?.try_into().ok()
 }
 
 /// Identifies this boot of the kernel; empty where `/proc` has none.
 #[must_use]
-pub fn boot_id() -> String {
+pub(crate) fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 

@@ -19,11 +19,11 @@ mod source;
 mod tables;
 mod value;
 
-pub use crate::trusted::FileCheck;
-pub use behaviour::{Behaviour, Exemption};
+pub(crate) use crate::trusted::FileCheck;
+pub(crate) use behaviour::{Behaviour, Exemption};
 pub use error::{ConfigError, Origin, Problem};
-pub use off::Off;
-pub use source::{MAX_FILE_BYTES, NotRead, Paths, Source};
+pub(crate) use off::Off;
+pub(crate) use source::{NotRead, Paths, Source};
 
 use crate::delegates::Delegate;
 use crate::identity::{AgentRules, CgroupRule, IdentityTables};
@@ -39,7 +39,7 @@ use std::net::IpAddr;
 /// What happens to a protected attempt without a receipt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Mode {
+pub(crate) enum Mode {
     /// It is refused.
     #[default]
     Enforce,
@@ -50,7 +50,7 @@ pub enum Mode {
 impl Mode {
     /// Its name in policy and status.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Enforce => "enforce",
             Self::Observe => "observe",
@@ -61,7 +61,7 @@ impl Mode {
 /// The posture below which the daemon does not report itself ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Require {
+pub(crate) enum Require {
     /// No gap at all.
     Enforcing,
 }
@@ -70,112 +70,112 @@ pub enum Require {
 #[derive(Clone, Debug)]
 pub struct Config {
     /// What receipts call this host. Without it no receipt can be registered.
-    pub host: Option<String>,
+    pub(crate) host: Option<String>,
     /// What receipts call this organisation. Without it no receipt can be registered.
-    pub tenant: Option<String>,
+    pub(crate) tenant: Option<String>,
     /// The whole host's mode.
-    pub mode: Mode,
+    pub(crate) mode: Mode,
     /// The posture that is demanded, if any.
-    pub require: Option<Require>,
+    pub(crate) require: Option<Require>,
     /// Whether receipts may leave out the users they hold for.
-    pub any_user: bool,
+    pub(crate) any_user: bool,
     /// Most marked processes at once.
-    pub max_tasks: u32,
+    pub(crate) max_tasks: u32,
     /// Zones, as written.
-    pub zones: Vec<Zone>,
+    pub(crate) zones: Vec<Zone>,
     /// Gateways, as written.
-    pub gateways: Vec<Gateway>,
+    pub(crate) gateways: Vec<Gateway>,
     /// Services and where they do not count.
-    pub services: Services,
+    pub(crate) services: Services,
     /// What sessions may run of known tools.
-    pub exec: Exec,
+    pub(crate) exec: Exec,
     /// What agents may reach for without a receipt, and how much of it.
-    pub behaviour: Behaviour,
+    pub(crate) behaviour: Behaviour,
     /// Agents: the operator's with what is shipped under their names, then the other shipped ones.
-    pub agents: Vec<AgentRules>,
+    pub(crate) agents: Vec<AgentRules>,
     /// Whose receipts open what.
-    pub authorities: Vec<Authority>,
+    pub(crate) authorities: Vec<Authority>,
     /// Servers that act for their callers: the operator's with what is shipped under their names, then the other shipped ones.
-    pub delegates: Vec<Delegate>,
+    pub(crate) delegates: Vec<Delegate>,
     /// The agents' rules, compiled, without cgroups.
     pub identity: IdentityTables,
     /// The rules about tools, compiled.
-    pub tools: ToolTables,
+    pub(crate) tools: ToolTables,
     /// Cgroup and unit rules; see [`crate::identity::resolve_cgroups`].
-    pub cgroup_rules: Vec<CgroupRule>,
+    pub(crate) cgroup_rules: Vec<CgroupRule>,
     /// The files it was read from, in order, for [`Config::from_sources`].
-    pub sources: Vec<Source>,
+    pub(crate) sources: Vec<Source>,
     /// What the operator should know about it, one sentence each.
-    pub notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
     /// Which tables and lists add to what is shipped, in one sentence. Earlier versions took some of them in its place.
-    pub adds: Option<String>,
+    pub(crate) adds: Option<String>,
     /// What is probably not meant as it is written.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
     /// What of the shipped protection does not hold.
-    pub off: Vec<Off>,
+    pub(crate) off: Vec<Off>,
     /// What in the folder of drop-ins was not read.
-    pub not_read: Vec<NotRead>,
+    pub(crate) not_read: Vec<NotRead>,
 }
 
 /// A named set of OT networks: each port in them is protected.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Zone {
+pub(crate) struct Zone {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its networks, host bits clear.
-    pub networks: Vec<IpNet>,
+    pub(crate) networks: Vec<IpNet>,
     /// Hardware addresses of devices in it.
-    pub macs: Vec<Mac>,
+    pub(crate) macs: Vec<Mac>,
     /// Its own mode; the host's where that observes.
-    pub mode: Mode,
+    pub(crate) mode: Mode,
 }
 
 /// An industrial gateway with a login page.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gateway {
+pub(crate) struct Gateway {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its address.
-    pub address: IpAddr,
+    pub(crate) address: IpAddr,
     /// Its hardware addresses.
-    pub macs: Vec<Mac>,
+    pub(crate) macs: Vec<Mac>,
     /// The ports that are protected; empty: all.
-    pub ports: Vec<u16>,
+    pub(crate) ports: Vec<u16>,
     /// Its own mode; the host's where that observes.
-    pub mode: Mode,
+    pub(crate) mode: Mode,
     /// How far one flow to it may go.
-    pub limits: Limits,
+    pub(crate) limits: Limits,
 }
 
 /// Which services are protected, and where not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Services {
+pub(crate) struct Services {
     /// The services that count outside zones.
-    pub enabled: Vec<&'static ServiceRow>,
+    pub(crate) enabled: Vec<&'static ServiceRow>,
     /// Networks in which services do not count.
-    pub exempt: Vec<IpNet>,
+    pub(crate) exempt: Vec<IpNet>,
     /// Their mode; the host's where that observes.
-    pub mode: Mode,
+    pub(crate) mode: Mode,
 }
 
 /// What sessions may run of the tools that rules are about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Exec {
+pub(crate) struct Exec {
     /// Their mode; the host's where that observes.
-    pub mode: Mode,
+    pub(crate) mode: Mode,
     /// Command lines that are neither refused nor reported.
-    pub allow: Vec<String>,
+    pub(crate) allow: Vec<String>,
 }
 
-pub use crate::receipt::Authority;
+pub(crate) use crate::receipt::Authority;
 
 /// A name that no agent of the policy has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnknownAgent {
+pub(crate) struct UnknownAgent {
     /// The name.
-    pub name: String,
+    pub(crate) name: String,
     /// The agent that was probably meant.
-    pub nearest: Option<String>,
+    pub(crate) nearest: Option<String>,
 }
 
 impl std::fmt::Display for UnknownAgent {
@@ -201,14 +201,14 @@ impl Config {
     ///
     /// # Errors
     /// The first thing that is wrong, with file and line.
-    pub fn load(paths: &Paths, file_check: FileCheck) -> Result<Self, ConfigError> {
+    pub(crate) fn load(paths: &Paths, file_check: FileCheck) -> Result<Self, ConfigError> {
         let (sources, not_read) = source::read_all(paths, file_check)?;
         Ok(Self { not_read, ..Self::from_sources(sources)? })
     }
 
     /// What in the folder of drop-ins is not read, also while a policy cannot be.
     #[must_use]
-    pub fn not_read(paths: &Paths) -> Vec<NotRead> {
+    pub(crate) fn not_read(paths: &Paths) -> Vec<NotRead> {
         source::not_read(paths)
     }
 
@@ -216,7 +216,7 @@ impl Config {
     ///
     /// # Errors
     /// The first thing that is wrong, with file and line.
-    pub fn from_sources(sources: Vec<Source>) -> Result<Self, ConfigError> {
+    pub(crate) fn from_sources(sources: Vec<Source>) -> Result<Self, ConfigError> {
         check::check(sources)
     }
 
@@ -229,34 +229,28 @@ impl Config {
         check::check(Vec::new())
     }
 
-    /// The authority of this key.
-    #[must_use]
-    pub fn authority(&self, key_id: &str) -> Option<&Authority> {
-        self.authorities.iter().find(|authority| authority.key_id == key_id)
-    }
-
     /// Whether policy knows an agent of this name.
     #[must_use]
-    pub fn knows_agent(&self, name: &str) -> bool {
+    pub(crate) fn knows_agent(&self, name: &str) -> bool {
         self.agents.iter().any(|agent| agent.name == name)
     }
 
     /// What is to be said of a receipt or a session of an agent that policy does not know, with the name that was
     /// probably meant.
     #[must_use]
-    pub fn unknown_agent(&self, name: &str) -> Option<UnknownAgent> {
+    pub(crate) fn unknown_agent(&self, name: &str) -> Option<UnknownAgent> {
         (!self.knows_agent(name)).then(|| UnknownAgent { name: name.to_owned(), nearest: agents::nearest(name, &self.agents) })
     }
 
     /// Number and name of every agent, zone, gateway and service.
     #[must_use]
-    pub fn names(&self) -> Vec<(NameId, String)> {
+    pub(crate) fn names(&self) -> Vec<(NameId, String)> {
         names::all(self)
     }
 
     /// The policy in force as text that [`Config::from_sources`] reads again.
     #[must_use]
-    pub fn to_toml(&self) -> String {
+    pub(crate) fn to_toml(&self) -> String {
         show::to_toml(self)
     }
 }
@@ -264,7 +258,7 @@ impl Config {
 impl Services {
     /// The service that protects this port outside zones.
     #[must_use]
-    pub fn on(&self, transport: u8, port: u16) -> Option<&'static ServiceRow> {
+    pub(crate) fn on(&self, transport: u8, port: u16) -> Option<&'static ServiceRow> {
         self.enabled.iter().copied().find(|row| row.has(transport, port))
     }
 }

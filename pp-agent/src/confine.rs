@@ -13,16 +13,17 @@ use rustix::thread::{self, CapabilitySet, CapabilitySets};
 use crate::os::process::close_at_exec;
 
 /// What stops working, in a line for who starts the command.
-pub const STOPS: &str = "no sudo and no other privileges, no containers, namespaces or mounts, no debuggers, no io_uring, no 32-bit programs, \
+pub(crate) const STOPS: &str = "no sudo and no other privileges, no containers, namespaces or mounts, no debuggers, no io_uring, no 32-bit programs, \
                          no sockets but unix, IP and netlink";
 
 /// The first file descriptor that is not standard.
-pub const FIRST_OWN: RawFd = 3;
+pub(crate) const FIRST_OWN: RawFd = 3;
 
 /// Why a command cannot be confined. It is not started then.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfineError {
+pub(crate) enum ConfineError {
     /// The filter knows the system calls of one architecture.
+    #[cfg(not(target_arch = "x86_64"))]
     #[error("--confine: not available on {0}, only on x86_64; run without it")]
     Architecture(&'static str),
     /// The filter cannot be made.
@@ -49,7 +50,7 @@ pub enum ConfineError {
 
 /// A confinement that is ready to be entered.
 #[derive(Debug)]
-pub struct Confinement {
+pub(crate) struct Confinement {
     filters: Vec<seccompiler::BpfProgram>,
     keep: Vec<RawFd>,
 }
@@ -59,7 +60,7 @@ impl Confinement {
     ///
     /// # Errors
     /// This architecture has no filter, or a descriptor of `keep` is not open.
-    pub fn prepare(keep: &[RawFd]) -> Result<Self, ConfineError> {
+    pub(crate) fn prepare(keep: &[RawFd]) -> Result<Self, ConfineError> {
         let open = open_descriptors()?;
         if let Some(missing) = keep.iter().find(|fd| !open.contains(fd)) {
             return Err(ConfineError::NotOpen(*missing));
@@ -72,7 +73,7 @@ impl Confinement {
     ///
     /// # Errors
     /// A step failed, after others were taken already: the caller may only report it and end.
-    pub fn enter(&self) -> Result<(), ConfineError> {
+    pub(crate) fn enter(&self) -> Result<(), ConfineError> {
         drop_capabilities()?;
         thread::set_no_new_privs(true).map_err(step("no_new_privs"))?;
         close_others(&self.keep)?;

@@ -4,29 +4,29 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-pub use pp_common::delegate::Action;
+pub(crate) use pp_common::delegate::Action;
 
 /// One server, or several of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Delegate {
+pub(crate) struct Delegate {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// What happens to a session that calls it.
-    pub action: Action,
+    pub(crate) action: Action,
     /// Paths its sockets are bound to, `*` for any one part or piece of one; with a leading `@`, abstract names.
-    pub paths: Vec<String>,
+    pub(crate) paths: Vec<String>,
     /// Command names of the processes that listen, as `ps -o comm` shows them.
-    pub listeners: Vec<String>,
+    pub(crate) listeners: Vec<String>,
     /// TCP ports it listens on; a session is refused these on loopback and on the host's own addresses.
-    pub ports: Vec<u16>,
+    pub(crate) ports: Vec<u16>,
 }
 
 /// The gateway that the ports of delegates make of this host: its name in events, `check` and authorities.
-pub const THIS_HOST: &str = "this-host";
+pub(crate) const THIS_HOST: &str = "this-host";
 
 /// The ports that sessions are refused on the host's own addresses: of two delegates with one port the first decides.
 #[must_use]
-pub fn own_ports(delegates: &[Delegate]) -> BTreeSet<u16> {
+pub(crate) fn own_ports(delegates: &[Delegate]) -> BTreeSet<u16> {
     let mut actions: BTreeMap<u16, Action> = BTreeMap::new();
     for delegate in delegates {
         for port in &delegate.ports {
@@ -37,12 +37,12 @@ pub fn own_ports(delegates: &[Delegate]) -> BTreeSet<u16> {
 }
 
 /// The words for actions in policy.
-pub const ACTIONS: [(&str, Action); 3] = [("refuse", Action::Refuse), ("refuse-root", Action::RefuseRoot), ("allow", Action::Allow)];
+pub(crate) const ACTIONS: [(&str, Action); 3] = [("refuse", Action::Refuse), ("refuse-root", Action::RefuseRoot), ("allow", Action::Allow)];
 
 impl Delegate {
     /// The word for its action.
     #[must_use]
-    pub fn action_name(&self) -> &'static str {
+    pub(crate) fn action_name(&self) -> &'static str {
         ACTIONS.iter().find(|(_, action)| *action == self.action).map_or("refuse", |(name, _)| name)
     }
 }
@@ -94,7 +94,7 @@ const fn tcp(name: &'static str, ports: &'static [u16]) -> Shipped {
 
 /// The shipped list.
 #[must_use]
-pub fn shipped() -> Vec<Delegate> {
+pub(crate) fn shipped() -> Vec<Delegate> {
     let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
     SHIPPED
         .iter()
@@ -110,7 +110,7 @@ pub fn shipped() -> Vec<Delegate> {
 
 /// The paths that are there now: `*` is any one part of a path, or a piece of one.
 #[must_use]
-pub fn expand(pattern: &str) -> Vec<PathBuf> {
+pub(crate) fn expand(pattern: &str) -> Vec<PathBuf> {
     let mut found = vec![PathBuf::from("/")];
     for part in pattern.split('/').filter(|part| !part.is_empty()) {
         found = match part.split_once('*') {

@@ -8,8 +8,8 @@
 mod compare;
 mod told;
 
-pub use compare::{Change, Comparison, Row, Summary, Tally, counted};
-pub use told::{Then, To, Told};
+pub(crate) use compare::{Change, Comparison, Row, Summary, Tally, counted};
+pub(crate) use told::{Then, To, Told};
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -35,7 +35,7 @@ const SSH: u16 = 22;
 /// Why an event says too little to be judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Blind {
+pub(crate) enum Blind {
     /// A tool that was run.
     Tool,
     /// A server on the host.
@@ -59,7 +59,7 @@ impl fmt::Display for Blind {
 impl Blind {
     /// Why, in words.
     #[must_use]
-    pub const fn why(self) -> &'static str {
+    pub(crate) const fn why(self) -> &'static str {
         match self {
             Self::Tool => "rules about tools are judged at exec",
             Self::Delegate => "who listens on a socket is looked up when it is called",
@@ -94,7 +94,7 @@ pub(crate) enum About {
 
 /// A draft being asked.
 #[derive(Debug)]
-pub struct Draft<'a> {
+pub(crate) struct Draft<'a> {
     config: &'a Config,
     tables: HostTables,
     grounds: Vec<(Prefix, Ground)>,
@@ -111,7 +111,7 @@ impl<'a> Draft<'a> {
     ///
     /// # Errors
     /// It needs more than the kernel's tables hold.
-    pub fn new(config: &'a Config) -> Result<Self, PolicyError> {
+    pub(crate) fn new(config: &'a Config) -> Result<Self, PolicyError> {
         let compiled = policy::compile(config, &[], &[], &[])?;
         Ok(Self {
             config,
@@ -126,18 +126,18 @@ impl<'a> Draft<'a> {
 
     /// The policy.
     #[must_use]
-    pub const fn config(&self) -> &'a Config {
+    pub(crate) const fn config(&self) -> &'a Config {
         self.config
     }
 
     /// The name of a zone, gateway or service; `None` for zero.
     #[must_use]
-    pub fn name(&self, id: NameId) -> Option<&str> {
+    pub(crate) fn name(&self, id: NameId) -> Option<&str> {
         self.names.get(&id).map(String::as_str)
     }
 
     /// What would happen to it without any receipt.
-    pub fn without_receipt(&self, to: To) -> Decision {
+    pub(crate) fn without_receipt(&self, to: To) -> Decision {
         decide(&self.tables, &subject(0), &attempt(to))
     }
 
@@ -145,7 +145,7 @@ impl<'a> Draft<'a> {
     ///
     /// # Errors
     /// The tables are too small for a receipt.
-    pub fn judge(&mut self, told: &Told) -> Result<Result<Decision, Blind>, PolicyError> {
+    pub(crate) fn judge(&mut self, told: &Told) -> Result<Result<Decision, Blind>, PolicyError> {
         Ok(match (about(told.reason), told.to) {
             (About::Receipts, Some(to)) => Ok(self.without_receipt(to)),
             (About::Receipt, Some(to)) => Ok(self.with_receipt(told, to)?),

@@ -7,7 +7,7 @@
 /// backslash is doubled, so that no text can pretend to have been escaped. Quotes and printable characters of any
 /// script stay as they are.
 #[must_use]
-pub fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

@@ -19,21 +19,21 @@ use crate::os::sockets;
 
 /// A flow that was ended.
 #[derive(Clone, Debug)]
-pub struct EndedFlow {
+pub(crate) struct EndedFlow {
     /// The process that had it open.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// The socket's mark.
-    pub mark: SockMark,
+    pub(crate) mark: SockMark,
     /// The attempt as it was judged now.
-    pub attempt: Attempt,
+    pub(crate) attempt: Attempt,
     /// The link it goes by.
-    pub link: Link,
+    pub(crate) link: Link,
     /// Why it may not go on.
-    pub decision: Decision,
+    pub(crate) decision: Decision,
     /// The program was told; `false`: only its packets are refused.
-    pub told: bool,
+    pub(crate) told: bool,
     /// No process had it open any more: `pid` is the last that used it.
-    pub orphan: bool,
+    pub(crate) orphan: bool,
 }
 
 /// Ends every flow that the tables no longer allow, or of which a packet was refused: those of marked processes, and TCP flows with a mark
@@ -41,7 +41,7 @@ pub struct EndedFlow {
 ///
 /// # Errors
 /// The kernel's tables cannot be read.
-pub fn end(gate: &Gate) -> Result<Vec<EndedFlow>, KernelError> {
+pub(crate) fn end(gate: &Gate) -> Result<Vec<EndedFlow>, KernelError> {
     let mut ended = Vec::new();
     for (pid, _) in gate.marks()? {
         // A process that is gone has no flows.
@@ -70,7 +70,7 @@ pub fn end(gate: &Gate) -> Result<Vec<EndedFlow>, KernelError> {
 
 /// The same of TCP flows by their marks alone, in the network namespaces that are known.
 #[must_use]
-pub fn end_marked(gate: &Gate) -> Vec<EndedFlow> {
+pub(crate) fn end_marked(gate: &Gate) -> Vec<EndedFlow> {
     let mut ended = Vec::new();
     for (namespace, socket) in gate.marked_sockets() {
         let mark = socket.mark;

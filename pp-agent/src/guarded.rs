@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// How much is guarded at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extent {
+pub(crate) enum Extent {
     /// The file, its name, its rights.
     File,
     /// Everything in and below the folder.
@@ -17,34 +17,34 @@ pub enum Extent {
 
 /// One guarded path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+pub(crate) struct Target {
     /// Where.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// How much.
-    pub extent: Extent,
+    pub(crate) extent: Extent,
     /// Not the gate's own, but something that acts later.
-    pub later: bool,
+    pub(crate) later: bool,
 }
 
 /// Where the gate keeps its own.
 #[derive(Clone, Debug)]
-pub struct Own<'a> {
+pub(crate) struct Own<'a> {
     /// The policy.
-    pub policy: &'a Path,
+    pub(crate) policy: &'a Path,
     /// The public keys.
-    pub keys: &'a Path,
+    pub(crate) keys: &'a Path,
     /// Receipts and events.
-    pub state: &'a Path,
+    pub(crate) state: &'a Path,
     /// Pins.
-    pub bpffs: &'a Path,
+    pub(crate) bpffs: &'a Path,
     /// The control socket.
-    pub socket: &'a Path,
+    pub(crate) socket: &'a Path,
     /// What the canary reaches for.
-    pub decoys: [&'a Path; 2],
+    pub(crate) decoys: [&'a Path; 2],
     /// The program that runs.
-    pub program: Option<PathBuf>,
+    pub(crate) program: Option<PathBuf>,
     /// The cgroup directory it is in, below this root.
-    pub cgroup: Option<(PathBuf, PathBuf)>,
+    pub(crate) cgroup: Option<(PathBuf, PathBuf)>,
 }
 
 /// Folders whose content is run, or obeyed, by others.
@@ -94,7 +94,7 @@ const LATER_IN_HOMES: [&str; 2] = [".config/systemd", ".local/share/systemd"];
 
 /// Every guarded path of this host.
 #[must_use]
-pub fn targets(own: &Own<'_>, homes: &[PathBuf]) -> Vec<Target> {
+pub(crate) fn targets(own: &Own<'_>, homes: &[PathBuf]) -> Vec<Target> {
     let target = |path: &Path, extent, later| Target { path: path.to_path_buf(), extent, later };
     let mut targets = vec![
         target(own.policy, Extent::File, false),
@@ -125,7 +125,7 @@ pub fn targets(own: &Own<'_>, homes: &[PathBuf]) -> Vec<Target> {
 
 /// The homes of people, and root's, from the text of `/etc/passwd`.
 #[must_use]
-pub fn homes(passwd: &str) -> Vec<PathBuf> {
+pub(crate) fn homes(passwd: &str) -> Vec<PathBuf> {
     /// The first number that distributions give to people; below it are services.
     const PEOPLE: u32 = 1_000;
     let mut homes: Vec<PathBuf> = passwd

@@ -13,8 +13,9 @@ pub(crate) mod interpreter;
 mod machine;
 mod never;
 
-pub use cgroups::{CgroupRule, resolve_cgroups};
-pub use never::{Danger, NEVER, check_cgroup, check_unit, check_user};
+pub(crate) use cgroups::{CgroupRule, resolve_cgroups};
+pub use never::Danger;
+pub(crate) use never::{check_cgroup, check_unit, check_user};
 
 use crate::compiled::{self, Rules, Table};
 use crate::name::name_id;
@@ -23,42 +24,42 @@ use pp_common::abi::{DFA_ACCEPT, DFA_CLASSES, DFA_DEAD, DFA_START, DFA_STATES, E
 
 /// One agent's rules, as policy states them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AgentRules {
+pub(crate) struct AgentRules {
     /// The agent.
-    pub name: String,
+    pub(crate) name: String,
     /// Globs over the path given to `execve`; without `/`: over its file name.
-    pub exec: Vec<String>,
+    pub(crate) exec: Vec<String>,
     /// The same over the script that an interpreter was given.
-    pub script: Vec<String>,
+    pub(crate) script: Vec<String>,
     /// Names after an interpreter's `-m`.
-    pub module: Vec<String>,
+    pub(crate) module: Vec<String>,
     /// Users, as written.
-    pub user: Vec<String>,
+    pub(crate) user: Vec<String>,
     /// The uids they stand for.
-    pub uids: Vec<u32>,
+    pub(crate) uids: Vec<u32>,
     /// Globs over the path of a cgroup below the root of cgroup2.
-    pub cgroup: Vec<String>,
+    pub(crate) cgroup: Vec<String>,
     /// Globs over the name of a systemd unit or slice.
-    pub unit: Vec<String>,
+    pub(crate) unit: Vec<String>,
 }
 
 /// What the kernel's identity maps hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityTables {
     /// Class of each byte.
-    pub classes: [u8; 256],
+    pub(crate) classes: [u8; 256],
     /// Where each state goes by byte class; see `pp_common::abi::DFA_ACCEPT`.
-    pub rows: Vec<[u16; DFA_CLASSES]>,
+    pub(crate) rows: Vec<[u16; DFA_CLASSES]>,
     /// What each rule means: the agent, or zero where it marks nothing.
-    pub targets: Vec<NameId>,
+    pub(crate) targets: Vec<NameId>,
     /// Each rule in words, in the order of `targets`.
-    pub rules: Vec<String>,
+    pub(crate) rules: Vec<String>,
     /// Users that belong to an agent.
-    pub uids: Vec<(u32, NameId)>,
+    pub(crate) uids: Vec<(u32, NameId)>,
     /// Cgroups that belong to an agent, by cgroup id.
-    pub cgroups: Vec<(u64, NameId)>,
+    pub(crate) cgroups: Vec<(u64, NameId)>,
     /// What the numbers are called.
-    pub names: Vec<(NameId, String)>,
+    pub(crate) names: Vec<(NameId, String)>,
 }
 
 impl Default for IdentityTables {
@@ -123,7 +124,7 @@ pub enum IdentityError {
 ///
 /// # Errors
 /// A bad pattern, two agents with one user, or more than the tables hold.
-pub fn compile(agents: &[AgentRules]) -> Result<IdentityTables, IdentityError> {
+pub(crate) fn compile(agents: &[AgentRules]) -> Result<IdentityTables, IdentityError> {
     let uids = users(agents)?;
     let rules = rules(agents);
     let automaton = match compiled::table(Rules::Identity, &format!("{rules:?}"), || build(&rules)) {
@@ -146,7 +147,7 @@ pub fn compile(agents: &[AgentRules]) -> Result<IdentityTables, IdentityError> {
 ///
 /// # Errors
 /// A pattern that is no glob, or the danger.
-pub fn check_pattern(agent: &str, kind: &'static str, pattern: &str) -> Result<(), PatternError> {
+pub(crate) fn check_pattern(agent: &str, kind: &'static str, pattern: &str) -> Result<(), PatternError> {
     let rule = match kind {
         "exec" => Rule::new(Kind::Exec, agent, &[pattern.to_owned()]),
         "script" => Rule::new(Kind::Script, agent, &[pattern.to_owned()]),
@@ -163,7 +164,7 @@ pub fn check_pattern(agent: &str, kind: &'static str, pattern: &str) -> Result<(
 
 /// Why a single pattern is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PatternError {
+pub(crate) enum PatternError {
     /// It is no glob.
     #[error(transparent)]
     Pattern(#[from] IdentityError),
@@ -241,7 +242,7 @@ impl IdentityTables {
     /// The rule that these tables find for a program started with this path and
     /// argument vector: the very walk that the kernel makes.
     #[must_use]
-    pub fn rule(&self, path: &[u8], argv: &[&[u8]]) -> Option<usize> {
+    pub(crate) fn rule(&self, path: &[u8], argv: &[&[u8]]) -> Option<usize> {
         let mut state = DFA_START;
         for byte in kernel_input(path, argv) {
             let class = usize::from(self.classes[usize::from(byte)]);

@@ -16,7 +16,7 @@ const EVENTS: &str = "pp_agent::event";
 /// Starts logging: events to the journal alone; the daemon's own words to the
 /// journal when systemd started it, else to stderr. Without a journal events
 /// stay on the socket and in the store, and the log says so.
-pub fn start() {
+pub(crate) fn start() {
     let filter = EnvFilter::try_from_env("PP_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
     let journal = tracing_journald::layer().map(|layer| {
@@ -47,7 +47,7 @@ pub(crate) fn is_warning(event: &Event) -> bool {
 }
 
 /// Logs one event. Warnings are warnings, everything else is information.
-pub fn tell(event: &Event) {
+pub(crate) fn tell(event: &Event) {
     if is_warning(event) {
         tell_at::<true>(event);
     } else {
@@ -109,7 +109,7 @@ fn tell_at<const WARN: bool>(event: &Event) {
 
 /// The event in one line of plain words, not escaped for a terminal.
 #[must_use]
-pub fn sentence(event: &Event) -> String {
+pub(crate) fn sentence(event: &Event) -> String {
     let mut line = event.kind.name().to_owned();
     let mut add = |prefix: &str, value: Option<&str>| {
         if let Some(value) = value {

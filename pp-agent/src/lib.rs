@@ -3,41 +3,42 @@
 
 #![deny(unsafe_code)]
 
-pub mod api;
+mod api;
 pub mod cli;
-pub mod clock;
+mod clock;
 mod compiled;
 pub mod config;
-pub mod confine;
-pub mod control;
-pub mod daemon;
+mod confine;
+mod control;
+mod daemon;
 mod database;
-pub mod delegates;
-pub mod draft;
-pub mod escape;
-pub mod events;
-pub mod flows;
+mod delegates;
+mod draft;
+mod escape;
+mod events;
+mod flows;
 #[cfg(test)]
+#[expect(unreachable_pub, reason = "the suite has the same file as a public module")]
 #[path = "../../tests/src/golden.rs"]
-pub mod golden;
-pub mod guarded;
+mod golden;
+mod guarded;
 pub mod identity;
-pub mod journal;
+mod journal;
 mod json;
 pub mod kernel;
 pub mod keyring;
-pub mod metrics;
+mod metrics;
 pub mod name;
-pub mod neighbours;
-pub mod net;
-pub mod notify;
+mod neighbours;
+mod net;
+mod notify;
 pub mod os;
-pub mod policy;
-pub mod probe;
+mod policy;
+mod probe;
 pub mod receipt;
-pub mod services;
-pub mod session;
-pub mod state;
-pub mod suggest;
-pub mod tools;
+mod services;
+mod session;
+mod state;
+mod suggest;
+mod tools;
 pub mod trusted;

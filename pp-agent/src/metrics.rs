@@ -8,26 +8,26 @@ use pp_common::abi::Counter;
 
 /// Builds the text, one metric after the other.
 #[derive(Debug, Default)]
-pub struct Text(String);
+pub(crate) struct Text(String);
 
 impl Text {
     /// A counter: only ever grows.
-    pub fn counter(&mut self, name: &str, help: &str, value: u64) {
+    pub(crate) fn counter(&mut self, name: &str, help: &str, value: u64) {
         self.metric(name, help, "counter", value);
     }
 
     /// A gauge: goes up and down.
-    pub fn gauge(&mut self, name: &str, help: &str, value: u64) {
+    pub(crate) fn gauge(&mut self, name: &str, help: &str, value: u64) {
         self.metric(name, help, "gauge", value);
     }
 
     /// A counter of several values, told apart by one label.
-    pub fn counters(&mut self, name: &str, help: &str, label: &str, values: &[(String, u64)]) {
+    pub(crate) fn counters(&mut self, name: &str, help: &str, label: &str, values: &[(String, u64)]) {
         self.labelled(name, help, "counter", label, values);
     }
 
     /// A gauge of several values, told apart by one label.
-    pub fn gauges(&mut self, name: &str, help: &str, label: &str, values: &[(String, u64)]) {
+    pub(crate) fn gauges(&mut self, name: &str, help: &str, label: &str, values: &[(String, u64)]) {
         self.labelled(name, help, "gauge", label, values);
     }
 
@@ -39,13 +39,13 @@ impl Text {
     }
 
     /// A gauge of one that carries its facts in labels.
-    pub fn info(&mut self, name: &str, help: &str, labels: &[(&str, &str)]) {
+    pub(crate) fn info(&mut self, name: &str, help: &str, labels: &[(&str, &str)]) {
         let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{}\"", escape_label(value))).collect();
         self.write(format_args!("# HELP {name} {help}\n# TYPE {name} gauge\n{name}{{{}}} 1\n", labels.join(",")));
     }
 
     /// The kernel's counters.
-    pub fn kernel(&mut self, counters: &[u64]) {
+    pub(crate) fn kernel(&mut self, counters: &[u64]) {
         for (counter, name, help) in KERNEL {
             let value = counters.get(*counter as usize).copied().unwrap_or(0);
             self.counter(name, help, value);
@@ -54,7 +54,7 @@ impl Text {
 
     /// The text.
     #[must_use]
-    pub fn finish(self) -> String {
+    pub(crate) fn finish(self) -> String {
         self.0
     }
 

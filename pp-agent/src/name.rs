@@ -15,19 +15,19 @@ pub fn name_id(name: &str) -> NameId {
 
 /// A random session number, never zero.
 #[must_use]
-pub fn new_session() -> u64 {
+pub(crate) fn new_session() -> u64 {
     uuid::Uuid::new_v4().as_u64_pair().1 | 1
 }
 
 /// A session as text: 16 hex digits.
 #[must_use]
-pub fn session_text(session: u64) -> String {
+pub(crate) fn session_text(session: u64) -> String {
     format!("{session:016x}")
 }
 
 /// The session of 16 hex digits.
 #[must_use]
-pub fn parse_session(text: &str) -> Option<u64> {
+pub(crate) fn parse_session(text: &str) -> Option<u64> {
     (text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit())).then(|| u64::from_str_radix(text, 16).ok()).flatten()
 }
 

@@ -9,10 +9,10 @@ mod read;
 mod resolvers;
 mod unanswered;
 
-pub use book::{Book, Known, Told, What};
-pub use read::Watched;
-pub use resolvers::{Resolver, resolvers};
-pub use unanswered::unanswered;
+pub(crate) use book::{Book, Known, Told, What};
+pub(crate) use read::Watched;
+pub(crate) use resolvers::{Resolver, resolvers};
+pub(crate) use unanswered::unanswered;
 
 use std::net::IpAddr;
 
@@ -25,60 +25,60 @@ use crate::policy;
 
 /// What one network namespace looks like at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// Its inode number.
-    pub netns: u32,
+    pub(crate) netns: u32,
     /// Its Ethernet links.
-    pub links: Vec<Link>,
+    pub(crate) links: Vec<Link>,
     /// The host's own addresses in it, each with its link.
-    pub own: Vec<(u32, IpAddr)>,
+    pub(crate) own: Vec<(u32, IpAddr)>,
     /// Networks that a link reaches without a next hop.
-    pub connected: Vec<(u32, Prefix)>,
+    pub(crate) connected: Vec<(u32, Prefix)>,
     /// Next hops of routes.
-    pub hops: Vec<(u32, IpAddr)>,
+    pub(crate) hops: Vec<(u32, IpAddr)>,
     /// Who answers on which link.
-    pub neighbours: Vec<Neighbour>,
+    pub(crate) neighbours: Vec<Neighbour>,
 }
 
 /// One Ethernet link.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Link {
+pub(crate) struct Link {
     /// Interface index.
-    pub index: u32,
+    pub(crate) index: u32,
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// The host's own hardware address on it.
-    pub mac: Mac,
+    pub(crate) mac: Mac,
 }
 
 /// One neighbour that answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Neighbour {
+pub(crate) struct Neighbour {
     /// The link.
-    pub link: u32,
+    pub(crate) link: u32,
     /// Its address.
-    pub addr: IpAddr,
+    pub(crate) addr: IpAddr,
     /// What it answers with.
-    pub mac: Mac,
+    pub(crate) mac: Mac,
     /// It says that it is a router.
-    pub router: bool,
+    pub(crate) router: bool,
 }
 
 /// What policy protects, as neighbours are compared with.
 #[derive(Clone, Debug, Default)]
-pub struct Protected {
+pub(crate) struct Protected {
     /// Zones and gateways, flattened; neither this host nor the canary.
-    pub places: Vec<(Prefix, Place)>,
+    pub(crate) places: Vec<(Prefix, Place)>,
     /// Hardware addresses that policy gives.
-    pub macs: Vec<(Mac, Place)>,
+    pub(crate) macs: Vec<(Mac, Place)>,
     /// Name servers of this host.
-    pub resolvers: Vec<Resolver>,
+    pub(crate) resolvers: Vec<Resolver>,
 }
 
 impl Protected {
     /// What this policy protects, and the name servers of this host.
     #[must_use]
-    pub fn of(config: &Config, resolvers: Vec<Resolver>) -> Self {
+    pub(crate) fn of(config: &Config, resolvers: Vec<Resolver>) -> Self {
         let places = policy::named_places(config);
         let macs = policy::mac_places(config);
         Self { places, macs, resolvers }
@@ -86,7 +86,7 @@ impl Protected {
 
     /// The place that policy names for an address.
     #[must_use]
-    pub fn place(&self, addr: &Addr) -> Option<Place> {
+    pub(crate) fn place(&self, addr: &Addr) -> Option<Place> {
         let covering = self.places.iter().filter(|(prefix, _)| prefix.contains(addr));
         covering.max_by_key(|(prefix, _)| prefix.len).map(|(_, place)| *place)
     }
@@ -94,7 +94,7 @@ impl Protected {
 
 /// An address as the kernel's maps have it.
 #[must_use]
-pub fn addr(ip: IpAddr) -> Addr {
+pub(crate) fn addr(ip: IpAddr) -> Addr {
     match ip {
         IpAddr::V4(v4) => Addr::v4(v4.octets()),
         IpAddr::V6(v6) => Addr::v6(v6.octets()),
@@ -104,7 +104,7 @@ pub fn addr(ip: IpAddr) -> Addr {
 /// One place that is at least as strict as each of these: a zone, which protects every port, before a gateway; what enforces before
 /// what observes; of several gateways every port of the first.
 #[must_use]
-pub fn combine(places: impl IntoIterator<Item = Place>) -> Place {
+pub(crate) fn combine(places: impl IntoIterator<Item = Place>) -> Place {
     let (mut zones, mut gateways): (Vec<_>, Vec<_>) = (Vec::new(), Vec::new());
     for place in places {
         if place.zone != 0 {

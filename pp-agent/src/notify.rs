@@ -3,24 +3,24 @@
 use sd_notify::NotifyState;
 
 /// The daemon is ready; `status` is shown by `systemctl status`.
-pub fn ready(status: &str) {
+pub(crate) fn ready(status: &str) {
     send(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 /// The status line changed.
-pub fn status(status: &str) {
+pub(crate) fn status(status: &str) {
     send(&[NotifyState::Status(status)]);
 }
 
 /// The daemon is alive. To be said more often than `WatchdogSec=` of its unit.
-pub fn alive() {
+pub(crate) fn alive() {
     if sd_notify::watchdog_enabled().is_some() {
         send(&[NotifyState::Watchdog]);
     }
 }
 
 /// The daemon stops.
-pub fn stopping() {
+pub(crate) fn stopping() {
     send(&[NotifyState::Stopping]);
 }
 

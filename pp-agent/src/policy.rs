@@ -3,14 +3,14 @@
 //! changes nothing.
 
 mod beside;
-pub mod canary;
+pub(crate) mod canary;
 mod grounds;
 mod host;
 mod surface;
 
-pub use beside::Beside;
-pub use host::{HostTables, grant_list};
-pub use surface::PolicySurface;
+pub(crate) use beside::Beside;
+pub(crate) use host::{HostTables, grant_list};
+pub(crate) use surface::PolicySurface;
 
 use crate::config::{Config, Mode};
 use crate::delegates::{THIS_HOST, own_ports};
@@ -32,42 +32,42 @@ use std::collections::BTreeMap;
 
 /// Everything the daemon decides that the maps hold, in plain collections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct KernelTables {
+pub(crate) struct KernelTables {
     /// The whole host observes.
-    pub observe: bool,
+    pub(crate) observe: bool,
     /// Zones and gateways, flattened: each entry carries the zone around it.
-    pub places: Vec<(Prefix, Place)>,
+    pub(crate) places: Vec<(Prefix, Place)>,
     /// The ports of gateways that list some.
-    pub gateway_ports: Vec<(NameId, u16)>,
+    pub(crate) gateway_ports: Vec<(NameId, u16)>,
     /// Services that count outside zones, by (IP protocol number, port).
-    pub services: Vec<((u8, u16), Service)>,
+    pub(crate) services: Vec<((u8, u16), Service)>,
     /// Networks where services do not count.
-    pub exempt: Vec<Prefix>,
+    pub(crate) exempt: Vec<Prefix>,
     /// What the behaviour rules make of networks, flattened.
-    pub grounds: Vec<(Prefix, Ground)>,
+    pub(crate) grounds: Vec<(Prefix, Ground)>,
     /// What the behaviour rules allow.
-    pub limits: behaviour::Limits,
+    pub(crate) limits: behaviour::Limits,
     /// Who is an agent.
-    pub identity: IdentityTables,
+    pub(crate) identity: IdentityTables,
     /// Grants, flattened: each entry holds those of every prefix around it.
-    pub grants: Vec<(Prefix, Vec<Grant>)>,
+    pub(crate) grants: Vec<(Prefix, Vec<Grant>)>,
     /// Each receipt's serial, most new flows (zero: no limit) and most logins.
-    pub budgets: Vec<(Serial, u64, u64)>,
+    pub(crate) budgets: Vec<(Serial, u64, u64)>,
     /// Whose counts the kernel keeps, beside those of `budgets`.
-    pub counts: Counts,
+    pub(crate) counts: Counts,
     /// The bit of each owner in [`Grant::users`].
-    pub user_bits: Vec<(u32, u64)>,
+    pub(crate) user_bits: Vec<(u32, u64)>,
     /// What is known of tools that sessions run.
-    pub tools: ToolTables,
+    pub(crate) tools: ToolTables,
     /// How far a flow to each gateway may go.
-    pub gateway_limits: Vec<(NameId, Limits)>,
+    pub(crate) gateway_limits: Vec<(NameId, Limits)>,
     /// Most turns on each flow to a gateway, of receipts that say so.
-    pub receipt_turns: Vec<(Serial, u32)>,
+    pub(crate) receipt_turns: Vec<(Serial, u32)>,
 }
 
 /// Receipts whose counts are kept though the tables may not name them: they open nothing for now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Counts {
+pub(crate) enum Counts {
     /// Of these.
     Of(Vec<Serial>),
     /// Of every one, since it is not known which receipts there are.
@@ -83,34 +83,34 @@ impl Default for Counts {
 /// A registered receipt as its grants and budget are made of it. An ended one belongs in here
 /// for as long as a refusal should still name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GrantSource {
+pub(crate) struct GrantSource {
     /// Its number on this host.
-    pub serial: Serial,
+    pub(crate) serial: Serial,
     /// The agent whose sessions it is for.
-    pub agent: NameId,
+    pub(crate) agent: NameId,
     /// The session it is bound to; zero: any session of the agent.
-    pub session: u64,
+    pub(crate) session: u64,
     /// The owners it names; none: every owner.
-    pub uids: Option<Vec<u32>>,
+    pub(crate) uids: Option<Vec<u32>>,
     /// Where.
-    pub targets: Vec<Target>,
+    pub(crate) targets: Vec<Target>,
     /// First instant, boot nanoseconds.
-    pub from_ns: u64,
+    pub(crate) from_ns: u64,
     /// First instant after, boot nanoseconds.
-    pub until_ns: u64,
+    pub(crate) until_ns: u64,
     /// Most new flows; zero: no limit.
-    pub max_connections: u64,
+    pub(crate) max_connections: u64,
     /// Most new flows to login ports and gateways; zero: those stay closed.
-    pub max_attempts: u64,
+    pub(crate) max_attempts: u64,
     /// Most turns on each flow to a gateway; zero: what policy says.
-    pub max_turns: u32,
+    pub(crate) max_turns: u32,
     /// Why it opens nothing any more: `GRANT_REVOKED`, `GRANT_EXHAUSTED`, or zero.
-    pub ended: u8,
+    pub(crate) ended: u8,
 }
 
 /// Why tables cannot be built. What was in force stays so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PolicyError {
+pub(crate) enum PolicyError {
     /// A kernel table is too small.
     #[error("{table}: {need} entries needed, {most} fit; {remedy}")]
     TableFull {
@@ -148,7 +148,12 @@ pub enum PolicyError {
 /// # Errors
 /// More than the kernel's tables hold; those of policy and of grants have room
 /// for two generations.
-pub fn compile(config: &Config, receipts: &[GrantSource], cgroups: &[(u64, NameId)], own: &[Addr]) -> Result<KernelTables, PolicyError> {
+pub(crate) fn compile(
+    config: &Config,
+    receipts: &[GrantSource],
+    cgroups: &[(u64, NameId)],
+    own: &[Addr],
+) -> Result<KernelTables, PolicyError> {
     let mut identity = config.identity.clone();
     identity.cgroups = cgroups.to_vec();
     let bits = user_bits(receipts)?;
@@ -235,14 +240,14 @@ fn places(config: &Config, own: &[Addr]) -> Vec<(Prefix, Place)> {
 
 /// Zones and gateways as policy writes them: neither this host nor the canary.
 #[must_use]
-pub fn named_places(config: &Config) -> Vec<(Prefix, Place)> {
+pub(crate) fn named_places(config: &Config) -> Vec<(Prefix, Place)> {
     let (own, canary) = (name_id(THIS_HOST), name_id(canary::AGENT));
     places(config, &[]).into_iter().filter(|(_, place)| place.gateway != own && place.zone != canary).collect()
 }
 
 /// The place of each hardware address that policy gives.
 #[must_use]
-pub fn mac_places(config: &Config) -> Vec<(Mac, Place)> {
+pub(crate) fn mac_places(config: &Config) -> Vec<(Mac, Place)> {
     let places = named_places(config);
     let of = |prefix: &Prefix| places.iter().find(|(known, _)| known == prefix).map(|(_, place)| *place);
     let zones = config.zones.iter().flat_map(|zone| {

@@ -12,7 +12,7 @@ use pp_common::decide::{PROBE, PROBE_PORT};
 ///
 /// # Errors
 /// There is no socket to try it with.
-pub fn is_refused() -> io::Result<bool> {
+pub(crate) fn is_refused() -> io::Result<bool> {
     let [a, b, c, d] = PROBE.as_v4().unwrap_or_default();
     let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
     Ok(connect(socket.as_raw_fd(), &SockaddrIn::new(a, b, c, d, PROBE_PORT)) == Err(Errno::EPERM))

@@ -9,7 +9,7 @@ use pp_common::decide::transport::{TCP, UDP};
 
 /// When a service counts outside zones. Inside a zone every port is protected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub(crate) enum Standing {
     /// Protected unless policy lists services without it.
     Default,
     /// Its ports are common in ordinary IT too: only where policy asks.
@@ -20,49 +20,49 @@ pub enum Standing {
 
 /// One row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ServiceRow {
+pub(crate) struct ServiceRow {
     /// Its name in policy, receipts' authorities and events.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// What it is.
-    pub title: &'static str,
+    pub(crate) title: &'static str,
     /// Port ranges, inclusive, with their IP protocol number.
-    pub ports: &'static [(u8, u16, u16)],
+    pub(crate) ports: &'static [(u8, u16, u16)],
     /// When it counts.
-    pub standing: Standing,
+    pub(crate) standing: Standing,
     /// Who documents the ports.
-    pub sources: &'static str,
+    pub(crate) sources: &'static str,
 }
 
 impl ServiceRow {
     /// Whether the port is one of its own.
     #[must_use]
-    pub fn has(&self, transport: u8, port: u16) -> bool {
+    pub(crate) fn has(&self, transport: u8, port: u16) -> bool {
         self.ports.iter().any(|&(t, first, last)| t == transport && (first..=last).contains(&port))
     }
 
     /// Every single port of it, as (IP protocol number, port).
-    pub fn each_port(&self) -> impl Iterator<Item = (u8, u16)> + use<> {
+    pub(crate) fn each_port(&self) -> impl Iterator<Item = (u8, u16)> + use<> {
         self.ports.iter().flat_map(|&(t, first, last)| (first..=last).map(move |port| (t, port)))
     }
 }
 
 /// The row of this name.
 #[must_use]
-pub fn row(name: &str) -> Option<&'static ServiceRow> {
+pub(crate) fn row(name: &str) -> Option<&'static ServiceRow> {
     TABLE.iter().find(|row| row.name == name)
 }
 
 /// The name an event gives a port, whether or not policy protects it. Where
 /// two services share a port the one that is protected by default is named.
 #[must_use]
-pub fn service_name(transport: u8, port: u16) -> Option<&'static str> {
+pub(crate) fn service_name(transport: u8, port: u16) -> Option<&'static str> {
     let mut rows = TABLE.iter().filter(|row| row.has(transport, port));
     let first = rows.clone().next()?;
     Some(rows.find(|row| row.standing == Standing::Default).unwrap_or(first).name)
 }
 
 /// The rows that are protected when policy does not list services.
-pub fn defaults() -> impl Iterator<Item = &'static ServiceRow> {
+pub(crate) fn defaults() -> impl Iterator<Item = &'static ServiceRow> {
     TABLE.iter().filter(|row| row.standing == Standing::Default)
 }
 
@@ -81,7 +81,7 @@ use Standing::{Clashes, Default, OptIn};
 /// Every service known by name. No vNode port is here: no public source names
 /// one, so a vNode gateway's ports are the operator's to fill in.
 #[rustfmt::skip]
-pub static TABLE: &[ServiceRow] = &[
+pub(crate) static TABLE: &[ServiceRow] = &[
     service("modbus", "Modbus/TCP", &[(TCP, 502, 502)], Default, "W N Z M I"),
     service("modbus-security", "Modbus/TCP Security", &[(TCP, 802, 802)], Default, "W M"),
     service("s7comm", "ISO-TSAP: S7comm, ICCP, IEC 61850 MMS", &[(TCP, 102, 102)], Default, "W N Z M I"),

@@ -20,9 +20,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::clock::Now;
 use crate::database::{self, Check, Place};
 use crate::session::Released;
-pub use book::{Book, Kept};
-pub use error::{RegisterError, StateError};
-pub use stored::{EndReason, StoredReceipt, Tombstone};
+pub(crate) use book::{Book, Kept};
+pub(crate) use error::{RegisterError, StateError};
+pub(crate) use stored::{EndReason, StoredReceipt, Tombstone};
 
 const RECEIPTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("receipts");
 const TOMBSTONES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tombstones");
@@ -36,14 +36,14 @@ const NAMES: &str = "names";
 const LOST_TOLD: &str = "lost_told";
 const LOST_LIFECYCLE_TOLD: &str = "lost_lifecycle_told";
 /// The file, in the daemon's state directory.
-pub const STATE_FILE: &str = "state.redb";
+pub(crate) const STATE_FILE: &str = "state.redb";
 const RELEASED: &str = "released";
 /// The tables of a file that was ever used.
 const TABLES: [&str; 4] = ["receipts", "tombstones", "idem_keys", "meta"];
 
 /// What registration did.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Registered {
+pub(crate) enum Registered {
     /// The receipt is new.
     New(StoredReceipt),
     /// It was registered before; this is that registration.
@@ -52,7 +52,7 @@ pub enum Registered {
 
 /// The state file.
 #[derive(Debug)]
-pub struct State {
+pub(crate) struct State {
     held: Mutex<Held>,
     place: Box<dyn Opens>,
     path: PathBuf,
@@ -108,7 +108,7 @@ impl State {
     ///
     /// # Errors
     /// When it is damaged or locked, or the disk says no.
-    pub fn open(path: &Path) -> Result<Self, StateError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
         Self::at(Place::<FileBackend>::of_file(path, Check::Whole))
     }
 
@@ -121,7 +121,7 @@ impl State {
 
     /// A state that could not be opened: each use of it is this error, until [`State::retry`] has opened it.
     #[must_use]
-    pub fn shut(path: &Path, reason: &StateError) -> Self {
+    pub(crate) fn shut(path: &Path, reason: &StateError) -> Self {
         let state = Self::closed(Place::<FileBackend>::of_file(path, Check::Whole));
         state.shut_again(reason);
         state
@@ -145,7 +145,7 @@ impl State {
     }
 
     /// What is in it cannot be used after all.
-    pub fn shut_again(&self, reason: &StateError) {
+    pub(crate) fn shut_again(&self, reason: &StateError) {
         let mut held = self.held();
         let was_absent = match &*held {
             Held::Shut(shut) => shut.was_absent,
@@ -158,7 +158,7 @@ impl State {
     ///
     /// # Errors
     /// The reason, if it is still not to be had.
-    pub fn retry(&self) -> Result<(), StateError> {
+    pub(crate) fn retry(&self) -> Result<(), StateError> {
         let mut held = self.held();
         let Held::Shut(shut) = &mut *held else { return Ok(()) };
         if !shut.was_absent && self.place.is_absent() {
@@ -180,13 +180,13 @@ impl State {
 
     /// Whether it could not be opened, so that nothing is known of what is in it.
     #[must_use]
-    pub fn is_shut(&self) -> bool {
+    pub(crate) fn is_shut(&self) -> bool {
         matches!(*self.held(), Held::Shut(_))
     }
 
     /// Why it cannot be relied on right now, and what to do, for `status`.
     #[must_use]
-    pub fn problem(&self) -> Option<String> {
+    pub(crate) fn problem(&self) -> Option<String> {
         if let Held::Shut(shut) = &*self.held() {
             return Some(shut.reason.clone());
         }
@@ -289,7 +289,7 @@ impl State {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn highest_wall(&self) -> Result<i64, StateError> {
+    pub(crate) fn highest_wall(&self) -> Result<i64, StateError> {
         Ok(self.meta(HIGHEST_WALL)?.unwrap_or(0))
     }
 
@@ -324,7 +324,7 @@ impl State {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn last_policy<T: DeserializeOwned>(&self) -> Result<Option<T>, StateError> {
+    pub(crate) fn last_policy<T: DeserializeOwned>(&self) -> Result<Option<T>, StateError> {
         self.meta(LAST_POLICY)
     }
 
@@ -332,7 +332,7 @@ impl State {
     ///
     /// # Errors
     /// When the disk says no.
-    pub fn keep_policy(&self, policy: &impl Serialize) -> Result<(), StateError> {
+    pub(crate) fn keep_policy(&self, policy: &impl Serialize) -> Result<(), StateError> {
         self.write(|write| put(write, META, LAST_POLICY, policy))
     }
 
@@ -340,7 +340,7 @@ impl State {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn lost_told(&self) -> Result<(u64, u64), StateError> {
+    pub(crate) fn lost_told(&self) -> Result<(u64, u64), StateError> {
         Ok((self.meta(LOST_TOLD)?.unwrap_or(0), self.meta(LOST_LIFECYCLE_TOLD)?.unwrap_or(0)))
     }
 
@@ -348,7 +348,7 @@ impl State {
     ///
     /// # Errors
     /// When the disk says no.
-    pub fn keep_lost_told(&self, (records, lifecycle): (u64, u64)) -> Result<(), StateError> {
+    pub(crate) fn keep_lost_told(&self, (records, lifecycle): (u64, u64)) -> Result<(), StateError> {
         self.write(|write| {
             put(write, META, LOST_TOLD, &records)?;
             put(write, META, LOST_LIFECYCLE_TOLD, &lifecycle)
@@ -359,7 +359,7 @@ impl State {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn released(&self) -> Result<Option<Released>, StateError> {
+    pub(crate) fn released(&self) -> Result<Option<Released>, StateError> {
         self.meta(RELEASED)
     }
 
@@ -367,7 +367,7 @@ impl State {
     ///
     /// # Errors
     /// When the disk says no.
-    pub fn keep_released(&self, released: &Released) -> Result<(), StateError> {
+    pub(crate) fn keep_released(&self, released: &Released) -> Result<(), StateError> {
         self.write(|write| put(write, META, RELEASED, released))
     }
 
@@ -375,7 +375,7 @@ impl State {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn names(&self) -> Result<HashMap<NameId, String>, StateError> {
+    pub(crate) fn names(&self) -> Result<HashMap<NameId, String>, StateError> {
         Ok(self.meta(NAMES)?.unwrap_or_default())
     }
 
@@ -383,7 +383,7 @@ impl State {
     ///
     /// # Errors
     /// When the disk says no.
-    pub fn keep_names(&self, names: &HashMap<NameId, String>) -> Result<(), StateError> {
+    pub(crate) fn keep_names(&self, names: &HashMap<NameId, String>) -> Result<(), StateError> {
         let _one = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = self.names()?;
         let before = all.len();

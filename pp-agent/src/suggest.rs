@@ -30,7 +30,7 @@ const WEB_SERVICES: [&str; 2] = ["n3uron-web", "ignition-web"];
 
 /// Why a proposal would not hold beside the policy that it is for.
 #[derive(Debug, thiserror::Error)]
-pub enum SuggestError {
+pub(crate) enum SuggestError {
     /// The two clash.
     #[error("the proposal does not fit beside the policy: {0}")]
     Clash(#[from] ConfigError),
@@ -90,12 +90,12 @@ struct ExemptIdea {
 
 /// What there is to propose, for programs and as a drop-in.
 #[derive(Debug, Serialize)]
-pub struct Proposal {
+pub(crate) struct Proposal {
     zones: Vec<ZoneView>,
     gateways: Vec<GatewayView>,
     commented_out: Exemptions,
     /// The drop-in.
-    pub toml: String,
+    pub(crate) toml: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -122,7 +122,7 @@ struct Exemptions {
 
 /// What was read so far, judged by the policy that is to be added to.
 #[derive(Debug)]
-pub struct Observed<'a> {
+pub(crate) struct Observed<'a> {
     draft: Draft<'a>,
     hosts: BTreeSet<String>,
     /// Hosts that no zone and no gateway protects.
@@ -142,7 +142,7 @@ pub struct Observed<'a> {
 impl<'a> Observed<'a> {
     /// Nothing yet.
     #[must_use]
-    pub const fn new(draft: Draft<'a>) -> Self {
+    pub(crate) const fn new(draft: Draft<'a>) -> Self {
         Self {
             draft,
             hosts: BTreeSet::new(),
@@ -160,7 +160,7 @@ impl<'a> Observed<'a> {
     ///
     /// # Errors
     /// What is wrong with it, in words.
-    pub fn take(&mut self, event: &Event) -> Result<(), String> {
+    pub(crate) fn take(&mut self, event: &Event) -> Result<(), String> {
         match Then::read(event)? {
             Then::Missing(count) => self.miss(count),
             Then::Other => {}
@@ -171,7 +171,7 @@ impl<'a> Observed<'a> {
     }
 
     /// So many events are missing.
-    pub fn miss(&mut self, count: u64) {
+    pub(crate) fn miss(&mut self, count: u64) {
         self.missing = self.missing.saturating_add(count);
     }
 
@@ -224,7 +224,7 @@ impl<'a> Observed<'a> {
     ///
     /// # Errors
     /// It does not fit there.
-    pub fn propose(&self) -> Result<Proposal, SuggestError> {
+    pub(crate) fn propose(&self) -> Result<Proposal, SuggestError> {
         let config = self.draft.config();
         let ideas = Ideas { zones: self.zones(config), gateways: self.gateways(config), exempt: self.exemptions() };
         let toml = write::drop_in(self, &ideas);

@@ -14,34 +14,34 @@ use serde::Deserialize;
 
 use crate::compiled::{self, Rules};
 use machine::{Machine, Walked};
-use pp_common::abi::{DFA_ACCEPT, DFA_CLASSES, DFA_DEAD, DFA_START, EXEC_PATH_LEN};
-use pp_common::tools::{MAX_TOOL_RULES, TOOL_ARGV_LEN, TOOL_OBSERVE, TOOL_REFUSE, ToolEnd, rule_of};
+use pp_common::abi::{DFA_CLASSES, DFA_DEAD};
+use pp_common::tools::{MAX_TOOL_RULES, TOOL_OBSERVE, TOOL_REFUSE, ToolEnd};
 
 /// The tools that ship with the program.
 const SHIPPED: &str = include_str!("../../dist/tools.toml");
 
 /// What the kernel's tool maps hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ToolTables {
+pub(crate) struct ToolTables {
     /// Class of each byte.
-    pub classes: [u8; 256],
+    pub(crate) classes: [u8; 256],
     /// Where each state goes by byte class.
-    pub rows: Vec<[u16; DFA_CLASSES]>,
+    pub(crate) rows: Vec<[u16; DFA_CLASSES]>,
     /// What each state means at the end of the input.
-    pub ends: Vec<ToolEnd>,
+    pub(crate) ends: Vec<ToolEnd>,
     /// What the codes mean, by `pp_common::tools::rule_of`.
-    pub rules: Vec<ToolRule>,
+    pub(crate) rules: Vec<ToolRule>,
 }
 
 /// One rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ToolRule {
+pub(crate) struct ToolRule {
     /// The tool.
-    pub tool: String,
+    pub(crate) tool: String,
     /// The telling shape; `None`: the name alone.
-    pub shape: Option<String>,
+    pub(crate) shape: Option<String>,
     /// ATT&CK techniques.
-    pub attack: Vec<String>,
+    pub(crate) attack: Vec<String>,
 }
 
 impl Default for ToolTables {
@@ -123,7 +123,7 @@ struct Shape {
 ///
 /// # Errors
 /// It names no tool of the table, or is no line of words.
-pub fn check_allow(line: &str) -> Result<(), ToolError> {
+pub(crate) fn check_allow(line: &str) -> Result<(), ToolError> {
     let table: Table = toml::from_str(SHIPPED).map_err(|error| ToolError::Table(error.to_string()))?;
     shape::allowed(line, &table.tool).map(drop)
 }
@@ -132,7 +132,7 @@ pub fn check_allow(line: &str) -> Result<(), ToolError> {
 ///
 /// # Errors
 /// A bad line of `allow`, or more than the tables hold.
-pub fn compile(allow: &[String], observe: bool) -> Result<ToolTables, ToolError> {
+pub(crate) fn compile(allow: &[String], observe: bool) -> Result<ToolTables, ToolError> {
     let table: Table = toml::from_str(SHIPPED).map_err(|error| ToolError::Table(error.to_string()))?;
     let mut rules = Vec::new();
     let mut walked = Vec::new();
@@ -157,33 +157,6 @@ pub fn compile(allow: &[String], observe: bool) -> Result<ToolTables, ToolError>
         automaton::build(&mut Machine::new(&table.tool, walked)?, if observe { TOOL_OBSERVE } else { TOOL_REFUSE })
     })?;
     Ok(ToolTables { classes: automaton.classes, rows: automaton.rows, ends: automaton.ends, rules })
-}
-
-impl ToolTables {
-    /// The code that these tables give a program started with this path and
-    /// argument vector: the very walk that the kernel makes.
-    #[must_use]
-    pub fn code(&self, path: &[u8], argv: &[&[u8]]) -> u16 {
-        let args: Vec<u8> = argv.iter().flat_map(|arg| arg.iter().copied().chain([0])).collect();
-        let cut = args.len() > TOOL_ARGV_LEN - 1;
-        let path = path.iter().copied().take(EXEC_PATH_LEN - 1).chain([0]);
-        let mut state = DFA_START;
-        for byte in path.chain(args.into_iter().take(TOOL_ARGV_LEN - 1)).chain([0]) {
-            let class = usize::from(self.classes[usize::from(byte)]);
-            state = self.rows.get(usize::from(state)).map_or(DFA_DEAD, |row| row[class]) & !DFA_ACCEPT;
-            if state == DFA_DEAD {
-                return 0;
-            }
-        }
-        let end = self.ends.get(usize::from(state)).copied().unwrap_or_default();
-        if cut { end.cut } else { end.whole }
-    }
-
-    /// The rule behind a code.
-    #[must_use]
-    pub fn rule(&self, code: u16) -> Option<&ToolRule> {
-        self.rules.get(rule_of(code)?)
-    }
 }
 
 #[cfg(test)]

@@ -11,89 +11,89 @@ use crate::receipt::Request;
 /// `POST /v1/check`: what would happen to this connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Check {
+pub(crate) struct Check {
     /// Where to.
-    pub address: IpAddr,
+    pub(crate) address: IpAddr,
     /// The port.
-    pub port: u16,
+    pub(crate) port: u16,
     /// The link of a link-local address, by name or index.
-    pub link: Option<String>,
+    pub(crate) link: Option<String>,
     /// `tcp`, `udp`, `udplite` or `sctp`; `tcp` if absent.
-    pub transport: Option<String>,
+    pub(crate) transport: Option<String>,
     /// As this agent; absent: `pid` or `session` says who.
-    pub agent: Option<String>,
+    pub(crate) agent: Option<String>,
     /// Owner of the session: a uid or a user's name; the caller if absent.
-    pub user: Option<String>,
+    pub(crate) user: Option<String>,
     /// As this session.
-    pub session: Option<String>,
+    pub(crate) session: Option<String>,
     /// As this process.
-    pub pid: Option<u32>,
+    pub(crate) pid: Option<u32>,
 }
 
 /// Its answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CheckAnswer {
+pub(crate) struct CheckAnswer {
     #[serde(with = "verdict")]
-    pub verdict: Verdict,
+    pub(crate) verdict: Verdict,
     #[serde(with = "reason")]
-    pub reason: Reason,
+    pub(crate) reason: Reason,
     /// The receipt that allows it, or is nearest to doing so.
-    pub receipt: Option<String>,
+    pub(crate) receipt: Option<String>,
     /// How the behaviour rules judge it, in words.
-    pub behaviour: Option<String>,
+    pub(crate) behaviour: Option<String>,
     /// Why an address that policy does not name is protected, in words.
-    pub learned: Option<String>,
-    pub zone: Option<String>,
-    pub gateway: Option<String>,
-    pub service: Option<String>,
+    pub(crate) learned: Option<String>,
+    pub(crate) zone: Option<String>,
+    pub(crate) gateway: Option<String>,
+    pub(crate) service: Option<String>,
     #[serde(default)]
-    pub destination: Destination,
+    pub(crate) destination: Destination,
 }
 
 /// `GET /v1/why`: the caller's last refusals, newest first.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Refusals {
-    pub refusals: Vec<RefusalView>,
+pub(crate) struct Refusals {
+    pub(crate) refusals: Vec<RefusalView>,
 }
 
 /// One refusal.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct RefusalView {
-    pub event: u64,
-    pub time: String,
-    pub verdict: Option<String>,
-    pub reason: Option<String>,
-    pub destination: Option<Destination>,
-    pub object: Option<String>,
+pub(crate) struct RefusalView {
+    pub(crate) event: u64,
+    pub(crate) time: String,
+    pub(crate) verdict: Option<String>,
+    pub(crate) reason: Option<String>,
+    pub(crate) destination: Option<Destination>,
+    pub(crate) object: Option<String>,
     /// What it means, and what to do.
-    pub words: String,
+    pub(crate) words: String,
     /// Absent where no receipt could have allowed it.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    pub requestable: Option<Requestable>,
+    pub(crate) requestable: Option<Requestable>,
     /// Absent for agents: they get no map of the plant.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    pub place: Option<Place>,
+    pub(crate) place: Option<Place>,
 }
 
 /// How to ask for a receipt.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Requestable {
+pub(crate) struct Requestable {
     /// The command line that drafts the request.
-    pub command: Option<String>,
+    pub(crate) command: Option<String>,
     /// The request itself, where it can be drafted.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub request: Option<Request>,
+    pub(crate) request: Option<Request>,
 }
 
 /// What protects a destination.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Place {
-    pub zone: Option<String>,
-    pub service: Option<String>,
+pub(crate) struct Place {
+    pub(crate) zone: Option<String>,
+    pub(crate) service: Option<String>,
 }
 
 /// Codes of the kernel's, by their names.

@@ -3,21 +3,19 @@
 //! The daemon writes them and the command line reads them. A reader takes what it knows: members that a later version added are passed over, and
 //! those that an earlier one had not yet are at their defaults.
 
-#![expect(missing_docs, reason = "members without a comment say in JSON what their names say here")]
-
 mod access;
 mod policy;
 mod receipts;
 mod sessions;
 mod status;
 
-pub use access::{Check, CheckAnswer, Place, RefusalView, Refusals, Requestable};
-pub use policy::{PolicyView, Reloaded, Remarks};
-pub use receipts::{Draft, ReceiptStatus, ReceiptView, Receipts, RegisterAnswer, Revoked, TermsView, UsedView};
-pub use sessions::{OwnSession, ProcessView, Released, SessionView, Sessions, StartSession, Started};
-pub use status::{
-    BackendView, CanaryView, FindingView, Forgotten, HooksView, LinkView, NeighbourCounts, NeighbourList, NeighbourView, Neighbours,
-    Opening, Posture, RefusalCounts, Status, UnnamedNetwork, WatchView,
+pub(crate) use access::{Check, CheckAnswer, Place, RefusalView, Refusals, Requestable};
+pub(crate) use policy::{PolicyView, Reloaded, Remarks};
+pub(crate) use receipts::{Draft, ReceiptStatus, ReceiptView, Receipts, RegisterAnswer, Revoked, TermsView, UsedView};
+pub(crate) use sessions::{OwnSession, ProcessView, Released, SessionView, Sessions, StartSession, Started};
+pub(crate) use status::{
+    BackendView, CanaryView, FindingView, Forgotten, HooksView, LinkView, NeighbourList, NeighbourView, Neighbours, Opening, Posture,
+    RefusalCounts, Status, UnnamedNetwork, WatchView,
 };
 
 use serde::{Deserialize, Serialize};
@@ -26,32 +24,32 @@ use serde_json::Value;
 /// The body of an answer that says no.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct ErrorAnswer {
-    pub error: Problem,
+pub(crate) struct ErrorAnswer {
+    pub(crate) error: Problem,
 }
 
 /// Why an answer says no.
 #[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
 #[serde(default)]
-pub struct Problem {
+pub(crate) struct Problem {
     /// HTTP status; it is not in the body.
     #[serde(skip)]
-    pub status: u16,
+    pub(crate) status: u16,
     /// What went wrong, for programs: `no_rights`, `term_not_enforced`, ...
-    pub code: String,
+    pub(crate) code: String,
     /// What went wrong and what to do, for people.
-    pub message: String,
+    pub(crate) message: String,
     /// Permission Protocol's code, where it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub pp_code: Option<String>,
+    pub(crate) pp_code: Option<String>,
 }
 
 /// An answer as JSON, with the members of each object in alphabetical order, however its type has them.
 ///
 /// # Errors
 /// Never for the types of this module; the signature is serde's.
-pub fn to_json(answer: &impl Serialize) -> Result<Value, serde_json::Error> {
+pub(crate) fn to_json(answer: &impl Serialize) -> Result<Value, serde_json::Error> {
     serde_json::to_value(answer)
 }
 

@@ -6,40 +6,40 @@ use serde_json::Value;
 /// `POST /v1/requests`: a draft for an operator to sign. The answer is a [`crate::receipt::Request`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Draft {
+pub(crate) struct Draft {
     /// From this refusal.
-    pub event: Option<u64>,
+    pub(crate) event: Option<u64>,
     /// The agent; the caller's own if it is one.
-    pub agent: Option<String>,
+    pub(crate) agent: Option<String>,
     /// The owner's name; the caller if absent.
-    pub user: Option<String>,
+    pub(crate) user: Option<String>,
     /// `ADDRESS[/LEN]:PORT[/TRANSPORT]`, any number.
-    pub targets: Vec<String>,
+    pub(crate) targets: Vec<String>,
     /// How long access is asked for, seconds.
-    pub access_seconds: Option<u64>,
+    pub(crate) access_seconds: Option<u64>,
     /// Accounts the agent will log in with; none: no logins.
-    pub accounts: Vec<String>,
+    pub(crate) accounts: Vec<String>,
     /// Most login attempts, with `accounts`.
-    pub max_attempts: Option<u64>,
+    pub(crate) max_attempts: Option<u64>,
     /// Most new connections.
-    pub max_connections: Option<u64>,
+    pub(crate) max_connections: Option<u64>,
     /// Most turns on each connection to a gateway.
-    pub max_turns: Option<u64>,
+    pub(crate) max_turns: Option<u64>,
     /// What for, in the asker's words.
-    pub summary: Option<String>,
+    pub(crate) summary: Option<String>,
 }
 
 /// `GET /v1/receipts`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Receipts {
-    pub receipts: Vec<ReceiptView>,
+pub(crate) struct Receipts {
+    pub(crate) receipts: Vec<ReceiptView>,
 }
 
 /// Whether a receipt opens anything now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ReceiptStatus {
+pub(crate) enum ReceiptStatus {
     /// Its window has not begun.
     Pending,
     Active,
@@ -62,62 +62,62 @@ impl std::fmt::Display for ReceiptStatus {
 /// `GET /v1/receipts/{id}`, and a registered receipt.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct ReceiptView {
-    pub id: String,
-    pub status: ReceiptStatus,
-    pub registered: String,
-    pub from: String,
-    pub until: String,
-    pub uids: Vec<u32>,
+pub(crate) struct ReceiptView {
+    pub(crate) id: String,
+    pub(crate) status: ReceiptStatus,
+    pub(crate) registered: String,
+    pub(crate) from: String,
+    pub(crate) until: String,
+    pub(crate) uids: Vec<u32>,
     /// Absent where it is void.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    pub terms: Option<TermsView>,
+    pub(crate) terms: Option<TermsView>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub void_because: Option<String>,
+    pub(crate) void_because: Option<String>,
     /// Absent where the kernel counts nothing of it.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    pub used: Option<UsedView>,
+    pub(crate) used: Option<UsedView>,
     /// It was registered before, and nothing changed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub again: bool,
+    pub(crate) again: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
     /// As it was signed; only where one receipt is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub artifact: Option<Value>,
+    pub(crate) artifact: Option<Value>,
 }
 
 /// What was signed.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct TermsView {
-    pub agent: String,
-    pub session: Option<String>,
-    pub users: Option<Vec<String>>,
-    pub decider: String,
-    pub key: String,
-    pub summary: Option<String>,
-    pub targets: Vec<String>,
-    pub max_connections: Option<u32>,
+pub(crate) struct TermsView {
+    pub(crate) agent: String,
+    pub(crate) session: Option<String>,
+    pub(crate) users: Option<Vec<String>>,
+    pub(crate) decider: String,
+    pub(crate) key: String,
+    pub(crate) summary: Option<String>,
+    pub(crate) targets: Vec<String>,
+    pub(crate) max_connections: Option<u32>,
     /// Zero: no logins.
-    pub max_attempts: u32,
+    pub(crate) max_attempts: u32,
     /// The accounts of those logins.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub accounts: Vec<String>,
-    pub max_turns: Option<u32>,
+    pub(crate) accounts: Vec<String>,
+    pub(crate) max_turns: Option<u32>,
 }
 
 /// What is used of it.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct UsedView {
-    pub used_connections: u64,
-    pub used_attempts: u64,
+pub(crate) struct UsedView {
+    pub(crate) used_connections: u64,
+    pub(crate) used_attempts: u64,
 }
 
 /// `POST /v1/receipts`: what an artifact turned out to be.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum RegisterAnswer {
+pub(crate) enum RegisterAnswer {
     Revocation(Revoked),
     Receipt(Box<ReceiptView>),
 }
@@ -130,9 +130,9 @@ impl From<ReceiptView> for RegisterAnswer {
 
 /// `DELETE /v1/receipts/{id}`, and a registered revocation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Revoked {
-    pub id: String,
-    pub status: ReceiptStatus,
+pub(crate) struct Revoked {
+    pub(crate) id: String,
+    pub(crate) status: ReceiptStatus,
     /// Else it was never seen here, and cannot be registered any more.
-    pub was_registered: bool,
+    pub(crate) was_registered: bool,
 }

@@ -9,7 +9,7 @@ use crate::kernel::Gap;
 /// How far what was asked for is enforced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Posture {
+pub(crate) enum Posture {
     /// The canary was refused everything.
     Enforcing,
     /// It was refused everything but what this kernel is known to leave open.
@@ -29,7 +29,7 @@ pub enum Posture {
 impl Posture {
     /// Whether refusals hold, but for known gaps.
     #[must_use]
-    pub const fn refuses(self) -> bool {
+    pub(crate) const fn refuses(self) -> bool {
         matches!(self, Self::Enforcing | Self::Partial)
     }
 }
@@ -43,7 +43,7 @@ impl std::fmt::Display for Posture {
 /// Something that is open on this host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Opening {
+pub(crate) enum Opening {
     /// This kernel is known to leave it open.
     Known(Gap),
     /// What the canary got through with, or why it could not be sent.
@@ -62,100 +62,100 @@ impl std::fmt::Display for Opening {
 /// `GET /v1/status`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Status {
-    pub version: String,
-    pub abi: u32,
-    pub host: Option<String>,
-    pub kernel: String,
-    pub backend: String,
-    pub backends: Vec<BackendView>,
+pub(crate) struct Status {
+    pub(crate) version: String,
+    pub(crate) abi: u32,
+    pub(crate) host: Option<String>,
+    pub(crate) kernel: String,
+    pub(crate) backend: String,
+    pub(crate) backends: Vec<BackendView>,
     /// What is enforced of what was asked for.
-    pub posture: Posture,
+    pub(crate) posture: Posture,
     /// What the canary found.
-    pub measured: Posture,
-    pub gaps: Vec<Opening>,
-    pub watch: WatchView,
-    pub neighbours: Neighbours,
-    pub mode: Mode,
-    pub policy: String,
+    pub(crate) measured: Posture,
+    pub(crate) gaps: Vec<Opening>,
+    pub(crate) watch: WatchView,
+    pub(crate) neighbours: Neighbours,
+    pub(crate) mode: Mode,
+    pub(crate) policy: String,
     #[serde(flatten)]
-    pub remarks: Remarks,
-    pub problems: Vec<String>,
-    pub healthy: bool,
-    pub generation: u32,
+    pub(crate) remarks: Remarks,
+    pub(crate) problems: Vec<String>,
+    pub(crate) healthy: bool,
+    pub(crate) generation: u32,
     /// Absent where it is not known since when they are counted.
-    pub refusals: Option<RefusalCounts>,
-    pub sessions: usize,
-    pub receipts: usize,
-    pub started: String,
-    pub pid: u32,
+    pub(crate) refusals: Option<RefusalCounts>,
+    pub(crate) sessions: usize,
+    pub(crate) receipts: usize,
+    pub(crate) started: String,
+    pub(crate) pid: u32,
 }
 
 /// What became of a backend at start.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct BackendView {
-    pub name: String,
-    pub found: String,
+pub(crate) struct BackendView {
+    pub(crate) name: String,
+    pub(crate) found: String,
 }
 
 /// How the refusals of this boot were told: `told` + `repeats` + `lost` + `untold` = `refused`.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct RefusalCounts {
+pub(crate) struct RefusalCounts {
     /// By the kernel's count, since this account is kept.
-    pub refused: u64,
-    pub told: u64,
-    pub repeats: u64,
-    pub lost: u64,
+    pub(crate) refused: u64,
+    pub(crate) told: u64,
+    pub(crate) repeats: u64,
+    pub(crate) lost: u64,
     /// Not yet: records on their way, and repeats that are told when their window is over.
-    pub untold: u64,
+    pub(crate) untold: u64,
     /// Told by events that this daemon could not store.
-    pub not_stored: u64,
+    pub(crate) not_stored: u64,
 }
 
 /// What watching the gate found last.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct WatchView {
-    pub canary: CanaryView,
-    pub hooks: HooksView,
+pub(crate) struct WatchView {
+    pub(crate) canary: CanaryView,
+    pub(crate) hooks: HooksView,
 }
 
 /// The last canary.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct CanaryView {
-    pub time: String,
-    pub runs: u64,
-    pub findings: Vec<FindingView>,
+pub(crate) struct CanaryView {
+    pub(crate) time: String,
+    pub(crate) runs: u64,
+    pub(crate) findings: Vec<FindingView>,
 }
 
 /// What became of one attempt of the canary's.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct FindingView {
-    pub technique: String,
-    pub errno: i32,
-    pub refused: bool,
+pub(crate) struct FindingView {
+    pub(crate) technique: String,
+    pub(crate) errno: i32,
+    pub(crate) refused: bool,
 }
 
 /// Hooks that are looked at, and what had to be done to them.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct HooksView {
-    pub watched: usize,
-    pub mended: u64,
-    pub missing: Vec<String>,
-    pub beyond_repair: u64,
+pub(crate) struct HooksView {
+    pub(crate) watched: usize,
+    pub(crate) mended: u64,
+    pub(crate) missing: Vec<String>,
+    pub(crate) beyond_repair: u64,
     /// Programs of others that run after ours.
-    pub foreign: usize,
+    pub(crate) foreign: usize,
 }
 
 /// What is protected beside what policy names: a list for operators, counts for everybody else.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Neighbours {
+pub(crate) enum Neighbours {
     List(NeighbourList),
     Counts(NeighbourCounts),
 }
@@ -169,7 +169,7 @@ impl Default for Neighbours {
 impl Neighbours {
     /// How many there are. A list of addresses is a map of the plant.
     #[must_use]
-    pub const fn counts(&self) -> NeighbourCounts {
+    pub(crate) const fn counts(&self) -> NeighbourCounts {
         match self {
             Self::Counts(counts) => *counts,
             Self::List(list) => NeighbourCounts {
@@ -185,64 +185,64 @@ impl Neighbours {
 /// `GET /v1/neighbours`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct NeighbourList {
+pub(crate) struct NeighbourList {
     /// Links that carry a protected place.
-    pub links: Vec<LinkView>,
+    pub(crate) links: Vec<LinkView>,
     /// Addresses that joined a place.
-    pub learned: Vec<NeighbourView>,
+    pub(crate) learned: Vec<NeighbourView>,
     /// Conflicts of the last 24 hours, one sentence each.
-    pub conflicts: Vec<String>,
+    pub(crate) conflicts: Vec<String>,
     /// IPv6 networks on those links of which no zone names all.
-    pub unnamed_networks: Vec<UnnamedNetwork>,
+    pub(crate) unnamed_networks: Vec<UnnamedNetwork>,
 }
 
 /// The same, counted.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct NeighbourCounts {
-    pub links: usize,
-    pub learned: usize,
-    pub conflicts: usize,
-    pub unnamed_networks: usize,
+pub(crate) struct NeighbourCounts {
+    pub(crate) links: usize,
+    pub(crate) learned: usize,
+    pub(crate) conflicts: usize,
+    pub(crate) unnamed_networks: usize,
 }
 
 /// One link.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct LinkView {
-    pub link: String,
-    pub netns: u32,
-    pub zone: Option<String>,
-    pub gateway: Option<String>,
+pub(crate) struct LinkView {
+    pub(crate) link: String,
+    pub(crate) netns: u32,
+    pub(crate) zone: Option<String>,
+    pub(crate) gateway: Option<String>,
 }
 
 /// One address.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct NeighbourView {
-    pub address: String,
-    pub link: String,
-    pub netns: u32,
-    pub zone: Option<String>,
-    pub gateway: Option<String>,
-    pub mac: String,
+pub(crate) struct NeighbourView {
+    pub(crate) address: String,
+    pub(crate) link: String,
+    pub(crate) netns: u32,
+    pub(crate) zone: Option<String>,
+    pub(crate) gateway: Option<String>,
+    pub(crate) mac: String,
     /// How it is known, in words.
-    pub why: String,
+    pub(crate) why: String,
 }
 
 /// One network.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct UnnamedNetwork {
-    pub link: String,
-    pub network: String,
+pub(crate) struct UnnamedNetwork {
+    pub(crate) link: String,
+    pub(crate) network: String,
 }
 
 /// `DELETE /v1/neighbours/{address}`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Forgotten {
-    pub address: String,
+pub(crate) struct Forgotten {
+    pub(crate) address: String,
     /// In how many network namespaces.
-    pub forgotten: usize,
+    pub(crate) forgotten: usize,
 }

@@ -37,7 +37,7 @@ const SOCKET_VARIABLE: &str = "PP_AGENT_SOCKET";
 /// Refuses AI agents' connections to industrial equipment until a person has signed a receipt.
 #[derive(Debug, Parser)]
 #[command(name = "pp-agent", version, max_term_width = 100)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// The daemon's control socket [default: that of the variable PP_AGENT_SOCKET, else /run/pp-agent/control.sock].
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,

@@ -14,17 +14,17 @@ use toml::Spanned;
 
 /// The behaviour rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Behaviour {
+pub(crate) struct Behaviour {
     /// Their mode; the host's where that observes.
-    pub mode: Mode,
+    pub(crate) mode: Mode,
     /// Networks that are judged beside the private ones.
-    pub internal: Vec<IpNet>,
+    pub(crate) internal: Vec<IpNet>,
     /// What is not judged.
-    pub exempt: Vec<Exemption>,
+    pub(crate) exempt: Vec<Exemption>,
     /// Whether loopback and the host's own addresses count like others.
-    pub count_own: bool,
+    pub(crate) count_own: bool,
     /// How much is allowed, as the kernel reads it.
-    pub limits: Limits,
+    pub(crate) limits: Limits,
 }
 
 impl Default for Behaviour {
@@ -35,11 +35,11 @@ impl Default for Behaviour {
 
 /// A network, or some of its ports, that the rules leave alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exemption {
+pub(crate) struct Exemption {
     /// The network.
-    pub network: IpNet,
+    pub(crate) network: IpNet,
     /// The first and the last port; `None`: every port.
-    pub ports: Option<(u16, u16)>,
+    pub(crate) ports: Option<(u16, u16)>,
 }
 
 impl fmt::Display for Exemption {

@@ -16,13 +16,13 @@ use serde::{Deserialize, Serialize};
 
 /// A part of the shipped protection that policy takes away, on purpose or not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Off {
+pub(crate) struct Off {
     /// The part: `mode`, `services`, `exempt`, `zone`, `gateway`, `agent`, `tool`, `delegate`, `behaviour` or `any_user`.
-    pub part: Cow<'static, str>,
+    pub(crate) part: Cow<'static, str>,
     /// What of it: names of services, an agent, a tool, networks.
-    pub names: Vec<String>,
+    pub(crate) names: Vec<String>,
     /// In words, with the key that does it.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 /// Everything that is off.

@@ -13,21 +13,21 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Most bytes of one policy file.
-pub const MAX_FILE_BYTES: u64 = 1 << 20;
+pub(crate) const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Where policy is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Paths {
+pub(crate) struct Paths {
     /// The file; it may be missing.
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
     /// The folder of drop-ins, `*.toml` in the order of their names; it may be missing.
-    pub drop_ins: PathBuf,
+    pub(crate) drop_ins: PathBuf,
 }
 
 impl Paths {
     /// A policy file with `policy.d` (its own name with `.d`) beside it.
     #[must_use]
-    pub fn beside(file: &Path) -> Self {
+    pub(crate) fn beside(file: &Path) -> Self {
         Self { file: file.to_owned(), drop_ins: file.with_extension("d") }
     }
 }
@@ -41,11 +41,11 @@ impl Default for Paths {
 
 /// One policy file's text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
+pub(crate) struct Source {
     /// Its path, for messages.
-    pub name: String,
+    pub(crate) name: String,
     /// Its text.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 impl Source {
@@ -58,11 +58,11 @@ impl Source {
 
 /// Something in the folder of drop-ins that is no part of the policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NotRead {
+pub(crate) struct NotRead {
     /// Its path.
-    pub path: String,
+    pub(crate) path: String,
     /// Why it is not read, and what to do if it is meant.
-    pub why: Cow<'static, str>,
+    pub(crate) why: Cow<'static, str>,
 }
 
 impl fmt::Display for NotRead {

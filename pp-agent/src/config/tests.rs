@@ -65,7 +65,7 @@ fn every_key_of_this_build_is_read() {
     assert_eq!(config.gateways[0].ports, [443, 8443]);
     let enabled: Vec<_> = config.services.enabled.iter().map(|row| row.name).collect();
     assert_eq!(enabled, ["modbus", "opc-ua"]);
-    let authority = config.authority("shift-lead-2026").unwrap();
+    let authority = config.authorities.iter().find(|authority| authority.key_id == "shift-lead-2026").unwrap();
     assert_eq!(authority.max_ttl, Duration::from_secs(8 * 3600));
     assert!(config.knows_agent("claude-code"));
     assert!(config.notes.is_empty(), "{:?}", config.notes);

@@ -17,18 +17,18 @@ use crate::os::peer::peer_groups;
 
 /// The process that connected.
 #[derive(Debug)]
-pub struct Peer {
+pub(crate) struct Peer {
     /// Its uid when it connected.
-    pub uid: u32,
+    pub(crate) uid: u32,
     /// Its pid; meaningful only while it lives.
-    pub pid: u32,
+    pub(crate) pid: u32,
     groups: Vec<u32>,
     pidfd: Option<OwnedFd>,
 }
 
 /// What a caller may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub(crate) enum Standing {
     /// An agent, or someone who may be one. The session, if known.
     Agent(Option<u64>),
     /// A user of this host.
@@ -39,8 +39,7 @@ pub enum Standing {
 
 /// What can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the variants are named like the calls")]
-pub enum Action {
+pub(crate) enum Action {
     SelfInfo,
     RegisterReceipt,
     DraftRequest,
@@ -63,7 +62,7 @@ pub enum Action {
 impl Standing {
     /// The rights table of the control socket.
     #[must_use]
-    pub const fn may(self, action: Action) -> bool {
+    pub(crate) const fn may(self, action: Action) -> bool {
         match action {
             Action::SelfInfo | Action::RegisterReceipt | Action::DraftRequest | Action::Why => true,
             Action::Status | Action::ListSessions | Action::ReadEvents | Action::StartSession => {
@@ -84,7 +83,7 @@ impl Standing {
     /// Whose sessions and events it may see: `Ok(None)` all, `Ok(Some(uid))`
     /// those of one owner.
     #[must_use]
-    pub const fn sees_owner(self) -> Option<u32> {
+    pub(crate) const fn sees_owner(self) -> Option<u32> {
         match self {
             Self::User(uid) => Some(uid),
             Self::Agent(_) | Self::Operator => None,
@@ -97,7 +96,7 @@ impl Peer {
     ///
     /// # Errors
     /// When it does not say who.
-    pub fn of(socket: &impl AsFd) -> io::Result<Self> {
+    pub(crate) fn of(socket: &impl AsFd) -> io::Result<Self> {
         let credentials = getsockopt(socket, sockopt::PeerCredentials)?;
         let pid = u32::try_from(credentials.pid()).unwrap_or(0);
         let pidfd = getsockopt(socket, sockopt::PeerPidfd).ok().or_else(|| {
@@ -111,7 +110,7 @@ impl Peer {
 
     /// Its rights at this moment.
     #[must_use]
-    pub fn standing(&self, governor: &dyn Governor) -> Standing {
+    pub(crate) fn standing(&self, governor: &dyn Governor) -> Standing {
         let session = governor.session_of(self.pid);
         // RACE: the mark is read first. If the peer still lives afterwards,
         // its pid was its own all the while, and the mark was its mark.
@@ -160,7 +159,7 @@ fn log_refusal(peer: &Peer, action: Action) {
 ///
 /// # Errors
 /// 403 `no_rights` if it may not.
-pub fn authorize(governor: &dyn Governor, peer: &Peer, action: Action) -> Result<Standing, ApiError> {
+pub(crate) fn authorize(governor: &dyn Governor, peer: &Peer, action: Action) -> Result<Standing, ApiError> {
     let standing = peer.standing(governor);
     if standing.may(action) {
         return Ok(standing);

@@ -36,7 +36,7 @@ const MAX_LINE: usize = 1 << 20;
 
 /// Why a call came to nothing.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientError {
+pub(crate) enum ClientError {
     /// Nobody answers.
     #[error("control socket {path}: {source}; is the daemon running (systemctl status pp-agent)")]
     Connect {
@@ -80,14 +80,14 @@ pub enum ClientError {
 impl ClientError {
     /// Whether nobody answered at all.
     #[must_use]
-    pub const fn is_absent(&self) -> bool {
+    pub(crate) const fn is_absent(&self) -> bool {
         matches!(self, Self::Connect { .. })
     }
 }
 
 /// An answer: what it says, and, for `--json`, exactly what was sent, also where a later version says more.
 #[derive(Debug)]
-pub struct Answer<T> {
+pub(crate) struct Answer<T> {
     says: T,
     sent: Value,
 }
@@ -114,11 +114,11 @@ impl<T> Serialize for Answer<T> {
 }
 
 /// Called once with the socket and the uid that serves it, before the first call.
-pub type Notice = fn(&Path, u32);
+pub(crate) type Notice = fn(&Path, u32);
 
 /// A client for one socket. Each call is a connection of its own, and its server must be believed each time.
 #[derive(Clone, Debug)]
-pub struct Client {
+pub(crate) struct Client {
     socket: PathBuf,
     named: Named,
     notice: Notice,
@@ -130,13 +130,13 @@ pub struct Client {
 impl Client {
     /// For this socket, which was named so.
     #[must_use]
-    pub fn new(socket: &Path, named: Named) -> Self {
+    pub(crate) fn new(socket: &Path, named: Named) -> Self {
         Self { socket: socket.to_owned(), named, notice: |_, _| {}, noticed: Arc::default(), patience: [QUESTION_TIMEOUT, CHANGE_TIMEOUT] }
     }
 
     /// The same, saying whom it asks.
     #[must_use]
-    pub fn with_notice(self, notice: Notice) -> Self {
+    pub(crate) fn with_notice(self, notice: Notice) -> Self {
         Self { notice, ..self }
     }
 
@@ -144,7 +144,7 @@ impl Client {
     ///
     /// # Errors
     /// When nobody answers, or the answer is no.
-    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, ClientError> {
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, ClientError> {
         self.call(Method::GET, path, Vec::new()).await
     }
 
@@ -152,7 +152,7 @@ impl Client {
     ///
     /// # Errors
     /// When nobody answers, or the answer is no.
-    pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, ClientError> {
+    pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, ClientError> {
         self.call(Method::DELETE, path, Vec::new()).await
     }
 
@@ -160,7 +160,7 @@ impl Client {
     ///
     /// # Errors
     /// When nobody answers, or the answer is no.
-    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<Answer<T>, ClientError> {
+    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<Answer<T>, ClientError> {
         let body = serde_json::to_vec(body).map_err(|error| ClientError::Form(error.to_string()))?;
         self.call(Method::POST, path, body).await
     }
@@ -169,7 +169,7 @@ impl Client {
     ///
     /// # Errors
     /// When nobody answers, or the answer is no.
-    pub async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Answer<T>, ClientError> {
+    pub(crate) async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Answer<T>, ClientError> {
         let response = self.send(method, path, body).await?;
         let is_success = response.status().is_success();
         let status = response.status().as_u16();
@@ -184,7 +184,7 @@ impl Client {
     ///
     /// # Errors
     /// When nobody answers, or the answer is no.
-    pub async fn lines(&self, path: &str) -> Result<Lines, ClientError> {
+    pub(crate) async fn lines(&self, path: &str) -> Result<Lines, ClientError> {
         let response = self.send(Method::GET, path, Vec::new()).await?;
         if response.status().is_success() {
             return Ok(Lines::new(self.clone(), response.into_body()));
@@ -236,7 +236,7 @@ impl Client {
 
 /// Lines of an answer.
 #[derive(Debug)]
-pub struct Lines {
+pub(crate) struct Lines {
     client: Client,
     body: Incoming,
     codec: AnyDelimiterCodec,
@@ -253,7 +253,7 @@ impl Lines {
     ///
     /// # Errors
     /// When the connection breaks, or a line is longer than any of the daemon's.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
         let too_long = |_| ClientError::Form(format!("answer: a line is longer than {MAX_LINE} bytes"));
         loop {
             if let Some(line) = self.codec.decode(&mut self.rest).map_err(too_long)? {

@@ -7,7 +7,7 @@ use crate::metrics::Text;
 
 /// What the control socket counts about itself.
 #[derive(Debug, Default)]
-pub struct ControlCounters {
+pub(crate) struct ControlCounters {
     connections: AtomicU64,
     turned_away: [AtomicU64; 3],
     closed_early: [AtomicU64; 3],
@@ -17,32 +17,32 @@ pub struct ControlCounters {
 
 impl ControlCounters {
     /// A connection was taken.
-    pub fn connection(&self) {
+    pub(crate) fn connection(&self) {
         self.connections.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A connection was closed at once: every seat of its standing is in a call.
-    pub fn turned_away(&self, class: Class) {
+    pub(crate) fn turned_away(&self, class: Class) {
         self.turned_away[class as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// A connection that waited was closed for another of its standing.
-    pub fn closed_early(&self, class: Class) {
+    pub(crate) fn closed_early(&self, class: Class) {
         self.closed_early[class as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// A request came in.
-    pub fn request(&self) {
+    pub(crate) fn request(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A request was refused for want of rights.
-    pub fn refused(&self) {
+    pub(crate) fn refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Writes them.
-    pub fn write(&self, text: &mut Text) {
+    pub(crate) fn write(&self, text: &mut Text) {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let by_standing = |counters: &[AtomicU64; 3]| Class::ALL.map(|class| (class.name().to_owned(), read(&counters[class as usize])));
         text.counter("pp_control_connections_total", "connections taken", read(&self.connections));

@@ -15,7 +15,7 @@ use crate::state::{RegisterError, StateError};
 
 /// An answer that says no: what went wrong and what to do.
 #[derive(Debug, thiserror::Error)]
-pub enum ApiError {
+pub(crate) enum ApiError {
     /// The request itself is wrong.
     #[error("{0}")]
     BadRequest(String),
@@ -107,13 +107,13 @@ impl From<RegisterError> for ApiError {
 impl ApiError {
     /// [`ApiError::BadRequest`].
     #[must_use]
-    pub fn bad_request(message: impl Into<String>) -> Self {
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
         Self::BadRequest(message.into())
     }
 
     /// [`ApiError::NotFound`].
     #[must_use]
-    pub fn not_found(message: impl Into<String>) -> Self {
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self::NotFound(message.into())
     }
 
@@ -145,13 +145,13 @@ impl ApiError {
 
     /// What went wrong, for programs: `no_rights`, `term_not_enforced`, ...
     #[must_use]
-    pub fn code(&self) -> &'static str {
+    pub(crate) fn code(&self) -> &'static str {
         self.status_and_code().1
     }
 
     /// As the body of an answer.
     #[must_use]
-    pub fn answer(&self) -> ErrorAnswer {
+    pub(crate) fn answer(&self) -> ErrorAnswer {
         let pp_code = match self {
             Self::Receipt(refusal) => refusal.pp_code(),
             Self::Over { .. } => Some("PP_REDEEMED"),

@@ -1,18 +1,18 @@
 //! The control socket: HTTP/1.1 with JSON over a unix socket, with the
 //! caller's rights judged for every request.
 
-pub mod access;
-pub mod client;
-pub mod counters;
+pub(crate) mod access;
+pub(crate) mod client;
+pub(crate) mod counters;
 mod error;
-pub mod routes;
-pub mod seats;
-pub mod server;
-pub mod stream;
-pub mod trust;
-pub mod why;
+pub(crate) mod routes;
+pub(crate) mod seats;
+pub(crate) mod server;
+pub(crate) mod stream;
+pub(crate) mod trust;
+pub(crate) mod why;
 
-pub use error::ApiError;
+pub(crate) use error::ApiError;
 
 use crate::api::{
     Check, CheckAnswer, Draft, Forgotten, NeighbourList, PolicyView, ReceiptView, Receipts, RegisterAnswer, Released, Reloaded, Revoked,
@@ -24,18 +24,18 @@ use counters::ControlCounters;
 
 /// Who asks, after its rights were judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Caller {
+pub(crate) struct Caller {
     /// Its uid when it connected.
-    pub uid: u32,
+    pub(crate) uid: u32,
     /// Its pid; zero: it is gone.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// What it may do.
-    pub standing: access::Standing,
+    pub(crate) standing: access::Standing,
 }
 
 /// What the socket needs of the daemon. Every call may block; the server keeps them off its own threads. An error is the answer that says no.
 #[expect(clippy::missing_errors_doc, reason = "ApiError says for each of its variants when it is the answer")]
-pub trait Governor: Send + Sync + 'static {
+pub(crate) trait Governor: Send + Sync + 'static {
     /// The session of a process; an error means that it cannot be known.
     fn session_of(&self, pid: u32) -> Result<Option<u64>, ApiError>;
     /// The gid of the operators' group, if the host has one.

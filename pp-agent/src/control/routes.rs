@@ -22,14 +22,14 @@ use crate::events::Filter;
 use crate::events::build::{parse_session, session_text};
 
 /// Most bytes of a request's body.
-pub const MAX_BODY: usize = 1024 * 1024;
+pub(crate) const MAX_BODY: usize = 1024 * 1024;
 /// For how long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 type Answer = Result<Response, ApiError>;
 
 /// Every call, with the right that it needs.
-pub fn router(governor: Arc<dyn Governor>) -> Router {
+pub(crate) fn router(governor: Arc<dyn Governor>) -> Router {
     let sessions =
         get(async |call: Call| call.ask(Action::ListSessions, |daemon, caller| daemon.sessions(caller.standing.sees_owner())).await);
     let sessions = sessions.post(async |call: Call, request: Request<Body>| {

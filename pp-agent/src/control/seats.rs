@@ -16,7 +16,7 @@ use super::counters::ControlCounters;
 
 /// The standings that have seats of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub(crate) enum Class {
     /// Sessions, and whoever may be one.
     Agents,
     /// Users of this host.
@@ -27,11 +27,11 @@ pub enum Class {
 
 impl Class {
     /// Each of them, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Agents, Self::Users, Self::Operators];
+    pub(crate) const ALL: [Self; 3] = [Self::Agents, Self::Users, Self::Operators];
 
     /// That of a standing.
     #[must_use]
-    pub const fn of(standing: Standing) -> Self {
+    pub(crate) const fn of(standing: Standing) -> Self {
         match standing {
             Standing::Agent(_) => Self::Agents,
             Standing::User(_) => Self::Users,
@@ -41,7 +41,7 @@ impl Class {
 
     /// Its name in metrics and messages.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Agents => "agent",
             Self::Users => "user",
@@ -110,7 +110,7 @@ const IN_CALL: u8 = 2;
 
 /// Every seat there is.
 #[derive(Debug)]
-pub struct Seats {
+pub(crate) struct Seats {
     rows: [Row; 3],
     next: AtomicU64,
 }
@@ -146,7 +146,7 @@ impl Seats {
     }
 
     /// A seat for a connection of this standing and uid. `None`: its standing has none that could be given up for it.
-    pub fn take(self: &Arc<Self>, standing: Standing, uid: u32, counters: &ControlCounters) -> Option<Seat> {
+    pub(crate) fn take(self: &Arc<Self>, standing: Standing, uid: u32, counters: &ControlCounters) -> Option<Seat> {
         let whose = Whose::of(standing, uid);
         let class = Class::of(standing);
         let row = self.row(class);
@@ -201,14 +201,14 @@ fn least_needed(taken: &[Arc<Taken>], whose: Whose, own: usize, only_own: bool) 
 
 /// One connection's place; dropping it frees it.
 #[derive(Debug)]
-pub struct Seat {
+pub(crate) struct Seat {
     seats: Arc<Seats>,
     taken: Arc<Taken>,
 }
 
 /// The right to have the daemon work on a call, until it is dropped.
 #[derive(Debug)]
-pub struct Turn {
+pub(crate) struct Turn {
     taken: Arc<Taken>,
     /// What the connection was at.
     before: u8,
@@ -217,7 +217,7 @@ pub struct Turn {
 
 impl Seat {
     /// Ends when the seat was given to somebody else: the connection has to be closed.
-    pub async fn closed(&self) {
+    pub(crate) async fn closed(&self) {
         self.taken.closed.notified().await;
     }
 
@@ -225,13 +225,13 @@ impl Seat {
     ///
     /// # Errors
     /// 503 `busy`: none came in time.
-    pub async fn turn(&self) -> Result<Turn, ApiError> {
+    pub(crate) async fn turn(&self) -> Result<Turn, ApiError> {
         let class = self.taken.class;
         tokio::time::timeout(TURN_TIMEOUT, self.any_turn()).await.ok().flatten().ok_or(ApiError::Busy(class))
     }
 
     /// The same, however long it takes; for streams, which nobody waits for.
-    pub async fn any_turn(&self) -> Option<Turn> {
+    pub(crate) async fn any_turn(&self) -> Option<Turn> {
         let calls = Arc::clone(&self.seats.row(self.taken.class).calls);
         let permit = calls.acquire_owned().await.ok()?;
         let before = self.taken.stage.swap(IN_CALL, Ordering::AcqRel);
@@ -239,7 +239,7 @@ impl Seat {
     }
 
     /// From here on it sends what happens, until somebody else needs the seat.
-    pub fn streams(&self) {
+    pub(crate) fn streams(&self) {
         self.taken.stage.store(STREAMING, Ordering::Release);
     }
 }

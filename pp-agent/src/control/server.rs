@@ -27,7 +27,7 @@ const MAX_HEAD: usize = 64 * 1024;
 
 /// Why the socket could not be made.
 #[derive(Debug, thiserror::Error)]
-pub enum ListenError {
+pub(crate) enum ListenError {
     /// Another daemon answers there.
     #[error("control socket {0}: another pp-agent answers on it; stop that one first")]
     InUse(PathBuf),
@@ -49,7 +49,7 @@ pub enum ListenError {
 ///
 /// # Errors
 /// When it cannot be made.
-pub fn listen(path: &Path) -> Result<UnixListener, ListenError> {
+pub(crate) fn listen(path: &Path) -> Result<UnixListener, ListenError> {
     let error = |source| ListenError::Io { path: path.to_owned(), source };
     if let Ok(metadata) = std::fs::symlink_metadata(path) {
         if !metadata.file_type().is_socket() {
@@ -75,7 +75,7 @@ pub(super) struct Guest {
 }
 
 /// Serves until `stop` turns true; open connections end with it.
-pub async fn serve(listener: UnixListener, governor: Arc<dyn Governor>, stop: watch::Receiver<bool>) {
+pub(crate) async fn serve(listener: UnixListener, governor: Arc<dyn Governor>, stop: watch::Receiver<bool>) {
     let router = routes::router(Arc::clone(&governor));
     let seats = Arc::new(Seats::default());
     let mut stopping = stop.clone();

@@ -186,7 +186,7 @@ fn lost(missed: Missed) -> Vec<Vec<u8>> {
 
 /// Whether a caller of this standing may see this event.
 #[must_use]
-pub fn sees(standing: Standing, event: &Event) -> bool {
+pub(crate) fn sees(standing: Standing, event: &Event) -> bool {
     match standing {
         Standing::Operator => true,
         Standing::User(uid) => match &event.owner {
@@ -204,7 +204,7 @@ pub fn sees(standing: Standing, event: &Event) -> bool {
 ///
 /// # Errors
 /// 400 when `since` cannot be read.
-pub fn check(filter: &Filter) -> Result<(), ApiError> {
+pub(crate) fn check(filter: &Filter) -> Result<(), ApiError> {
     if filter.is_valid() {
         return Ok(());
     }

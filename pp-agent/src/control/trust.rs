@@ -15,7 +15,7 @@ const NAMESPACE: &str = "/proc/self/ns/user";
 
 /// How the socket was named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Named {
+pub(crate) enum Named {
     /// By default, or in the environment: its server must be root's.
     Elsewhere,
     /// On this very command line: its server is believed, whoever it is.
@@ -24,7 +24,7 @@ pub enum Named {
 
 /// Why a server is not believed.
 #[derive(Debug, thiserror::Error)]
-pub enum Doubt {
+pub(crate) enum Doubt {
     /// Uid 0 may be anybody here.
     #[error("not believed, since this process is in a user namespace of its own, where anybody can be uid 0; run pp-agent outside of it")]
     Namespace,
@@ -47,7 +47,7 @@ pub enum Doubt {
 ///
 /// # Errors
 /// It may not.
-pub fn server_of(socket: &impl AsFd, named: Named) -> Result<u32, Doubt> {
+pub(crate) fn server_of(socket: &impl AsFd, named: Named) -> Result<u32, Doubt> {
     let namespace = std::fs::metadata(NAMESPACE).map(|file| file.ino());
     let credentials = getsockopt(socket, sockopt::PeerCredentials).map_err(io::Error::from);
     judge(namespace, credentials.map(|credentials| credentials.uid()), named)

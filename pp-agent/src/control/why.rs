@@ -13,7 +13,7 @@ const MAX_REFUSALS: usize = 10;
 ///
 /// # Errors
 /// When the events cannot be read.
-pub fn answer(governor: &dyn Governor, caller: &Caller, session: Option<String>) -> Result<Refusals, ApiError> {
+pub(crate) fn answer(governor: &dyn Governor, caller: &Caller, session: Option<String>) -> Result<Refusals, ApiError> {
     let filter = Filter { kind: Some("verdict".to_owned()), session, limit: Some(1_000), ..Filter::default() };
     let standing = caller.standing;
     let events = governor.hub().query(&filter, |event| is_refusal(event) && super::stream::sees(standing, event))?;
@@ -58,7 +58,7 @@ const RULES: &str =
 
 /// What a refusal means and what to do about it.
 #[must_use]
-pub fn words(event: &Event) -> String {
+pub(crate) fn words(event: &Event) -> String {
     if event.reason.as_deref() == Some("delegate") {
         let server = event.object.as_deref().unwrap_or("that server");
         return format!("{server} would act for you in a process that is not yours: do it yourself, or ask your human to run it");

@@ -8,35 +8,35 @@ use crate::kernel::BPFFS;
 
 /// How the daemon runs.
 #[derive(Clone, Debug, Args)]
-pub struct DaemonArgs {
+pub(crate) struct DaemonArgs {
     /// The policy; drop-ins are read from the folder of its name with `.d`.
     #[arg(long, value_name = "FILE", default_value = "/etc/pp-agent/policy.toml")]
-    pub policy: PathBuf,
+    pub(crate) policy: PathBuf,
     /// The public keys whose receipts count.
     #[arg(long, value_name = "FILE", default_value = "/etc/pp-agent/keys.json")]
-    pub keys: PathBuf,
+    pub(crate) keys: PathBuf,
     /// Where receipts and events are kept.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/pp-agent")]
-    pub state: PathBuf,
+    pub(crate) state: PathBuf,
     /// Where programs and maps are pinned.
     #[arg(long, value_name = "DIR", default_value = BPFFS)]
-    pub bpffs: PathBuf,
+    pub(crate) bpffs: PathBuf,
     /// The cgroup2 root, if the mounted one is not to be used.
     #[arg(long, value_name = "DIR")]
-    pub cgroup: Option<PathBuf>,
+    pub(crate) cgroup: Option<PathBuf>,
     /// Seconds between two looks at the hooks, for tests.
     #[arg(long, value_name = "SECONDS", hide = true, value_parser = clap::value_parser!(u64).range(1..=120))]
-    pub watch_period: Option<u64>,
+    pub(crate) watch_period: Option<u64>,
     /// Leave this program out, for tests. Builds for use do not have this option.
     #[cfg(debug_assertions)]
     #[arg(long, value_name = "PROGRAM", hide = true)]
-    pub without_hook: Vec<String>,
+    pub(crate) without_hook: Vec<String>,
 }
 
 impl DaemonArgs {
     /// The programs to leave out: none in builds for use, and none where production pins its own.
     #[must_use]
-    pub fn without(&self) -> Vec<String> {
+    pub(crate) fn without(&self) -> Vec<String> {
         #[cfg(debug_assertions)]
         if self.bpffs != std::path::Path::new(BPFFS) {
             return self.without_hook.clone();

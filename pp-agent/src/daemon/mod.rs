@@ -47,11 +47,11 @@ use crate::session::Released;
 use crate::state::{Book, Kept, State};
 use crate::{journal, notify};
 
-pub use args::DaemonArgs;
+pub(crate) use args::DaemonArgs;
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
-pub enum DaemonError {
+pub(crate) enum DaemonError {
     /// The kernel cannot carry the gate.
     #[error(transparent)]
     Kernel(#[from] crate::kernel::KernelError),
@@ -211,7 +211,7 @@ impl Daemon {
 ///
 /// # Errors
 /// When it cannot start; what the kernel already enforces stays in force.
-pub fn run(args: &DaemonArgs, socket: &Path) -> Result<(), DaemonError> {
+pub(crate) fn run(args: &DaemonArgs, socket: &Path) -> Result<(), DaemonError> {
     journal::start();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(DaemonError::io("runtime"))?;
     if host::switched_off() {

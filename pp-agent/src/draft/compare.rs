@@ -13,7 +13,7 @@ use crate::policy::PolicyError;
 
 /// What would become of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Change {
+pub(crate) enum Change {
     /// It went through, and would be refused.
     NewlyRefused,
     /// It was refused, and would go through.
@@ -40,41 +40,41 @@ impl Change {
 
 /// Attempts that are alike.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Row {
+pub(crate) struct Row {
     /// The agent.
-    pub agent: String,
+    pub(crate) agent: String,
     /// Where to; absent for kinds of sockets.
-    pub to: Option<To>,
+    pub(crate) to: Option<To>,
     /// Verdict and reason of then.
-    pub then: (&'static str, &'static str),
+    pub(crate) then: (&'static str, &'static str),
     /// Verdict and reason of now.
-    pub now: (&'static str, &'static str),
+    pub(crate) now: (&'static str, &'static str),
     /// The zone, gateway and service that would protect it.
-    pub place: [Option<String>; 3],
+    pub(crate) place: [Option<String>; 3],
 }
 
 /// How many of them, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tally {
+pub(crate) struct Tally {
     /// Attempts, repeats included.
-    pub attempts: u64,
+    pub(crate) attempts: u64,
     /// Events.
-    pub events: u64,
+    pub(crate) events: u64,
     /// The first, milliseconds since 1970.
-    pub first_ms: i64,
+    pub(crate) first_ms: i64,
     /// The last.
-    pub last_ms: i64,
+    pub(crate) last_ms: i64,
 }
 
 impl Tally {
     /// One event's.
     #[must_use]
-    pub const fn of(told: &Told) -> Self {
+    pub(crate) const fn of(told: &Told) -> Self {
         Self { attempts: told.attempts, events: 1, first_ms: told.time_ms, last_ms: told.time_ms }
     }
 
     /// Takes in another.
-    pub fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.attempts = self.attempts.saturating_add(other.attempts);
         self.events = self.events.saturating_add(other.events);
         self.first_ms = self.first_ms.min(other.first_ms);
@@ -84,7 +84,7 @@ impl Tally {
 
 /// The sum so far.
 #[derive(Debug)]
-pub struct Comparison<'a> {
+pub(crate) struct Comparison<'a> {
     draft: Draft<'a>,
     rows: BTreeMap<(Change, Row), Tally>,
     blind: BTreeMap<Blind, u64>,
@@ -96,7 +96,7 @@ pub struct Comparison<'a> {
 impl<'a> Comparison<'a> {
     /// Nothing yet.
     #[must_use]
-    pub const fn new(draft: Draft<'a>) -> Self {
+    pub(crate) const fn new(draft: Draft<'a>) -> Self {
         Self { draft, rows: BTreeMap::new(), blind: BTreeMap::new(), hosts: BTreeSet::new(), missing: 0, other: 0 }
     }
 
@@ -104,7 +104,7 @@ impl<'a> Comparison<'a> {
     ///
     /// # Errors
     /// What is wrong with it, or that the tables are too small, in words.
-    pub fn take(&mut self, event: &Event) -> Result<(), String> {
+    pub(crate) fn take(&mut self, event: &Event) -> Result<(), String> {
         match Then::read(event)? {
             Then::Missing(count) => self.miss(count),
             Then::Other => self.other += 1,
@@ -121,7 +121,7 @@ impl<'a> Comparison<'a> {
     }
 
     /// So many events are missing.
-    pub fn miss(&mut self, count: u64) {
+    pub(crate) fn miss(&mut self, count: u64) {
         self.missing = self.missing.saturating_add(count);
     }
 
@@ -139,19 +139,19 @@ impl<'a> Comparison<'a> {
     }
 
     /// The attempts of one kind, in order.
-    pub fn rows(&self, change: Change) -> impl Iterator<Item = (&Row, &Tally)> {
+    pub(crate) fn rows(&self, change: Change) -> impl Iterator<Item = (&Row, &Tally)> {
         self.rows.iter().filter(move |((found, _), _)| *found == change).map(|((_, row), tally)| (row, tally))
     }
 
     /// How many attempts of one kind, repeats included.
     #[must_use]
-    pub fn attempts(&self, change: Change) -> u64 {
+    pub(crate) fn attempts(&self, change: Change) -> u64 {
         self.rows(change).fold(0, |sum, (_, tally)| sum.saturating_add(tally.attempts))
     }
 
     /// Everything.
     #[must_use]
-    pub fn summary(&self) -> Summary {
+    pub(crate) fn summary(&self) -> Summary {
         let rows = |change| self.rows(change).map(|(row, tally)| RowView::of(row, tally)).collect();
         Summary {
             newly_refused: rows(Change::NewlyRefused),
@@ -167,7 +167,7 @@ impl<'a> Comparison<'a> {
 
     /// What the sum does not say, one sentence each.
     #[must_use]
-    pub fn notes(&self) -> Vec<String> {
+    pub(crate) fn notes(&self) -> Vec<String> {
         let mut notes = vec![
             "traffic that nothing protected made no event: what the draft would refuse of it is not here".to_owned(),
             "receipts are not read: what one allowed is judged as if one of the same login terms held, all else as if none did".to_owned(),
@@ -196,42 +196,41 @@ impl<'a> Comparison<'a> {
 
 /// A number with its word.
 #[must_use]
-pub fn counted(count: u64, word: &str) -> String {
+pub(crate) fn counted(count: u64, word: &str) -> String {
     if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
 }
 
 /// Everything, as `pp-agent policy check --against --json` writes it.
 #[derive(Debug, Serialize)]
-#[expect(missing_docs, reason = "named like the changes")]
-pub struct Summary {
-    pub newly_refused: Vec<RowView>,
-    pub newly_allowed: Vec<RowView>,
-    pub no_longer_told: Vec<RowView>,
-    pub unchanged: Unchanged,
-    pub not_judged: Vec<NotJudged>,
-    pub missing: u64,
-    pub other: u64,
-    pub notes: Vec<String>,
+pub(crate) struct Summary {
+    pub(crate) newly_refused: Vec<RowView>,
+    pub(crate) newly_allowed: Vec<RowView>,
+    pub(crate) no_longer_told: Vec<RowView>,
+    pub(crate) unchanged: Unchanged,
+    pub(crate) not_judged: Vec<NotJudged>,
+    pub(crate) missing: u64,
+    pub(crate) other: u64,
+    pub(crate) notes: Vec<String>,
 }
 
 /// Attempts that stay as they were.
 #[derive(Debug, Serialize)]
-pub struct Unchanged {
-    pub refused: u64,
-    pub let_through: u64,
+pub(crate) struct Unchanged {
+    pub(crate) refused: u64,
+    pub(crate) let_through: u64,
 }
 
 /// Events that say too little to be judged.
 #[derive(Debug, Serialize)]
-pub struct NotJudged {
-    pub what: Blind,
-    pub events: u64,
-    pub why: &'static str,
+pub(crate) struct NotJudged {
+    pub(crate) what: Blind,
+    pub(crate) events: u64,
+    pub(crate) why: &'static str,
 }
 
 /// Attempts that are alike, with how many there are.
 #[derive(Debug, Serialize)]
-pub struct RowView {
+pub(crate) struct RowView {
     agent: String,
     then: Judgement,
     now: Judgement,

@@ -13,19 +13,19 @@ use crate::events::{Event, Kind};
 
 /// Where an attempt went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct To {
+pub(crate) struct To {
     /// The address, IPv4 in its own form.
-    pub address: IpAddr,
+    pub(crate) address: IpAddr,
     /// The port; `None` where the packet had none.
-    pub port: Option<u16>,
+    pub(crate) port: Option<u16>,
     /// IP protocol number.
-    pub transport: u8,
+    pub(crate) transport: u8,
 }
 
 impl To {
     /// Whether it is a login by its port.
     #[must_use]
-    pub fn is_login(&self) -> bool {
+    pub(crate) fn is_login(&self) -> bool {
         self.port.is_some_and(|port| is_login_port(self.transport, port))
     }
 }
@@ -42,34 +42,34 @@ impl fmt::Display for To {
 
 /// An attempt that an event tells of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
+pub(crate) struct Told {
     /// The host it happened on.
-    pub host: String,
+    pub(crate) host: String,
     /// The agent; empty where the event names none.
-    pub agent: String,
+    pub(crate) agent: String,
     /// The session's digits.
-    pub session: Option<String>,
+    pub(crate) session: Option<String>,
     /// When, milliseconds since 1970.
-    pub time_ms: i64,
+    pub(crate) time_ms: i64,
     /// What happened.
-    pub verdict: Verdict,
+    pub(crate) verdict: Verdict,
     /// Why.
-    pub reason: Reason,
+    pub(crate) reason: Reason,
     /// Where to; `None` where it was about no address.
-    pub to: Option<To>,
+    pub(crate) to: Option<To>,
     /// How many attempts it stands for.
-    pub attempts: u64,
+    pub(crate) attempts: u64,
     /// The receipt that allowed it also allows logins.
-    pub logins: bool,
+    pub(crate) logins: bool,
     /// Of a behaviour rule that tripped: the number it came to, and the window in seconds.
-    pub count: Option<(u64, u64)>,
+    pub(crate) count: Option<(u64, u64)>,
     /// Of a behaviour rule that tripped: a sample of what it was about, the refused one first.
-    pub sample: Vec<To>,
+    pub(crate) sample: Vec<To>,
 }
 
 /// What an event is to a draft.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Then {
+pub(crate) enum Then {
     /// An attempt.
     Attempt(Box<Told>),
     /// An attempt that says too little.
@@ -85,7 +85,7 @@ impl Then {
     ///
     /// # Errors
     /// A value that no event of this version has, in words.
-    pub fn read(event: &Event) -> Result<Self, String> {
+    pub(crate) fn read(event: &Event) -> Result<Self, String> {
         match event.kind {
             Kind::Verdict => Self::attempt(event),
             Kind::Exec => Ok(Self::Blind(Blind::Tool)),

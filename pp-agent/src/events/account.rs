@@ -64,7 +64,7 @@ const TOOLS: &[Tool] = &[
 /// The first account that an unmasked command line names and that is not `allowed`: after the flags of known tools, and in
 /// URLs of any. What follows it as a password is cut off.
 #[must_use]
-pub fn beyond(argv: &[String], allowed: &[String]) -> Option<String> {
+pub(crate) fn beyond(argv: &[String], allowed: &[String]) -> Option<String> {
     named(argv).into_iter().find(|account| !allowed.contains(account))
 }
 

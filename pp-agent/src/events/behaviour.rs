@@ -18,14 +18,14 @@ const WIDEST: (u8, u8) = (16, 48);
 
 /// The rule that a record is about.
 #[must_use]
-pub fn rule_of(record: &VerdictRecord) -> Option<Rule> {
+pub(crate) fn rule_of(record: &VerdictRecord) -> Option<Rule> {
     Reason::from_code(record.reason).and_then(Rule::of)
 }
 
 /// ATT&CK techniques that a tripped rule shows; for networks of equipment also
 /// the one of ATT&CK for ICS.
 #[must_use]
-pub const fn techniques(rule: Rule) -> &'static [&'static str] {
+pub(crate) const fn techniques(rule: Rule) -> &'static [&'static str] {
     match rule {
         Rule::Target => &["T1110.001"],
         Rule::Logins => &["T1110.003"],
@@ -35,7 +35,7 @@ pub const fn techniques(rule: Rule) -> &'static [&'static str] {
 
 /// Fills in what a rule's first refusal has to say. `history`: what the session
 /// reached for, where it is still known.
-pub fn describe(event: &mut Event, record: &VerdictRecord, history: Option<&History>) {
+pub(crate) fn describe(event: &mut Event, record: &VerdictRecord, history: Option<&History>) {
     let Some(rule) = rule_of(record).filter(|_| record.count != 0) else { return };
     event.count = Some(record.count.into());
     event.limit = Some(record.limit.into());
@@ -131,7 +131,7 @@ fn is_narrow(net: IpNet) -> bool {
 
 /// What `check` says of a destination that nothing protects.
 #[must_use]
-pub const fn scope_text(scope: Scope) -> &'static str {
+pub(crate) const fn scope_text(scope: Scope) -> &'static str {
     match scope {
         Scope::Nothing => "not judged",
         Scope::Internal => "judged",

@@ -17,7 +17,7 @@ use super::record::{Exec, Record};
 use super::{Destination, Event, Kind, Owner, account, guard, mask};
 use crate::clock::Now;
 use crate::kernel::Backend;
-pub use crate::name::{parse_session, session_text};
+pub(crate) use crate::name::{parse_session, session_text};
 use crate::tools::ToolRule;
 
 /// Sessions whose agent and owner are remembered.
@@ -25,28 +25,28 @@ const MAX_SESSIONS: usize = 8_192;
 
 /// Names for the numbers in records.
 #[derive(Clone, Debug, Default)]
-pub struct Names {
+pub(crate) struct Names {
     /// Agents, zones, gateways and services.
-    pub names: HashMap<NameId, String>,
+    pub(crate) names: HashMap<NameId, String>,
     /// Receipt ids.
-    pub receipts: HashMap<Serial, String>,
+    pub(crate) receipts: HashMap<Serial, String>,
     /// Identity rules in the order of their indices, as policy writes them.
-    pub rules: Vec<String>,
+    pub(crate) rules: Vec<String>,
     /// Rules about tools in the order of their indices.
-    pub tools: Vec<ToolRule>,
+    pub(crate) tools: Vec<ToolRule>,
 }
 
 /// Builds events, and remembers for them what records told.
 #[derive(Debug)]
-pub struct Builder {
+pub(crate) struct Builder {
     /// This host, as policy calls it.
-    pub host: String,
+    pub(crate) host: String,
     /// The backend that decides.
-    pub backend: String,
+    pub(crate) backend: String,
     /// Names for numbers.
-    pub names: Names,
+    pub(crate) names: Names,
     /// What processes run.
-    pub processes: Processes,
+    pub(crate) processes: Processes,
     users: HashMap<u32, Option<String>>,
     sessions: HashMap<u64, (NameId, u32)>,
     oldest: VecDeque<u64>,
@@ -55,7 +55,7 @@ pub struct Builder {
 impl Builder {
     /// A builder that knows no names yet.
     #[must_use]
-    pub fn new(host: &str, backend: &str) -> Self {
+    pub(crate) fn new(host: &str, backend: &str) -> Self {
         Self {
             host: host.to_owned(),
             backend: backend.to_owned(),
@@ -68,7 +68,7 @@ impl Builder {
     }
 
     /// What a record tells the world, if anything.
-    pub fn build(&mut self, record: &Record, now: Now) -> Option<Event> {
+    pub(crate) fn build(&mut self, record: &Record, now: Now) -> Option<Event> {
         self.remember(record.header());
         let change = self.processes.learn(record);
         match record {
@@ -92,7 +92,7 @@ impl Builder {
 
     /// Who a session is, also for a while after it ended.
     #[must_use]
-    pub fn subject_of(&self, session: u64) -> Option<Subject> {
+    pub(crate) fn subject_of(&self, session: u64) -> Option<Subject> {
         self.sessions.get(&session).map(|(agent, owner)| Subject { session, agent: *agent, owner: *owner })
     }
 
@@ -110,19 +110,19 @@ impl Builder {
 
     /// The name behind a number; its hex digits where none is known.
     #[must_use]
-    pub fn name(&self, id: NameId) -> Option<String> {
+    pub(crate) fn name(&self, id: NameId) -> Option<String> {
         (id != 0).then(|| self.names.names.get(&id).cloned().unwrap_or_else(|| format!("{id:016x}")))
     }
 
     /// A user with its name.
-    pub fn owner(&mut self, uid: u32) -> Owner {
+    pub(crate) fn owner(&mut self, uid: u32) -> Owner {
         let name = self.users.entry(uid).or_insert_with(|| User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name));
         Owner { uid, name: name.clone() }
     }
 
     /// The account that the process's command line names beside those `allowed`, if any.
     #[must_use]
-    pub fn account_beyond(&self, tgid: u32, allowed: &[String]) -> Option<String> {
+    pub(crate) fn account_beyond(&self, tgid: u32, allowed: &[String]) -> Option<String> {
         self.processes.find(tgid).and_then(|process| account::beyond(&process.argv, allowed))
     }
 
@@ -183,7 +183,7 @@ impl Builder {
     }
 
     /// An event about a marked process: who it is, what it runs.
-    pub fn subject(&mut self, header: &RecordHeader, kind: Kind, now: Now) -> Event {
+    pub(crate) fn subject(&mut self, header: &RecordHeader, kind: Kind, now: Now) -> Event {
         let mut event = Event::new(kind, &self.host, now.wall_of(header.time_ns));
         event.session = Some(session_text(header.session));
         event.agent = self.name(header.agent);
@@ -200,7 +200,7 @@ impl Builder {
 
 /// The name of an IP protocol number.
 #[must_use]
-pub fn transport_text(number: u8) -> String {
+pub(crate) fn transport_text(number: u8) -> String {
     match number {
         transport::TCP => "tcp".to_owned(),
         transport::UDP => "udp".to_owned(),
@@ -214,7 +214,7 @@ pub fn transport_text(number: u8) -> String {
 
 /// The number of an IP protocol's name, as [`transport_text`] writes it.
 #[must_use]
-pub fn transport_number(text: &str) -> Option<u8> {
+pub(crate) fn transport_number(text: &str) -> Option<u8> {
     match text {
         "tcp" => Some(transport::TCP),
         "udp" => Some(transport::UDP),
@@ -228,7 +228,7 @@ pub fn transport_number(text: &str) -> Option<u8> {
 
 /// The address as the kernel sees it.
 #[must_use]
-pub fn addr_of(address: IpAddr) -> Addr {
+pub(crate) fn addr_of(address: IpAddr) -> Addr {
     match address {
         IpAddr::V4(v4) => Addr::v4(v4.octets()),
         IpAddr::V6(v6) => Addr::v6(v6.octets()),
@@ -237,7 +237,7 @@ pub fn addr_of(address: IpAddr) -> Addr {
 
 /// An address of the kernel's, IPv4 in its own form.
 #[must_use]
-pub fn address(addr: Addr) -> IpAddr {
+pub(crate) fn address(addr: Addr) -> IpAddr {
     IpAddr::V6(Ipv6Addr::from(addr.octets())).to_canonical()
 }
 

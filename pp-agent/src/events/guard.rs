@@ -19,7 +19,7 @@ pub(super) fn describe(event: &mut Event, record: &GuardRecord, backend: &str) {
 
 /// A hook's name. As `lsm` these programs stand at LSM hooks, as `fmod_ret` at the functions that call them.
 #[must_use]
-pub fn hook_name(code: u8, backend: &str) -> String {
+pub(crate) fn hook_name(code: u8, backend: &str) -> String {
     let name = GuardHook::from_code(code).map_or("unknown", GuardHook::name);
     match name.strip_prefix("lsm_") {
         Some(function) if backend == Backend::FmodRet.name() => format!("{backend}_{function}"),

@@ -17,7 +17,7 @@ const FOLLOWER_QUEUE: usize = 1_024;
 
 /// What a follower receives.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Item {
+pub(crate) enum Item {
     /// An event.
     Event(Arc<Event>),
     /// The events of these ids found no room in the queue.
@@ -26,7 +26,7 @@ pub enum Item {
 
 /// The hub.
 #[derive(Debug)]
-pub struct Hub {
+pub(crate) struct Hub {
     store: Store,
     host: String,
     inner: Mutex<Inner>,
@@ -55,7 +55,7 @@ struct Waiting {
 
 /// The receiving end of one follower.
 #[derive(Debug)]
-pub struct Follower {
+pub(crate) struct Follower {
     queue: Arc<Queue>,
     first_id: u64,
 }
@@ -63,12 +63,12 @@ pub struct Follower {
 impl Follower {
     /// The id of the first event that it can receive.
     #[must_use]
-    pub const fn first_id(&self) -> u64 {
+    pub(crate) const fn first_id(&self) -> u64 {
         self.first_id
     }
 
     /// The next item; `None` when the daemon stops.
-    pub async fn next(&mut self) -> Option<Item> {
+    pub(crate) async fn next(&mut self) -> Option<Item> {
         loop {
             {
                 let mut waiting = self.queue.lock();
@@ -127,7 +127,7 @@ impl Queue {
 impl Hub {
     /// A hub over this store.
     #[must_use]
-    pub fn new(store: Store, host: &str) -> Self {
+    pub(crate) fn new(store: Store, host: &str) -> Self {
         let next_id = store.first_id();
         // What the store could not keep and told so is lost to whoever comes after it.
         let mut account = store.account();
@@ -137,12 +137,12 @@ impl Hub {
     }
 
     /// Numbers the event and tells everyone. Returns it as told.
-    pub fn publish(&self, event: Event) -> Arc<Event> {
+    pub(crate) fn publish(&self, event: Event) -> Arc<Event> {
         self.publish_read(event, None)
     }
 
     /// The same for an event of a record: so many are accounted for once it is stored.
-    pub fn publish_read(&self, mut event: Event, records: Option<u64>) -> Arc<Event> {
+    pub(crate) fn publish_read(&self, mut event: Event, records: Option<u64>) -> Arc<Event> {
         let mut inner = self.lock();
         event.id = inner.next_id;
         inner.next_id += 1;
@@ -159,19 +159,19 @@ impl Hub {
     }
 
     /// So many records are accounted for, the last of which made no event.
-    pub fn read(&self, records: u64) {
+    pub(crate) fn read(&self, records: u64) {
         self.store.read(records);
     }
 
     /// Tells that events are missing; `records`: so many are accounted for once that is stored.
-    pub fn publish_lost(&self, count: u64, detail: &str, wall_ms: i64, records: Option<u64>) {
+    pub(crate) fn publish_lost(&self, count: u64, detail: &str, wall_ms: i64, records: Option<u64>) {
         let mut event = Event::new(Kind::Lost, &self.host, wall_ms).detail(detail);
         event.count = Some(count);
         self.publish_read(event, records);
     }
 
     /// Tells that refusals have no event.
-    pub fn publish_lost_refusals(&self, count: u64, detail: &str, wall_ms: i64) {
+    pub(crate) fn publish_lost_refusals(&self, count: u64, detail: &str, wall_ms: i64) {
         let mut event = Event::new(Kind::Lost, &self.host, wall_ms).detail(detail);
         event.verdict = Some("block".to_owned());
         event.count = Some(count);
@@ -179,7 +179,7 @@ impl Hub {
     }
 
     /// Tells what could not be stored since this was last told.
-    pub fn tell_unstored(&self, wall_ms: i64) {
+    pub(crate) fn tell_unstored(&self, wall_ms: i64) {
         let unstored = self.store.take_lost();
         let detail = "events that were told but could not be stored";
         let lost = |count| {
@@ -200,13 +200,13 @@ impl Hub {
 
     /// See [`Store::is_behind`].
     #[must_use]
-    pub fn is_behind(&self) -> bool {
+    pub(crate) fn is_behind(&self) -> bool {
         self.store.is_behind()
     }
 
     /// How many refusals events have told of so far.
     #[must_use]
-    pub fn account(&self) -> Account {
+    pub(crate) fn account(&self) -> Account {
         self.lock().account
     }
 
@@ -214,14 +214,14 @@ impl Hub {
     ///
     /// # Errors
     /// When it cannot be written; it holds for this daemon.
-    pub fn account_from(&self, before: u64) -> Result<(), StoreError> {
+    pub(crate) fn account_from(&self, before: u64) -> Result<(), StoreError> {
         self.lock().account.before = Some(before);
         self.store.account_from(before)
     }
 
     /// Everything from now on.
     #[must_use]
-    pub fn follow(&self) -> Follower {
+    pub(crate) fn follow(&self) -> Follower {
         let queue = Arc::new(Queue::default());
         let mut inner = self.lock();
         inner.followers.push(Arc::clone(&queue));
@@ -232,7 +232,7 @@ impl Hub {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn query(&self, filter: &Filter, allowed: impl Fn(&Event) -> bool) -> Result<Vec<Event>, StoreError> {
+    pub(crate) fn query(&self, filter: &Filter, allowed: impl Fn(&Event) -> bool) -> Result<Vec<Event>, StoreError> {
         self.store.query(filter, allowed)
     }
 
@@ -240,7 +240,7 @@ impl Hub {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn page(&self, ids: RangeInclusive<u64>, max: usize, filter: &Filter) -> Result<Page, StoreError> {
+    pub(crate) fn page(&self, ids: RangeInclusive<u64>, max: usize, filter: &Filter) -> Result<Page, StoreError> {
         self.store.page(ids, max, filter)
     }
 
@@ -248,18 +248,18 @@ impl Hub {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn find(&self, id: u64) -> Result<Option<Event>, StoreError> {
+    pub(crate) fn find(&self, id: u64) -> Result<Option<Event>, StoreError> {
         self.store.find(id)
     }
 
     /// Why nothing can be stored right now.
     #[must_use]
-    pub fn problem(&self) -> Option<String> {
+    pub(crate) fn problem(&self) -> Option<String> {
         self.store.problem()
     }
 
     /// Writes what waits and lets the followers go.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         let mut inner = self.lock();
         inner.followers.drain(..).for_each(|queue| queue.close());
         self.store.stop(inner.next_id);

@@ -14,7 +14,7 @@ const STORE_MAGIC: &[u8] = b"redb";
 
 /// Why a file of events is not read. Names the line; nothing that came before it counts either.
 #[derive(Debug, thiserror::Error)]
-pub enum LinesError {
+pub(crate) enum LinesError {
     /// The file or pipe cannot be read.
     #[error("{name}: {source}")]
     Read {
@@ -43,11 +43,11 @@ pub enum LinesError {
 
 /// What a file has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Contents {
+pub(crate) struct Contents {
     /// Events.
-    pub events: u64,
+    pub(crate) events: u64,
     /// Events that are missing, as lines without an id say.
-    pub missing: u64,
+    pub(crate) missing: u64,
 }
 
 /// A line of the stream that stands for events its reader missed.
@@ -72,7 +72,7 @@ enum GapKind {
 ///
 /// # Errors
 /// The first line that is no event, or that `take` refuses; the file cannot be read, or is none of text.
-pub fn each(name: &str, input: impl BufRead, mut take: impl FnMut(Event) -> Result<(), String>) -> Result<Contents, LinesError> {
+pub(crate) fn each(name: &str, input: impl BufRead, mut take: impl FnMut(Event) -> Result<(), String>) -> Result<Contents, LinesError> {
     let mut input = input;
     let mut found = Contents::default();
     let mut bytes = Vec::new();

@@ -2,7 +2,7 @@
 //! an argument vector is stored or shown.
 
 /// What stands in the place of a secret.
-pub const MASK: &str = "******";
+pub(crate) const MASK: &str = "******";
 
 /// How a tool takes a password.
 struct Tool {
@@ -51,7 +51,7 @@ const TOOLS: &[Tool] = &[
 /// The argument vector with each known secret replaced by [`MASK`]. URLs of
 /// any tool lose the password of their user part (`scheme://user:SECRET@host`).
 #[must_use]
-pub fn mask(argv: &[String]) -> Vec<String> {
+pub(crate) fn mask(argv: &[String]) -> Vec<String> {
     let tool = argv.iter().take(3).find_map(|arg| known(arg));
     let mut masked = Vec::with_capacity(argv.len());
     let mut secret_follows = false;

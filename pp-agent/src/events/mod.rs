@@ -1,20 +1,20 @@
 //! Events: what happened, to whom and why, in the form that the socket, the
 //! journal and the CLI share.
 
-pub mod account;
-pub mod behaviour;
-pub mod build;
-pub mod guard;
-pub mod hub;
-pub mod lines;
-pub mod mask;
-pub mod procs;
-pub mod record;
-pub mod refusals;
+pub(crate) mod account;
+pub(crate) mod behaviour;
+pub(crate) mod build;
+pub(crate) mod guard;
+pub(crate) mod hub;
+pub(crate) mod lines;
+pub(crate) mod mask;
+pub(crate) mod procs;
+pub(crate) mod record;
+pub(crate) mod refusals;
 #[cfg(test)]
 mod sample_tests;
-pub mod store;
-pub mod tally;
+pub(crate) mod store;
+pub(crate) mod tally;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +23,7 @@ use crate::clock::parse_rfc3339;
 /// What an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub(crate) enum Kind {
     /// An attempt was allowed by a receipt, blocked or observed.
     Verdict,
     /// A session began.
@@ -55,7 +55,7 @@ pub enum Kind {
 impl Kind {
     /// Its name in events.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Verdict => "verdict",
             Self::SessionStart => "session_start",
@@ -76,128 +76,127 @@ impl Kind {
 
 /// A user.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owner {
+pub(crate) struct Owner {
     /// Its uid.
-    pub uid: u32,
+    pub(crate) uid: u32,
     /// Its name, where the host knows one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
 }
 
 /// An ancestor of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Parent {
+pub(crate) struct Parent {
     /// Its process id.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// What it runs; empty where that is not known any more.
-    pub executable: String,
+    pub(crate) executable: String,
 }
 
 /// Where an attempt went.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Destination {
+pub(crate) struct Destination {
     /// The address, IPv4 in its own form.
-    pub address: String,
+    pub(crate) address: String,
     /// The port; absent where the packet has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub port: Option<u16>,
+    pub(crate) port: Option<u16>,
     /// `tcp`, `udp`, ... or the IP protocol number.
-    pub transport: String,
+    pub(crate) transport: String,
 }
 
 /// What is used of a receipt, and what it allows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Usage {
+pub(crate) struct Usage {
     /// New connections so far.
-    pub connections: u64,
+    pub(crate) connections: u64,
     /// Most of them; absent: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_connections: Option<u64>,
+    pub(crate) max_connections: Option<u64>,
     /// New connections to login ports and gateways so far.
-    pub attempts: u64,
+    pub(crate) attempts: u64,
     /// Most of them; absent: those stay closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_attempts: Option<u64>,
+    pub(crate) max_attempts: Option<u64>,
     /// The accounts that were signed, for the record: the kernel cannot see
     /// which is used.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub accounts: Vec<String>,
+    pub(crate) accounts: Vec<String>,
 }
 
 /// One event. Absent members do not apply to its kind or are not known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "docs/events.md describes each member; their names are the JSON names")]
-pub struct Event {
-    pub id: u64,
-    pub time: String,
-    pub host: String,
-    pub kind: Kind,
+pub(crate) struct Event {
+    pub(crate) id: u64,
+    pub(crate) time: String,
+    pub(crate) host: String,
+    pub(crate) kind: Kind,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub verdict: Option<String>,
+    pub(crate) verdict: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
+    pub(crate) reason: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rule: Option<String>,
+    pub(crate) rule: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub receipt: Option<String>,
+    pub(crate) receipt: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub budget: Option<Usage>,
+    pub(crate) budget: Option<Usage>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub session: Option<String>,
+    pub(crate) session: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub agent: Option<String>,
+    pub(crate) agent: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub owner: Option<Owner>,
+    pub(crate) owner: Option<Owner>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pid: Option<u32>,
+    pub(crate) pid: Option<u32>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub parents: Vec<Parent>,
+    pub(crate) parents: Vec<Parent>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub executable: Option<String>,
+    pub(crate) executable: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub argv: Vec<String>,
+    pub(crate) argv: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub command_line_account: Option<String>,
+    pub(crate) command_line_account: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tool: Option<String>,
+    pub(crate) tool: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shape: Option<String>,
+    pub(crate) shape: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cgroup: Option<String>,
+    pub(crate) cgroup: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub destination: Option<Destination>,
+    pub(crate) destination: Option<Destination>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub object: Option<String>,
+    pub(crate) object: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub service: Option<String>,
+    pub(crate) service: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub zone: Option<String>,
+    pub(crate) zone: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gateway: Option<String>,
+    pub(crate) gateway: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hook: Option<String>,
+    pub(crate) hook: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub backend: Option<String>,
+    pub(crate) backend: Option<String>,
     #[serde(default, skip_serializing_if = "is_zero")]
-    pub repeats: u64,
+    pub(crate) repeats: u64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub attack: Vec<String>,
+    pub(crate) attack: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub request: Option<String>,
+    pub(crate) request: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub count: Option<u64>,
+    pub(crate) count: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limit: Option<u64>,
+    pub(crate) limit: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub window_s: Option<u64>,
+    pub(crate) window_s: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cool_down_s: Option<u64>,
+    pub(crate) cool_down_s: Option<u64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub targets: Vec<String>,
+    pub(crate) targets: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exempt: Option<String>,
+    pub(crate) exempt: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub detail: Option<String>,
+    pub(crate) detail: Option<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
@@ -223,7 +222,7 @@ impl Event {
 impl Event {
     /// An event of this kind that says nothing else yet; the hub gives the id.
     #[must_use]
-    pub fn new(kind: Kind, host: &str, wall_ms: i64) -> Self {
+    pub(crate) fn new(kind: Kind, host: &str, wall_ms: i64) -> Self {
         Self {
             id: 0,
             time: crate::clock::rfc3339(wall_ms),
@@ -267,14 +266,14 @@ impl Event {
 
     /// With a sentence that says more.
     #[must_use]
-    pub fn detail(mut self, text: impl Into<String>) -> Self {
+    pub(crate) fn detail(mut self, text: impl Into<String>) -> Self {
         self.detail = Some(text.into());
         self
     }
 
     /// Whether a receipt could have allowed what this event refused.
     #[must_use]
-    pub fn is_requestable(&self) -> bool {
+    pub(crate) fn is_requestable(&self) -> bool {
         self.kind == Kind::Verdict
             && matches!(self.verdict.as_deref(), Some("block" | "observe"))
             && self.destination.is_some()
@@ -300,40 +299,40 @@ impl Event {
 /// Which events someone wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Filter {
+pub(crate) struct Filter {
     /// Stay and tell new ones.
     #[serde(default)]
-    pub follow: bool,
+    pub(crate) follow: bool,
     /// Only this verdict.
-    pub verdict: Option<String>,
+    pub(crate) verdict: Option<String>,
     /// Only this kind.
-    pub kind: Option<String>,
+    pub(crate) kind: Option<String>,
     /// Only this agent.
-    pub agent: Option<String>,
+    pub(crate) agent: Option<String>,
     /// Only this session.
-    pub session: Option<String>,
+    pub(crate) session: Option<String>,
     /// Only after this id, or from this RFC 3339 instant on.
-    pub since: Option<String>,
+    pub(crate) since: Option<String>,
     /// At most this many of the stored ones, the last.
-    pub limit: Option<usize>,
+    pub(crate) limit: Option<usize>,
 }
 
 impl Filter {
     /// The first id wanted, from `since`.
     #[must_use]
-    pub fn first_id(&self) -> u64 {
+    pub(crate) fn first_id(&self) -> u64 {
         self.since.as_ref().and_then(|since| since.parse::<u64>().ok()).map_or(0, |id| id + 1)
     }
 
     /// Whether `since` can be read: a number, or an RFC 3339 instant.
     #[must_use]
-    pub fn is_valid(&self) -> bool {
+    pub(crate) fn is_valid(&self) -> bool {
         self.since.as_ref().is_none_or(|since| since.parse::<u64>().is_ok() || parse_rfc3339(since).is_some())
     }
 
     /// Whether this event is wanted. A loss that may be anybody's is wanted by everyone.
     #[must_use]
-    pub fn wants(&self, event: &Event) -> bool {
+    pub(crate) fn wants(&self, event: &Event) -> bool {
         if event.id < self.first_id() || !self.is_recent(event) {
             return false;
         }

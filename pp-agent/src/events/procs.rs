@@ -17,22 +17,22 @@ const MAX_PARENTS: usize = 8;
 
 /// One process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Process {
+pub(crate) struct Process {
     /// Its parent; zero: not known.
-    pub parent: u32,
+    pub(crate) parent: u32,
     /// What it runs.
-    pub executable: String,
+    pub(crate) executable: String,
     /// Its arguments, unmasked: they do not leave this module's callers so.
-    pub argv: Vec<String>,
+    pub(crate) argv: Vec<String>,
     /// Its cgroup2 path.
-    pub cgroup: Option<String>,
+    pub(crate) cgroup: Option<String>,
     /// Its session; zero for an ancestor outside any.
-    pub session: u64,
+    pub(crate) session: u64,
 }
 
 /// The processes.
 #[derive(Debug, Default)]
-pub struct Processes {
+pub(crate) struct Processes {
     known: HashMap<u32, Process>,
     ended: VecDeque<u32>,
     members: HashMap<u64, usize>,
@@ -40,7 +40,7 @@ pub struct Processes {
 
 /// What a record changed beside the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub(crate) enum Change {
     /// Nothing.
     None,
     /// The last known process of this session ended.
@@ -49,7 +49,7 @@ pub enum Change {
 
 impl Processes {
     /// Takes in one record.
-    pub fn learn(&mut self, record: &Record) -> Change {
+    pub(crate) fn learn(&mut self, record: &Record) -> Change {
         let header = record.header();
         match record {
             Record::Exec(exec) | Record::SessionStart(exec) | Record::Tool(exec) => self.exec(exec),
@@ -66,7 +66,7 @@ impl Processes {
     }
 
     /// Takes in a process that was marked without a record of its own.
-    pub fn adopt(&mut self, pid: u32, session: u64) {
+    pub(crate) fn adopt(&mut self, pid: u32, session: u64) {
         let mut process = read(pid).unwrap_or_default();
         process.session = session;
         self.insert(pid, process);
@@ -74,13 +74,13 @@ impl Processes {
 
     /// The process, from memory or `/proc`.
     #[must_use]
-    pub fn find(&self, pid: u32) -> Option<Process> {
+    pub(crate) fn find(&self, pid: u32) -> Option<Process> {
         self.known.get(&pid).cloned().or_else(|| read(pid))
     }
 
     /// Its ancestors, nearest first.
     #[must_use]
-    pub fn parents(&self, process: &Process) -> Vec<Parent> {
+    pub(crate) fn parents(&self, process: &Process) -> Vec<Parent> {
         let mut parents = Vec::new();
         let mut pid = process.parent;
         while pid != 0 && parents.len() < MAX_PARENTS {
@@ -96,7 +96,7 @@ impl Processes {
 
     /// How many live processes of a session are known.
     #[must_use]
-    pub fn members(&self, session: u64) -> usize {
+    pub(crate) fn members(&self, session: u64) -> usize {
         self.members.get(&session).copied().unwrap_or(0)
     }
 
@@ -151,7 +151,7 @@ impl Processes {
 
 /// A process as `/proc` shows it now.
 #[must_use]
-pub fn read(pid: u32) -> Option<Process> {
+pub(crate) fn read(pid: u32) -> Option<Process> {
     let parent = process::parent(&process::stat(pid).ok()?);
     let executable = fs::read_link(format!("/proc/{pid}/exe")).map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
     let argv = fs::read(format!("/proc/{pid}/cmdline")).map_or(Vec::new(), |bytes| split_arguments(&bytes));

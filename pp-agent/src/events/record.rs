@@ -12,7 +12,7 @@ use pp_common::tools::TOOL_REFUSE;
 
 /// One record, by kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Record {
+pub(crate) enum Record {
     /// A verdict.
     Verdict(VerdictRecord),
     /// A marked process runs another program.
@@ -36,23 +36,23 @@ pub enum Record {
 
 /// What an exec record says, with its texts cut to their lengths.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Exec {
+pub(crate) struct Exec {
     /// The header.
-    pub header: RecordHeader,
+    pub(crate) header: RecordHeader,
     /// The parent.
-    pub parent_tgid: u32,
+    pub(crate) parent_tgid: u32,
     /// Index of the matched rule plus one; zero: none. Of a tool, the code.
-    pub rule: u32,
+    pub(crate) rule: u32,
     /// The path given to `execve`, not necessarily UTF-8 in the kernel.
-    pub path: String,
+    pub(crate) path: String,
     /// The arguments that fitted.
-    pub argv: Vec<String>,
+    pub(crate) argv: Vec<String>,
 }
 
 impl Record {
     /// Reads one record; `None` if the bytes are not one.
     #[must_use]
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
         let header = reader.header()?;
         match header.kind {
@@ -76,7 +76,7 @@ impl Record {
 
     /// Whether the kernel counted what it tells as refused; the canary's attempts it does not.
     #[must_use]
-    pub fn is_refusal(&self) -> bool {
+    pub(crate) fn is_refusal(&self) -> bool {
         let blocks = match self {
             Self::Verdict(record) => record.verdict == Verdict::Block as u8,
             Self::Tamper(record) | Self::Delegate(record) => record.verdict == Verdict::Block as u8,
@@ -87,7 +87,7 @@ impl Record {
     }
 
     /// How often its pair was counted, and the id of that count.
-    pub fn repeats_mut(&mut self) -> Option<(&mut u64, u64)> {
+    pub(crate) fn repeats_mut(&mut self) -> Option<(&mut u64, u64)> {
         match self {
             Self::Verdict(record) => Some((&mut record.repeats, record.repeats_id)),
             Self::Tamper(record) | Self::Delegate(record) => Some((&mut record.repeats, record.repeats_id)),
@@ -97,7 +97,7 @@ impl Record {
 
     /// The header.
     #[must_use]
-    pub fn header(&self) -> &RecordHeader {
+    pub(crate) fn header(&self) -> &RecordHeader {
         match self {
             Self::Verdict(record) => &record.header,
             Self::Exec(record) | Self::SessionStart(record) | Self::Tool(record) => &record.header,
@@ -215,7 +215,7 @@ impl<'a> Reader<'a> {
 
 /// Arguments that end in NUL, the last one perhaps cut; as in `/proc/*/cmdline`.
 #[must_use]
-pub fn split_arguments(bytes: &[u8]) -> Vec<String> {
+pub(crate) fn split_arguments(bytes: &[u8]) -> Vec<String> {
     let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
     if bytes.is_empty() {
         return Vec::new();

@@ -6,25 +6,25 @@ use std::collections::HashMap;
 use super::{Event, Kind};
 
 /// The reason of a `lost` event about events that followers were told and the store was not.
-pub const NOT_STORED: &str = "not_stored";
+pub(crate) const NOT_STORED: &str = "not_stored";
 
 /// How many refusals events tell, by how they do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Refusals {
+pub(crate) struct Refusals {
     /// By an event of their own.
-    pub told: u64,
+    pub(crate) told: u64,
     /// As repeats of another.
-    pub repeats: u64,
+    pub(crate) repeats: u64,
     /// As lost.
-    pub lost: u64,
+    pub(crate) lost: u64,
     /// As events that could not be stored: whoever followed was told them before.
-    pub not_stored: u64,
+    pub(crate) not_stored: u64,
 }
 
 impl Refusals {
     /// What one event tells.
     #[must_use]
-    pub fn of(event: &Event) -> Self {
+    pub(crate) fn of(event: &Event) -> Self {
         let mut refusals = Self::default();
         if event.verdict.as_deref() != Some("block") {
             return refusals;
@@ -52,19 +52,19 @@ impl Refusals {
 
     /// How many refusals a follower of all events was told of.
     #[must_use]
-    pub const fn published(&self) -> u64 {
+    pub(crate) const fn published(&self) -> u64 {
         self.told + self.repeats + self.lost
     }
 
     /// How many refusals stored events tell of.
     #[must_use]
-    pub const fn stored(&self) -> u64 {
+    pub(crate) const fn stored(&self) -> u64 {
         self.published() + self.not_stored
     }
 
     /// With those of another event.
     #[must_use]
-    pub const fn and(self, other: Self) -> Self {
+    pub(crate) const fn and(self, other: Self) -> Self {
         Self {
             told: self.told + other.told,
             repeats: self.repeats + other.repeats,
@@ -76,23 +76,23 @@ impl Refusals {
 
 /// Events that somebody missed, by what they tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Missed {
+pub(crate) struct Missed {
     /// Refusals of which they tell.
-    pub refusals: u64,
+    pub(crate) refusals: u64,
     /// Events that tell of none.
-    pub others: u64,
+    pub(crate) others: u64,
 }
 
 impl Missed {
     /// One event, for a follower.
     #[must_use]
-    pub fn follower(event: &Event) -> Self {
+    pub(crate) fn follower(event: &Event) -> Self {
         Self::by(Refusals::of(event).published())
     }
 
     /// One event, for the store.
     #[must_use]
-    pub fn store(event: &Event) -> Self {
+    pub(crate) fn store(event: &Event) -> Self {
         Self::by(Refusals::of(event).stored())
     }
 
@@ -102,24 +102,24 @@ impl Missed {
 
     /// With others.
     #[must_use]
-    pub const fn and(self, other: Self) -> Self {
+    pub(crate) const fn and(self, other: Self) -> Self {
         Self { refusals: self.refusals + other.refusals, others: self.others + other.others }
     }
 
     /// Without those that were found after all.
     #[must_use]
-    pub const fn without(self, found: Self) -> Self {
+    pub(crate) const fn without(self, found: Self) -> Self {
         Self { refusals: self.refusals.saturating_sub(found.refusals), others: self.others.saturating_sub(found.others) }
     }
 }
 
 /// What is accounted for of the refusals of one boot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Account {
+pub(crate) struct Account {
     /// By events.
-    pub refusals: Refusals,
+    pub(crate) refusals: Refusals,
     /// Refused before anybody kept this account; `None` while that is not known.
-    pub before: Option<u64>,
+    pub(crate) before: Option<u64>,
 }
 
 /// How many refusals no event tells of, and none will: of those that the kernel had counted, those neither `published` nor `pending`, which is
@@ -128,25 +128,25 @@ pub struct Account {
 /// It is never too great where `refused` was read first, then every program had returned and every record been handled, and the others were
 /// read last: what is refused meanwhile can only be among the others. So it may be told as lost at any time.
 #[must_use]
-pub const fn missing(refused: u64, before: u64, pending: u64, published: u64) -> u64 {
+pub(crate) const fn missing(refused: u64, before: u64, pending: u64, published: u64) -> u64 {
     refused.saturating_sub(before).saturating_sub(pending).saturating_sub(published)
 }
 
 /// How many of the repeats that the kernel counts were told, by the id of their entry. The kernel's counts only ever grow.
 #[derive(Debug, Default)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     told: HashMap<u64, u64>,
 }
 
 impl Ledger {
     /// What daemons before this one told.
     #[must_use]
-    pub fn new(told: impl IntoIterator<Item = (u64, u64)>) -> Self {
+    pub(crate) fn new(told: impl IntoIterator<Item = (u64, u64)>) -> Self {
         Self { told: told.into_iter().collect() }
     }
 
     /// Repeats of an entry that is in the kernel's table, not told yet, and whether the entry is seen for the first time.
-    pub fn due(&mut self, id: u64, count: u64) -> (u64, bool) {
+    pub(crate) fn due(&mut self, id: u64, count: u64) -> (u64, bool) {
         let mut is_new = false;
         let told = self.told.entry(id).or_insert_with(|| {
             is_new = true;
@@ -158,22 +158,22 @@ impl Ledger {
     /// The same where a record says how often its pair was counted. None where the table has not shown the entry yet, or shows it no more:
     /// it tells them, or has.
     #[must_use]
-    pub fn due_by_record(&self, id: u64, count: u64) -> u64 {
+    pub(crate) fn due_by_record(&self, id: u64, count: u64) -> u64 {
         self.told.get(&id).map_or(0, |told| count.saturating_sub(*told))
     }
 
     /// So many were told.
-    pub fn tell(&mut self, id: u64, count: u64) {
+    pub(crate) fn tell(&mut self, id: u64, count: u64) {
         self.told.insert(id, count);
     }
 
     /// The entry is gone from the table.
-    pub fn forget(&mut self, id: u64) {
+    pub(crate) fn forget(&mut self, id: u64) {
         self.told.remove(&id);
     }
 
     /// Forgets what is not in the table. Returns the ids.
-    pub fn keep_only(&mut self, alive: impl IntoIterator<Item = u64>) -> Vec<u64> {
+    pub(crate) fn keep_only(&mut self, alive: impl IntoIterator<Item = u64>) -> Vec<u64> {
         let alive: std::collections::HashSet<u64> = alive.into_iter().collect();
         self.told.extract_if(|id, _| !alive.contains(id)).map(|(id, _)| id).collect()
     }

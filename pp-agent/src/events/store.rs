@@ -21,7 +21,7 @@ use super::{Event, Filter};
 use crate::database::{self, Check, Place};
 
 /// Events kept.
-pub const MAX_EVENTS: u64 = 100_000;
+pub(crate) const MAX_EVENTS: u64 = 100_000;
 /// Events that may wait for the disk.
 const MAX_WAITING: usize = 8_192;
 /// Most events in one commit.
@@ -46,7 +46,7 @@ const REFUSALS_BOOT: &str = "refusals_boot";
 
 /// Why events could not be stored or read.
 #[derive(Debug, thiserror::Error)]
-pub enum StoreError {
+pub(crate) enum StoreError {
     /// The database said no: a full disk, a damaged file.
     #[error("events at {path}: {source}")]
     Database {
@@ -71,18 +71,18 @@ enum Work {
 
 /// Some of the stored events.
 #[derive(Debug, Default)]
-pub struct Page {
+pub(crate) struct Page {
     /// Those that the filter takes.
-    pub events: Vec<Event>,
+    pub(crate) events: Vec<Event>,
     /// What all that were looked at tell.
-    pub found: Missed,
+    pub(crate) found: Missed,
     /// Where the next page begins; `None` at the end.
-    pub next_id: Option<u64>,
+    pub(crate) next_id: Option<u64>,
 }
 
 /// The store. Writing never blocks the caller.
 #[derive(Debug)]
-pub struct Store {
+pub(crate) struct Store {
     shared: Arc<Shared>,
     work: SyncSender<Work>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -118,7 +118,7 @@ impl Store {
     /// Opens the file or makes it; a damaged one is renamed to `*.damaged`. Where not even a new one can be made nothing is stored until that
     /// can be done, and [`Store::problem`] says why. `boot_id`: of the kernel whose records are counted.
     #[must_use]
-    pub fn open(path: &Path, boot_id: &str) -> Self {
+    pub(crate) fn open(path: &Path, boot_id: &str) -> Self {
         Self::of_size(path, boot_id, MAX_EVENTS)
     }
 
@@ -158,19 +158,19 @@ impl Store {
 
     /// Why nothing can be stored right now, and what to do.
     #[must_use]
-    pub fn problem(&self) -> Option<String> {
+    pub(crate) fn problem(&self) -> Option<String> {
         self.shared.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The id for the first event of this run.
     #[must_use]
-    pub fn first_id(&self) -> u64 {
+    pub(crate) fn first_id(&self) -> u64 {
         self.first_id
     }
 
     /// How many records of this boot were accounted for when this was opened; `None` where none was.
     #[must_use]
-    pub fn records(&self) -> Option<u64> {
+    pub(crate) fn records(&self) -> Option<u64> {
         self.records
     }
 
@@ -179,7 +179,7 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn count_from_zero(&self) -> Result<(), StoreError> {
+    pub(crate) fn count_from_zero(&self) -> Result<(), StoreError> {
         *self.shared.account() = Account { before: Some(0), ..Account::default() };
         self.shared.account_kept.store(false, Ordering::Relaxed);
         self.shared.commit(&[], true, None, Some(0))
@@ -187,7 +187,7 @@ impl Store {
 
     /// What the events of this boot tell of refusals, those that had to make room among them.
     #[must_use]
-    pub fn account(&self) -> Account {
+    pub(crate) fn account(&self) -> Account {
         *self.shared.account()
     }
 
@@ -195,20 +195,20 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn account_from(&self, before: u64) -> Result<(), StoreError> {
+    pub(crate) fn account_from(&self, before: u64) -> Result<(), StoreError> {
         self.shared.account().before = Some(before);
         self.shared.commit(&[], true, None, None)
     }
 
     /// So many records are accounted for, the last without an event. Where the queue is full the next one says more.
-    pub fn read(&self, records: u64) {
+    pub(crate) fn read(&self, records: u64) {
         if self.work.try_send(Work::Read(records)).is_err() {
             tracing::debug!("events: the writer is busy");
         }
     }
 
     /// Hands an event to the writer, with how many records are accounted for once it is stored; one that finds no room is counted lost.
-    pub fn put(&self, event: Arc<Event>, records: Option<u64>) {
+    pub(crate) fn put(&self, event: Arc<Event>, records: Option<u64>) {
         match self.work.try_send(Work::Event(event, records)) {
             Ok(()) => drop(self.waiting.fetch_add(1, Ordering::Relaxed)),
             Err(TrySendError::Full(Work::Event(event, _)) | TrySendError::Disconnected(Work::Event(event, _))) => {
@@ -220,7 +220,7 @@ impl Store {
 
     /// Most of the room for events that wait for the disk is taken, and the disk takes them: it is worth waiting a little.
     #[must_use]
-    pub fn is_behind(&self) -> bool {
+    pub(crate) fn is_behind(&self) -> bool {
         // Counted a moment after it was put: for that moment it may be taken for more than fit.
         let waiting = self.waiting.load(Ordering::Relaxed).cast_signed();
         waiting > MAX_WAITING.cast_signed() / 4 * 3 && !self.shared.failing.load(Ordering::Relaxed)
@@ -229,7 +229,7 @@ impl Store {
     /// Events that were not stored since this was last asked. Zero while
     /// nothing can be stored: the loss is told when it can be told lastingly.
     #[must_use]
-    pub fn take_lost(&self) -> Missed {
+    pub(crate) fn take_lost(&self) -> Missed {
         if self.shared.failing.load(Ordering::Relaxed) {
             return Missed::default();
         }
@@ -241,7 +241,7 @@ impl Store {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn query(&self, filter: &Filter, allowed: impl Fn(&Event) -> bool) -> Result<Vec<Event>, StoreError> {
+    pub(crate) fn query(&self, filter: &Filter, allowed: impl Fn(&Event) -> bool) -> Result<Vec<Event>, StoreError> {
         self.flush()?;
         let limit = filter.limit.unwrap_or(usize::MAX);
         let mut found = self.shared.read(|events| {
@@ -267,7 +267,7 @@ impl Store {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn page(&self, ids: RangeInclusive<u64>, max: usize, filter: &Filter) -> Result<Page, StoreError> {
+    pub(crate) fn page(&self, ids: RangeInclusive<u64>, max: usize, filter: &Filter) -> Result<Page, StoreError> {
         self.flush()?;
         self.shared.read(|events| {
             let mut page = Page::default();
@@ -291,7 +291,7 @@ impl Store {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn find(&self, id: u64) -> Result<Option<Event>, StoreError> {
+    pub(crate) fn find(&self, id: u64) -> Result<Option<Event>, StoreError> {
         self.flush()?;
         self.shared.read(|events| Ok(events.get(id)?.and_then(|bytes| serde_json::from_slice(bytes.value()).ok())))
     }
@@ -304,7 +304,7 @@ impl Store {
     }
 
     /// Writes and syncs what waits, gives back unused ids and ends the writer.
-    pub fn stop(&self, next_id: u64) {
+    pub(crate) fn stop(&self, next_id: u64) {
         if self.work.send(Work::Stop).is_ok()
             && let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take()
             && writer.join().is_err()

@@ -9,7 +9,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 
 /// Counts the records of one boot, beginning where the last daemon left off.
 #[derive(Debug)]
-pub struct Tally {
+pub(crate) struct Tally {
     inner: Mutex<Inner>,
 }
 
@@ -30,22 +30,22 @@ struct Inner {
 
 /// What a daemon before this one took with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Loss {
+pub(crate) struct Loss {
     /// How many records.
-    pub count: u64,
+    pub(crate) count: u64,
     /// How many are accounted for once that is told.
-    pub accounted: u64,
+    pub(crate) accounted: u64,
 }
 
 impl Tally {
     /// Begins after the records that are accounted for.
     #[must_use]
-    pub fn new(before: Option<u64>) -> Self {
+    pub(crate) fn new(before: Option<u64>) -> Self {
         Self { inner: Mutex::new(Inner { before, read: 0, least: None, settled: false, since: None, silent: None }) }
     }
 
     /// One more was read. Returns how many are accounted for once it is stored; `None` while that is not known.
-    pub fn read(&self) -> Option<u64> {
+    pub(crate) fn read(&self) -> Option<u64> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.read += 1;
         let read = inner.read;
@@ -55,7 +55,7 @@ impl Tally {
     /// The ring buffer is empty; `written` says how many records the kernel has begun to write by then, asked only where it matters.
     ///
     /// RACE: one that is begun and not there yet makes the number too great, never too small.
-    pub fn idle(&self, now: Instant, written: impl FnOnce() -> Option<u64>) {
+    pub(crate) fn idle(&self, now: Instant, written: impl FnOnce() -> Option<u64>) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if inner.settled {
             return;
@@ -68,17 +68,17 @@ impl Tally {
     }
 
     /// So many are accounted for, and the last made no event.
-    pub fn silent(&self, accounted: u64) {
+    pub(crate) fn silent(&self, accounted: u64) {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).silent = Some(accounted);
     }
 
     /// What [`Tally::silent`] said last, once: one number for however many records, so that they take no room from events.
-    pub fn take_silent(&self) -> Option<u64> {
+    pub(crate) fn take_silent(&self) -> Option<u64> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).silent.take()
     }
 
     /// Once it is known: the records that were read before this daemon and are not accounted for. Says it once.
-    pub fn lost(&self, now: Instant) -> Option<Loss> {
+    pub(crate) fn lost(&self, now: Instant) -> Option<Loss> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let is_time = inner.since.is_some_and(|since| now.duration_since(since) >= SETTLE);
         let (least, handled) = inner.least.filter(|_| is_time && !inner.settled)?;

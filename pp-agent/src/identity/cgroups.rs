@@ -13,9 +13,9 @@ use std::{fs, io};
 
 /// One compiled cgroup or unit pattern.
 #[derive(Clone, Debug)]
-pub struct CgroupRule {
+pub(crate) struct CgroupRule {
     /// The agent it marks with.
-    pub agent: NameId,
+    pub(crate) agent: NameId,
     regex: Regex,
     unit: bool,
 }
@@ -25,7 +25,7 @@ impl CgroupRule {
     ///
     /// # Errors
     /// A pattern that is no glob.
-    pub fn all(agents: &[AgentRules]) -> Result<Vec<Self>, IdentityError> {
+    pub(crate) fn all(agents: &[AgentRules]) -> Result<Vec<Self>, IdentityError> {
         let mut rules = Vec::new();
         for agent in agents {
             let cgroups = agent.cgroup.iter().map(|pattern| ("cgroup", pattern));
@@ -40,7 +40,7 @@ impl CgroupRule {
 
     /// Whether the rule names this cgroup, or one above it. `path` begins at the root of cgroup2.
     #[must_use]
-    pub fn covers(&self, path: &str) -> bool {
+    pub(crate) fn covers(&self, path: &str) -> bool {
         let ends = path.match_indices('/').map(|(at, _)| at).skip(1).chain([path.len()]);
         ends.into_iter().any(|end| self.matches(&path.as_bytes()[..end]))
     }
@@ -57,7 +57,7 @@ impl CgroupRule {
 ///
 /// # Errors
 /// `root` itself cannot be read; folders that vanish meanwhile are skipped.
-pub fn resolve_cgroups(root: &Path, rules: &[CgroupRule]) -> io::Result<Vec<(u64, NameId)>> {
+pub(crate) fn resolve_cgroups(root: &Path, rules: &[CgroupRule]) -> io::Result<Vec<(u64, NameId)>> {
     let mut found = BTreeMap::new();
     if rules.is_empty() {
         return Ok(Vec::new());

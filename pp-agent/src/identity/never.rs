@@ -6,7 +6,7 @@ use super::machine::{Machine, Step};
 use super::{IdentityError, PatternError};
 
 /// File names of programs that no rule marks, as globs.
-pub const NEVER: &[&str] = &[
+pub(crate) const NEVER: &[&str] = &[
     "pp-agent",
     // PID 1 and what it starts units with.
     "systemd",
@@ -164,7 +164,7 @@ const CGROUPS: [&str; 14] = [
 ///
 /// # Errors
 /// The danger.
-pub fn check_cgroup(pattern: &str) -> Result<(), Danger> {
+pub(crate) fn check_cgroup(pattern: &str) -> Result<(), Danger> {
     check_tree(|path| cgroups::covers_path(pattern, path))
 }
 
@@ -172,7 +172,7 @@ pub fn check_cgroup(pattern: &str) -> Result<(), Danger> {
 ///
 /// # Errors
 /// The danger.
-pub fn check_unit(pattern: &str) -> Result<(), Danger> {
+pub(crate) fn check_unit(pattern: &str) -> Result<(), Danger> {
     check_tree(|path| cgroups::covers_unit(pattern, path))
 }
 
@@ -187,7 +187,7 @@ fn check_tree(covers: impl Fn(&str) -> bool) -> Result<(), Danger> {
 ///
 /// # Errors
 /// The danger.
-pub fn check_user(name: &str, uid: u32) -> Result<(), Danger> {
+pub(crate) fn check_user(name: &str, uid: u32) -> Result<(), Danger> {
     if uid == 0 || uid == u32::MAX || name == "sshd" {
         return Err(Danger::User(name.to_owned()));
     }

@@ -8,7 +8,7 @@ use crate::os::host;
 
 /// How refusals happen on this kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Backend {
+pub(crate) enum Backend {
     /// BPF LSM beside the cgroup programs.
     Lsm,
     /// The same on the functions that call the LSM hooks, where BPF LSM is not active.
@@ -20,7 +20,7 @@ pub enum Backend {
 impl Backend {
     /// Its name in events and status.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Lsm => "lsm",
             Self::FmodRet => "fmod_ret",
@@ -32,7 +32,7 @@ impl Backend {
 /// What a backend leaves open on a kernel; `docs/kernels.md` explains each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Gap {
+pub(crate) enum Gap {
     /// Raw frames, by those with the capability.
     Packet,
     /// Sockets to the hypervisor and other virtual machines.
@@ -52,7 +52,7 @@ pub enum Gap {
 impl Gap {
     /// Its name in status and metrics.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Packet => "packet",
             Self::Vsock => "vsock",
@@ -67,11 +67,11 @@ impl Gap {
 
 /// What became of a backend at start.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// Which.
-    pub backend: Backend,
+    pub(crate) backend: Backend,
     /// Why it is in use or not, in words.
-    pub found: String,
+    pub(crate) found: String,
 }
 
 /// What was chosen, and why.

@@ -22,7 +22,7 @@ impl Gate {
     ///
     /// # Errors
     /// They cannot be read, or the kernel refused an entry.
-    pub fn refresh_own(&self) -> Result<Option<Vec<Addr>>, KernelError> {
+    pub(crate) fn refresh_own(&self) -> Result<Option<Vec<Addr>>, KernelError> {
         let found = own_addresses()?;
         let mut known = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         if known.as_ref() == Some(&found) {
@@ -54,7 +54,7 @@ impl Gate {
     ///
     /// # Errors
     /// A map cannot be read, or the kernel refused a removal.
-    pub fn forget_claims(&self, now_ns: u64) -> Result<usize, KernelError> {
+    pub(crate) fn forget_claims(&self, now_ns: u64) -> Result<usize, KernelError> {
         let mut claimed = self.maps.claimed.lock();
         let all = entries("CLAIMED", &claimed)?;
         let mut gone = self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,7 +81,7 @@ impl Gate {
     ///
     /// # Errors
     /// A map cannot be read.
-    pub fn scope(&self, attempt: &Attempt) -> Result<Scope, KernelError> {
+    pub(crate) fn scope(&self, attempt: &Attempt) -> Result<Scope, KernelError> {
         let control = self.maps.control()?;
         let addr = attempt.addr.embedded().unwrap_or(attempt.addr);
         let key = Key::new(PREFIX_HEAD_BITS + 128, PrefixKey { generation: control.generation, pad: 0, addr });
@@ -95,7 +95,7 @@ impl Gate {
 
     /// What a session reached for lately, if anything.
     #[must_use]
-    pub fn history(&self, session: u64) -> Option<Box<History>> {
+    pub(crate) fn history(&self, session: u64) -> Option<Box<History>> {
         self.maps.histories.lock().get(&session, 0).ok().map(|kept| Box::new(kept.value))
     }
 
@@ -104,7 +104,7 @@ impl Gate {
     ///
     /// # Errors
     /// A map cannot be read or written.
-    pub fn forget_histories(&self) -> Result<usize, KernelError> {
+    pub(crate) fn forget_histories(&self) -> Result<usize, KernelError> {
         let now_ns = host::boot_ns().unwrap_or(0);
         let over: Vec<u64> =
             self.sessions()?.into_iter().filter(|session| self.history(*session).is_some_and(|history| history.is_over(now_ns))).collect();

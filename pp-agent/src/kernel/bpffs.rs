@@ -6,7 +6,7 @@ use super::KernelError;
 use crate::os::mounts::{self, MOUNTS};
 
 /// Where the daemon of this host pins.
-pub const BPFFS: &str = "/sys/fs/bpf/pp-agent";
+pub(crate) const BPFFS: &str = "/sys/fs/bpf/pp-agent";
 
 /// Makes sure that `dir` is a directory of our own on a bpf file system;
 /// mounts one at `/sys/fs/bpf` where none is.

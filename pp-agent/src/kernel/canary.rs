@@ -38,34 +38,34 @@ const EVERYTHING: &str = "everything";
 
 /// One thing the canary tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// What was tried.
-    pub technique: String,
+    pub(crate) technique: String,
     /// The error it ended in; zero: it went through.
-    pub errno: i32,
+    pub(crate) errno: i32,
 }
 
 impl Finding {
     /// The gate refused it.
     #[must_use]
-    pub const fn refused(&self) -> bool {
+    pub(crate) const fn refused(&self) -> bool {
         self.errno == libc::EPERM
     }
 }
 
 /// What of the daemon's own the canary reaches for: nothing that it could do would do harm.
 #[derive(Clone, Debug)]
-pub struct Aim {
+pub(crate) struct Aim {
     /// The directory of the pins: it tries to remove a folder that is not empty.
-    pub bpffs: PathBuf,
+    pub(crate) bpffs: PathBuf,
     /// A file of the daemon's: it tries to open it for writing.
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
     /// A socket of the daemon's that the table of delegates names: it tries to connect.
-    pub socket: PathBuf,
+    pub(crate) socket: PathBuf,
 }
 
 /// What no cgroup program refuses beside [`PACKET`], by the gap that each closes.
-pub const BEYOND: [(Gap, &str); 6] = [
+pub(crate) const BEYOND: [(Gap, &str); 6] = [
     (Gap::Unix, "delegate"),
     (Gap::Ptrace, "take-descriptor"),
     (Gap::Tamper, "signal"),
@@ -78,7 +78,7 @@ pub const BEYOND: [(Gap, &str); 6] = [
 ///
 /// # Errors
 /// The child could not be started, marked or heard.
-pub fn send(gate: &Gate, aim: &Aim) -> io::Result<Vec<Finding>> {
+pub(crate) fn send(gate: &Gate, aim: &Aim) -> io::Result<Vec<Finding>> {
     send_for(gate, EVERYTHING, &[&aim.bpffs, &aim.file, &aim.socket])
 }
 

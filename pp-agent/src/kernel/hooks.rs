@@ -14,7 +14,7 @@ use super::{links, sys};
 
 /// What was found wrong with a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Damage {
+pub(crate) enum Damage {
     /// The link had no cgroup any more (`BPF_LINK_DETACH`).
     Detached,
     /// The link had another program (`BPF_LINK_UPDATE`).
@@ -28,7 +28,7 @@ pub enum Damage {
 impl Damage {
     /// Its reason in events.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Detached => "hook_detached",
             Self::Replaced => "hook_replaced",
@@ -40,24 +40,24 @@ impl Damage {
 
 /// One hook that was found damaged, or a table that had lost its pin.
 #[derive(Debug)]
-pub struct Repair {
+pub(crate) struct Repair {
     /// The program or the table, as its pin calls it.
-    pub hook: String,
+    pub(crate) hook: String,
     /// What was wrong.
-    pub damage: Damage,
+    pub(crate) damage: Damage,
     /// It is in place again, or why not.
-    pub done: io::Result<()>,
+    pub(crate) done: io::Result<()>,
 }
 
 /// A program of somebody else's that runs after ours at the same hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Foreign {
+pub(crate) struct Foreign {
     /// The kernel's number for it.
-    pub id: u32,
+    pub(crate) id: u32,
     /// The name it was loaded with.
-    pub name: String,
+    pub(crate) name: String,
     /// Our program at that hook.
-    pub hook: String,
+    pub(crate) hook: String,
 }
 
 struct Hook {
@@ -79,7 +79,7 @@ struct Table {
 }
 
 /// The hooks as they were put in place, and the tables they read.
-pub struct Hooks {
+pub(crate) struct Hooks {
     root: Option<File>,
     tables: Vec<Table>,
     hooks: Vec<Hook>,
@@ -91,7 +91,7 @@ impl Hooks {
     ///
     /// # Errors
     /// A pin or the cgroup cannot be read.
-    pub fn note(bpffs: &Path, cgroup: Option<&Path>) -> io::Result<Self> {
+    pub(crate) fn note(bpffs: &Path, cgroup: Option<&Path>) -> io::Result<Self> {
         let mut hooks = Vec::new();
         for entry in fs::read_dir(bpffs.join("links"))? {
             let pin = entry?.path();
@@ -111,18 +111,18 @@ impl Hooks {
 
     /// How many there are.
     #[must_use]
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.hooks.len()
     }
 
     /// Whether there is one of this name.
     #[must_use]
-    pub fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.hooks.iter().any(|hook| hook.name == name)
     }
 
     /// Looks at each, and puts back what is not as it was.
-    pub fn mend(&mut self) -> Vec<Repair> {
+    pub(crate) fn mend(&mut self) -> Vec<Repair> {
         let mut repairs: Vec<Repair> = self.tables.iter().filter_map(Table::mend).collect();
         // A start that found hooks without their tables would fill others, which these hooks do not read.
         let kept = repairs.iter().all(|repair| repair.done.is_ok());
@@ -135,7 +135,7 @@ impl Hooks {
     ///
     /// # Errors
     /// The kernel does not list them.
-    pub fn foreign(&mut self) -> io::Result<Vec<Foreign>> {
+    pub(crate) fn foreign(&mut self) -> io::Result<Vec<Foreign>> {
         let Some(root) = &self.root else { return Ok(Vec::new()) };
         let mut found = Vec::new();
         for hook in &self.hooks {
@@ -156,7 +156,7 @@ impl Hooks {
 
     /// How many programs of others run after ours, at the last look.
     #[must_use]
-    pub fn foreign_count(&self) -> usize {
+    pub(crate) fn foreign_count(&self) -> usize {
         self.told.len()
     }
 }

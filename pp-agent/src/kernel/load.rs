@@ -90,15 +90,15 @@ pub(super) const MAPS: [&str; 40] = [
 ];
 
 /// Where and how large.
-pub struct GateOptions {
+pub(crate) struct GateOptions {
     /// Directory of our own on a bpf file system, `/sys/fs/bpf/pp-agent`.
-    pub bpffs: PathBuf,
+    pub(crate) bpffs: PathBuf,
     /// Root of cgroup2; `None`: from mountinfo.
-    pub cgroup: Option<PathBuf>,
+    pub(crate) cgroup: Option<PathBuf>,
     /// Most marked processes.
-    pub max_tasks: u32,
+    pub(crate) max_tasks: u32,
     /// Programs to leave out: a test of what each is for. Only builds with debug assertions have a way to name any.
-    pub without: Vec<String>,
+    pub(crate) without: Vec<String>,
 }
 
 /// The object with its maps open, and what hangs of it so far.
@@ -466,7 +466,7 @@ fn build_id() -> &'static str {
 ///
 /// # Errors
 /// A pin cannot be removed.
-pub fn uninstall(bpffs: &Path) -> Result<Removed, KernelError> {
+pub(crate) fn uninstall(bpffs: &Path) -> Result<Removed, KernelError> {
     let mut removed = Removed { pins: 0, flows: 0, problem: None };
     for dir in ["links", "maps"] {
         // Before the hooks are gone, and once more for what they refused meanwhile. They go all the same: the operator says so.
@@ -495,13 +495,13 @@ pub fn uninstall(bpffs: &Path) -> Result<Removed, KernelError> {
 
 /// What `uninstall` did.
 #[derive(Debug)]
-pub struct Removed {
+pub(crate) struct Removed {
     /// Pins that were removed.
-    pub pins: usize,
+    pub(crate) pins: usize,
     /// Flows that were ended, since a packet of them had been refused.
-    pub flows: usize,
+    pub(crate) flows: usize,
     /// Why not all such flows could be ended.
-    pub problem: Option<KernelError>,
+    pub(crate) problem: Option<KernelError>,
 }
 
 /// An error with its causes on one line; a verifier log keeps its lines.

@@ -10,7 +10,7 @@ mod earlier;
 mod error;
 mod fmod;
 mod guard;
-pub mod hooks;
+pub(crate) mod hooks;
 mod links;
 mod live;
 mod load;
@@ -40,13 +40,13 @@ use pp_common::{
     dest::Addr,
 };
 
-pub use backend::{Backend, Candidate, Gap};
-pub use bpffs::BPFFS;
+pub(crate) use backend::{Backend, Candidate, Gap};
+pub(crate) use bpffs::BPFFS;
 pub use error::KernelError;
 pub use guard::PROGRAMS as GUARD_PROGRAMS;
-pub use load::{GateOptions, Removed, uninstall};
-pub use pinned::release as release_pinned;
-pub use records::{Reader, Records};
+pub(crate) use load::{GateOptions, uninstall};
+pub(crate) use pinned::release as release_pinned;
+pub(crate) use records::{Reader, Records};
 
 use crate::{
     delegates::Delegate,
@@ -61,7 +61,7 @@ use pids::Pids;
 
 /// The gate: programs attached, maps open. Dropping it leaves everything in
 /// force.
-pub struct Gate {
+pub(crate) struct Gate {
     maps: Maps,
     pids: Pids,
     records: Mutex<Option<Records>>,
@@ -99,7 +99,7 @@ impl Gate {
     /// # Errors
     /// This kernel, user or file system cannot carry it, or `mark_again`
     /// failed; the message says what to change.
-    pub fn start(options: &GateOptions, mark_again: impl Fn(&Self) -> Result<(), KernelError>) -> Result<Self, KernelError> {
+    pub(crate) fn start(options: &GateOptions, mark_again: impl Fn(&Self) -> Result<(), KernelError>) -> Result<Self, KernelError> {
         let mut loader = load::Loader::open(options)?;
         let mut ring = |name: &'static str| -> Result<RingBuf<MapData>, KernelError> {
             let map = loader.ebpf.take_map(name).ok_or_else(|| KernelError::Load(format!("the object has no map {name}")))?;
@@ -174,7 +174,7 @@ impl Gate {
     ///
     /// # Errors
     /// A map cannot be read or written.
-    pub fn carry_sock_mark(&self, socket: BorrowedFd<'_>) -> Result<bool, KernelError> {
+    pub(crate) fn carry_sock_mark(&self, socket: BorrowedFd<'_>) -> Result<bool, KernelError> {
         let found = self.earlier_socks.as_ref().map(|earlier| earlier.get(socket)).transpose()?.flatten();
         match found {
             Some(mark) if mark.session != 0 => self.set_sock_mark(socket, mark).map(|()| true),
@@ -184,25 +184,25 @@ impl Gate {
 
     /// The maps were made by this start: what was counted before is gone.
     #[must_use]
-    pub const fn fresh(&self) -> bool {
+    pub(crate) const fn fresh(&self) -> bool {
         self.fresh
     }
 
     /// Most marked processes that the task table in force has room for.
     #[must_use]
-    pub const fn max_tasks(&self) -> u32 {
+    pub(crate) const fn max_tasks(&self) -> u32 {
         self.max_tasks
     }
 
     /// The backend that the last canary found refusing.
     #[must_use]
-    pub fn backend(&self) -> Backend {
+    pub(crate) fn backend(&self) -> Backend {
         self.choice.backend.filter(|_| self.refuses.load(Ordering::Relaxed)).unwrap_or(Backend::Cgroup)
     }
 
     /// What became of each backend at start.
     #[must_use]
-    pub fn candidates(&self) -> &[Candidate] {
+    pub(crate) fn candidates(&self) -> &[Candidate] {
         &self.choice.candidates
     }
 
@@ -210,7 +210,7 @@ impl Gate {
     ///
     /// # Errors
     /// It could not be sent.
-    pub fn send_canary(&self, aim: &canary::Aim) -> std::io::Result<Vec<canary::Finding>> {
+    pub(crate) fn send_canary(&self, aim: &canary::Aim) -> std::io::Result<Vec<canary::Finding>> {
         let findings = canary::send(self, aim)?;
         let refuses = findings.iter().any(|found| found.technique == canary::PACKET && found.refused());
         self.refuses.store(refuses, Ordering::Relaxed);
@@ -220,7 +220,7 @@ impl Gate {
     /// The programs that must hang with the backend in use, as their pins are called: all but what this kernel refused and what
     /// it has no need of.
     #[must_use]
-    pub fn expected_hooks(&self) -> Vec<String> {
+    pub(crate) fn expected_hooks(&self) -> Vec<String> {
         let idle = |program: &programs::Program| {
             program.in_place_of.is_some_and(|other| self.has(other)) || program.for_splices && self.splices_by_message
         };
@@ -230,19 +230,19 @@ impl Gate {
 
     /// What the program of this name refuses is refused on this kernel, by it or by what stands in for it.
     #[must_use]
-    pub fn covers(&self, program: &str) -> bool {
+    pub(crate) fn covers(&self, program: &str) -> bool {
         self.has(program) || programs::stand_ins(program).any(|other| self.has(other.name))
     }
 
     /// This kernel refused no program of this name.
     #[must_use]
-    pub fn has(&self, program: &str) -> bool {
+    pub(crate) fn has(&self, program: &str) -> bool {
         self.choice.refused.iter().all(|(name, _)| *name != program)
     }
 
     /// Sockets that are handed over or inherited get their mark before they can be written.
     #[must_use]
-    pub fn sees_passed(&self) -> bool {
+    pub(crate) fn sees_passed(&self) -> bool {
         match self.backend() {
             Backend::Lsm => ["pp_lsm_receive", "pp_lsm_write"].iter().all(|name| self.has(name)),
             Backend::FmodRet => ["pp_entry_receive", "pp_entry_sendmsg", "pp_entry_write"].iter().all(|name| self.has(name)),
@@ -254,7 +254,7 @@ impl Gate {
     ///
     /// # Errors
     /// They do not fit, or the kernel refused an entry; the old ones stay.
-    pub fn apply(&self, tables: &KernelTables) -> Result<u32, KernelError> {
+    pub(crate) fn apply(&self, tables: &KernelTables) -> Result<u32, KernelError> {
         let _one = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         publish::publish(&self.maps, tables)
     }
@@ -263,7 +263,7 @@ impl Gate {
     ///
     /// # Errors
     /// The kernel refused an entry.
-    pub fn set_cgroups(&self, wanted: &[(u64, NameId)]) -> Result<(), KernelError> {
+    pub(crate) fn set_cgroups(&self, wanted: &[(u64, NameId)]) -> Result<(), KernelError> {
         let _one = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         publish::write_cgroups(&self.maps, wanted)
     }
@@ -272,7 +272,7 @@ impl Gate {
     ///
     /// # Errors
     /// The kernel refused an entry, or there are too many.
-    pub fn guard(&self, targets: &[Target]) -> Result<(), KernelError> {
+    pub(crate) fn guard(&self, targets: &[Target]) -> Result<(), KernelError> {
         let mut held = self.guarded.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = guard::find(targets)?;
         if *held != wanted {
@@ -286,7 +286,7 @@ impl Gate {
     ///
     /// # Errors
     /// The kernel refused an entry, or there are too many.
-    pub fn set_delegates(&self, delegates: &[Delegate]) -> Result<(), KernelError> {
+    pub(crate) fn set_delegates(&self, delegates: &[Delegate]) -> Result<(), KernelError> {
         guard::write_delegates(&self.maps, delegates)
     }
 
@@ -294,7 +294,7 @@ impl Gate {
     ///
     /// # Errors
     /// The map cannot be read.
-    pub fn control(&self) -> Result<Control, KernelError> {
+    pub(crate) fn control(&self) -> Result<Control, KernelError> {
         self.maps.control()
     }
 
@@ -303,7 +303,7 @@ impl Gate {
     ///
     /// # Errors
     /// A map cannot be read or written.
-    pub fn clear_overflow(&self) -> Result<(), KernelError> {
+    pub(crate) fn clear_overflow(&self) -> Result<(), KernelError> {
         let _one = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         if !entries("DOOMED", &self.maps.doomed.lock())?.is_empty() {
             return Ok(());
@@ -317,7 +317,7 @@ impl Gate {
     ///
     /// # Errors
     /// The map cannot be read, which for a caller means: treat it as marked.
-    pub fn mark(&self, tgid: u32) -> Result<Option<TaskMark>, KernelError> {
+    pub(crate) fn mark(&self, tgid: u32) -> Result<Option<TaskMark>, KernelError> {
         optional(self.maps.tasks.lock().get(&tgid, 0), "TASKS")
     }
 
@@ -325,7 +325,7 @@ impl Gate {
     ///
     /// # Errors
     /// As for [`Self::mark`].
-    pub fn mark_or_doomed(&self, tgid: u32) -> Result<Option<TaskMark>, KernelError> {
+    pub(crate) fn mark_or_doomed(&self, tgid: u32) -> Result<Option<TaskMark>, KernelError> {
         match self.mark(tgid)? {
             Some(mark) => Ok(Some(mark)),
             None => optional(self.maps.doomed.lock().get(&tgid, 0), "DOOMED"),
@@ -336,7 +336,7 @@ impl Gate {
     ///
     /// # Errors
     /// The map cannot be read.
-    pub fn marks(&self) -> Result<Vec<(u32, TaskMark)>, KernelError> {
+    pub(crate) fn marks(&self) -> Result<Vec<(u32, TaskMark)>, KernelError> {
         entries("TASKS", &self.maps.tasks.lock())
     }
 
@@ -344,7 +344,7 @@ impl Gate {
     ///
     /// # Errors
     /// The table is full or cannot be written.
-    pub fn insert_mark(&self, tgid: u32, mark: TaskMark) -> Result<bool, KernelError> {
+    pub(crate) fn insert_mark(&self, tgid: u32, mark: TaskMark) -> Result<bool, KernelError> {
         const NO_EXIST: u64 = 1;
         self.pids.enter(tgid);
         let entered = match self.maps.tasks.lock().insert(tgid, mark, NO_EXIST) {
@@ -361,7 +361,7 @@ impl Gate {
     }
 
     /// Has every hook look for a mark of this process, or of its ancestors while the task table has overflowed.
-    pub fn expect_mark(&self, tgid: u32) {
+    pub(crate) fn expect_mark(&self, tgid: u32) {
         self.pids.enter(tgid);
     }
 
@@ -369,7 +369,7 @@ impl Gate {
     ///
     /// # Errors
     /// The map cannot be written.
-    pub fn remove_mark(&self, tgid: u32) -> Result<(), KernelError> {
+    pub(crate) fn remove_mark(&self, tgid: u32) -> Result<(), KernelError> {
         publish::absent_is_fine(self.maps.tasks.lock().remove(&tgid)).map_err(|error| map_error("TASKS", &error))
     }
 
@@ -377,7 +377,7 @@ impl Gate {
     ///
     /// # Errors
     /// The map cannot be read.
-    pub fn sock_mark(&self, socket: BorrowedFd<'_>) -> Result<Option<SockMark>, KernelError> {
+    pub(crate) fn sock_mark(&self, socket: BorrowedFd<'_>) -> Result<Option<SockMark>, KernelError> {
         use std::os::fd::AsRawFd as _;
         optional(self.maps.socks.lock().get(&socket.as_raw_fd(), 0), "SOCKS")
     }
@@ -386,7 +386,7 @@ impl Gate {
     ///
     /// # Errors
     /// The map cannot be written.
-    pub fn set_sock_mark(&self, socket: BorrowedFd<'_>, mark: SockMark) -> Result<(), KernelError> {
+    pub(crate) fn set_sock_mark(&self, socket: BorrowedFd<'_>, mark: SockMark) -> Result<(), KernelError> {
         use std::os::fd::AsRawFd as _;
         let socket = socket.as_raw_fd();
         self.maps.socks.lock().insert(&socket, mark, 0).map_err(|error| map_error("SOCKS", &error))
@@ -394,7 +394,7 @@ impl Gate {
 
     /// Why flows that nobody has open cannot be found and ended on this kernel; `None`: they can.
     #[must_use]
-    pub fn blind(&self) -> Option<&str> {
+    pub(crate) fn blind(&self) -> Option<&str> {
         self.blind.as_deref()
     }
 
@@ -402,7 +402,7 @@ impl Gate {
     ///
     /// # Errors
     /// The map cannot be read.
-    pub fn look_for_namespaces(&self) -> Result<bool, KernelError> {
+    pub(crate) fn look_for_namespaces(&self) -> Result<bool, KernelError> {
         let marks = self.marks()?;
         let mut namespaces = self.namespaces();
         namespaces.look(marks.into_iter().map(|(pid, _)| pid));
@@ -410,7 +410,7 @@ impl Gate {
     }
 
     /// Remembers the network namespace of a marked process that may end at any moment.
-    pub fn learn_namespace(&self, pid: u32) {
+    pub(crate) fn learn_namespace(&self, pid: u32) {
         // Not while sockets are being listed: whoever is told of the refusal looks once more.
         if let Ok(mut namespaces) = self.namespaces.try_lock() {
             namespaces.learn(pid);
@@ -419,13 +419,13 @@ impl Gate {
 
     /// More network namespaces have marked processes than are looked after.
     #[must_use]
-    pub fn has_too_many_namespaces(&self) -> bool {
+    pub(crate) fn has_too_many_namespaces(&self) -> bool {
         self.namespaces().full()
     }
 
     /// Every TCP socket that has a mark, in every network namespace that is known. Blocking.
     #[must_use]
-    pub fn marked_sockets(&self) -> Vec<(diag::Id, diag::Marked)> {
+    pub(crate) fn marked_sockets(&self) -> Vec<(diag::Id, diag::Marked)> {
         if self.blind.is_some() {
             return Vec::new();
         }
@@ -436,7 +436,7 @@ impl Gate {
     ///
     /// # Errors
     /// The kernel cannot, or it has ended by itself.
-    pub fn destroy(&self, namespace: &diag::Id, socket: &diag::Marked) -> std::io::Result<bool> {
+    pub(crate) fn destroy(&self, namespace: &diag::Id, socket: &diag::Marked) -> std::io::Result<bool> {
         self.namespaces().destroy(namespace, socket)
     }
 
@@ -445,19 +445,19 @@ impl Gate {
     }
 
     /// What the kernel would decide now, from its own tables, without counting.
-    pub fn decide(&self, subject: &Subject, attempt: &Attempt) -> Decision {
+    pub(crate) fn decide(&self, subject: &Subject, attempt: &Attempt) -> Decision {
         decide(&Live::new(&self.maps), subject, attempt)
     }
 
     /// The receipt that came nearest to allowing what was refused.
     #[must_use]
-    pub fn nearest(&self, subject: &Subject, attempt: &Attempt, decision: &Decision) -> Option<Serial> {
+    pub(crate) fn nearest(&self, subject: &Subject, attempt: &Attempt, decision: &Decision) -> Option<Serial> {
         nearest_receipt(&Live::new(&self.maps), subject, attempt, decision)
     }
 
     /// What has been used of a receipt.
     #[must_use]
-    pub fn spent(&self, serial: Serial) -> Option<Spent> {
+    pub(crate) fn spent(&self, serial: Serial) -> Option<Spent> {
         use pp_common::decide::Tables as _;
         Live::new(&self.maps).budget(serial).map(|budget| budget.spent)
     }
@@ -466,7 +466,7 @@ impl Gate {
     ///
     /// # Errors
     /// The map cannot be read.
-    pub fn counters(&self) -> Result<Vec<u64>, KernelError> {
+    pub(crate) fn counters(&self) -> Result<Vec<u64>, KernelError> {
         self.maps.counters()
     }
 
@@ -474,7 +474,7 @@ impl Gate {
     ///
     /// # Errors
     /// The map cannot be read.
-    pub fn repeats(&self) -> Result<Vec<(RepeatKey, Repeats)>, KernelError> {
+    pub(crate) fn repeats(&self) -> Result<Vec<(RepeatKey, Repeats)>, KernelError> {
         entries("REPEATS", &self.maps.repeats.lock())
     }
 
@@ -484,7 +484,7 @@ impl Gate {
     ///
     /// # Errors
     /// The map cannot be read or written.
-    pub fn forget_repeats(&self, key: &RepeatKey, seen: &Repeats) -> Result<bool, KernelError> {
+    pub(crate) fn forget_repeats(&self, key: &RepeatKey, seen: &Repeats) -> Result<bool, KernelError> {
         let mut repeats = self.maps.repeats.lock();
         if optional(repeats.get(key, 0), "REPEATS")?.as_ref() != Some(seen) {
             return Ok(false);
@@ -499,7 +499,7 @@ impl Gate {
     ///
     /// # Errors
     /// The map cannot be read.
-    pub fn told(&self) -> Result<Vec<(u64, u64)>, KernelError> {
+    pub(crate) fn told(&self) -> Result<Vec<(u64, u64)>, KernelError> {
         entries("TOLD", &self.maps.told.lock())
     }
 
@@ -507,7 +507,7 @@ impl Gate {
     ///
     /// # Errors
     /// The map cannot be written.
-    pub fn keep_told(&self, id: u64, count: u64) -> Result<(), KernelError> {
+    pub(crate) fn keep_told(&self, id: u64, count: u64) -> Result<(), KernelError> {
         self.maps.told.lock().insert(id, count, 0).map_err(|error| map_error("TOLD", &error))
     }
 
@@ -515,12 +515,12 @@ impl Gate {
     ///
     /// # Errors
     /// The map cannot be written.
-    pub fn forget_told(&self, id: u64) -> Result<(), KernelError> {
+    pub(crate) fn forget_told(&self, id: u64) -> Result<(), KernelError> {
         publish::absent_is_fine(self.maps.told.lock().remove(&id)).map_err(|error| map_error("TOLD", &error))
     }
 
     /// Waits until every program that runs now has returned, and so has every one that had begun a record before one of these.
-    pub fn grace_periods(&self) {
+    pub(crate) fn grace_periods(&self) {
         sys::grace_period();
         // The reader of a buffer stops at a record that is begun and not there yet, though later ones be complete.
         sys::grace_period();
@@ -528,7 +528,7 @@ impl Gate {
 
     /// The reading ends of the ring buffers; there is one of each.
     #[must_use]
-    pub fn take_records(&self) -> Option<Records> {
+    pub(crate) fn take_records(&self) -> Option<Records> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -538,7 +538,7 @@ impl Gate {
 ///
 /// # Errors
 /// The pinned map cannot be read.
-pub fn pinned_mark(bpffs: &Path, tgid: u32) -> Result<Option<TaskMark>, KernelError> {
+pub(crate) fn pinned_mark(bpffs: &Path, tgid: u32) -> Result<Option<TaskMark>, KernelError> {
     for name in ["TASKS", "DOOMED"] {
         let path = load::map_pin(bpffs, name);
         if !path.exists() {

@@ -14,7 +14,7 @@ impl Gate {
     ///
     /// # Errors
     /// The map cannot be read.
-    pub fn links(&self) -> Result<Vec<(LinkKey, Place)>, KernelError> {
+    pub(crate) fn links(&self) -> Result<Vec<(LinkKey, Place)>, KernelError> {
         entries("LINKS", &self.maps.links.lock())
     }
 
@@ -22,7 +22,7 @@ impl Gate {
     ///
     /// # Errors
     /// The map cannot be read.
-    pub fn learned(&self) -> Result<Vec<(NearKey, Learned)>, KernelError> {
+    pub(crate) fn learned(&self) -> Result<Vec<(NearKey, Learned)>, KernelError> {
         entries("LEARNED", &self.maps.learned.lock())
     }
 
@@ -30,7 +30,11 @@ impl Gate {
     ///
     /// # Errors
     /// The kernel refused an entry; those before it are in force.
-    pub fn set_near(&self, links: &BTreeMap<LinkKey, Place>, learned: impl Iterator<Item = (NearKey, Learned)>) -> Result<(), KernelError> {
+    pub(crate) fn set_near(
+        &self,
+        links: &BTreeMap<LinkKey, Place>,
+        learned: impl Iterator<Item = (NearKey, Learned)>,
+    ) -> Result<(), KernelError> {
         let _one = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let most = usize::try_from(MAX_NEAR).unwrap_or(usize::MAX);
         let learned: BTreeMap<NearKey, Learned> = learned.take(most).collect();
@@ -48,13 +52,19 @@ impl Gate {
     }
 
     /// As [`Gate::decide`], on a link.
-    pub fn decide_on(&self, link: Link, subject: &Subject, attempt: &Attempt) -> Decision {
+    pub(crate) fn decide_on(&self, link: Link, subject: &Subject, attempt: &Attempt) -> Decision {
         decide(&Live::new(&self.maps).on(link), subject, attempt)
     }
 
     /// As [`Gate::nearest`], on a link.
     #[must_use]
-    pub fn nearest_on(&self, link: Link, subject: &Subject, attempt: &Attempt, decision: &Decision) -> Option<pp_common::abi::Serial> {
+    pub(crate) fn nearest_on(
+        &self,
+        link: Link,
+        subject: &Subject,
+        attempt: &Attempt,
+        decision: &Decision,
+    ) -> Option<pp_common::abi::Serial> {
         nearest_receipt(&Live::new(&self.maps).on(link), subject, attempt, decision)
     }
 }

@@ -61,7 +61,7 @@ pub(super) fn end_where(pins: &[PathBuf], wanted: impl Fn(&diag::Marked) -> bool
 ///
 /// # Errors
 /// Nothing is pinned there, or the kernel refused.
-pub fn release(bpffs: &Path, session: u64) -> Result<HashSet<u32>, KernelError> {
+pub(crate) fn release(bpffs: &Path, session: u64) -> Result<HashSet<u32>, KernelError> {
     let mut tasks: HashMap<MapData, u32, TaskMark> = open(bpffs, "TASKS", Map::HashMap)?;
     let mut socks: SkStorage<MapData, SockMark> = open(bpffs, "SOCKS", Map::SkStorage)?;
     let mut released = HashSet::new();

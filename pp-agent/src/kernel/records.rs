@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use super::KernelError;
 
 /// Records of the kernel programs, in the order of their times.
-pub struct Records {
+pub(crate) struct Records {
     verdicts: AsyncFd<RingBuf<MapData>>,
     lifecycle: AsyncFd<RingBuf<MapData>>,
     waiting: Waiting,
@@ -22,7 +22,7 @@ impl Records {
     }
 
     /// The next record. Waits for one where both buffers are empty, and says so each time, to `reader` and by `idle`.
-    pub async fn next(&mut self, reader: &Reader, mut idle: impl FnMut()) -> Vec<u8> {
+    pub(crate) async fn next(&mut self, reader: &Reader, mut idle: impl FnMut()) -> Vec<u8> {
         loop {
             // Read before the buffers are looked at: an answer is about a look that came after the question.
             let asked = reader.asked.load(Ordering::Acquire);
@@ -54,7 +54,7 @@ fn watched(ring: RingBuf<MapData>) -> Result<AsyncFd<RingBuf<MapData>>, KernelEr
 
 /// Asks whoever reads the records whether none is left.
 #[derive(Debug, Default)]
-pub struct Reader {
+pub(crate) struct Reader {
     asked: AtomicU64,
     answered: AtomicU64,
     wake: Notify,
@@ -63,7 +63,7 @@ pub struct Reader {
 impl Reader {
     /// Waits until the buffers were seen empty and every record before was handled. `false`: not in this time. Blocking.
     #[must_use]
-    pub fn is_done(&self, within: Duration) -> bool {
+    pub(crate) fn is_done(&self, within: Duration) -> bool {
         const LOOK_EVERY: Duration = Duration::from_millis(2);
         let question = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
         let until = Instant::now() + within;

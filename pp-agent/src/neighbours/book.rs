@@ -42,7 +42,7 @@ struct Claim {
 
 /// What there is to tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum What {
+pub(crate) enum What {
     /// An address joined a place.
     Learned,
     /// It was not seen for 24 hours, or its place is not in policy any more.
@@ -62,7 +62,7 @@ pub enum What {
 impl What {
     /// Its reason in events.
     #[must_use]
-    pub const fn reason(self) -> &'static str {
+    pub(crate) const fn reason(self) -> &'static str {
         match self {
             Self::Learned => "learned",
             Self::Expired => "expired",
@@ -74,35 +74,35 @@ impl What {
 
 /// Something to tell, once.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
+pub(crate) struct Told {
     /// What.
-    pub what: What,
+    pub(crate) what: What,
     /// Of which address.
-    pub addr: Addr,
+    pub(crate) addr: Addr,
     /// On which link, by name.
-    pub link: String,
+    pub(crate) link: String,
     /// The hardware address.
-    pub mac: Mac,
+    pub(crate) mac: Mac,
     /// The protected address that it answers for; zero: policy gives the hardware address.
-    pub of: Addr,
+    pub(crate) of: Addr,
     /// The place.
-    pub place: Place,
+    pub(crate) place: Place,
 }
 
 /// One address that belongs to a place without being named.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Known {
+pub(crate) struct Known {
     /// Where it means that.
-    pub key: NearKey,
+    pub(crate) key: NearKey,
     /// What is known.
-    pub learned: Learned,
+    pub(crate) learned: Learned,
     /// The link's name.
-    pub link: String,
+    pub(crate) link: String,
 }
 
 /// All that was learned.
 #[derive(Clone, Debug, Default)]
-pub struct Book {
+pub(crate) struct Book {
     claims: BTreeMap<Device, Claim>,
     learned: BTreeMap<NearKey, Learned>,
     exempt: BTreeMap<NearKey, Learned>,
@@ -117,7 +117,10 @@ pub struct Book {
 impl Book {
     /// Begins with what the kernel's maps hold already: an earlier daemon learned it.
     #[must_use]
-    pub fn restore(links: impl IntoIterator<Item = (LinkKey, Place)>, learned: impl IntoIterator<Item = (NearKey, Learned)>) -> Self {
+    pub(crate) fn restore(
+        links: impl IntoIterator<Item = (LinkKey, Place)>,
+        learned: impl IntoIterator<Item = (NearKey, Learned)>,
+    ) -> Self {
         let mut book = Self { links: links.into_iter().collect(), ..Self::default() };
         for (key, known) in learned {
             if joined(&known.place) {
@@ -137,41 +140,41 @@ impl Book {
 
     /// What `LINKS` must hold.
     #[must_use]
-    pub const fn links(&self) -> &BTreeMap<LinkKey, Place> {
+    pub(crate) const fn links(&self) -> &BTreeMap<LinkKey, Place> {
         &self.links
     }
 
     /// What `LEARNED` must hold.
-    pub fn entries(&self) -> impl Iterator<Item = (NearKey, Learned)> + '_ {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (NearKey, Learned)> + '_ {
         self.learned.iter().chain(&self.exempt).map(|(key, known)| (*key, *known))
     }
 
     /// The addresses that joined a place.
-    pub fn known(&self) -> impl Iterator<Item = Known> + '_ {
+    pub(crate) fn known(&self) -> impl Iterator<Item = Known> + '_ {
         self.learned.iter().map(|(key, learned)| Known { key: *key, learned: *learned, link: self.link_name(key.netns, learned.ifindex) })
     }
 
     /// What is known of an address, on a link where that matters.
     #[must_use]
-    pub fn find(&self, key: &NearKey) -> Option<Known> {
+    pub(crate) fn find(&self, key: &NearKey) -> Option<Known> {
         let learned = *self.learned.get(key)?;
         Some(Known { key: *key, learned, link: self.link_name(key.netns, learned.ifindex) })
     }
 
     /// The links that carry a place, by name.
-    pub fn carrying(&self) -> impl Iterator<Item = (LinkKey, String, Place)> + '_ {
+    pub(crate) fn carrying(&self) -> impl Iterator<Item = (LinkKey, String, Place)> + '_ {
         self.links.iter().map(|(key, place)| (*key, self.link_name(key.netns, key.ifindex), *place))
     }
 
     /// Conflicts of the last 24 hours.
     #[must_use]
-    pub fn conflicts(&self) -> &[Told] {
+    pub(crate) fn conflicts(&self) -> &[Told] {
         &self.conflicts
     }
 
     /// IPv6 networks on links that carry a place, of which no zone names all: further addresses of a protected device may be in them.
     #[must_use]
-    pub fn unnamed(&self) -> &[(String, Prefix)] {
+    pub(crate) fn unnamed(&self) -> &[(String, Prefix)] {
         &self.unnamed
     }
 
@@ -181,7 +184,7 @@ impl Book {
 
     /// Forgets an address everywhere; it is not learned again for 24 hours. Those that follow from `mac` in policy stay.
     /// Returns what was forgotten.
-    pub fn forget(&mut self, address: &Addr, now_ns: u64) -> Vec<Known> {
+    pub(crate) fn forget(&mut self, address: &Addr, now_ns: u64) -> Vec<Known> {
         let found: Vec<Known> = self.known().filter(|known| known.key.addr == *address && known.learned.flags & LEARNED_MAC == 0).collect();
         for known in &found {
             self.learned.remove(&known.key);
@@ -191,7 +194,7 @@ impl Book {
     }
 
     /// Takes in what the namespaces look like now. A namespace that is not among them is forgotten.
-    pub fn update(&mut self, policy: &Protected, snapshots: &[Snapshot], now_ns: u64) -> Vec<Told> {
+    pub(crate) fn update(&mut self, policy: &Protected, snapshots: &[Snapshot], now_ns: u64) -> Vec<Told> {
         let mut tell = Vec::new();
         self.drop_others(snapshots);
         self.drop_old(policy, now_ns, &mut tell);

@@ -34,13 +34,13 @@ const RTA_VIA: u16 = 18;
 const ETHERNET: u16 = libc::ARPHRD_ETHER;
 
 /// One network namespace that is watched.
-pub struct Watched {
+pub(crate) struct Watched {
     /// The namespace; held, so that its number means no other meanwhile.
-    pub namespace: Namespace,
+    pub(crate) namespace: Namespace,
     events: Socket,
     dumps: Socket,
     /// What it looked like last.
-    pub last: Snapshot,
+    pub(crate) last: Snapshot,
 }
 
 impl Watched {
@@ -48,7 +48,7 @@ impl Watched {
     ///
     /// # Errors
     /// The namespace cannot be entered, or the kernel gave no socket.
-    pub fn open(namespace: Namespace) -> io::Result<Self> {
+    pub(crate) fn open(namespace: Namespace) -> io::Result<Self> {
         let (events, dumps) = namespace.within(|| {
             let mut events = Socket::new(NETLINK_ROUTE)?;
             events.bind(&SocketAddr::new(0, 0))?;
@@ -64,7 +64,7 @@ impl Watched {
     }
 
     /// Takes every event that waits. What is in them does not matter: the tables are read again.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         let mut buffer = Vec::with_capacity(BUFFER);
         // An overrun (`ENOBUFS`) is an event like others.
         while self.events.recv(&mut buffer, 0).is_ok_and(|read| read > 0) {
@@ -76,7 +76,7 @@ impl Watched {
     ///
     /// # Errors
     /// The kernel refused: the link is down, or takes no neighbours.
-    pub fn ask_for(&self, link: u32, ip: IpAddr) -> io::Result<()> {
+    pub(crate) fn ask_for(&self, link: u32, ip: IpAddr) -> io::Result<()> {
         let (family, octets) = match ip {
             IpAddr::V4(v4) => (libc::AF_INET, v4.octets().to_vec()),
             IpAddr::V6(v6) => (libc::AF_INET6, v6.octets().to_vec()),
@@ -100,7 +100,7 @@ impl Watched {
     ///
     /// # Errors
     /// The kernel refused, or they change all the time.
-    pub fn read(&mut self) -> io::Result<()> {
+    pub(crate) fn read(&mut self) -> io::Result<()> {
         self.last = snapshot(&self.dumps, self.namespace.number())?;
         Ok(())
     }

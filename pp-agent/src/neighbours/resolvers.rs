@@ -5,16 +5,16 @@ use std::net::IpAddr;
 
 /// One name server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resolver {
+pub(crate) struct Resolver {
     /// Its address.
-    pub addr: IpAddr,
+    pub(crate) addr: IpAddr,
     /// The link that a link-local address is on, by name or index.
-    pub link: Option<String>,
+    pub(crate) link: Option<String>,
 }
 
 /// Those of this host now; none where the file cannot be read.
 #[must_use]
-pub fn resolvers() -> Vec<Resolver> {
+pub(crate) fn resolvers() -> Vec<Resolver> {
     parse(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
 }
 

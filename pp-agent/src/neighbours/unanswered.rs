@@ -12,7 +12,7 @@ const SINGLE: u8 = 128;
 /// Single addresses that policy names, on a link that reaches them without a next hop and on which somebody answers whom policy does
 /// not name, while nobody answers for them. Each with its link.
 #[must_use]
-pub fn unanswered(policy: &Protected, snapshot: &Snapshot) -> Vec<(u32, IpAddr)> {
+pub(crate) fn unanswered(policy: &Protected, snapshot: &Snapshot) -> Vec<(u32, IpAddr)> {
     let singles = policy.places.iter().filter(|(prefix, _)| prefix.len == SINGLE).map(|(prefix, _)| prefix);
     let mut wanted: Vec<(u32, IpAddr)> = singles.flat_map(|single| links_to(single, snapshot).map(|link| (link, ip(single)))).collect();
     wanted.sort_unstable();

@@ -4,12 +4,12 @@ use std::net::Ipv6Addr;
 
 /// An Ethernet hardware address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Mac(pub [u8; 6]);
+pub struct Mac(pub(crate) [u8; 6]);
 
 impl Mac {
     /// From `aa:bb:cc:dd:ee:ff`, or with `-`. No multicast address, and not zero.
     #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let separator = if text.contains('-') { '-' } else { ':' };
         let mut octets = [0; 6];
         let mut parts = text.split(separator);
@@ -22,7 +22,7 @@ impl Mac {
 
     /// The address with these first 64 bits that a device with this hardware address gives itself (RFC 4291, appendix A).
     #[must_use]
-    pub fn eui64(self, network: Ipv6Addr) -> Ipv6Addr {
+    pub(crate) fn eui64(self, network: Ipv6Addr) -> Ipv6Addr {
         let [a, b, c, d, e, f] = self.0;
         let mut octets = network.octets();
         octets[8..].copy_from_slice(&[a ^ 2, b, c, 0xff, 0xfe, d, e, f]);

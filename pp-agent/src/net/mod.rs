@@ -3,5 +3,5 @@
 mod mac;
 mod prefix;
 
-pub use mac::Mac;
-pub use prefix::Prefix;
+pub(crate) use mac::Mac;
+pub(crate) use prefix::Prefix;

@@ -7,17 +7,17 @@ use std::net::{IpAddr, Ipv6Addr};
 
 /// A network of 128-bit addresses: IPv4 in its mapped form, host bits clear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Prefix {
+pub(crate) struct Prefix {
     /// The address, network byte order.
-    pub addr: [u8; 16],
+    pub(crate) addr: [u8; 16],
     /// How many of its bits count, 0 to 128; an IPv4 `/n` is 96 + n.
-    pub len: u8,
+    pub(crate) len: u8,
 }
 
 impl Prefix {
     /// The first `len` bits of it; the whole prefix where it is no longer.
     #[must_use]
-    pub fn shortened(&self, len: u8) -> Self {
+    pub(crate) fn shortened(&self, len: u8) -> Self {
         let len = len.min(self.len);
         let mask = u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0);
         Self { addr: (u128::from_be_bytes(self.addr) & mask).to_be_bytes(), len }
@@ -25,19 +25,19 @@ impl Prefix {
 
     /// Whether every address of `other` is in it.
     #[must_use]
-    pub fn covers(&self, other: &Self) -> bool {
+    pub(crate) fn covers(&self, other: &Self) -> bool {
         self.len <= other.len && other.shortened(self.len).addr == self.addr
     }
 
     /// Whether they have an address in common.
     #[must_use]
-    pub fn overlaps(&self, other: &Self) -> bool {
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
         self.covers(other) || other.covers(self)
     }
 
     /// Whether the address is in it.
     #[must_use]
-    pub fn contains(&self, addr: &Addr) -> bool {
+    pub(crate) fn contains(&self, addr: &Addr) -> bool {
         self.covers(&Self { addr: addr.octets(), len: 128 })
     }
 

@@ -49,19 +49,19 @@ const PATIENCE_S: i64 = 10;
 
 /// A TCP socket with a mark.
 #[derive(Clone, Debug)]
-pub struct Marked {
+pub(crate) struct Marked {
     /// Its mark.
-    pub mark: SockMark,
+    pub(crate) mark: SockMark,
     /// Its own address.
-    pub local: SocketAddr,
+    pub(crate) local: SocketAddr,
     /// The far end.
-    pub peer: SocketAddr,
+    pub(crate) peer: SocketAddr,
     /// The link it is bound to; zero: none.
-    pub ifindex: u32,
+    pub(crate) ifindex: u32,
     /// Number of the socket, never used again while the host is up.
-    pub cookie: u64,
+    pub(crate) cookie: u64,
     /// No process has it open any more.
-    pub orphan: bool,
+    pub(crate) orphan: bool,
     id: SocketId,
 }
 
@@ -69,7 +69,7 @@ pub struct Marked {
 ///
 /// # Errors
 /// The kernel has no `sock_diag` for TCP, or the namespace cannot be entered.
-pub fn marked(namespace: BorrowedFd<'_>, socks: BorrowedFd<'_>) -> io::Result<Vec<Marked>> {
+pub(crate) fn marked(namespace: BorrowedFd<'_>, socks: BorrowedFd<'_>) -> io::Result<Vec<Marked>> {
     within(namespace, || {
         let netlink = open()?;
         let mut found = Vec::new();
@@ -84,7 +84,7 @@ pub fn marked(namespace: BorrowedFd<'_>, socks: BorrowedFd<'_>) -> io::Result<Ve
 ///
 /// # Errors
 /// The kernel cannot, or it has ended by itself.
-pub fn destroy(namespace: BorrowedFd<'_>, found: &Marked) -> io::Result<()> {
+pub(crate) fn destroy(namespace: BorrowedFd<'_>, found: &Marked) -> io::Result<()> {
     destroy_one(namespace, transport::TCP, found.id.clone())
 }
 
@@ -190,7 +190,7 @@ fn mark(value: &[u8]) -> Option<SockMark> {
 }
 
 /// What tells a network namespace from others: the device and inode of its file.
-pub type Id = (u64, u64);
+pub(crate) type Id = (u64, u64);
 
 /// The network namespace at this path: its file, and what tells it from others.
 pub(crate) fn namespace(path: &str) -> io::Result<(Id, fs::File)> {
@@ -204,7 +204,7 @@ pub(crate) fn namespace(path: &str) -> io::Result<(Id, fs::File)> {
 ///
 /// # Errors
 /// It cannot; what it said.
-pub fn works(socks: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn works(socks: BorrowedFd<'_>) -> io::Result<()> {
     let (_, own) = namespace("/proc/self/ns/net")?;
     let _found = marked(own.as_fd(), socks)?;
     let nobody = SocketId {

@@ -10,22 +10,14 @@ pub fn kernel_release() -> String {
 
 /// The active LSMs; `None` where securityfs is not mounted, which means unknown.
 #[must_use]
-pub fn active_lsms() -> Option<Vec<String>> {
+pub(crate) fn active_lsms() -> Option<Vec<String>> {
     let text = fs::read_to_string("/sys/kernel/security/lsm").ok()?;
     Some(text.trim().split(',').map(str::to_owned).collect())
 }
 
-/// The random id of this boot.
-///
-/// # Errors
-/// `/proc` is not mounted.
-pub fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
-}
-
 /// Whether the kernel command line says `pp_agent=off`.
 #[must_use]
-pub fn switched_off() -> bool {
+pub(crate) fn switched_off() -> bool {
     fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.split_whitespace().any(|word| word == "pp_agent=off"))
 }
 
@@ -33,7 +25,7 @@ pub fn switched_off() -> bool {
 ///
 /// # Errors
 /// Never on a kernel this runs on.
-pub fn boot_ns() -> io::Result<u64> {
+pub(crate) fn boot_ns() -> io::Result<u64> {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)?;
     let seconds = u64::try_from(now.tv_sec()).map_err(io::Error::other)?;
     let nanos = u64::try_from(now.tv_nsec()).map_err(io::Error::other)?;

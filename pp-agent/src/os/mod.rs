@@ -2,12 +2,12 @@
 
 #![allow(unsafe_code, reason = "system calls that no library offers safely; each has its SAFETY line")]
 
-pub mod diag;
+pub(crate) mod diag;
 pub mod host;
 pub mod mounts;
-pub mod namespaces;
+pub(crate) mod namespaces;
 pub(crate) mod netlink;
-pub mod netns;
-pub mod peer;
-pub mod process;
-pub mod sockets;
+pub(crate) mod netns;
+pub(crate) mod peer;
+pub(crate) mod process;
+pub(crate) mod sockets;

@@ -10,7 +10,7 @@ const NS_GET_USERNS: libc::c_ulong = 0xb701;
 
 /// One network namespace, held.
 #[derive(Debug)]
-pub struct Namespace {
+pub(crate) struct Namespace {
     file: File,
     number: u32,
 }
@@ -20,7 +20,7 @@ impl Namespace {
     ///
     /// # Errors
     /// The process is gone, or may not be looked at.
-    pub fn of_process(pid: u32) -> io::Result<Self> {
+    pub(crate) fn of_process(pid: u32) -> io::Result<Self> {
         Self::of_file(File::open(format!("/proc/{pid}/ns/net"))?)
     }
 
@@ -28,7 +28,7 @@ impl Namespace {
     ///
     /// # Errors
     /// `/proc` is not mounted.
-    pub fn own() -> io::Result<Self> {
+    pub(crate) fn own() -> io::Result<Self> {
         Self::of_file(File::open("/proc/self/ns/net")?)
     }
 
@@ -39,7 +39,7 @@ impl Namespace {
 
     /// Its inode number.
     #[must_use]
-    pub const fn number(&self) -> u32 {
+    pub(crate) const fn number(&self) -> u32 {
         self.number
     }
 
@@ -48,7 +48,7 @@ impl Namespace {
     ///
     /// # Errors
     /// The kernel does not say.
-    pub fn is_of_this_host(&self) -> io::Result<bool> {
+    pub(crate) fn is_of_this_host(&self) -> io::Result<bool> {
         // SAFETY: takes no argument and returns a descriptor.
         let owner = unsafe { libc::ioctl(self.file.as_raw_fd(), NS_GET_USERNS) };
         if owner < 0 {
@@ -64,7 +64,7 @@ impl Namespace {
     ///
     /// # Errors
     /// It cannot be entered, or what was done failed.
-    pub fn within<T: Send>(&self, act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    pub(crate) fn within<T: Send>(&self, act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
         within(self.file.as_fd(), act)
     }
 

@@ -11,7 +11,7 @@ const MAX_GROUPS: usize = 65_536;
 ///
 /// # Errors
 /// What `getsockopt` says.
-pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+pub(crate) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut groups: Vec<u32> = vec![0; 64];
     loop {
         let bytes = groups.len() * size_of::<u32>();

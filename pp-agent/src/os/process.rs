@@ -18,7 +18,7 @@ use rustix::{
 ///
 /// # Errors
 /// There is none of this number, or no descriptor is left.
-pub fn pidfd(pid: u32) -> io::Result<OwnedFd> {
+pub(crate) fn pidfd(pid: u32) -> io::Result<OwnedFd> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::INVAL)?;
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
 }
@@ -27,7 +27,7 @@ pub fn pidfd(pid: u32) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// The process has ended or may not be looked into, or the file is closed.
-pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, fd: RawFd) -> io::Result<OwnedFd> {
+pub(crate) fn pidfd_getfd(pidfd: BorrowedFd<'_>, fd: RawFd) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_getfd(pidfd, fd, PidfdGetfdFlags::empty())?)
 }
 
@@ -89,7 +89,7 @@ pub(crate) fn cgroup2(pid: Option<u32>) -> Option<String> {
 }
 
 /// Has an open file closed by the next exec.
-pub fn close_at_exec(fd: RawFd) -> io::Result<()> {
+pub(crate) fn close_at_exec(fd: RawFd) -> io::Result<()> {
     // SAFETY: numbers only; whoever owns the descriptor keeps it until then.
     let result = unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
@@ -97,7 +97,7 @@ pub fn close_at_exec(fd: RawFd) -> io::Result<()> {
 
 /// Ignores signals that the kernel may be made to send on behalf of a file's owner, which no hook
 /// judges by their receiver: SIGIO and the real-time ones. Nothing here uses them.
-pub fn ignore_stray_signals() {
+pub(crate) fn ignore_stray_signals() {
     for number in std::iter::once(libc::SIGIO).chain(libc::SIGRTMIN()..=libc::SIGRTMAX()) {
         // SAFETY: no handler is set, and an unknown number is refused.
         if unsafe { libc::signal(number, libc::SIG_IGN) } == libc::SIG_ERR {

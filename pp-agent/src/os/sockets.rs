@@ -25,28 +25,28 @@ const SO_BINDTOIFINDEX: libc::c_int = 62;
 
 /// An inet socket of another process.
 #[derive(Debug)]
-pub struct Socket {
+pub(crate) struct Socket {
     /// A descriptor of ours for it.
-    pub fd: OwnedFd,
+    pub(crate) fd: OwnedFd,
     /// IP protocol number, MPTCP as TCP.
-    pub transport: u8,
+    pub(crate) transport: u8,
     /// Its own address.
-    pub local: Option<SocketAddr>,
+    pub(crate) local: Option<SocketAddr>,
     /// The far end, if it is connected.
-    pub peer: Option<SocketAddr>,
+    pub(crate) peer: Option<SocketAddr>,
     /// It accepts connections.
-    pub listening: bool,
+    pub(crate) listening: bool,
     /// Inode number of its network namespace; zero: not known, which refuses what depends on it.
-    pub netns: u32,
+    pub(crate) netns: u32,
     /// The link it is bound to, as every connection to a link-local address is; zero: none.
-    pub ifindex: u32,
+    pub(crate) ifindex: u32,
 }
 
 /// The inet sockets of a process. Sockets that go away meanwhile are left out.
 ///
 /// # Errors
 /// The process is gone, or may not be looked at.
-pub fn of_process(pid: u32) -> io::Result<Vec<Socket>> {
+pub(crate) fn of_process(pid: u32) -> io::Result<Vec<Socket>> {
     let process = pidfd(pid)?;
     let mut found = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
@@ -157,7 +157,7 @@ fn name(fd: &OwnedFd, peer: bool) -> Option<SocketAddr> {
 ///
 /// # Errors
 /// Neither way worked; egress and ingress refuse its packets all the same.
-pub fn destroy(socket: &Socket) -> io::Result<()> {
+pub(crate) fn destroy(socket: &Socket) -> io::Result<()> {
     match destroy_by_diag(socket) {
         Ok(()) => Ok(()),
         Err(error) => {
@@ -168,7 +168,7 @@ pub fn destroy(socket: &Socket) -> io::Result<()> {
 }
 
 /// Ends a TCP flow of which a packet was refused, before its mark is taken away: what was refused is in its queue still.
-pub fn end_if_refused(socket: &Socket, mark: &SockMark) {
+pub(crate) fn end_if_refused(socket: &Socket, mark: &SockMark) {
     if mark.flags & SOCK_REFUSED == 0 || socket.transport != transport::TCP {
         return;
     }

@@ -8,7 +8,7 @@ use pp_common::dest::Addr;
 
 /// Places and where they reach beyond what policy names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Beside {
+pub(crate) struct Beside {
     /// Zone or gateway, and a network that belongs to it.
     zones: Vec<(NameId, Prefix)>,
     gateways: Vec<(NameId, Prefix, bool)>,
@@ -17,7 +17,7 @@ pub struct Beside {
 impl Beside {
     /// From learned addresses, and the places that links carry.
     #[must_use]
-    pub fn new(learned: Vec<(Addr, Place)>, links: Vec<Place>) -> Self {
+    pub(crate) fn new(learned: Vec<(Addr, Place)>, links: Vec<Place>) -> Self {
         let mut octets = [0; 16];
         [octets[0], octets[1]] = [0xfe, 0x80];
         let link_local = Prefix { addr: octets, len: 10 };

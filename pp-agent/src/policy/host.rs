@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// [`KernelTables`] with an instant and what has been used of each receipt.
 #[derive(Debug)]
-pub struct HostTables {
+pub(crate) struct HostTables {
     flags: u32,
     now_ns: u64,
     places: Vec<(Prefix, Place)>,
@@ -28,7 +28,7 @@ impl HostTables {
     /// These tables at `now_ns` (boot time). A receipt that `spent` leaves out
     /// is unused.
     #[must_use]
-    pub fn new(tables: &KernelTables, now_ns: u64, spent: HashMap<Serial, Spent>) -> Self {
+    pub(crate) fn new(tables: &KernelTables, now_ns: u64, spent: HashMap<Serial, Spent>) -> Self {
         let budget = |(serial, max_connections, max_attempts)| {
             let spent = spent.get(&serial).copied().unwrap_or_default();
             (serial, Budget { spent, max_connections, max_attempts })
@@ -51,7 +51,7 @@ impl HostTables {
 /// The kernel's form of a list of grants; [`super::compile`] lets none through
 /// that is longer than it holds.
 #[must_use]
-pub fn grant_list(grants: &[Grant]) -> GrantList {
+pub(crate) fn grant_list(grants: &[Grant]) -> GrantList {
     let mut list = GrantList { len: 0, pad: 0, grants: [Grant::default(); MAX_GRANTS_PER_PREFIX] };
     for (slot, grant) in list.grants.iter_mut().zip(grants) {
         *slot = *grant;

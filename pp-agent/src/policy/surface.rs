@@ -11,11 +11,11 @@ use ipnet::IpNet;
 use std::collections::BTreeSet;
 
 /// The policy as the receipt's conditions ask it: `beside` is what is protected that policy does not name.
-pub struct PolicySurface<'a> {
+pub(crate) struct PolicySurface<'a> {
     /// The policy.
-    pub config: &'a Config,
+    pub(crate) config: &'a Config,
     /// What neighbour tables and host add to its places.
-    pub beside: &'a Beside,
+    pub(crate) beside: &'a Beside,
 }
 
 impl Surface for PolicySurface<'_> {

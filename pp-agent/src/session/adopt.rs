@@ -24,7 +24,7 @@ use crate::{
 
 /// Why a process cannot be marked.
 #[derive(Debug, thiserror::Error)]
-pub enum AdoptError {
+pub(crate) enum AdoptError {
     /// It is gone.
     #[error("process {0} does not exist; look for it with pgrep")]
     NoProcess(u32),
@@ -41,18 +41,18 @@ pub enum AdoptError {
 
 /// What the walk over `/proc` found.
 #[derive(Debug, Default)]
-pub struct Report {
+pub(crate) struct Report {
     /// Processes marked, with their session.
-    pub marked: Vec<(u32, u64)>,
+    pub(crate) marked: Vec<(u32, u64)>,
     /// Processes that could not be judged, and why.
-    pub unjudged: Vec<(u32, String)>,
+    pub(crate) unjudged: Vec<(u32, String)>,
 }
 
 /// Begins a session with a running process and all its descendants.
 ///
 /// # Errors
 /// It is gone, already marked, never markable, or the table is full.
-pub fn adopt(gate: &Gate, pid: u32, agent: NameId, owner: u32) -> Result<u64, AdoptError> {
+pub(crate) fn adopt(gate: &Gate, pid: u32, agent: NameId, owner: u32) -> Result<u64, AdoptError> {
     if pid <= 1 || pid == std::process::id() || is_kernel_thread(pid) {
         return Err(AdoptError::Never(pid));
     }
@@ -74,7 +74,7 @@ pub fn adopt(gate: &Gate, pid: u32, agent: NameId, owner: u32) -> Result<u64, Ad
 ///
 /// # Errors
 /// The kernel refused.
-pub fn release(gate: &Gate, session: u64) -> Result<HashSet<u32>, KernelError> {
+pub(crate) fn release(gate: &Gate, session: u64) -> Result<HashSet<u32>, KernelError> {
     let mut released = HashSet::new();
     // Again until nothing is left: a process may fork while this goes on.
     loop {
@@ -100,7 +100,7 @@ pub fn release(gate: &Gate, session: u64) -> Result<HashSet<u32>, KernelError> {
 ///
 /// # Errors
 /// The kernel refused.
-pub fn walk(gate: &Gate, identity: &IdentityTables, released: &Released) -> Result<Report, KernelError> {
+pub(crate) fn walk(gate: &Gate, identity: &IdentityTables, released: &Released) -> Result<Report, KernelError> {
     let mut report = Report::default();
     let marked: HashSet<u32> = gate.marks()?.into_iter().map(|(pid, _)| pid).collect();
     for process in processes(&mut report) {
@@ -152,7 +152,7 @@ fn spread(gate: &Gate, report: &mut Report) -> Result<(), KernelError> {
 }
 
 /// Marks the sockets that a process held before it was marked itself.
-pub fn tag_sockets(gate: &Gate, pid: u32, mark: &TaskMark) {
+pub(crate) fn tag_sockets(gate: &Gate, pid: u32, mark: &TaskMark) {
     let sockets = match sockets::of_process(pid) {
         Ok(sockets) => sockets,
         Err(error) => {
@@ -188,7 +188,7 @@ pub fn tag_sockets(gate: &Gate, pid: u32, mark: &TaskMark) {
 ///
 /// # Errors
 /// The kernel's tables cannot be read.
-pub fn mark_sockets_again(gate: &Gate) -> Result<(), KernelError> {
+pub(crate) fn mark_sockets_again(gate: &Gate) -> Result<(), KernelError> {
     for (pid, mark) in gate.marks()? {
         // A process that is gone has no sockets.
         for socket in sockets::of_process(pid).unwrap_or_default() {

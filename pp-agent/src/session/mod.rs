@@ -1,6 +1,6 @@
 //! Sessions of processes that already run: marking them, and letting them go.
 
-pub mod adopt;
+pub(crate) mod adopt;
 mod released;
 
-pub use released::Released;
+pub(crate) use released::Released;

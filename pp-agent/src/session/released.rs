@@ -21,7 +21,7 @@ struct Life {
 
 /// Every process that was released since this boot and still runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Released {
+pub(crate) struct Released {
     boot_id: String,
     lives: BTreeSet<Life>,
 }
@@ -29,30 +29,30 @@ pub struct Released {
 impl Released {
     /// What was kept, unless it is of another boot.
     #[must_use]
-    pub fn of_boot(kept: Option<Self>, boot_id: &str) -> Self {
+    pub(crate) fn of_boot(kept: Option<Self>, boot_id: &str) -> Self {
         kept.filter(|kept| kept.boot_id == boot_id).unwrap_or_else(|| Self { boot_id: boot_id.to_owned(), lives: BTreeSet::new() })
     }
 
     /// Adds processes, and forgets those that have ended.
-    pub fn add(&mut self, pids: impl IntoIterator<Item = u32>) {
+    pub(crate) fn add(&mut self, pids: impl IntoIterator<Item = u32>) {
         self.lives.retain(|life| read(life.pid).is_some_and(|(now, _)| now == *life));
         self.lives.extend(pids.into_iter().filter_map(|pid| Some(read(pid)?.0)));
     }
 
     /// Takes a process out again: it was adopted anew.
-    pub fn remove(&mut self, pid: u32) {
+    pub(crate) fn remove(&mut self, pid: u32) {
         self.lives.retain(|life| life.pid != pid);
     }
 
     /// Whether nothing was released.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.lives.is_empty()
     }
 
     /// Whether the process was released, or descends from one that was.
     #[must_use]
-    pub fn covers(&self, pid: u32) -> bool {
+    pub(crate) fn covers(&self, pid: u32) -> bool {
         if self.is_empty() {
             return false;
         }

@@ -11,16 +11,16 @@ use crate::clock::Now;
 
 /// A receipt with what its signed text allows here, or why it allows nothing.
 #[derive(Clone, Debug)]
-pub struct Kept<A> {
+pub(crate) struct Kept<A> {
     /// As it is on the disk, or will be once the disk takes it.
-    pub stored: StoredReceipt,
+    pub(crate) stored: StoredReceipt,
     /// What was made of its artifact.
-    pub admitted: A,
+    pub(crate) admitted: A,
 }
 
 /// Every receipt of this host.
 #[derive(Debug)]
-pub struct Book<A> {
+pub(crate) struct Book<A> {
     kept: Vec<Kept<A>>,
     owed: Owed,
 }
@@ -44,7 +44,7 @@ impl<A> Book<A> {
     ///
     /// # Errors
     /// The disk says no, or an entry cannot be read; the book is as it was.
-    pub fn load(
+    pub(crate) fn load(
         &mut self,
         state: &State,
         mut carry_over: impl FnMut(&mut StoredReceipt) -> bool,
@@ -59,13 +59,13 @@ impl<A> Book<A> {
     }
 
     /// Those that are kept, by serial.
-    pub fn iter(&self) -> impl Iterator<Item = &Kept<A>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Kept<A>> {
         self.kept.iter()
     }
 
     /// One of them.
     #[must_use]
-    pub fn find(&self, id: &str) -> Option<&Kept<A>> {
+    pub(crate) fn find(&self, id: &str) -> Option<&Kept<A>> {
         self.kept.iter().find(|kept| kept.stored.id == id)
     }
 
@@ -73,7 +73,7 @@ impl<A> Book<A> {
     ///
     /// # Errors
     /// When it is revoked, its key is used, the table is full, or the disk.
-    pub fn register(&mut self, state: &State, stored: StoredReceipt, admitted: A) -> Result<Registered, RegisterError> {
+    pub(crate) fn register(&mut self, state: &State, stored: StoredReceipt, admitted: A) -> Result<Registered, RegisterError> {
         // A revocation that the disk does not have yet holds all the same.
         if self.owed.revoked.iter().any(|tombstone| tombstone.id == stored.id && tombstone.binds(&stored.decider)) {
             return Err(RegisterError::Revoked(stored.id));
@@ -91,7 +91,7 @@ impl<A> Book<A> {
     ///
     /// # Errors
     /// When the disk says no.
-    pub fn end(&mut self, state: &State, id: &str, reason: EndReason) -> Result<(), StateError> {
+    pub(crate) fn end(&mut self, state: &State, id: &str, reason: EndReason) -> Result<(), StateError> {
         self.change(state, |stored| {
             let ends = stored.id == id && stored.ended.is_none();
             if ends {
@@ -105,7 +105,7 @@ impl<A> Book<A> {
     ///
     /// # Errors
     /// When the disk says no.
-    pub fn change(&mut self, state: &State, mut change: impl FnMut(&mut StoredReceipt) -> bool) -> Result<(), StateError> {
+    pub(crate) fn change(&mut self, state: &State, mut change: impl FnMut(&mut StoredReceipt) -> bool) -> Result<(), StateError> {
         let kept = self.kept.iter_mut();
         let changed: Vec<StoredReceipt> = kept.filter_map(|kept| change(&mut kept.stored).then(|| kept.stored.clone())).collect();
         state.update(&changed).inspect_err(|_| self.owed.changed.extend(changed.into_iter().map(|stored| stored.id)))
@@ -116,7 +116,7 @@ impl<A> Book<A> {
     ///
     /// # Errors
     /// When the disk says no.
-    pub fn revoke(&mut self, state: &State, tombstone: Tombstone) -> Result<bool, StateError> {
+    pub(crate) fn revoke(&mut self, state: &State, tombstone: Tombstone) -> Result<bool, StateError> {
         if let Some(kept) = self.kept.iter_mut().find(|kept| kept.stored.id == tombstone.id && tombstone.binds(&kept.stored.decider)) {
             kept.stored.ended = kept.stored.ended.or(Some(EndReason::Revoked));
         }
@@ -133,7 +133,7 @@ impl<A> Book<A> {
     ///
     /// # Errors
     /// When the disk says no; none is forgotten here then.
-    pub fn forget_over(&mut self, state: &State, now: Now) -> Result<usize, StateError> {
+    pub(crate) fn forget_over(&mut self, state: &State, now: Now) -> Result<usize, StateError> {
         self.settle(state)?;
         let highest_ms = state.note_wall(now)?;
         let before = self.kept.len();
@@ -143,7 +143,7 @@ impl<A> Book<A> {
 
     /// The same receipts, judged anew, to take the place of these under the same lock.
     #[must_use]
-    pub fn judge_again(&self, admit: impl FnMut(StoredReceipt) -> Kept<A>) -> Self {
+    pub(crate) fn judge_again(&self, admit: impl FnMut(StoredReceipt) -> Kept<A>) -> Self {
         let stored: Vec<StoredReceipt> = self.kept.iter().map(|kept| kept.stored.clone()).collect();
         Self { kept: stored.into_iter().map(admit).collect(), owed: self.owed.clone() }
     }

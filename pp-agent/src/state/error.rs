@@ -13,7 +13,7 @@ const MOVED_AWAY: &str = "or move it away and restart pp-agent: every receipt mu
 
 /// Why state could not be read or written.
 #[derive(Debug, thiserror::Error)]
-pub enum StateError {
+pub(crate) enum StateError {
     /// The file is damaged, locked by another daemon, or the disk is full or read-only.
     #[error("state at {path}: {source}; {}", repair(source))]
     Database {
@@ -46,7 +46,7 @@ pub enum StateError {
 impl StateError {
     /// Whether another daemon has the file open.
     #[must_use]
-    pub const fn is_locked(&self) -> bool {
+    pub(crate) const fn is_locked(&self) -> bool {
         matches!(self, Self::Database { source: redb::Error::DatabaseAlreadyOpen, .. })
     }
 }
@@ -70,7 +70,7 @@ fn repair(source: &redb::Error) -> String {
 
 /// Why a receipt cannot be registered.
 #[derive(Debug, thiserror::Error)]
-pub enum RegisterError {
+pub(crate) enum RegisterError {
     /// A revocation came first.
     #[error("receipt {0}: revoked; ask the operator for a new one")]
     Revoked(String),

@@ -8,7 +8,7 @@ use crate::clock::Now;
 /// Why a receipt ended before its window did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum EndReason {
+pub(crate) enum EndReason {
     /// Someone with the right to revoked it.
     Revoked,
     /// Its count was lost with the kernel's tables.
@@ -19,48 +19,48 @@ pub enum EndReason {
 
 /// A registered receipt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoredReceipt {
+pub(crate) struct StoredReceipt {
     /// Its id.
-    pub id: String,
+    pub(crate) id: String,
     /// The signed artifact as it came in: every load verifies it again.
-    pub artifact: String,
+    pub(crate) artifact: String,
     /// SHA-256 of the signed bytes, as the artifact writes it.
-    pub payload_hash: String,
+    pub(crate) payload_hash: String,
     /// Its number on this host; given by [`State::register`].
-    pub serial: Serial,
+    pub(crate) serial: Serial,
     /// The company whose idempotency keys it counts among.
-    pub company: String,
+    pub(crate) company: String,
     /// Its idempotency key.
-    pub idem_key: String,
+    pub(crate) idem_key: String,
     /// Who decided: only that person's revocation ends it from elsewhere.
-    pub decider: String,
+    pub(crate) decider: String,
     /// When it was registered, wall milliseconds.
-    pub registered_ms: i64,
+    pub(crate) registered_ms: i64,
     /// The first instant of its window, wall milliseconds.
-    pub from_ms: i64,
+    pub(crate) from_ms: i64,
     /// The first instant after its window, wall milliseconds.
-    pub until_ms: i64,
+    pub(crate) until_ms: i64,
     /// `expiresAt` of the artifact, wall milliseconds.
-    pub expires_ms: i64,
+    pub(crate) expires_ms: i64,
     /// The boot that the two instants below belong to.
-    pub boot_id: String,
+    pub(crate) boot_id: String,
     /// The first instant, boot nanoseconds.
-    pub from_ns: u64,
+    pub(crate) from_ns: u64,
     /// The first instant after, boot nanoseconds.
-    pub until_ns: u64,
+    pub(crate) until_ns: u64,
     /// The uids that its user names meant at registration.
-    pub uids: Vec<u32>,
+    pub(crate) uids: Vec<u32>,
     /// Whether it has a budget that the kernel counts.
-    pub budget: bool,
+    pub(crate) budget: bool,
     /// Why it ended early, if it did.
     #[serde(default)]
-    pub ended: Option<EndReason>,
+    pub(crate) ended: Option<EndReason>,
 }
 
 impl StoredReceipt {
     /// Carries the receipt over to the running kernel: deadlines only shrink,
     /// and a budget whose count is gone is spent. Returns whether it changed.
-    pub fn carry_over(&mut self, now: Now, boot_id: &str, counts_lost: bool) -> bool {
+    pub(crate) fn carry_over(&mut self, now: Now, boot_id: &str, counts_lost: bool) -> bool {
         let before = self.clone();
         let same_boot = self.boot_id == boot_id;
         if self.ended.is_none() && self.budget && (counts_lost || !same_boot) {
@@ -79,7 +79,7 @@ impl StoredReceipt {
 
     /// Whether it may still allow something now or later.
     #[must_use]
-    pub fn is_open(&self, now: Now) -> bool {
+    pub(crate) fn is_open(&self, now: Now) -> bool {
         self.ended.is_none() && now.boot_ns < self.until_ns
     }
 
@@ -91,25 +91,25 @@ impl StoredReceipt {
 
 /// A revocation, also of a receipt that was not seen yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tombstone {
+pub(crate) struct Tombstone {
     /// The receipt.
-    pub id: String,
+    pub(crate) id: String,
     /// Why, in the revoker's words.
-    pub reason: String,
+    pub(crate) reason: String,
     /// Who, where a signed revocation says so: it ends only that decider's
     /// receipts. Absent: an operator of this host, who ends any.
-    pub decider: Option<String>,
+    pub(crate) decider: Option<String>,
     /// When, wall milliseconds.
-    pub revoked_ms: i64,
+    pub(crate) revoked_ms: i64,
     /// When the receipt itself runs out, wall milliseconds, if known: the
     /// tombstone stays until then, else for ever.
-    pub expires_ms: Option<i64>,
+    pub(crate) expires_ms: Option<i64>,
 }
 
 impl Tombstone {
     /// Whether it ends receipts of this decider.
     #[must_use]
-    pub fn binds(&self, decider: &str) -> bool {
+    pub(crate) fn binds(&self, decider: &str) -> bool {
         self.decider.as_deref().is_none_or(|revoker| revoker == decider)
     }
 }

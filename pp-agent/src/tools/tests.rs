@@ -1,7 +1,34 @@
 use super::*;
+use pp_common::abi::{DFA_ACCEPT, DFA_START, EXEC_PATH_LEN};
+use pp_common::tools::{TOOL_ARGV_LEN, rule_of};
 use std::sync::LazyLock;
 
 static TABLES: LazyLock<ToolTables> = LazyLock::new(|| compile(&[], false).unwrap());
+
+impl ToolTables {
+    /// The code that these tables give a program started with this path and
+    /// argument vector: the very walk that the kernel makes.
+    fn code(&self, path: &[u8], argv: &[&[u8]]) -> u16 {
+        let args: Vec<u8> = argv.iter().flat_map(|arg| arg.iter().copied().chain([0])).collect();
+        let cut = args.len() > TOOL_ARGV_LEN - 1;
+        let path = path.iter().copied().take(EXEC_PATH_LEN - 1).chain([0]);
+        let mut state = DFA_START;
+        for byte in path.chain(args.into_iter().take(TOOL_ARGV_LEN - 1)).chain([0]) {
+            let class = usize::from(self.classes[usize::from(byte)]);
+            state = self.rows.get(usize::from(state)).map_or(DFA_DEAD, |row| row[class]) & !DFA_ACCEPT;
+            if state == DFA_DEAD {
+                return 0;
+            }
+        }
+        let end = self.ends.get(usize::from(state)).copied().unwrap_or_default();
+        if cut { end.cut } else { end.whole }
+    }
+
+    /// The rule behind a code.
+    fn rule(&self, code: u16) -> Option<&ToolRule> {
+        self.rules.get(rule_of(code)?)
+    }
+}
 
 /// The words of a shell line: single and double quotes hold words together.
 fn words(line: &str) -> Vec<String> {
