@@ -36,14 +36,11 @@ pub(crate) fn own_ports(delegates: &[Delegate]) -> BTreeSet<u16> {
     actions.into_iter().filter(|(_, action)| *action != Action::Allow).map(|(port, _)| port).collect()
 }
 
-/// The words for actions in policy.
-pub(crate) const ACTIONS: [(&str, Action); 3] = [("refuse", Action::Refuse), ("refuse-root", Action::RefuseRoot), ("allow", Action::Allow)];
-
 impl Delegate {
     /// The word for its action.
     #[must_use]
     pub(crate) fn action_name(&self) -> &'static str {
-        ACTIONS.iter().find(|(_, action)| *action == self.action).map_or("refuse", |(name, _)| name)
+        self.action.name()
     }
 }
 

@@ -46,9 +46,11 @@ impl Text {
 
     /// The kernel's counters.
     pub(crate) fn kernel(&mut self, counters: &[u64]) {
-        for (counter, name, help) in KERNEL {
+        for counter in Counter::ALL {
             let value = counters.get(*counter as usize).copied().unwrap_or(0);
-            self.counter(name, help, value);
+            let help = counter.text().trim_end_matches('.');
+            let (first, rest) = help.split_at(1);
+            self.counter(&format!("pp_kernel_{}_total", counter.name()), &format!("{}{rest}", first.to_lowercase()), value);
         }
     }
 
@@ -69,19 +71,6 @@ impl Text {
     }
 }
 
-const KERNEL: &[(Counter, &str, &str)] = &[
-    (Counter::LostRecords, "pp_kernel_lost_records_total", "records of verdicts, but for refusals, that found no room"),
-    (Counter::LostRefusals, "pp_kernel_lost_refusals_total", "refusals that found no room as a record or a repeat"),
-    (Counter::LostLifecycle, "pp_kernel_lost_lifecycle_total", "records of processes that did not fit into their ring buffer"),
-    (Counter::Judged, "pp_kernel_judged_total", "attempts of marked tasks and sockets that were judged"),
-    (Counter::Blocked, "pp_kernel_blocked_total", "attempts refused"),
-    (Counter::TaskTableFull, "pp_kernel_task_table_full_total", "marks that did not fit into the task table"),
-    (Counter::SockMarkFull, "pp_kernel_socket_mark_full_total", "sockets that could not be marked"),
-    (Counter::ReadErrors, "pp_kernel_read_errors_total", "kernel memory that could not be read for a verdict"),
-    (Counter::StaleMarks, "pp_kernel_stale_marks_total", "marks dropped because the pid was another process"),
-    (Counter::BudgetErrors, "pp_kernel_budget_errors_total", "budgets that could not be counted"),
-];
-
 fn escape_label(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
@@ -97,6 +86,7 @@ mod tests {
         text.info("pp_gate_info", "the gate", &[("host", "a\"b")]);
         let text = text.finish();
         assert!(text.contains("# TYPE pp_kernel_judged_total counter\npp_kernel_judged_total 4\n"), "{text}");
+        assert!(text.contains("# HELP pp_kernel_history_full_total attempts refused for want of room for"), "{text}");
         assert!(text.contains("pp_kernel_blocked_total 0\n") && text.contains("pp_gate_info{host=\"a\\\"b\"} 1\n"));
     }
 }

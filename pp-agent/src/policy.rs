@@ -21,12 +21,12 @@ use crate::receipt::terms::Target;
 use crate::tools::ToolTables;
 use ipnet::IpNet;
 use pp_common::abi::{
-    GRANT_LOGIN, Grant, MAX_CGROUPS, MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_GRANTS_PER_PREFIX, MAX_PLACES, MAX_RECEIPTS,
-    MAX_SERVICES, MAX_USER_BITS, MAX_USERS, NameId, PLACE_GATEWAY_ALL_PORTS, PLACE_GATEWAY_OBSERVE, PLACE_GATEWAY_OWN, PLACE_ZONE_OBSERVE,
-    Place, SERVICE_OBSERVE, Serial, Service,
+    GRANT_LOGIN, Grant, MAX_GRANTS_PER_PREFIX, MAX_USER_BITS, NameId, PLACE_GATEWAY_ALL_PORTS, PLACE_GATEWAY_OBSERVE, PLACE_GATEWAY_OWN,
+    PLACE_ZONE_OBSERVE, Place, SERVICE_OBSERVE, Serial, Service,
 };
-use pp_common::behaviour::{self, GROUND_PORTS, Ground, MAX_GROUNDS, MAX_OWN};
+use pp_common::behaviour::{self, GROUND_PORTS, Ground, MAX_OWN};
 use pp_common::dest::Addr;
+use pp_common::maps;
 use pp_common::turns::Limits;
 use std::collections::BTreeMap;
 
@@ -183,19 +183,25 @@ pub(crate) fn compile(
 fn check_capacity(tables: &KernelTables, lasting: usize) -> Result<(), PolicyError> {
     let policy = "shorten the policy";
     let receipts = "revoke receipts that are no longer needed";
-    for (table, need, most, remedy) in [
-        ("zones and gateways", lasting, MAX_PLACES / 2 - MAX_OWN, policy),
-        ("gateway ports", tables.gateway_ports.len(), MAX_GATEWAY_PORTS / 2, policy),
-        ("service ports", tables.services.len(), MAX_SERVICES / 2, policy),
-        ("exempt networks", tables.exempt.len(), MAX_EXEMPT / 2, policy),
-        ("networks of behaviour rules and gateways", tables.grounds.len(), MAX_GROUNDS / 2, policy),
-        ("users of agents", tables.identity.uids.len(), MAX_USERS / 2, policy),
-        ("cgroups of agents", tables.identity.cgroups.len(), MAX_CGROUPS, policy),
-        ("receipt targets", tables.grants.len(), MAX_GRANT_PREFIXES / 2, receipts),
-        ("receipts", tables.budgets.len(), MAX_RECEIPTS, receipts),
-        ("limits of gateways", tables.gateway_limits.len(), MAX_PLACES / 2, policy),
+    let agents = "write fewer rules of agents";
+    let limits = tables.gateway_limits.len();
+    for (table, map, reserved, need, remedy) in [
+        ("zones and gateways", &maps::PLACES, MAX_OWN, lasting, policy),
+        ("gateway ports", &maps::GATEWAY_PORTS, 0, tables.gateway_ports.len(), policy),
+        ("service ports", &maps::SERVICES, 0, tables.services.len(), policy),
+        ("exempt networks", &maps::EXEMPT, 0, tables.exempt.len(), policy),
+        ("networks of behaviour rules and gateways", &maps::GROUNDS, 0, tables.grounds.len(), policy),
+        ("users of agents", &maps::USERS, 0, tables.identity.uids.len(), policy),
+        ("cgroups of agents", &maps::CGROUPS, 0, tables.identity.cgroups.len(), policy),
+        ("receipt targets", &maps::GRANTS, 0, tables.grants.len(), receipts),
+        ("receipts", &maps::BUDGETS, 0, tables.budgets.len(), receipts),
+        // Every receipt may have a limit of its own.
+        ("limits of gateways", &maps::TURN_LIMITS, maps::BUDGETS.size, limits, policy),
+        ("states of agents' rules", &maps::DFA_ROWS, 0, tables.identity.rows.len(), agents),
+        ("rules of agents", &maps::RULES, 0, tables.identity.targets.len(), agents),
+        ("states of rules about tools", &maps::TOOL_ROWS, 0, tables.tools.rows.len(), policy),
     ] {
-        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let most = map.room() - reserved as usize;
         if need > most {
             return Err(PolicyError::TableFull { table, need, most, remedy });
         }
@@ -347,7 +353,7 @@ fn grants(receipts: &[GrantSource], bits: &[(u32, u64)]) -> Result<Vec<(Prefix, 
             }
         }
     }
-    let most = usize::try_from(MAX_GRANT_PREFIXES / 2).unwrap_or(usize::MAX);
+    let most = maps::GRANTS.room();
     if own.len() > most {
         let (table, need) = ("receipt targets", own.len());
         let remedy = "revoke receipts that are no longer needed";

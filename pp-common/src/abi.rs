@@ -13,6 +13,7 @@ pub use grant::*;
 pub use identity::*;
 pub use near::*;
 
+use crate::codes::codes;
 use crate::dest::Addr;
 use crate::turns::Talk;
 
@@ -382,36 +383,41 @@ pub struct Offsets {
     pub sk_num: u32,
 }
 
-/// Counters that the programs keep per CPU, by index.
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Counter {
-    /// Records of verdicts that found no room, neither in the ring buffer nor as a repeat, and tell no refusal.
-    LostRecords = 0,
-    /// Attempts judged for marked tasks and sockets.
-    Judged = 1,
-    /// Attempts blocked, the canary's not among them. Each of them is a record, a repeat in `REPEATS` or in `LostRefusals`.
-    Blocked = 2,
-    /// Marks that did not fit into the task table.
-    TaskTableFull = 3,
-    /// Sockets that could not be marked.
-    SockMarkFull = 4,
-    /// Kernel memory that could not be read where a verdict needed it.
-    ReadErrors = 5,
-    /// Marks dropped because the pid now belongs to another process.
-    StaleMarks = 6,
-    /// Budgets that could not be counted.
-    BudgetErrors = 7,
-    /// Histories and login targets for which there was no room.
-    HistoryFull = 8,
-    /// Records that were begun in a ring buffer and tell no refusal.
-    Written = 9,
-    /// Of those blocked: neither a record nor a repeat, since there was room for neither.
-    LostRefusals = 10,
-    /// Records of processes that did not fit into their ring buffer.
-    LostLifecycle = 11,
+codes! {
+    /// Counters that the programs keep per CPU, by index. The order is that of `/metrics`.
+    enum Counter: u32 {
+        // Neither in the ring buffer nor as a repeat.
+        /// Records of verdicts, but for refusals, that found no room.
+        LostRecords = 0, "lost_records";
+        // Of those blocked.
+        /// Refusals that found no room as a record or a repeat.
+        LostRefusals = 10, "lost_refusals";
+        /// Records of processes that did not fit into their ring buffer.
+        LostLifecycle = 11, "lost_lifecycle";
+        /// Attempts of marked tasks and sockets that were judged.
+        Judged = 1, "judged";
+        // The canary's not among them. Each is a record, a repeat in `REPEATS`, or one of `LostRefusals`.
+        /// Attempts refused.
+        Blocked = 2, "blocked";
+        /// Marks that did not fit into the task table.
+        TaskTableFull = 3, "task_table_full";
+        /// Sockets that could not be marked.
+        SockMarkFull = 4, "socket_mark_full";
+        /// Kernel memory that could not be read for a verdict.
+        ReadErrors = 5, "read_errors";
+        /// Marks dropped because the pid was another process.
+        StaleMarks = 6, "stale_marks";
+        /// Budgets that could not be counted.
+        BudgetErrors = 7, "budget_errors";
+        /// Attempts refused for want of room for a history or a login target.
+        HistoryFull = 8, "history_full";
+        // By this the daemon knows that it has read all there is.
+        /// Records that were begun in a ring buffer, but for refusals.
+        Written = 9, "written";
+    }
 }
-/// How many counters there are.
+
+/// Room for counters.
 pub const COUNTERS: u32 = 16;
 
 const fn parse_u32(text: &str) -> u32 {

@@ -19,9 +19,10 @@ mod history;
 mod judge;
 
 use branchless::Branchless;
-pub use history::{Attempts, History, Kept, LoginKey, Pair, Trip};
+pub use history::{Attempts, History, Kept, KeptAttempts, KeptHistory, LoginKey, Pair, Trip};
 pub use judge::{Answer, again, attempt, step, trip};
 
+use crate::codes::codes;
 use crate::decide::{Kind, Reason, transport};
 use crate::dest::Addr;
 
@@ -53,37 +54,29 @@ pub const MAX_LOGIN_TARGETS: u32 = 32_768;
 pub const MAX_GROUNDS: u32 = 32_768;
 /// Port ranges that are exempt in one network.
 pub const GROUND_PORTS: usize = 8;
+/// Words of the zeros that new histories are made of.
+pub const BLANK_WORDS: usize = size_of::<KeptHistory>() / 8;
 /// Most addresses of the host itself.
 pub const MAX_OWN: u32 = 1_024;
 
-/// What a behaviour rule is about.
-#[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Rule {
-    /// Connections to one login target.
-    Target = 1,
-    /// Hosts on one login port.
-    Logins = 2,
-    /// Hosts on one port.
-    Hosts = 3,
-    /// Ports on one host.
-    Ports = 4,
-    /// Pairs of host and port.
-    Pairs = 5,
+codes! {
+    /// What a behaviour rule is about.
+    #[derive(PartialOrd, Ord)]
+    enum Rule: u32 {
+        /// Connections to one login target.
+        Target = 1, "target";
+        /// Hosts on one login port.
+        Logins = 2, "logins";
+        /// Hosts on one port.
+        Hosts = 3, "hosts";
+        /// Ports on one host.
+        Ports = 4, "ports";
+        /// Pairs of host and port.
+        Pairs = 5, "pairs";
+    }
 }
 
 impl Rule {
-    const fn from_code(code: u32) -> Option<Self> {
-        match code {
-            0 => None,
-            1 => Some(Self::Target),
-            2 => Some(Self::Logins),
-            3 => Some(Self::Hosts),
-            4 => Some(Self::Ports),
-            _ => Some(Self::Pairs),
-        }
-    }
-
     /// Why an attempt is refused by it.
     #[must_use]
     #[inline(always)]

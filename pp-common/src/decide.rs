@@ -21,23 +21,26 @@ use crate::abi::{
     Budget, CONTROL_OBSERVE, GrantList, Learned, LinkKey, NameId, NearKey, PLACE_GATEWAY_ALL_PORTS, PLACE_GATEWAY_OBSERVE,
     PLACE_GATEWAY_OWN, PLACE_ZONE_OBSERVE, Place, SERVICE_OBSERVE, Serial, Service,
 };
+use crate::codes::codes;
 use crate::dest::Addr;
 
-/// IP protocol numbers that grants and services can name (IANA registry).
-pub mod transport {
-    /// TCP, and MPTCP.
-    pub const TCP: u8 = 6;
-    /// UDP.
-    pub const UDP: u8 = 17;
-    /// UDP-Lite.
-    pub const UDPLITE: u8 = 136;
-    /// SCTP.
-    pub const SCTP: u8 = 132;
+codes! {
+    /// IP protocol numbers (IANA registry). Grants and services can name those with ports.
+    mod transport: u8 {
+        /// TCP, and MPTCP.
+        TCP = 6, "tcp";
+        /// UDP.
+        UDP = 17, "udp";
+        /// UDP-Lite.
+        UDPLITE = 136, "udplite";
+        /// SCTP.
+        SCTP = 132, "sctp";
+        /// ICMP.
+        ICMP = 1, "icmp";
+        /// ICMPv6.
+        ICMPV6 = 58, "icmpv6";
+    }
 }
-
-/// TCP ports where a login is what the connection is for: FTP, SSH, Telnet,
-/// LDAP(S), SMB, RDP, VNC, WinRM.
-pub const LOGIN_PORTS: [u16; 10] = [21, 22, 23, 389, 445, 636, 3389, 5900, 5985, 5986];
 
 /// Where a process finds out whether it is marked: TCP to this address and [`PROBE_PORT`] is refused to every marked process, whatever
 /// policy, receipts and modes say, and leaves no record. It is of the loopback network, so no packet leaves the host.
@@ -56,33 +59,31 @@ pub struct Subject {
     pub owner: u32,
 }
 
-/// What an attempt is.
-#[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// The session opens a flow, or sends on one that it opened.
-    Open,
-    /// Traffic of a connection that the session accepted, or a datagram to a
-    /// far end that spoke first: judged against zones and gateways only.
-    Answer,
-    /// A UDP `connect()`: it sends nothing, so any live grant that names the
-    /// address lets it pass; its datagrams are judged instead.
-    UdpConnect,
-    /// A packet without a port of its own (ICMP, a later fragment, an unknown
-    /// protocol): judged by address, and only a grant of every port covers it.
-    Portless,
+codes! {
+    /// What an attempt is.
+    enum Kind: u8 {
+        /// The session opens a flow, or sends on one that it opened.
+        Open = 0, "open";
+        /// Traffic of a connection that the session accepted, or a datagram to a
+        /// far end that spoke first: judged against zones and gateways only.
+        Answer = 1, "answer";
+        /// A UDP `connect()`: it sends nothing, so any live grant that names the
+        /// address lets it pass; its datagrams are judged instead.
+        UdpConnect = 2, "udp_connect";
+        /// A packet without a port of its own (ICMP, a later fragment, an unknown
+        /// protocol): judged by address, and only a grant of every port covers it.
+        Portless = 3, "portless";
+    }
 }
 
 impl Kind {
-    /// From its number; one that is unknown is judged as the widest kind.
+    /// The kind that a hook kept as a number; one that is unknown is judged as the widest.
     #[must_use]
     #[inline(always)]
-    pub const fn from_code(code: u8) -> Self {
-        match code {
-            1 => Self::Answer,
-            2 => Self::UdpConnect,
-            3 => Self::Portless,
-            _ => Self::Open,
+    pub const fn or_widest(code: u8) -> Self {
+        match Self::from_code(code) {
+            Some(kind) => kind,
+            None => Self::Open,
         }
     }
 }
@@ -103,116 +104,74 @@ pub struct Attempt {
     pub counted: Serial,
 }
 
-/// What happens to an attempt.
-#[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It goes through.
-    Allow = 0,
-    /// It is refused.
-    Block = 1,
-    /// It goes through and is reported as one that would have been refused.
-    Observe = 2,
-}
-
-impl Verdict {
-    /// From its code in a record.
-    #[must_use]
-    pub const fn from_code(code: u8) -> Option<Self> {
-        match code {
-            0 => Some(Self::Allow),
-            1 => Some(Self::Block),
-            2 => Some(Self::Observe),
-            _ => None,
-        }
-    }
-
-    /// Its name in events.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Allow => "allow",
-            Self::Block => "block",
-            Self::Observe => "observe",
-        }
+codes! {
+    /// What happens to an attempt.
+    enum Verdict: u8 {
+        /// It goes through.
+        Allow = 0, "allow";
+        /// It is refused.
+        Block = 1, "block";
+        /// It goes through and is reported as one that would have been refused.
+        Observe = 2, "observe";
     }
 }
 
-macro_rules! reasons {
-    ($($(#[$doc:meta])* $variant:ident = $code:literal, $name:literal;)*) => {
-        /// Why. The order is that of nearness: of several receipts that do not
-        /// fit, the one with the greatest code explains the refusal best.
-        #[repr(u8)]
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum Reason { $($(#[$doc])* $variant = $code,)* }
-        impl Reason {
-            /// Every reason.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
-            /// From its code in a record.
-            #[must_use]
-            pub const fn from_code(code: u8) -> Option<Self> {
-                match code { $($code => Some(Self::$variant),)* _ => None }
-            }
-            /// Its name in events.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-        }
-    };
-}
-
-reasons! {
-    /// The destination is not protected.
-    NotProtected = 0, "not_protected";
-    /// A live receipt covers it.
-    Receipt = 1, "receipt";
-    /// Protected, and no receipt names it.
-    NoReceipt = 10, "no_receipt";
-    /// A receipt names the address for another agent, or another session.
-    ReceiptOtherAgent = 11, "receipt_other_agent";
-    /// A receipt names the address for other users.
-    ReceiptOtherUser = 12, "receipt_other_user";
-    /// A receipt names the address with other ports or another transport.
-    ReceiptOtherPort = 13, "receipt_other_port";
-    /// The receipt was revoked.
-    ReceiptRevoked = 14, "receipt_revoked";
-    /// The receipt's window is over.
-    ReceiptExpired = 15, "receipt_expired";
-    /// The receipt's window has not begun.
-    ReceiptNotYet = 16, "receipt_not_yet";
-    /// The receipt's credential scope is `none`, and this is a login.
-    CredentialScope = 17, "credential_scope";
-    /// The receipt's connections or login attempts are used up.
-    ReceiptExhausted = 18, "receipt_exhausted";
-    /// This flow to a gateway has had as many turns as it may.
-    TurnsExhausted = 19, "turns_exhausted";
-    /// This flow to a gateway has sent as many bytes as it may.
-    BytesExhausted = 20, "bytes_exhausted";
-    /// A packet of this flow was refused before: the flow is over.
-    FlowRefused = 21, "flow_refused";
-    /// A kind of socket that escapes judgement by destination.
-    SocketFamily = 30, "socket_family";
-    /// The packet or address could not be read whole.
-    Malformed = 31, "malformed";
-    /// A table or counter of the gate failed; the attempt is refused for it.
-    GateError = 32, "gate_error";
-    /// More connections to one login target than the behaviour rules allow.
-    SprayTarget = 50, "spray_target";
-    /// More hosts on one login port than the behaviour rules allow.
-    SprayHosts = 51, "spray_hosts";
-    /// More hosts on one port than the behaviour rules allow.
-    ScanHosts = 52, "scan_hosts";
-    /// More ports on one host than the behaviour rules allow.
-    ScanPorts = 53, "scan_ports";
-    /// More pairs of host and port than the behaviour rules allow.
-    ScanPairs = 54, "scan_pairs";
-    /// The session reached for its own gate.
-    Tamper = 60, "tamper";
-    /// A server on this host that acts for whoever asks it.
-    Delegate = 61, "delegate";
-    /// The attempt was made to find out whether its process is marked. It leaves no record.
-    Probe = 62, "probe";
+codes! {
+    /// Why. The order is that of nearness: of several receipts that do not
+    /// fit, the one with the greatest code explains the refusal best.
+    #[derive(PartialOrd, Ord)]
+    enum Reason: u8 {
+        /// Nothing protects the destination; only in answers of `check`.
+        NotProtected = 0, "not_protected";
+        /// A live receipt covers it.
+        Receipt = 1, "receipt";
+        /// It is protected, and no receipt names the address.
+        NoReceipt = 10, "no_receipt";
+        /// A receipt names it for another agent or session.
+        ReceiptOtherAgent = 11, "receipt_other_agent";
+        /// A receipt names it for other users.
+        ReceiptOtherUser = 12, "receipt_other_user";
+        /// A receipt names it with other ports or another transport.
+        ReceiptOtherPort = 13, "receipt_other_port";
+        /// The receipt was revoked.
+        ReceiptRevoked = 14, "receipt_revoked";
+        /// The receipt's window is over.
+        ReceiptExpired = 15, "receipt_expired";
+        /// The receipt's window has not begun.
+        ReceiptNotYet = 16, "receipt_not_yet";
+        /// The receipt's credential scope allows no logins, and this is one.
+        CredentialScope = 17, "credential_scope";
+        /// The receipt's connections or logins are used up, or its count was lost in a reboot.
+        ReceiptExhausted = 18, "receipt_exhausted";
+        /// This flow to a gateway reached its limit of turns.
+        TurnsExhausted = 19, "turns_exhausted";
+        /// This flow to a gateway reached its limit of bytes.
+        BytesExhausted = 20, "bytes_exhausted";
+        /// An earlier packet of this TCP flow (or one-to-one SCTP association) was blocked. Connect again.
+        FlowRefused = 21, "flow_refused";
+        /// A socket kind without a destination to check (packet, XDP, vsock, CAN, RxRPC, ...); `detail` has the family.
+        SocketFamily = 30, "socket_family";
+        /// Packet headers unreadable, or asking to be forwarded.
+        Malformed = 31, "malformed";
+        /// No room to count for a behaviour rule, or the packet's link was unreadable.
+        GateError = 32, "gate_error";
+        /// Too many connections to one login port of one host ([behaviour rules](policy.md#behaviour-rules)).
+        SprayTarget = 50, "spray_target";
+        /// Too many hosts on one login port, or too many login targets.
+        SprayHosts = 51, "spray_hosts";
+        /// Too many hosts on one port.
+        ScanHosts = 52, "scan_hosts";
+        /// Too many ports on one host.
+        ScanPorts = 53, "scan_ports";
+        /// Too many pairs of host and port, or too many blocked patterns.
+        ScanPairs = 54, "scan_pairs";
+        /// The session reached for its own gate; events name what was tried instead, see below.
+        Tamper = 60, "tamper";
+        /// A [delegate](policy.md#delegates) on this host; `object` names its socket, no `destination`.
+        Delegate = 61, "delegate";
+        /// Never logged: tcp 127.255.255.253:1, blocked for every session, shows `pp-agent run` that it is governed.
+        Probe = 62, "probe";
+    }
 }
 
 /// A decision with its grounds. It must be acted upon.
@@ -473,7 +432,7 @@ fn login_port(attempt: &Attempt) -> bool {
     is_login_port(attempt.transport, attempt.port)
 }
 
-/// Whether a connection to this port is made to log in.
+/// Whether a connection to this port is made to log in: FTP, SSH, Telnet, LDAP(S), SMB, RDP, VNC, WinRM.
 #[must_use]
 #[inline(always)]
 pub const fn is_login_port(transport: u8, port: u16) -> bool {

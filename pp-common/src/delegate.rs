@@ -1,6 +1,8 @@
 //! Delegates: servers on this host that act for whoever asks them, so that
 //! what they do is not the session's doing in the kernel's eyes.
 
+use crate::codes::codes;
+
 /// Most delegates that are known.
 pub const MAX_DELEGATES: u32 = 1_024;
 
@@ -16,37 +18,38 @@ pub struct DelegateKey {
     pub by: u32,
 }
 
-/// What a delegate is known by.
-pub mod by {
-    /// The command name of the process that listens ([`crate::protect::hash_name`]).
-    pub const LISTENER: u32 = 1;
-    /// The name the socket is bound to ([`crate::protect::hash_bound`]).
-    pub const NAME: u32 = 2;
-    /// The inode of the socket's path.
-    pub const INODE: u32 = 3;
+codes! {
+    /// What a delegate is known by.
+    mod by: u32 {
+        /// The command name of the process that listens ([`crate::protect::hash_name`]).
+        LISTENER = 1, "listener";
+        /// The name the socket is bound to ([`crate::protect::hash_bound`]).
+        NAME = 2, "name";
+        /// The inode of the socket's path.
+        INODE = 3, "inode";
+    }
 }
 
-/// What happens to a session that calls a delegate.
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// It may.
-    Allow = 1,
-    /// It may not.
-    Refuse = 2,
-    /// It may not as root; others have to convince the server.
-    RefuseRoot = 3,
+codes! {
+    /// What happens to a session that calls a delegate; the names are the words of policy.
+    enum Action: u32 {
+        /// It may not.
+        Refuse = 2, "refuse";
+        /// It may not as root; others have to convince the server.
+        RefuseRoot = 3, "refuse-root";
+        /// It may.
+        Allow = 1, "allow";
+    }
 }
 
 impl Action {
     /// From its number in the table; an unknown one refuses.
     #[must_use]
     #[inline(always)]
-    pub const fn from_code(code: u32) -> Self {
-        match code {
-            1 => Self::Allow,
-            3 => Self::RefuseRoot,
-            _ => Self::Refuse,
+    pub const fn or_refuse(code: u32) -> Self {
+        match Self::from_code(code) {
+            Some(action) => action,
+            None => Self::Refuse,
         }
     }
 }
@@ -144,6 +147,6 @@ mod tests {
 
     #[test]
     fn an_unknown_action_refuses() {
-        assert_eq!(Action::from_code(77), Action::Refuse);
+        assert_eq!((Action::from_code(77), Action::or_refuse(77)), (None, Action::Refuse));
     }
 }

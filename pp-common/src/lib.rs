@@ -7,10 +7,12 @@
 
 pub mod abi;
 pub mod behaviour;
+mod codes;
 pub mod decide;
 pub mod delegate;
 pub mod dest;
 pub mod family;
+pub mod maps;
 pub mod protect;
 pub mod record;
 pub mod tamper;

@@ -4,77 +4,58 @@
 //! [`VerdictRecord::from_bytes`] and its siblings, which check the length; a
 //! code that is unknown stays a number until `from_code` has judged it.
 
-use crate::{abi::NameId, dest::Addr};
+use crate::{abi::NameId, codes::codes, dest::Addr};
 
-/// Which record follows.
-pub mod kind {
-    /// A [`super::VerdictRecord`].
-    pub const VERDICT: u32 = 1;
-    /// A [`super::ExecRecord`]: a marked process runs another program.
-    pub const EXEC: u32 = 2;
-    /// A [`super::ExecRecord`] whose process begins a session.
-    pub const SESSION_START: u32 = 3;
-    /// A [`super::TaskRecord`]: a marked process forked.
-    pub const FORK: u32 = 4;
-    /// A [`super::TaskRecord`]: a marked process ended.
-    pub const EXIT: u32 = 5;
-    /// A [`super::TaskRecord`]: a mark did not fit; what was done is in `flags`.
-    pub const TABLE_FULL: u32 = 6;
-    /// A [`super::ExecRecord`]: a marked process runs a program that a rule is
-    /// about; `rule` is its code, see [`crate::tools`].
-    pub const TOOL: u32 = 16;
-    /// A [`crate::protect::GuardRecord`]: a session reached for its own gate.
-    pub const TAMPER: u32 = 40;
-    /// A [`crate::protect::GuardRecord`]: a session called a delegate.
-    pub const DELEGATE: u32 = 41;
+codes! {
+    /// Which record follows.
+    mod kind: u32 {
+        /// A [`super::VerdictRecord`].
+        VERDICT = 1, "verdict";
+        /// A [`super::ExecRecord`]: a marked process runs another program.
+        EXEC = 2, "exec";
+        /// A [`super::ExecRecord`] whose process begins a session.
+        SESSION_START = 3, "session_start";
+        /// A [`super::TaskRecord`]: a marked process forked.
+        FORK = 4, "fork";
+        /// A [`super::TaskRecord`]: a marked process ended.
+        EXIT = 5, "exit";
+        /// A [`super::TaskRecord`]: a mark did not fit; what was done is in `flags`.
+        TABLE_FULL = 6, "table_full";
+        /// A [`super::ExecRecord`]: a marked process runs a program that a rule is
+        /// about; `rule` is its code, see [`crate::tools`].
+        TOOL = 16, "tool";
+        /// A [`crate::protect::GuardRecord`]: a session reached for its own gate.
+        TAMPER = 40, "tamper";
+        /// A [`crate::protect::GuardRecord`]: a session called a delegate.
+        DELEGATE = 41, "delegate";
+    }
 }
 
-/// Which hook wrote a verdict.
-#[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hook {
-    /// `cgroup/connect4` or `connect6`.
-    Connect = 1,
-    /// `cgroup/sendmsg4` or `sendmsg6`.
-    Sendmsg = 2,
-    /// `cgroup/sock_create`.
-    SockCreate = 3,
-    /// `cgroup_skb/egress`.
-    Egress = 4,
-    /// `cgroup_skb/ingress`.
-    Ingress = 5,
-    /// `lsm/socket_connect`.
-    LsmConnect = 6,
-    /// `lsm/socket_sendmsg`.
-    LsmSendmsg = 7,
-    /// `lsm/socket_create`.
-    LsmCreate = 8,
-    /// `lsm/file_receive`.
-    LsmReceive = 9,
-    /// The daemon, which found an open flow whose receipt had ended.
-    Daemon = 10,
-    /// `lsm/file_permission`: `sendfile`, `splice` or `write` on a connected socket.
-    LsmWrite = 11,
-}
-
-impl Hook {
-    /// Its name in events.
-    #[must_use]
-    pub const fn name(code: u8) -> &'static str {
-        match code {
-            1 => "connect",
-            2 => "sendmsg",
-            3 => "sock_create",
-            4 => "egress",
-            5 => "ingress",
-            6 => "lsm_socket_connect",
-            7 => "lsm_socket_sendmsg",
-            8 => "lsm_socket_create",
-            9 => "lsm_file_receive",
-            10 => "daemon",
-            11 => "lsm_file_permission",
-            _ => "unknown",
-        }
+codes! {
+    /// Which hook wrote a verdict.
+    enum Hook: u8 {
+        /// `connect(2)`: `cgroup/connect4` and `connect6`.
+        Connect = 1, "connect";
+        /// A datagram with an address: `cgroup/sendmsg4` and `sendmsg6`.
+        Sendmsg = 2, "sendmsg";
+        /// A new socket: `cgroup/sock_create`.
+        SockCreate = 3, "sock_create";
+        /// A packet out: `cgroup_skb/egress`.
+        Egress = 4, "egress";
+        /// A packet in: `cgroup_skb/ingress`.
+        Ingress = 5, "ingress";
+        /// `connect(2)` on a socket of any family.
+        LsmConnect = 6, "lsm_socket_connect";
+        /// A message or write on a socket of any family.
+        LsmSendmsg = 7, "lsm_socket_sendmsg";
+        /// A new socket of any family.
+        LsmCreate = 8, "lsm_socket_create";
+        /// A socket that is handed over.
+        LsmReceive = 9, "lsm_file_receive";
+        /// The daemon, which found an open flow whose receipt had ended.
+        Daemon = 10, "daemon";
+        /// `sendfile`, `splice` or `write` on a connected socket (5.10).
+        LsmWrite = 11, "lsm_file_permission";
     }
 }
 

@@ -1,40 +1,19 @@
 //! What a session is refused beside connections, and which hook refused it: the codes of records and their names in events.
 
-macro_rules! codes {
-    ($(#[$outer:meta])* $type:ident { $($(#[$doc:meta])* $variant:ident = $code:literal, $name:literal;)* }) => {
-        $(#[$outer])*
-        #[repr(u8)]
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $type { $($(#[$doc])* $variant = $code,)* }
-        impl $type {
-            /// Every one.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
-            /// From its code in a record.
-            #[must_use]
-            pub const fn from_code(code: u8) -> Option<Self> {
-                match code { $($code => Some(Self::$variant),)* _ => None }
-            }
-            /// Its name in events.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-        }
-    };
-}
+use crate::codes::codes;
 
 codes! {
     /// What was tried.
-    Tamper {
-        /// A signal to the daemon.
+    enum Tamper: u8 {
+        /// A signal to the daemon, directly or through the kernel.
         Signal = 1, "signal";
-        /// Taking over a process of another session or of none.
+        /// Access to a process outside the session.
         Trace = 2, "ptrace";
         /// `bpf(2)`.
         Bpf = 3, "bpf";
-        /// Unmounting what holds pins, policy or state.
+        /// Unmounting the gate's files.
         Unmount = 4, "unmount";
-        /// Mounting over such a place, or moving it away.
+        /// Moving or covering the gate's files.
         Mount = 5, "mount";
         /// Changing pins, policy, keys, state, socket, program or unit.
         OwnFile = 6, "own_file";
@@ -42,77 +21,77 @@ codes! {
         LaterFile = 7, "later_file";
         /// Loading a module or another kernel.
         KernelCode = 8, "kernel_code";
-        /// The host's memory or ports as a device.
+        /// Opening the host's memory or ports as a device.
         KernelMemory = 9, "kernel_memory";
-        /// A disk as a device.
+        /// Opening a disk as a device.
         RawDisk = 10, "raw_disk";
-        /// A tun device.
+        /// Opening a tun device.
         Tun = 11, "tun";
-        /// A setting of the kernel that starts programs or turns hooks off.
+        /// A kernel setting that starts programs or disables hooks.
         KernelSetting = 12, "kernel_setting";
-        /// The daemon's files in `/proc`, its cgroups.
+        /// The daemon's files in `/proc` or its cgroups.
         DaemonFile = 13, "daemon_file";
-        /// Moving the daemon to another cgroup.
+        /// Moving the daemon to another cgroup: the process was killed, and the daemon returns.
         CgroupMove = 14, "cgroup_move";
         /// A server that acts for whoever asks it.
         Delegate = 20, "delegate";
-        /// The kernel's own structures could not be read.
+        /// Any of these where kernel structures were unreadable.
         Unreadable = 30, "unreadable";
     }
 }
 
 codes! {
     /// The hook that refused.
-    GuardHook {
-        /// `task_kill`
+    enum GuardHook: u8 {
+        /// A signal.
         Kill = 1, "lsm_task_kill";
-        /// `ptrace_access_check`
+        /// Access to another process.
         Trace = 2, "lsm_ptrace_access_check";
-        /// `bpf`
+        /// `bpf(2)`.
         Bpf = 3, "lsm_bpf";
-        /// `sb_umount`
+        /// Unmounting.
         Unmount = 4, "lsm_sb_umount";
-        /// `sb_mount`
+        /// Mounting by `mount(2)`.
         Mount = 5, "lsm_sb_mount";
-        /// `move_mount`
+        /// Mounting by the newer calls, or moving a mount.
         MoveMount = 6, "lsm_move_mount";
-        /// `sb_pivotroot`
+        /// `pivot_root(2)`.
         Pivot = 7, "lsm_sb_pivotroot";
-        /// `file_open`
+        /// Opening a file.
         Open = 8, "lsm_file_open";
-        /// `inode_create`
+        /// Making a file.
         Create = 9, "lsm_inode_create";
-        /// `inode_unlink`
+        /// Removing a file.
         Unlink = 10, "lsm_inode_unlink";
-        /// `inode_rmdir`
+        /// Removing a folder.
         Rmdir = 11, "lsm_inode_rmdir";
-        /// `inode_mkdir`
+        /// Making a folder.
         Mkdir = 12, "lsm_inode_mkdir";
-        /// `inode_mknod`
+        /// Making a device, pipe or socket.
         Mknod = 13, "lsm_inode_mknod";
-        /// `inode_link`
+        /// Another name for a file.
         Link = 14, "lsm_inode_link";
-        /// `inode_symlink`
+        /// Making a symbolic link.
         Symlink = 15, "lsm_inode_symlink";
-        /// `inode_rename`
+        /// Renaming.
         Rename = 16, "lsm_inode_rename";
-        /// `path_truncate`
+        /// Truncating a file.
         Truncate = 17, "lsm_path_truncate";
-        /// `path_chmod`
+        /// Changing the rights of a file.
         Chmod = 18, "lsm_path_chmod";
-        /// `path_chown`
+        /// Changing the owner of a file.
         Chown = 19, "lsm_path_chown";
-        /// `kernel_read_file`
+        /// Code or rules that the kernel reads from a file.
         ReadFile = 20, "lsm_kernel_read_file";
-        /// `kernel_load_data`
+        /// Code or rules that the kernel takes from memory.
         LoadData = 21, "lsm_kernel_load_data";
-        /// `file_fcntl`
+        /// `fcntl(2)`: whom a file signals.
         Fcntl = 22, "lsm_file_fcntl";
-        /// The tracepoint after a move to another cgroup.
+        /// A move to another cgroup, after it was made.
         Attach = 23, "cgroup_attach_task";
-        /// `unix_stream_connect`
+        /// A connect to a unix stream socket.
         UnixConnect = 30, "lsm_unix_stream_connect";
-        /// `unix_may_send`
+        /// A datagram to a unix socket.
         UnixSend = 31, "lsm_unix_may_send";
     }
 }

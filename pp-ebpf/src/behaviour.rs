@@ -18,7 +18,7 @@ use pp_common::{
 
 use crate::{
     event::{NEW_ONLY, count, now_ns, report},
-    maps::{BLANK, Counted, GROUNDS, HISTORIES, LIMITS, LOGINS, OWN, Tracked},
+    maps::{BLANK, GROUNDS, HISTORIES, KeptAttempts, KeptHistory, LIMITS, LOGINS, OWN},
     mark::{control, sock_subject},
     reach::{Forget, refuse, scene},
 };
@@ -155,13 +155,13 @@ fn target(control: &Control, attempt: &Attempt) -> Option<Target> {
 
 /// The session's history, made where it had none; `None` where there is no room.
 #[inline(always)]
-fn history(session: u64) -> Option<*mut Tracked> {
+fn history(session: u64) -> Option<*mut KeptHistory> {
     if let Some(found) = HISTORIES.get_ptr_mut(&session) {
         return Some(found);
     }
     let blank = BLANK.get(0)?;
     // SAFETY: zeros are an empty history, and a lock that nobody holds.
-    let blank = unsafe { &*core::ptr::from_ref(blank).cast::<Tracked>() };
+    let blank = unsafe { &*core::ptr::from_ref(blank).cast::<KeptHistory>() };
     // RACE: another CPU may have made it meanwhile; the one that is there counts.
     match HISTORIES.insert(&session, blank, NEW_ONLY) {
         Ok(()) | Err(_) => HISTORIES.get_ptr_mut(&session),
@@ -169,13 +169,13 @@ fn history(session: u64) -> Option<*mut Tracked> {
 }
 
 #[inline(always)]
-fn attempts(key: &LoginKey) -> Option<*mut Counted> {
+fn attempts(key: &LoginKey) -> Option<*mut KeptAttempts> {
     if let Some(found) = LOGINS.get_ptr_mut(key) {
         return Some(found);
     }
     let blank = BLANK.get(0)?;
     // SAFETY: as in `history`, and `BLANK` is at least as large.
-    let blank = unsafe { &*core::ptr::from_ref(blank).cast::<Counted>() };
+    let blank = unsafe { &*core::ptr::from_ref(blank).cast::<KeptAttempts>() };
     // RACE: as in `history`.
     match LOGINS.insert(key, blank, NEW_ONLY) {
         Ok(()) | Err(_) => LOGINS.get_ptr_mut(key),

@@ -91,7 +91,7 @@ fn no_text() -> Text {
 fn known(number: u64, dev: u32, by: u32) -> Option<Action> {
     let action = DELEGATES.get_ptr(&DelegateKey { number, dev, by })?;
     // SAFETY: a map value; it stays readable while this program runs.
-    Some(Action::from_code(unsafe { *action }))
+    Some(Action::or_refuse(unsafe { *action }))
 }
 
 /// What is said of the name the server's socket is bound to. The outer `None`: it cannot be read.

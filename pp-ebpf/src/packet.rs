@@ -5,7 +5,7 @@
 use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_sk_fullsock, macros::cgroup_skb, programs::SkBuffContext};
 use pp_common::{
     abi::{Control, SOCK_CANARY, SOCK_GRANTED, SOCK_OPENED, SOCK_REFUSED, SockMark, TASK_CANARY},
-    behaviour::counts_at_egress,
+    behaviour::{counts_at_egress, has_ports},
     decide::{Attempt, Kind, Reason, Verdict, transport},
     dest::Addr,
     record::Hook,
@@ -32,7 +32,6 @@ const TCP_LISTEN: u32 = 10;
 const LOOPBACK: u32 = 1;
 /// What an interface hands back of what it sends: `include/uapi/linux/if_packet.h`.
 const PACKET_LOOPBACK: u32 = 5;
-const ICMPV6: u8 = 58;
 const ETH_P_IP_BE: u32 = 0x0008;
 const ETH_P_IPV6_BE: u32 = 0xdd86;
 /// An IPv4 header without options, and the options of RFC 791.
@@ -337,10 +336,9 @@ fn ports(ctx: &SkBuffContext, [addr, near]: [Addr; 2], at: usize, protocol: u8, 
     // From the network header on, also of a batch that is cut into packets later, whose own length
     // field may be zero.
     let rest = ctx.len().saturating_sub(at as u32);
-    let ported = matches!(protocol, transport::TCP | transport::UDP | transport::UDPLITE | transport::SCTP);
-    if later_fragment || !ported {
+    if later_fragment || !has_ports(protocol) {
         let attempt = attempt(addr, 0, u32::from(protocol), Kind::Portless);
-        let discovery = protocol == ICMPV6 && !later_fragment && matches!(ctx.load::<u8>(at), Ok(130..=137 | 143));
+        let discovery = protocol == transport::ICMPV6 && !later_fragment && matches!(ctx.load::<u8>(at), Ok(130..=137 | 143));
         return Some(Far { attempt, near, near_port: 0, payload: rest, begins: false, discovery });
     }
     let [source, destination]: [[u8; 2]; 2] = ctx.load(at).ok()?;

@@ -272,7 +272,7 @@ impl Forget {
             addr: self.addr(&attempt.addr),
             port: self.number(u64::from(attempt.port)) as u16,
             transport: self.number(u64::from(attempt.transport)) as u8,
-            kind: Kind::from_code(self.number(attempt.kind as u64) as u8),
+            kind: Kind::or_widest(self.number(attempt.kind as u64) as u8),
             counted: 0,
         }
     }
@@ -334,7 +334,7 @@ fn forget_paths(zero: u64, attempt: &mut Attempt) -> u8 {
     attempt.addr.0[0] = black_box(attempt.addr.0[0] ^ zero);
     attempt.addr.0[1] = black_box(attempt.addr.0[1] ^ zero);
     let kind = black_box(attempt.kind as u8 ^ zero as u8);
-    attempt.kind = Kind::from_code(kind);
+    attempt.kind = Kind::or_widest(kind);
     kind
 }
 

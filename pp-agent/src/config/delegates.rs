@@ -5,7 +5,7 @@ use super::raw::{self, unknown};
 use super::source::Source;
 use super::tables::{Away, Table, add, open, put};
 use super::value::{invalid, name, not_enforced, ports};
-use crate::delegates::{ACTIONS, Action, Delegate, shipped};
+use crate::delegates::{Action, Delegate, shipped};
 use toml::Spanned;
 
 /// Longest bound name that the kernel knows.
@@ -119,8 +119,8 @@ fn read_action(source: &Source, action: &Spanned<String>) -> Result<Action, Conf
     if word == "join" {
         return Err(not_enforced(source, action, "action", word, "write \"refuse\", which is what this build does, or \"allow\""));
     }
-    ACTIONS.iter().find(|(name, _)| *name == word).map(|(_, action)| *action).ok_or_else(|| {
-        let names = ACTIONS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    Action::ALL.iter().find(|action| action.name() == word).copied().ok_or_else(|| {
+        let names = Action::ALL.iter().map(|action| action.name().to_owned()).collect();
         invalid(source.at(action.span()), unknown("value", word, names))
     })
 }

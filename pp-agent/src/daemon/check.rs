@@ -1,5 +1,6 @@
 //! `check`: the live tables asked through the same `decide()` as the kernel's.
 
+use pp_common::behaviour::has_ports;
 use pp_common::decide::{Attempt, Kind, Reason, Subject, Verdict, transport};
 
 use super::Daemon;
@@ -79,13 +80,8 @@ impl Daemon {
 
 /// The number of a transport's name.
 pub(super) fn transport_number(name: &str) -> Result<u8, ApiError> {
-    match name {
-        "tcp" => Ok(transport::TCP),
-        "udp" => Ok(transport::UDP),
-        "udplite" => Ok(transport::UDPLITE),
-        "sctp" => Ok(transport::SCTP),
-        _ => Err(ApiError::bad_request("transport: one of tcp, udp, udplite, sctp")),
-    }
+    let number = transport::from_name(name).filter(|number| has_ports(*number));
+    number.ok_or_else(|| ApiError::bad_request("transport: one of tcp, udp, udplite, sctp"))
 }
 
 /// The uid of a user's name or of digits.

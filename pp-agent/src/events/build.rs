@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use nix::unistd::{Uid, User};
 use pp_common::abi::{NameId, Serial, TASK_CANARY};
-use pp_common::decide::{LOGIN_PORTS, Reason, Subject, Verdict, transport};
+use pp_common::behaviour::has_ports;
+use pp_common::decide::{Reason, Subject, Verdict, is_login_port, transport};
 use pp_common::dest::Addr;
 use pp_common::protect::GuardRecord;
 use pp_common::record::{Hook, RecordHeader, VerdictRecord};
@@ -201,29 +202,13 @@ impl Builder {
 /// The name of an IP protocol number.
 #[must_use]
 pub(crate) fn transport_text(number: u8) -> String {
-    match number {
-        transport::TCP => "tcp".to_owned(),
-        transport::UDP => "udp".to_owned(),
-        transport::UDPLITE => "udplite".to_owned(),
-        transport::SCTP => "sctp".to_owned(),
-        1 => "icmp".to_owned(),
-        58 => "icmpv6".to_owned(),
-        other => other.to_string(),
-    }
+    transport::name(number).map_or_else(|| number.to_string(), str::to_owned)
 }
 
 /// The number of an IP protocol's name, as [`transport_text`] writes it.
 #[must_use]
 pub(crate) fn transport_number(text: &str) -> Option<u8> {
-    match text {
-        "tcp" => Some(transport::TCP),
-        "udp" => Some(transport::UDP),
-        "udplite" => Some(transport::UDPLITE),
-        "sctp" => Some(transport::SCTP),
-        "icmp" => Some(1),
-        "icmpv6" => Some(58),
-        other => other.parse().ok(),
-    }
+    transport::from_name(text).or_else(|| text.parse().ok())
 }
 
 /// The address as the kernel sees it.
@@ -254,15 +239,11 @@ fn describe(event: &mut Event, process: Process) {
 /// A hook's name. The programs of the LSM hooks also stand at the functions that call them, and
 /// write the same records there.
 fn hook_name(code: u8, backend: &str) -> String {
-    let name = Hook::name(code);
+    let name = Hook::from_code(code).map_or("unknown", Hook::name);
     match name.strip_prefix("lsm_") {
         Some(function) if backend == Backend::FmodRet.name() => format!("{backend}_{function}"),
         _ => name.to_owned(),
     }
-}
-
-fn has_ports(transport: u8) -> bool {
-    matches!(transport, transport::TCP | transport::UDP | transport::UDPLITE | transport::SCTP)
 }
 
 fn destination(record: &VerdictRecord) -> Destination {
@@ -295,7 +276,7 @@ fn techniques(record: &VerdictRecord) -> &'static [&'static str] {
     if record.reason == Reason::CredentialScope as u8 {
         return &["T0886", "T0859"];
     }
-    let login = record.transport == transport::TCP && LOGIN_PORTS.contains(&record.port);
+    let login = is_login_port(record.transport, record.port);
     if record.service != 0 || record.gateway != 0 || login || named_service(record).is_some() { &["T0886"] } else { &[] }
 }
 

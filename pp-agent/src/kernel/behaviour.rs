@@ -7,13 +7,14 @@ use std::sync::PoisonError;
 use aya::maps::lpm_trie::Key;
 use nix::ifaddrs::getifaddrs;
 use pp_common::{
-    abi::{CLAIMED_NS, MAX_CLAIMED, PREFIX_HEAD_BITS, PrefixKey},
-    behaviour::{History, LIMITS_COUNT_OWN, LoginKey, MAX_OWN, Scope, scope},
+    abi::{CLAIMED_NS, PREFIX_HEAD_BITS, PrefixKey},
+    behaviour::{History, LIMITS_COUNT_OWN, Scope, scope},
     decide::{Attempt, is_login_port},
     dest::Addr,
+    maps::{CLAIMED, OWN},
 };
 
-use super::{Gate, KernelError, maps::entries, maps::map_error, publish::absent_is_fine};
+use super::{Gate, KernelError};
 use crate::os::host;
 
 impl Gate {
@@ -28,20 +29,13 @@ impl Gate {
         if known.as_ref() == Some(&found) {
             return Ok(None);
         }
-        if found.len() > MAX_OWN as usize {
-            tracing::warn!("own addresses: {} found, {MAX_OWN} fit; attempts to the others are judged", found.len());
+        if found.len() > OWN.room() {
+            tracing::warn!("own addresses: {} found, {} fit; attempts to the others are judged", found.len(), OWN.room());
         }
-        let error = |error: aya::maps::MapError| map_error("OWN", &error);
-        let mut map = self.maps.own.lock();
-        let wanted: Vec<Addr> = found.iter().copied().take(MAX_OWN as usize).collect();
-        for (addr, _) in entries("OWN", &map)? {
-            if !wanted.contains(&addr) {
-                absent_is_fine(map.remove(&addr)).map_err(error)?;
-            }
-        }
-        for addr in &wanted {
-            map.insert(addr, 1, 0).map_err(error)?;
-        }
+        let wanted: Vec<Addr> = found.iter().copied().take(OWN.room()).collect();
+        let over = self.maps.own.keys()?.into_iter().filter(|addr| !wanted.contains(addr));
+        over.into_iter().try_for_each(|addr| self.maps.own.remove(&addr))?;
+        wanted.iter().try_for_each(|addr| self.maps.own.insert(addr, &1))?;
         *known = Some(found);
         Ok(Some(wanted))
     }
@@ -55,24 +49,17 @@ impl Gate {
     /// # Errors
     /// A map cannot be read, or the kernel refused a removal.
     pub(crate) fn forget_claims(&self, now_ns: u64) -> Result<usize, KernelError> {
-        let mut claimed = self.maps.claimed.lock();
-        let all = entries("CLAIMED", &claimed)?;
+        let all = self.maps.claimed.entries()?;
         let mut gone = self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner);
         let mut suspects = std::mem::take(&mut *gone);
-        if all.len() > MAX_CLAIMED as usize / 2 {
+        if all.len() > CLAIMED.room() / 2 {
             gone.extend(all.iter().filter(|(_, last)| last.saturating_add(CLAIMED_NS) < now_ns).map(|(addr, _)| *addr));
         }
-        for addr in &*gone {
-            absent_is_fine(claimed.remove(addr)).map_err(|error| map_error("CLAIMED", &error))?;
-        }
+        gone.iter().try_for_each(|addr| self.maps.claimed.remove(addr))?;
         suspects.extend(&*gone);
         if !suspects.is_empty() {
-            let mut heard = self.maps.heard.lock();
-            for (key, _) in entries("HEARD", &heard)? {
-                if suspects.contains(&key.addr) {
-                    absent_is_fine(heard.remove(&key)).map_err(|error| map_error("HEARD", &error))?;
-                }
-            }
+            let spoken = self.maps.heard.keys()?.into_iter().filter(|key| suspects.contains(&key.addr));
+            spoken.into_iter().try_for_each(|key| self.maps.heard.remove(&key))?;
         }
         Ok(all.len() - gone.len())
     }
@@ -85,10 +72,10 @@ impl Gate {
         let control = self.maps.control()?;
         let addr = attempt.addr.embedded().unwrap_or(attempt.addr);
         let key = Key::new(PREFIX_HEAD_BITS + 128, PrefixKey { generation: control.generation, pad: 0, addr });
-        let ground = self.maps.grounds.lock().get(&key, 0).ok();
+        let ground = self.maps.grounds.get(&key);
         let login = is_login_port(attempt.transport, attempt.port);
         let found = scope(ground.as_ref(), login, attempt.port);
-        let limits = self.maps.limits.lock().get(&(control.generation & 1), 0).map_err(|error| map_error("LIMITS", &error))?;
+        let limits = self.maps.limits.get(control.generation & 1)?;
         let own = limits.flags & LIMITS_COUNT_OWN == 0 && self.maps.own.lock().get(&addr, 0).is_ok();
         Ok(if own { Scope::Nothing } else { found })
     }
@@ -111,21 +98,17 @@ impl Gate {
         // A session whose processes come and go may be missed here: nothing of it counts any more either.
         let alive: HashSet<u64> = self.marks()?.into_iter().map(|(_, mark)| mark.session).collect();
         for session in over.into_iter().filter(|session| !alive.contains(session)) {
-            absent_is_fine(self.maps.histories.lock().remove(&session)).map_err(|error| map_error("HISTORIES", &error))?;
+            self.maps.histories.remove(&session)?;
         }
         let kept: HashSet<u64> = self.sessions()?.into_iter().collect();
-        let mut logins = self.maps.logins.lock();
-        let keys: Vec<LoginKey> = logins.keys().collect::<Result<_, _>>().map_err(|error| map_error("LOGINS", &error))?;
-        for key in keys.into_iter().filter(|key| !kept.contains(&key.session)) {
-            absent_is_fine(logins.remove(&key)).map_err(|error| map_error("LOGINS", &error))?;
-        }
+        let over = self.maps.logins.keys()?.into_iter().filter(|key| !kept.contains(&key.session));
+        over.into_iter().try_for_each(|key| self.maps.logins.remove(&key))?;
         Ok(kept.len())
     }
 
     /// Sessions with a history. One by one: a history is large.
     fn sessions(&self) -> Result<Vec<u64>, KernelError> {
-        let map = self.maps.histories.lock();
-        map.keys().collect::<Result<_, _>>().map_err(|error| map_error("HISTORIES", &error))
+        self.maps.histories.keys()
     }
 }
 

@@ -14,6 +14,8 @@ use pp_common::{
 
 use super::{KernelError, map_error, optional};
 
+const NAME: &str = "SOCKS of an earlier build";
+
 /// The mark in layout 1. Layout 2 is the same with a [`Talk`] behind it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,7 +64,7 @@ pub(super) enum EarlierSocks {
 
 impl EarlierSocks {
     pub(super) fn open(data: MapData) -> Result<Self, KernelError> {
-        let error = |error: &aya::maps::MapError| map_error("SOCKS of an earlier build", error);
+        let error = |error: &aya::maps::MapError| map_error(NAME, error);
         let size = data.info().map_err(|e| error(&e))?.value_size();
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         let map = Map::SkStorage(data);
@@ -78,14 +80,16 @@ impl EarlierSocks {
     }
 
     pub(super) fn get(&self, socket: BorrowedFd<'_>) -> Result<Option<SockMark>, KernelError> {
-        const NAME: &str = "SOCKS of an earlier build";
         let socket = socket.as_raw_fd();
-        match self {
-            Self::First(map) => Ok(optional(map.get(&socket, 0), NAME)?.map(|first| extend(&Second { first, ..Second::default() }))),
-            Self::Second(map) => Ok(optional(map.get(&socket, 0), NAME)?.map(|second| extend(&second))),
-            Self::Same(map) => optional(map.get(&socket, 0), NAME),
+        let found = match self {
+            Self::First(map) => {
+                optional(map.get(&socket, 0)).map(|first| first.map(|first| extend(&Second { first, ..Second::default() })))
+            }
+            Self::Second(map) => optional(map.get(&socket, 0)).map(|second| second.map(|second| extend(&second))),
+            Self::Same(map) => optional(map.get(&socket, 0)),
             Self::Unknown => Ok(None),
-        }
+        };
+        found.map_err(|error| map_error(NAME, &error))
     }
 }
 

@@ -18,20 +18,20 @@ use std::{
 
 use aya::{
     Pod,
-    maps::{HashMap, MapData, MapError},
+    maps::{HashMap, MapData},
 };
 use pp_common::{
-    delegate::{DelegateKey, MAX_DELEGATES, by},
+    delegate::{DelegateKey, by},
+    maps::{GUARDED, NAMES},
     protect::{
-        GUARD_FILES, GUARD_LATER, GUARD_MOUNT, GUARD_NAMES, GUARD_PATH, GUARD_SELF, GUARD_TREE, Guard, InodeKey, MAX_GUARDED,
-        MAX_GUARDED_NAMES, NameKey, Watch, device_number, hash_bound, hash_name,
+        GUARD_FILES, GUARD_LATER, GUARD_MOUNT, GUARD_NAMES, GUARD_PATH, GUARD_SELF, GUARD_TREE, Guard, InodeKey, NameKey, Watch,
+        device_number, hash_bound, hash_name,
     },
 };
 
 use super::{
     KernelError,
-    maps::{Maps, entries, map_error},
-    publish::absent_is_fine,
+    maps::{Locked, Maps, fits},
 };
 use crate::{
     delegates::Delegate,
@@ -97,12 +97,8 @@ pub(super) fn find(targets: &[Target]) -> Result<Table, KernelError> {
             table.add(&devices, target, &real);
         }
     }
-    for (map, room, needed) in [("GUARDED", MAX_GUARDED, table.guarded.len()), ("NAMES", MAX_GUARDED_NAMES, table.names.len())] {
-        let room = usize::try_from(room).unwrap_or(usize::MAX);
-        if needed > room {
-            return Err(KernelError::Full { map, room, needed });
-        }
-    }
+    fits(&GUARDED, table.guarded.len())?;
+    fits(&NAMES, table.names.len())?;
     Ok(table)
 }
 
@@ -166,11 +162,11 @@ const fn flags(extent: Extent) -> u32 {
 /// Brings the maps up to date: what is new first, then what is over.
 pub(super) fn write(maps: &Maps, table: &Table) -> Result<(), KernelError> {
     let watch = Watch { mount_namespace: table.mount_namespace, pad: 0 };
-    maps.watch.lock().set(0, watch, 0).map_err(|error| map_error("WATCH", &error))?;
+    maps.watch.set(0, watch)?;
     let guarded: BTreeMap<_, _> =
         table.guarded.iter().map(|(key, (flags, generation))| (*key, Guard { flags: *flags, generation: *generation })).collect();
-    replace("GUARDED", &mut maps.guarded.lock(), &guarded)?;
-    replace("NAMES", &mut maps.guarded_names.lock(), &table.names)
+    replace(&maps.guarded, &guarded)?;
+    replace(&maps.names, &table.names)
 }
 
 /// Brings the table of delegates up to date; paths are looked for anew.
@@ -183,11 +179,8 @@ pub(super) fn write_delegates(maps: &Maps, delegates: &[Delegate]) -> Result<(),
             wanted.entry(key).or_insert(delegate.action as u32);
         }
     }
-    let room = usize::try_from(MAX_DELEGATES).unwrap_or(usize::MAX);
-    if wanted.len() > room {
-        return Err(KernelError::Full { map: "DELEGATES", room, needed: wanted.len() });
-    }
-    replace("DELEGATES", &mut maps.delegates.lock(), &wanted)
+    maps.delegates.fits(wanted.len())?;
+    replace(&maps.delegates, &wanted)
 }
 
 fn keys(devices: &Devices, delegate: &Delegate) -> Vec<DelegateKey> {
@@ -212,17 +205,10 @@ fn keys(devices: &Devices, delegate: &Delegate) -> Vec<DelegateKey> {
     keys
 }
 
-fn replace<K: Pod + Ord, V: Pod>(name: &'static str, map: &mut HashMap<MapData, K, V>, wanted: &BTreeMap<K, V>) -> Result<(), KernelError> {
-    let error = |error: MapError| map_error(name, &error);
-    for (key, value) in wanted {
-        map.insert(key, value, 0).map_err(error)?;
-    }
-    for (key, _) in entries(name, map)? {
-        if !wanted.contains_key(&key) {
-            absent_is_fine(map.remove(&key)).map_err(error)?;
-        }
-    }
-    Ok(())
+fn replace<K: Pod + Ord, V: Pod>(map: &Locked<HashMap<MapData, K, V>>, wanted: &BTreeMap<K, V>) -> Result<(), KernelError> {
+    wanted.iter().try_for_each(|(key, value)| map.insert(key, value))?;
+    let over = map.keys()?.into_iter().filter(|key| !wanted.contains_key(key));
+    over.into_iter().try_for_each(|key| map.remove(&key))
 }
 
 /// Device numbers of mounts by their id, as the kernel holds them: some file systems tell `stat`

@@ -4,7 +4,7 @@
 
 use std::cell::{Cell, OnceCell};
 
-use aya::maps::{HashMap, MapData, lpm_trie::Key};
+use aya::maps::lpm_trie::Key;
 use pp_common::{
     abi::{
         Budget, GatewayPortKey, GrantList, Learned, LinkKey, NameId, NearKey, PREFIX_HEAD_BITS, Place, PrefixKey, Serial, Service,
@@ -51,17 +51,13 @@ impl<'a> Live<'a> {
     }
 }
 
-fn get<K: aya::Pod, V: aya::Pod>(map: &HashMap<MapData, K, V>, key: &K) -> Option<V> {
-    map.get(key, 0).ok()
-}
-
 impl Tables for Live<'_> {
     fn flags(&self) -> u32 {
         self.flags
     }
 
     fn place(&self, addr: &Addr) -> Option<Place> {
-        self.maps.places.lock().get(&self.prefix(addr), 0).ok()
+        self.maps.places.get(&self.prefix(addr))
     }
 
     fn link(&self) -> Option<Link> {
@@ -69,29 +65,29 @@ impl Tables for Live<'_> {
     }
 
     fn learned(&self, key: &NearKey) -> Option<Learned> {
-        get(&self.maps.learned.lock(), key)
+        self.maps.learned.lock().get(key, 0).ok()
     }
 
     fn link_place(&self, key: &LinkKey) -> Option<Place> {
-        get(&self.maps.links.lock(), key)
+        self.maps.links.lock().get(key, 0).ok()
     }
 
     fn gateway_port(&self, gateway: NameId, port: u16) -> bool {
         let key = GatewayPortKey { gateway, generation: self.generation, port, pad: 0 };
-        get(&self.maps.gateway_ports.lock(), &key).is_some()
+        self.maps.gateway_ports.lock().get(&key, 0).ok().is_some()
     }
 
     fn service(&self, transport: u8, port: u16) -> Option<Service> {
         let key = ServiceKey { generation: self.generation, port, transport, pad: 0 };
-        get(&self.maps.services.lock(), &key)
+        self.maps.services.lock().get(&key, 0).ok()
     }
 
     fn exempt(&self, addr: &Addr) -> bool {
-        self.maps.exempt.lock().get(&self.prefix(addr), 0).is_ok()
+        self.maps.exempt.get(&self.prefix(addr)).is_some()
     }
 
     fn grants(&self, addr: &Addr) -> Option<&GrantList> {
-        let list = self.maps.grants.lock().get(&self.prefix(addr), 0).ok()?;
+        let list = self.maps.grants.get(&self.prefix(addr))?;
         let [first, second] = &self.lists;
         let cell = if first.get().is_none() { first } else { second };
         Some(cell.get_or_init(|| Box::new(list)))
@@ -99,11 +95,11 @@ impl Tables for Live<'_> {
 
     fn user_bit(&self, uid: u32) -> u64 {
         let key = UserKey { generation: self.generation, uid };
-        get(&self.maps.user_bits.lock(), &key).unwrap_or_default()
+        self.maps.user_bits.lock().get(&key, 0).ok().unwrap_or_default()
     }
 
     fn budget(&self, serial: Serial) -> Option<Budget> {
-        let value = get(&self.maps.budgets.lock(), &serial)?;
+        let value = self.maps.budgets.lock().get(&serial, 0).ok()?;
         (value.serial == serial).then_some(Budget {
             spent: Spent { connections: value.connections, attempts: value.attempts },
             max_connections: value.max_connections,

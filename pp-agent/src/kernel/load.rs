@@ -22,6 +22,7 @@ use aya::{
 };
 use pp_common::{
     abi::{ABI_VERSION, Offsets},
+    maps::{self, Map, SOCKS, TASKS},
     protect::GuardOffsets,
 };
 use sha2::{Digest as _, Sha256};
@@ -36,58 +37,6 @@ use super::{
 use crate::os::mounts::cgroup2_root;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PP_EBPF_OBJECT"));
-
-/// Version of a map's layout, where it is not 1. A build that changes a layout
-/// raises its number and brings the old map's content along, or says why not: who has spoken first (`HEARD`) has to speak once more.
-const LAYOUTS: [(&str, u32); 3] = [("SOCKS", SOCKS_LAYOUT), ("REPEATS", 2), ("HEARD", 2)];
-
-/// The build for the upgrade test has a layout of its own, so that the test
-/// sees the marks of open sockets carried over.
-const SOCKS_LAYOUT: u32 = if option_env!("PP_ABI_VERSION").is_some() { 4 } else { 3 };
-
-/// Every map, by its name in the object.
-pub(super) const MAPS: [&str; 40] = [
-    "TASKS",
-    "DOOMED",
-    "PIDS",
-    "SOCKS",
-    "HEARD",
-    "CLAIMED",
-    "CONTROL",
-    "PLACES",
-    "LINKS",
-    "LEARNED",
-    "GATEWAY_PORTS",
-    "SERVICES",
-    "EXEMPT",
-    "GRANTS",
-    "USER_BITS",
-    "BUDGETS",
-    "TURN_LIMITS",
-    "GUARDED",
-    "NAMES",
-    "WATCH",
-    "DELEGATES",
-    "DFA_ROWS",
-    "DFA_BYTES",
-    "RULES",
-    "TOOL_ROWS",
-    "TOOL_BYTES",
-    "TOOL_ENDS",
-    "USERS",
-    "CGROUPS",
-    "HISTORIES",
-    "LOGINS",
-    "LIMITS",
-    "GROUNDS",
-    "OWN",
-    "BLANK",
-    "REPEATS",
-    "TOLD",
-    "EVENTS",
-    "LIFECYCLE",
-    "COUNTS",
-];
 
 /// Where and how large.
 pub(crate) struct GateOptions {
@@ -148,14 +97,14 @@ impl Loader {
         for dir in [&options.bpffs.join("maps"), &links] {
             fs::create_dir_all(dir).map_err(KernelError::io(dir.display().to_string()))?;
         }
-        let fresh = !map_pin(&options.bpffs, "TASKS").exists();
+        let fresh = !map_pin(&options.bpffs, &TASKS).exists();
         let attached = Attached::by(&links)?;
         complete(&options.bpffs, attached, fresh)?;
         // A kernel that keeps these elsewhere still gets everything else.
         let guard_offsets = offsets::find_guard_in(&kernel);
         let ebpf = object(&offsets, guard_offsets.as_ref().copied().unwrap_or_default(), options)?;
         let descriptors = fmod::descriptors(&ebpf).map_err(KernelError::Load)?;
-        let earlier_socks = other_layouts(&options.bpffs, "SOCKS").iter().find_map(|pin| match MapData::from_pin(pin) {
+        let earlier_socks = other_layouts(&options.bpffs, &SOCKS).iter().find_map(|pin| match MapData::from_pin(pin) {
             Ok(map) => Some(map),
             Err(error) => {
                 tracing::warn!("{}: {error}; open sockets are marked anew", pin.display());
@@ -341,7 +290,7 @@ impl Attached {
 /// Programs that are attached have their maps: those of this build all of them, those of any the marks of processes. One made anew beside
 /// them would be written by the daemon and read by nobody.
 fn complete(bpffs: &Path, attached: Attached, fresh: bool) -> Result<(), KernelError> {
-    let lost = MAPS.iter().map(|name| map_pin(bpffs, name)).find(|pin| !pin.exists());
+    let lost = pinned_maps().map(|map| map_pin(bpffs, map)).find(|pin| !pin.exists());
     match lost.filter(|_| attached.own || attached.others && fresh) {
         Some(path) => Err(KernelError::LostMap { path }),
         None => Ok(()),
@@ -359,16 +308,19 @@ fn object(offsets: &Offsets, guard_offsets: GuardOffsets, options: &GateOptions)
     let mut loader = EbpfLoader::new();
     loader.override_global("OFFSETS", offsets, true);
     loader.override_global("GUARD_OFFSETS", &guard_offsets, true);
-    loader.map_max_entries("TASKS", options.max_tasks);
-    for name in MAPS {
-        loader.map_pin_path(name, map_pin(&options.bpffs, name));
+    loader.map_max_entries(TASKS.name, options.max_tasks);
+    for map in pinned_maps() {
+        loader.map_pin_path(map.name, map_pin(&options.bpffs, map));
     }
     loader.load(OBJECT).map_err(|error| KernelError::Load(chain(&error)))
 }
 
-pub(super) fn map_pin(bpffs: &Path, name: &str) -> PathBuf {
-    let layout = LAYOUTS.iter().find(|(map, _)| *map == name).map_or(1, |(_, layout)| *layout);
-    bpffs.join("maps").join(format!("{name}@{layout}"))
+fn pinned_maps() -> impl Iterator<Item = &'static Map> {
+    maps::ALL.iter().filter(|map| map.is_pinned())
+}
+
+pub(super) fn map_pin(bpffs: &Path, map: &Map) -> PathBuf {
+    bpffs.join("maps").join(format!("{}@{}", map.name, map.layout))
 }
 
 /// Lets go of maps in layouts that no attached program knows any more; they stay while one does.
@@ -376,13 +328,14 @@ pub(super) fn drop_other_layouts(bpffs: &Path) -> Result<(), KernelError> {
     if Attached::by(&bpffs.join("links"))?.others {
         return Ok(());
     }
-    LAYOUTS.iter().flat_map(|(name, _)| other_layouts(bpffs, name)).try_for_each(|pin| remove(&pin))
+    let changed = pinned_maps().filter(|map| map.layout != 1);
+    changed.flat_map(|map| other_layouts(bpffs, map)).try_for_each(|pin| remove(&pin))
 }
 
 /// Pins of the map in other layouts than this build's.
-pub(super) fn other_layouts(bpffs: &Path, name: &str) -> Vec<PathBuf> {
-    let own = map_pin(bpffs, name);
-    let mut pins = pins_of(&bpffs.join("maps"), name);
+pub(super) fn other_layouts(bpffs: &Path, map: &Map) -> Vec<PathBuf> {
+    let own = map_pin(bpffs, map);
+    let mut pins = pins_of(&bpffs.join("maps"), map.name);
     pins.retain(|pin| *pin != own);
     pins
 }

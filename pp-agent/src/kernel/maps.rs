@@ -1,19 +1,20 @@
-//! The maps, opened once, each behind a lock of its own.
+//! The maps of `pp_common::maps`, opened once, each behind a lock of its own.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, SkStorage},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, SkStorage, lpm_trie::Key},
 };
 use pp_common::abi::{
     BudgetValue, Control, DfaClasses, DfaRow, GatewayPortKey, GrantList, HeardKey, Learned, LinkKey, NameId, NearKey, Place, PrefixKey,
     RepeatKey, Repeats, RuleTarget, Service, ServiceKey, SockMark, TaskMark, UserKey,
 };
 use pp_common::{
-    behaviour::{Attempts, Ground, History, Kept, LoginKey},
+    behaviour::{self, Ground, KeptAttempts, KeptHistory, LoginKey},
     delegate::DelegateKey,
     dest::Addr,
+    maps,
     protect::{Guard, InodeKey, NameKey, Watch},
     tools::ToolEnd,
     turns::{self, LimitKey},
@@ -21,122 +22,200 @@ use pp_common::{
 
 use super::KernelError;
 
+/// Whatever is there.
+pub(super) const ANY: u64 = 0;
+/// Only where there is none (`BPF_NOEXIST`).
+pub(super) const NO_EXIST: u64 = 1;
+
 /// A map behind a lock that a panic elsewhere does not poison: its content is
 /// the kernel's.
-pub(super) struct Locked<T>(Mutex<T>);
+pub(super) struct Locked<T> {
+    about: &'static maps::Map,
+    map: Mutex<T>,
+}
 
 impl<T> Locked<T> {
+    pub(super) const fn new(about: &'static maps::Map, map: T) -> Self {
+        Self { about, map: Mutex::new(map) }
+    }
+
+    fn take(ebpf: &mut Ebpf, about: &'static maps::Map) -> Result<Self, KernelError>
+    where
+        T: TryFrom<Map, Error = MapError>,
+    {
+        let map = ebpf.take_map(about.name).ok_or_else(|| MapError::InvalidName { name: about.name.to_owned() });
+        map.and_then(T::try_from).map(|map| Self::new(about, map)).map_err(|error| map_error(about.name, &error))
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, T> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.map.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why an operation on this map did not work.
+    pub(super) fn error(&self, error: MapError) -> KernelError {
+        map_error(self.about.name, &error)
+    }
+
+    /// That this many entries have room.
+    pub(super) const fn fits(&self, needed: usize) -> Result<(), KernelError> {
+        fits(self.about, needed)
     }
 }
 
-pub(super) struct Maps {
-    pub(super) tasks: Locked<HashMap<MapData, u32, TaskMark>>,
-    pub(super) doomed: Locked<HashMap<MapData, u32, TaskMark>>,
-    pub(super) socks: Locked<SkStorage<MapData, SockMark>>,
-    control: Locked<Array<MapData, Control>>,
-    pub(super) places: Locked<LpmTrie<MapData, PrefixKey, Place>>,
-    pub(super) links: Locked<HashMap<MapData, LinkKey, Place>>,
-    pub(super) learned: Locked<HashMap<MapData, NearKey, Learned>>,
-    pub(super) gateway_ports: Locked<HashMap<MapData, GatewayPortKey, u32>>,
-    pub(super) services: Locked<HashMap<MapData, ServiceKey, Service>>,
-    pub(super) exempt: Locked<LpmTrie<MapData, PrefixKey, u32>>,
-    pub(super) grants: Locked<LpmTrie<MapData, PrefixKey, GrantList>>,
-    pub(super) user_bits: Locked<HashMap<MapData, UserKey, u64>>,
-    pub(super) turn_limits: Locked<HashMap<MapData, LimitKey, turns::Limits>>,
-    pub(super) budgets: Locked<HashMap<MapData, u32, BudgetValue>>,
-    pub(super) guarded: Locked<HashMap<MapData, InodeKey, Guard>>,
-    pub(super) guarded_names: Locked<HashMap<MapData, NameKey, u32>>,
-    pub(super) watch: Locked<Array<MapData, Watch>>,
-    pub(super) delegates: Locked<HashMap<MapData, DelegateKey, u32>>,
-    pub(super) dfa_rows: Locked<Array<MapData, DfaRow>>,
-    pub(super) dfa_bytes: Locked<Array<MapData, DfaClasses>>,
-    pub(super) rules: Locked<Array<MapData, RuleTarget>>,
-    pub(super) tool_rows: Locked<Array<MapData, DfaRow>>,
-    pub(super) tool_bytes: Locked<Array<MapData, DfaClasses>>,
-    pub(super) tool_ends: Locked<Array<MapData, ToolEnd>>,
-    pub(super) users: Locked<HashMap<MapData, UserKey, NameId>>,
-    pub(super) cgroups: Locked<HashMap<MapData, u64, NameId>>,
-    pub(super) histories: Locked<HashMap<MapData, u64, Kept<History>>>,
-    pub(super) logins: Locked<HashMap<MapData, LoginKey, Kept<Attempts>>>,
-    pub(super) limits: Locked<Array<MapData, pp_common::behaviour::Limits>>,
-    pub(super) grounds: Locked<LpmTrie<MapData, PrefixKey, Ground>>,
-    pub(super) own: Locked<HashMap<MapData, Addr, u32>>,
-    pub(super) claimed: Locked<HashMap<MapData, Addr, u64>>,
-    pub(super) heard: Locked<HashMap<MapData, HeardKey, u32>>,
-    pub(super) repeats: Locked<HashMap<MapData, RepeatKey, Repeats>>,
-    pub(super) told: Locked<HashMap<MapData, u64, u64>>,
-    counts: Locked<PerCpuArray<MapData, u64>>,
-}
-
-fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<Locked<T>, KernelError>
-where
-    T: TryFrom<Map, Error = MapError>,
-{
-    let map = ebpf.take_map(name).ok_or(MapError::InvalidName { name: name.to_owned() });
-    map.and_then(T::try_from).map(|map| Locked(Mutex::new(map))).map_err(|error| map_error(name, &error))
+/// That this many entries have room in a map.
+pub(super) const fn fits(map: &maps::Map, needed: usize) -> Result<(), KernelError> {
+    let room = map.room();
+    if needed > room { Err(KernelError::Full { map: map.name, room, needed }) } else { Ok(()) }
 }
 
 pub(super) fn map_error(map: &'static str, error: &MapError) -> KernelError {
     KernelError::Map { map, reason: error.to_string() }
 }
 
-impl Maps {
-    pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
-        Ok(Self {
-            tasks: take(ebpf, "TASKS")?,
-            doomed: take(ebpf, "DOOMED")?,
-            socks: take(ebpf, "SOCKS")?,
-            control: take(ebpf, "CONTROL")?,
-            places: take(ebpf, "PLACES")?,
-            links: take(ebpf, "LINKS")?,
-            learned: take(ebpf, "LEARNED")?,
-            gateway_ports: take(ebpf, "GATEWAY_PORTS")?,
-            services: take(ebpf, "SERVICES")?,
-            exempt: take(ebpf, "EXEMPT")?,
-            grants: take(ebpf, "GRANTS")?,
-            user_bits: take(ebpf, "USER_BITS")?,
-            turn_limits: take(ebpf, "TURN_LIMITS")?,
-            budgets: take(ebpf, "BUDGETS")?,
-            guarded: take(ebpf, "GUARDED")?,
-            guarded_names: take(ebpf, "NAMES")?,
-            watch: take(ebpf, "WATCH")?,
-            delegates: take(ebpf, "DELEGATES")?,
-            dfa_rows: take(ebpf, "DFA_ROWS")?,
-            dfa_bytes: take(ebpf, "DFA_BYTES")?,
-            rules: take(ebpf, "RULES")?,
-            tool_rows: take(ebpf, "TOOL_ROWS")?,
-            tool_bytes: take(ebpf, "TOOL_BYTES")?,
-            tool_ends: take(ebpf, "TOOL_ENDS")?,
-            users: take(ebpf, "USERS")?,
-            cgroups: take(ebpf, "CGROUPS")?,
-            histories: take(ebpf, "HISTORIES")?,
-            logins: take(ebpf, "LOGINS")?,
-            limits: take(ebpf, "LIMITS")?,
-            grounds: take(ebpf, "GROUNDS")?,
-            own: take(ebpf, "OWN")?,
-            claimed: take(ebpf, "CLAIMED")?,
-            heard: take(ebpf, "HEARD")?,
-            repeats: take(ebpf, "REPEATS")?,
-            told: take(ebpf, "TOLD")?,
-            counts: take(ebpf, "COUNTS")?,
-        })
+/// `None` where there is no such entry.
+pub(super) fn optional<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(call)) if call.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+impl<K: Pod, V: Pod> Locked<HashMap<MapData, K, V>> {
+    pub(super) fn get(&self, key: &K) -> Result<Option<V>, KernelError> {
+        optional(self.lock().get(key, ANY)).map_err(|error| self.error(error))
     }
 
+    pub(super) fn insert(&self, key: &K, value: &V) -> Result<(), KernelError> {
+        self.lock().insert(key, value, ANY).map_err(|error| self.error(error))
+    }
+
+    /// Makes an entry; `false`: there is one, which stays.
+    pub(super) fn insert_new(&self, key: &K, value: &V) -> Result<bool, KernelError> {
+        match self.lock().insert(key, value, NO_EXIST) {
+            Ok(()) => Ok(true),
+            Err(MapError::SyscallError(call)) if call.io_error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            Err(error) => Err(self.error(error)),
+        }
+    }
+
+    /// Removes an entry, if there is one.
+    pub(super) fn remove(&self, key: &K) -> Result<(), KernelError> {
+        absent_is_fine(self.lock().remove(key)).map_err(|error| self.error(error))
+    }
+
+    /// Every key. Entries that come or go meanwhile may be missed.
+    pub(super) fn keys(&self) -> Result<Vec<K>, KernelError> {
+        self.lock().keys().collect::<Result<_, _>>().map_err(|error| self.error(error))
+    }
+
+    /// Every entry. Those that come or go meanwhile may be missed.
+    pub(super) fn entries(&self) -> Result<Vec<(K, V)>, KernelError> {
+        self.lock().iter().collect::<Result<_, _>>().map_err(|error| self.error(error))
+    }
+}
+
+impl<V: Pod> Locked<LpmTrie<MapData, PrefixKey, V>> {
+    pub(super) fn get(&self, key: &Key<PrefixKey>) -> Option<V> {
+        self.lock().get(key, ANY).ok()
+    }
+
+    pub(super) fn insert(&self, key: &Key<PrefixKey>, value: impl std::borrow::Borrow<V>) -> Result<(), KernelError> {
+        self.lock().insert(key, value, ANY).map_err(|error| self.error(error))
+    }
+
+    fn keys(&self) -> Result<Vec<Key<PrefixKey>>, KernelError> {
+        self.lock().keys().collect::<Result<_, _>>().map_err(|error| self.error(error))
+    }
+
+    fn remove(&self, key: &Key<PrefixKey>) -> Result<(), KernelError> {
+        absent_is_fine(self.lock().remove(key)).map_err(|error| self.error(error))
+    }
+}
+
+impl<V: Pod> Locked<Array<MapData, V>> {
+    pub(super) fn get(&self, index: u32) -> Result<V, KernelError> {
+        self.lock().get(&index, ANY).map_err(|error| self.error(error))
+    }
+
+    pub(super) fn set(&self, index: u32, value: impl std::borrow::Borrow<V>) -> Result<(), KernelError> {
+        self.lock().set(index, value, ANY).map_err(|error| self.error(error))
+    }
+}
+
+/// The type by which a map of this kind is opened.
+macro_rules! opened {
+    (Hash $key:ty, $value:ty) => { HashMap<MapData, $key, $value> };
+    (HashLazy $key:ty, $value:ty) => { HashMap<MapData, $key, $value> };
+    (HashGen $key:ty, $value:ty) => { HashMap<MapData, $key, $value> };
+    (LruHash $key:ty, $value:ty) => { HashMap<MapData, $key, $value> };
+    (PrefixGen $key:ty, $value:ty) => { LpmTrie<MapData, $key, $value> };
+    (Array $key:ty, $value:ty) => { Array<MapData, $value> };
+    (ArrayGen $key:ty, $value:ty) => { Array<MapData, $value> };
+    (PerCpuArray $key:ty, $value:ty) => { PerCpuArray<MapData, $value> };
+    (SkStorage $key:ty, $value:ty) => { SkStorage<MapData, $value> };
+}
+
+/// Removes the entries of other generations, where a map of this kind has any.
+macro_rules! swept {
+    (HashGen $map:expr, $keep:expr) => {
+        $map.keys()?.into_iter().filter(|key| key.generation != $keep).try_for_each(|key| $map.remove(&key))?
+    };
+    (PrefixGen $map:expr, $keep:expr) => {
+        $map.keys()?.into_iter().filter(|key| key.data().generation != $keep).try_for_each(|key| $map.remove(&key))?
+    };
+    ($kind:ident $map:expr, $keep:expr) => {};
+}
+
+macro_rules! open {
+    (
+        tables { $(
+            $(#[doc = $text:literal])+
+            $name:ident @ $layout:tt $field:ident: $kind:ident[$key:ty => $value:ty; $size:expr],
+            written $written:literal, read $read:literal, full $full:literal;
+        )+ }
+        others { $($others:tt)+ }
+    ) => {
+        /// Those that are read and written entry by entry.
+        pub(super) struct Maps { $($(#[doc = $text])+ pub(super) $field: Locked<opened!($kind $key, $value)>,)+ }
+
+        impl Maps {
+            pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+                Ok(Self { $($field: Locked::take(ebpf, &maps::$name)?,)+ })
+            }
+
+            /// Removes every entry of other generations than `keep`.
+            pub(super) fn sweep(&self, keep: u32) -> Result<(), KernelError> {
+                $(swept!($kind self.$field, keep);)+
+                Ok(())
+            }
+        }
+    };
+}
+pp_common::maps!(open);
+
+impl Maps {
     pub(super) fn control(&self) -> Result<Control, KernelError> {
-        self.control.lock().get(&0, 0).map_err(|error| map_error("CONTROL", &error))
+        self.control.get(0)
     }
 
     pub(super) fn set_control(&self, control: Control) -> Result<(), KernelError> {
-        self.control.lock().set(0, control, 0).map_err(|error| map_error("CONTROL", &error))
+        self.control.set(0, control)
     }
 
     /// Puts the overflow word up again where it was written over in the same
     /// instant in which a process found no room.
     pub(super) fn keep_overflow(&self) -> Result<(), KernelError> {
         let control = self.control()?;
-        if control.overflow == 0 && !entries("DOOMED", &self.doomed.lock())?.is_empty() {
+        if control.overflow == 0 && !self.doomed.entries()?.is_empty() {
             self.set_control(Control { overflow: 1, ..control })?;
         }
         Ok(())
@@ -145,14 +224,9 @@ impl Maps {
     /// The counters, summed over CPUs.
     pub(super) fn counters(&self) -> Result<Vec<u64>, KernelError> {
         let counts = self.counts.lock();
-        (0..pp_common::abi::COUNTERS)
+        (0..maps::COUNTS.size)
             .map(|index| counts.get(&index, 0).map(|values| values.iter().sum()))
             .collect::<Result<_, _>>()
-            .map_err(|error| map_error("COUNTS", &error))
+            .map_err(|error| self.counts.error(error))
     }
-}
-
-/// Every entry of a hash map. Entries that come or go meanwhile may be missed.
-pub(super) fn entries<K: Pod, V: Pod>(name: &'static str, map: &HashMap<MapData, K, V>) -> Result<Vec<(K, V)>, KernelError> {
-    map.iter().collect::<Result<_, _>>().map_err(|error| map_error(name, &error))
 }

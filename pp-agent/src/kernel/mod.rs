@@ -38,6 +38,7 @@ use pp_common::{
     abi::{Control, NameId, RepeatKey, Repeats, Serial, SockMark, Spent, TaskMark},
     decide::{Attempt, Decision, Kind, Reason, Subject, decide, nearest_receipt, transport},
     dest::Addr,
+    maps::{DOOMED, EVENTS, LIFECYCLE, PIDS, SOCKS, TASKS},
 };
 
 pub(crate) use backend::{Backend, Candidate, Gap};
@@ -56,7 +57,7 @@ use crate::{
 };
 use earlier::EarlierSocks;
 use live::Live;
-use maps::{Maps, entries, map_error};
+use maps::{Locked, Maps, map_error, optional};
 use pids::Pids;
 
 /// The gate: programs attached, maps open. Dropping it leaves everything in
@@ -105,15 +106,15 @@ impl Gate {
             let map = loader.ebpf.take_map(name).ok_or_else(|| KernelError::Load(format!("the object has no map {name}")))?;
             RingBuf::try_from(map).map_err(|error| map_error(name, &error))
         };
-        let records = Records::new(ring("EVENTS")?, ring("LIFECYCLE")?)?;
+        let records = Records::new(ring(EVENTS.name)?, ring(LIFECYCLE.name)?)?;
         let maps = Maps::open(&mut loader.ebpf)?;
         // What a start finds pinned has the size it was made with.
-        let tasks = MapInfo::from_pin(load::map_pin(&options.bpffs, "TASKS")).map_err(|error| map_error("TASKS", &error))?;
+        let tasks = MapInfo::from_pin(load::map_pin(&options.bpffs, &TASKS)).map_err(|error| map_error(TASKS.name, &error))?;
         let earlier_socks = loader.earlier_socks.take().map(EarlierSocks::open).transpose()?;
         let other_layout = earlier_socks.is_some();
-        let pids = load::map_pin(&options.bpffs, "PIDS");
+        let pids = load::map_pin(&options.bpffs, &PIDS);
         let pids = sys::object(&pids).map_err(KernelError::io(pids.display().to_string()))?;
-        let socks = load::map_pin(&options.bpffs, "SOCKS");
+        let socks = load::map_pin(&options.bpffs, &SOCKS);
         let socks = sys::object(&socks).map_err(KernelError::io(socks.display().to_string()))?;
         let blind = diag::works(socks.as_fd()).err().map(|error| error.to_string());
         let mut gate = Self {
@@ -153,7 +154,7 @@ impl Gate {
 
     /// Ends flows to protected places that nobody has open: there is no descriptor by which their marks could be carried over.
     fn end_left_behind(&self, bpffs: &Path) {
-        let ended = pinned::end_where(&load::other_layouts(bpffs, "SOCKS"), |socket| {
+        let ended = pinned::end_where(&load::other_layouts(bpffs, &SOCKS), |socket| {
             let subject = Subject { session: socket.mark.session, agent: socket.mark.agent, owner: socket.mark.owner };
             let addr = match socket.peer.ip() {
                 std::net::IpAddr::V4(v4) => Addr::v4(v4.octets()),
@@ -305,7 +306,7 @@ impl Gate {
     /// A map cannot be read or written.
     pub(crate) fn clear_overflow(&self) -> Result<(), KernelError> {
         let _one = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        if !entries("DOOMED", &self.maps.doomed.lock())?.is_empty() {
+        if !self.maps.doomed.entries()?.is_empty() {
             return Ok(());
         }
         let control = self.maps.control()?;
@@ -318,7 +319,7 @@ impl Gate {
     /// # Errors
     /// The map cannot be read, which for a caller means: treat it as marked.
     pub(crate) fn mark(&self, tgid: u32) -> Result<Option<TaskMark>, KernelError> {
-        optional(self.maps.tasks.lock().get(&tgid, 0), "TASKS")
+        self.maps.tasks.get(&tgid)
     }
 
     /// The mark of a process, also of one for which the table had no room.
@@ -328,7 +329,7 @@ impl Gate {
     pub(crate) fn mark_or_doomed(&self, tgid: u32) -> Result<Option<TaskMark>, KernelError> {
         match self.mark(tgid)? {
             Some(mark) => Ok(Some(mark)),
-            None => optional(self.maps.doomed.lock().get(&tgid, 0), "DOOMED"),
+            None => self.maps.doomed.get(&tgid),
         }
     }
 
@@ -337,7 +338,7 @@ impl Gate {
     /// # Errors
     /// The map cannot be read.
     pub(crate) fn marks(&self) -> Result<Vec<(u32, TaskMark)>, KernelError> {
-        entries("TASKS", &self.maps.tasks.lock())
+        self.maps.tasks.entries()
     }
 
     /// Marks a process that is not marked yet; `false`: it was.
@@ -345,17 +346,12 @@ impl Gate {
     /// # Errors
     /// The table is full or cannot be written.
     pub(crate) fn insert_mark(&self, tgid: u32, mark: TaskMark) -> Result<bool, KernelError> {
-        const NO_EXIST: u64 = 1;
         self.pids.enter(tgid);
-        let entered = match self.maps.tasks.lock().insert(tgid, mark, NO_EXIST) {
-            Ok(()) => true,
-            Err(aya::maps::MapError::SyscallError(call)) if call.io_error.raw_os_error() == Some(libc::EEXIST) => false,
-            Err(error) => return Err(map_error("TASKS", &error)),
-        };
+        let entered = self.maps.tasks.insert_new(&tgid, &mark)?;
         // RACE: an end that found no mark yet may have taken the byte away.
         self.pids.enter(tgid);
         if entered {
-            publish::absent_is_fine(self.maps.doomed.lock().remove(&tgid)).map_err(|error| map_error("DOOMED", &error))?;
+            self.maps.doomed.remove(&tgid)?;
         }
         Ok(entered)
     }
@@ -370,7 +366,7 @@ impl Gate {
     /// # Errors
     /// The map cannot be written.
     pub(crate) fn remove_mark(&self, tgid: u32) -> Result<(), KernelError> {
-        publish::absent_is_fine(self.maps.tasks.lock().remove(&tgid)).map_err(|error| map_error("TASKS", &error))
+        self.maps.tasks.remove(&tgid)
     }
 
     /// The mark of a socket, by a descriptor of ours for it.
@@ -379,7 +375,7 @@ impl Gate {
     /// The map cannot be read.
     pub(crate) fn sock_mark(&self, socket: BorrowedFd<'_>) -> Result<Option<SockMark>, KernelError> {
         use std::os::fd::AsRawFd as _;
-        optional(self.maps.socks.lock().get(&socket.as_raw_fd(), 0), "SOCKS")
+        optional(self.maps.socks.lock().get(&socket.as_raw_fd(), 0)).map_err(|error| self.maps.socks.error(error))
     }
 
     /// Gives a socket a mark, by a descriptor of ours for it.
@@ -389,7 +385,7 @@ impl Gate {
     pub(crate) fn set_sock_mark(&self, socket: BorrowedFd<'_>, mark: SockMark) -> Result<(), KernelError> {
         use std::os::fd::AsRawFd as _;
         let socket = socket.as_raw_fd();
-        self.maps.socks.lock().insert(&socket, mark, 0).map_err(|error| map_error("SOCKS", &error))
+        self.maps.socks.lock().insert(&socket, mark, 0).map_err(|error| self.maps.socks.error(error))
     }
 
     /// Why flows that nobody has open cannot be found and ended on this kernel; `None`: they can.
@@ -475,7 +471,7 @@ impl Gate {
     /// # Errors
     /// The map cannot be read.
     pub(crate) fn repeats(&self) -> Result<Vec<(RepeatKey, Repeats)>, KernelError> {
-        entries("REPEATS", &self.maps.repeats.lock())
+        self.maps.repeats.entries()
     }
 
     /// Forgets a pair that still is as it was `seen`. `false`: it is not.
@@ -485,13 +481,11 @@ impl Gate {
     /// # Errors
     /// The map cannot be read or written.
     pub(crate) fn forget_repeats(&self, key: &RepeatKey, seen: &Repeats) -> Result<bool, KernelError> {
-        let mut repeats = self.maps.repeats.lock();
-        if optional(repeats.get(key, 0), "REPEATS")?.as_ref() != Some(seen) {
+        if self.maps.repeats.get(key)?.as_ref() != Some(seen) {
             return Ok(false);
         }
-        publish::absent_is_fine(repeats.remove(key)).map_err(|error| map_error("REPEATS", &error))?;
-        drop(repeats);
-        publish::absent_is_fine(self.maps.told.lock().remove(&seen.id)).map_err(|error| map_error("TOLD", &error))?;
+        self.maps.repeats.remove(key)?;
+        self.maps.told.remove(&seen.id)?;
         Ok(true)
     }
 
@@ -500,7 +494,7 @@ impl Gate {
     /// # Errors
     /// The map cannot be read.
     pub(crate) fn told(&self) -> Result<Vec<(u64, u64)>, KernelError> {
-        entries("TOLD", &self.maps.told.lock())
+        self.maps.told.entries()
     }
 
     /// Keeps how many repeats of an entry were told, for the daemon after this one.
@@ -508,7 +502,7 @@ impl Gate {
     /// # Errors
     /// The map cannot be written.
     pub(crate) fn keep_told(&self, id: u64, count: u64) -> Result<(), KernelError> {
-        self.maps.told.lock().insert(id, count, 0).map_err(|error| map_error("TOLD", &error))
+        self.maps.told.insert(&id, &count)
     }
 
     /// Drops what was told of an entry that is gone.
@@ -516,7 +510,7 @@ impl Gate {
     /// # Errors
     /// The map cannot be written.
     pub(crate) fn forget_told(&self, id: u64) -> Result<(), KernelError> {
-        publish::absent_is_fine(self.maps.told.lock().remove(&id)).map_err(|error| map_error("TOLD", &error))
+        self.maps.told.remove(&id)
     }
 
     /// Waits until every program that runs now has returned, and so has every one that had begun a record before one of these.
@@ -539,8 +533,8 @@ impl Gate {
 /// # Errors
 /// The pinned map cannot be read.
 pub(crate) fn pinned_mark(bpffs: &Path, tgid: u32) -> Result<Option<TaskMark>, KernelError> {
-    for name in ["TASKS", "DOOMED"] {
-        let path = load::map_pin(bpffs, name);
+    for map in [&TASKS, &DOOMED] {
+        let path = load::map_pin(bpffs, map);
         if !path.exists() {
             continue;
         }
@@ -551,21 +545,10 @@ pub(crate) fn pinned_mark(bpffs: &Path, tgid: u32) -> Result<Option<TaskMark>, K
             // Root is refused `bpf(2)` by the gate alone, and only in a session.
             return Ok(Some(TaskMark::default()));
         }
-        let error = |error: &aya::maps::MapError| map_error(name, error);
-        let data = MapData::from_pin(&path).map_err(|e| error(&e))?;
-        let map = aya::maps::Map::HashMap(data);
-        let map: HashMap<MapData, u32, TaskMark> = map.try_into().map_err(|e| error(&e))?;
-        if let Some(mark) = optional(map.get(&tgid, 0), name)? {
+        let map: Locked<HashMap<MapData, u32, TaskMark>> = pinned::open(bpffs, map, aya::maps::Map::HashMap)?;
+        if let Some(mark) = map.get(&tgid)? {
             return Ok(Some(mark));
         }
     }
     Ok(None)
-}
-
-fn optional<T>(result: Result<T, aya::maps::MapError>, map: &'static str) -> Result<Option<T>, KernelError> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(aya::maps::MapError::KeyNotFound) => Ok(None),
-        Err(error) => Err(map_error(map, &error)),
-    }
 }

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
-use aya::maps::{HashMap, MapData, MapError};
-use pp_common::abi::{CONTROL_NEAR, Control, Learned, LinkKey, MAX_NEAR, NearKey, Place};
+use aya::maps::{HashMap, MapData};
+use pp_common::abi::{CONTROL_NEAR, Control, Learned, LinkKey, NearKey, Place};
 use pp_common::decide::{Attempt, Decision, Link, Subject, decide, nearest_receipt};
+use pp_common::maps::LEARNED;
 
-use super::{Gate, KernelError, Live, maps::entries, maps::map_error, publish::absent_is_fine};
+use super::{Gate, KernelError, Live, maps::Locked};
 
 impl Gate {
     /// The links that carry a place, as the programs know them.
@@ -15,7 +16,7 @@ impl Gate {
     /// # Errors
     /// The map cannot be read.
     pub(crate) fn links(&self) -> Result<Vec<(LinkKey, Place)>, KernelError> {
-        entries("LINKS", &self.maps.links.lock())
+        self.maps.links.entries()
     }
 
     /// What was learned of addresses, as the programs know it.
@@ -23,7 +24,7 @@ impl Gate {
     /// # Errors
     /// The map cannot be read.
     pub(crate) fn learned(&self) -> Result<Vec<(NearKey, Learned)>, KernelError> {
-        entries("LEARNED", &self.maps.learned.lock())
+        self.maps.learned.entries()
     }
 
     /// Brings links and learned addresses up to date.
@@ -36,12 +37,11 @@ impl Gate {
         learned: impl Iterator<Item = (NearKey, Learned)>,
     ) -> Result<(), KernelError> {
         let _one = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        let most = usize::try_from(MAX_NEAR).unwrap_or(usize::MAX);
-        let learned: BTreeMap<NearKey, Learned> = learned.take(most).collect();
+        let learned: BTreeMap<NearKey, Learned> = learned.take(LEARNED.room()).collect();
         let any = !links.is_empty() || !learned.is_empty();
         // The maps before the flag that has them asked, and the flag before they are emptied.
-        write("LEARNED", &mut self.maps.learned.lock(), &learned)?;
-        write("LINKS", &mut self.maps.links.lock(), links)?;
+        write(&self.maps.learned, &learned)?;
+        write(&self.maps.links, links)?;
         let control = self.maps.control()?;
         let flags = if any { control.flags | CONTROL_NEAR } else { control.flags & !CONTROL_NEAR };
         if flags != control.flags {
@@ -71,17 +71,10 @@ impl Gate {
 
 /// Writes what is new or other, then removes what is not wanted any more.
 fn write<K: aya::Pod + Ord, V: aya::Pod + PartialEq>(
-    name: &'static str,
-    map: &mut HashMap<MapData, K, V>,
+    map: &Locked<HashMap<MapData, K, V>>,
     wanted: &BTreeMap<K, V>,
 ) -> Result<(), KernelError> {
-    let error = |error: MapError| map_error(name, &error);
-    let held: BTreeMap<K, V> = entries(name, map)?.into_iter().collect();
-    for key in held.keys().filter(|key| !wanted.contains_key(key)) {
-        absent_is_fine(map.remove(key)).map_err(error)?;
-    }
-    for (key, value) in wanted.iter().filter(|(key, value)| held.get(key) != Some(*value)) {
-        map.insert(key, value, 0).map_err(error)?;
-    }
-    Ok(())
+    let held: BTreeMap<K, V> = map.entries()?.into_iter().collect();
+    held.keys().filter(|key| !wanted.contains_key(key)).try_for_each(|key| map.remove(key))?;
+    wanted.iter().filter(|(key, value)| held.get(key) != Some(*value)).try_for_each(|(key, value)| map.insert(key, value))
 }

@@ -8,19 +8,23 @@ use std::{
 
 use aya::maps::{HashMap, Map, MapData, MapError, SkStorage};
 use pp_common::abi::{SOCK_REFUSED, SockMark, TaskMark};
+use pp_common::maps::{self, SOCKS, TASKS};
 
 use super::{
     KernelError, load,
-    maps::{entries, map_error},
-    publish::absent_is_fine,
+    maps::{ANY, Locked, map_error},
     sys,
 };
 use crate::os::{diag, namespaces, sockets};
 
-fn open<T: TryFrom<Map, Error = MapError>>(bpffs: &Path, name: &'static str, kind: fn(MapData) -> Map) -> Result<T, KernelError> {
-    let error = |error: &MapError| map_error(name, error);
-    let data = MapData::from_pin(load::map_pin(bpffs, name)).map_err(|e| error(&e))?;
-    kind(data).try_into().map_err(|e| error(&e))
+/// A map that is pinned, by whatever start of this build or one with the same layout.
+pub(super) fn open<T>(bpffs: &Path, about: &'static maps::Map, kind: fn(MapData) -> Map) -> Result<Locked<T>, KernelError>
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    let data = MapData::from_pin(load::map_pin(bpffs, about));
+    let map = data.and_then(|data| T::try_from(kind(data)));
+    map.map(|map| Locked::new(about, map)).map_err(|error| map_error(about.name, &error))
 }
 
 /// Ends every TCP flow of which a packet was refused, and every one to a protected place that nobody has open, in every network namespace that
@@ -29,7 +33,7 @@ fn open<T: TryFrom<Map, Error = MapError>>(bpffs: &Path, name: &'static str, kin
 /// # Errors
 /// The kernel cannot find or end them.
 pub(super) fn end_refused(bpffs: &Path) -> Result<usize, KernelError> {
-    end_where(&load::pins_of(&bpffs.join("maps"), "SOCKS"), |socket| {
+    end_where(&load::pins_of(&bpffs.join("maps"), SOCKS.name), |socket| {
         socket.mark.flags & SOCK_REFUSED != 0 || socket.orphan && socket.mark.flows.iter().any(|flow| flow.serial != 0)
     })
 }
@@ -62,24 +66,25 @@ pub(super) fn end_where(pins: &[PathBuf], wanted: impl Fn(&diag::Marked) -> bool
 /// # Errors
 /// Nothing is pinned there, or the kernel refused.
 pub(crate) fn release(bpffs: &Path, session: u64) -> Result<HashSet<u32>, KernelError> {
-    let mut tasks: HashMap<MapData, u32, TaskMark> = open(bpffs, "TASKS", Map::HashMap)?;
-    let mut socks: SkStorage<MapData, SockMark> = open(bpffs, "SOCKS", Map::SkStorage)?;
+    let tasks: Locked<HashMap<MapData, u32, TaskMark>> = open(bpffs, &TASKS, Map::HashMap)?;
+    let socks: Locked<SkStorage<MapData, SockMark>> = open(bpffs, &SOCKS, Map::SkStorage)?;
     let mut released = HashSet::new();
     // Again until nothing is left: a process may fork while this goes on.
     loop {
-        let members: Vec<_> = entries("TASKS", &tasks)?.into_iter().filter(|(_, mark)| mark.session == session).collect();
+        let members: Vec<_> = tasks.entries()?.into_iter().filter(|(_, mark)| mark.session == session).collect();
         if members.is_empty() {
             return Ok(released);
         }
         for (pid, _) in members {
-            absent_is_fine(tasks.remove(&pid)).map_err(|error| map_error("TASKS", &error))?;
+            tasks.remove(&pid)?;
             for socket in sockets::of_process(pid).unwrap_or_default() {
                 let fd = socket.fd.as_raw_fd();
-                if let Ok(mark) = socks.get(&fd, 0)
+                let mut socks_map = socks.lock();
+                if let Ok(mark) = socks_map.get(&fd, ANY)
                     && mark.session == session
                 {
                     sockets::end_if_refused(&socket, &mark);
-                    socks.insert(&fd, SockMark::default(), 0).map_err(|error| map_error("SOCKS", &error))?;
+                    socks_map.insert(&fd, SockMark::default(), ANY).map_err(|error| socks.error(error))?;
                 }
             }
             released.insert(pid);

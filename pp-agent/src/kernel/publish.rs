@@ -2,37 +2,27 @@
 //! one word switches over, and the old one is removed once no program can be
 //! reading it. At no moment does a program see half of each.
 
-use aya::maps::{MapError, lpm_trie::Key};
+use aya::maps::lpm_trie::Key;
 use pp_common::abi::{
-    BudgetValue, CONTROL_NEAR, CONTROL_OBSERVE, Control, DFA_CLASSES, DFA_STATES, DfaClasses, DfaRow, GatewayPortKey, MAX_CGROUPS,
-    MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_PLACES, MAX_RECEIPTS, MAX_RULES, MAX_SERVICES, MAX_USER_BITS, MAX_USERS,
+    BudgetValue, CONTROL_NEAR, CONTROL_OBSERVE, Control, DFA_CLASSES, DFA_STATES, DfaClasses, DfaRow, GatewayPortKey, MAX_RULES, NameId,
     PREFIX_HEAD_BITS, PrefixKey, RuleTarget, ServiceKey, UserKey,
 };
-use pp_common::behaviour::MAX_GROUNDS;
 use pp_common::dest::Addr;
 use pp_common::tools::TOOL_STATES;
-use pp_common::turns::{LIMIT_OF_GATEWAY, LIMIT_OF_RECEIPT, LimitKey, Limits, MAX_TURN_LIMITS};
+use pp_common::turns::{LIMIT_OF_GATEWAY, LIMIT_OF_RECEIPT, LimitKey, Limits};
 
-use super::{
-    KernelError,
-    maps::{Maps, entries, map_error},
-    sys,
-};
+use super::{KernelError, maps::Maps, sys};
 use crate::net::Prefix;
 use crate::policy::{Counts, KernelTables, grant_list};
 use crate::tools::ToolTables;
 
-const ANY: u64 = 0;
-const NO_EXIST: u64 = 1;
-
 pub(super) fn publish(maps: &Maps, tables: &KernelTables) -> Result<u32, KernelError> {
-    fits(tables)?;
     let old = maps.control()?;
     let generation = old.generation.wrapping_add(1);
     // Leftovers of a publication that was cut short.
-    sweep(maps, old.generation)?;
+    maps.sweep(old.generation)?;
     write(maps, tables, generation).inspect_err(|_| {
-        if let Err(error) = sweep(maps, old.generation) {
+        if let Err(error) = maps.sweep(old.generation) {
             tracing::warn!("{error}");
         }
     })?;
@@ -43,35 +33,9 @@ pub(super) fn publish(maps: &Maps, tables: &KernelTables) -> Result<u32, KernelE
     maps.set_control(Control { generation, flags, daemon, overflow })?;
     maps.keep_overflow()?;
     sys::grace_period();
-    sweep(maps, generation)?;
+    maps.sweep(generation)?;
     forget_receipts(maps, tables)?;
     Ok(generation)
-}
-
-fn fits(tables: &KernelTables) -> Result<(), KernelError> {
-    let halves = |most: u32| most as usize / 2;
-    let identity = &tables.identity;
-    for (map, room, needed) in [
-        ("PLACES", halves(MAX_PLACES), tables.places.len()),
-        ("GATEWAY_PORTS", halves(MAX_GATEWAY_PORTS), tables.gateway_ports.len()),
-        ("SERVICES", halves(MAX_SERVICES), tables.services.len()),
-        ("EXEMPT", halves(MAX_EXEMPT), tables.exempt.len()),
-        ("GROUNDS", halves(MAX_GROUNDS), tables.grounds.len()),
-        ("GRANTS", halves(MAX_GRANT_PREFIXES), tables.grants.len()),
-        ("BUDGETS", MAX_RECEIPTS as usize, tables.budgets.len()),
-        ("USER_BITS", MAX_USER_BITS, tables.user_bits.len()),
-        ("TURN_LIMITS", halves(MAX_TURN_LIMITS), tables.gateway_limits.len() + tables.receipt_turns.len()),
-        ("DFA_ROWS", DFA_STATES, identity.rows.len()),
-        ("TOOL_ROWS", TOOL_STATES, tables.tools.rows.len()),
-        ("RULES", MAX_RULES, identity.targets.len()),
-        ("USERS", halves(MAX_USERS), identity.uids.len()),
-        ("CGROUPS", MAX_CGROUPS as usize, identity.cgroups.len()),
-    ] {
-        if needed > room {
-            return Err(KernelError::Full { map, room, needed });
-        }
-    }
-    Ok(())
 }
 
 fn prefix_key(generation: u32, prefix: &Prefix) -> Key<PrefixKey> {
@@ -80,33 +44,32 @@ fn prefix_key(generation: u32, prefix: &Prefix) -> Key<PrefixKey> {
 }
 
 fn write(maps: &Maps, tables: &KernelTables, generation: u32) -> Result<(), KernelError> {
-    let error = |map| move |error: MapError| map_error(map, &error);
     for (prefix, place) in &tables.places {
         let key = prefix_key(generation, prefix);
-        maps.places.lock().insert(&key, place, ANY).map_err(error("PLACES"))?;
+        maps.places.insert(&key, place)?;
     }
     for (gateway, port) in &tables.gateway_ports {
         let key = GatewayPortKey { gateway: *gateway, generation, port: *port, pad: 0 };
-        maps.gateway_ports.lock().insert(key, 1, ANY).map_err(error("GATEWAY_PORTS"))?;
+        maps.gateway_ports.insert(&key, &1)?;
     }
     for ((transport, port), service) in &tables.services {
         let key = ServiceKey { generation, port: *port, transport: *transport, pad: 0 };
-        maps.services.lock().insert(key, service, ANY).map_err(error("SERVICES"))?;
+        maps.services.insert(&key, service)?;
     }
     for prefix in &tables.exempt {
         let key = prefix_key(generation, prefix);
-        maps.exempt.lock().insert(&key, 1, ANY).map_err(error("EXEMPT"))?;
+        maps.exempt.insert(&key, 1)?;
     }
     for (prefix, ground) in &tables.grounds {
         let key = prefix_key(generation, prefix);
-        maps.grounds.lock().insert(&key, ground, ANY).map_err(error("GROUNDS"))?;
+        maps.grounds.insert(&key, ground)?;
     }
-    maps.limits.lock().set(generation & 1, tables.limits, ANY).map_err(error("LIMITS"))?;
+    maps.limits.set(generation & 1, tables.limits)?;
     write_receipts(maps, tables, generation)?;
     for (prefix, grants) in &tables.grants {
         let key = prefix_key(generation, prefix);
         let list = grant_list(grants);
-        maps.grants.lock().insert(&key, list, ANY).map_err(error("GRANTS"))?;
+        maps.grants.insert(&key, list)?;
     }
     write_limits(maps, tables, generation)?;
     write_tools(maps, &tables.tools, generation)?;
@@ -119,115 +82,69 @@ fn write_limits(maps: &Maps, tables: &KernelTables, generation: u32) -> Result<(
     let of_receipts = tables.receipt_turns.iter().map(|(serial, turns)| (u64::from(*serial), LIMIT_OF_RECEIPT, own(*turns)));
     for (of, kind, limits) in of_gateways.chain(of_receipts) {
         let key = LimitKey { of, generation, kind };
-        maps.turn_limits.lock().insert(key, limits, ANY).map_err(|error| map_error("TURN_LIMITS", &error))?;
+        maps.turn_limits.insert(&key, &limits)?;
     }
     Ok(())
 }
 
 /// Budgets and users before grants: nothing names a receipt that is not there.
 fn write_receipts(maps: &Maps, tables: &KernelTables, generation: u32) -> Result<(), KernelError> {
-    let error = |map| move |error: MapError| map_error(map, &error);
     for (serial, max_connections, max_attempts) in tables.budgets.iter().copied() {
         let value = BudgetValue { serial, max_connections, max_attempts, ..BudgetValue::default() };
         // An existing count is kept: a receipt is counted once, over every restart.
-        match maps.budgets.lock().insert(serial, value, NO_EXIST) {
-            Err(MapError::SyscallError(call)) if call.io_error.raw_os_error() == Some(libc::EEXIST) => {}
-            other => other.map_err(error("BUDGETS"))?,
-        }
+        let _made = maps.budgets.insert_new(&serial, &value)?;
     }
     for (uid, bit) in &tables.user_bits {
         let key = UserKey { generation, uid: *uid };
-        maps.user_bits.lock().insert(key, bit, ANY).map_err(error("USER_BITS"))?;
+        maps.user_bits.insert(&key, bit)?;
     }
     Ok(())
 }
 
 fn write_tools(maps: &Maps, tools: &ToolTables, generation: u32) -> Result<(), KernelError> {
-    let error = |map| move |error: MapError| map_error(map, &error);
     let half = generation & 1;
     let first = half * to_u32(TOOL_STATES);
     for (index, (next, end)) in (first..).zip(tools.rows.iter().zip(&tools.ends)) {
-        maps.tool_rows.lock().set(index, DfaRow { next: *next }, ANY).map_err(error("TOOL_ROWS"))?;
-        maps.tool_ends.lock().set(index, end, ANY).map_err(error("TOOL_ENDS"))?;
+        maps.tool_rows.set(index, DfaRow { next: *next })?;
+        maps.tool_ends.set(index, end)?;
     }
     let classes = DfaClasses { class: tools.classes };
-    maps.tool_bytes.lock().set(half, classes, ANY).map_err(error("TOOL_BYTES"))
+    maps.tool_bytes.set(half, classes)
 }
 
 fn write_identity(maps: &Maps, tables: &KernelTables, generation: u32) -> Result<(), KernelError> {
-    let error = |map| move |error: MapError| map_error(map, &error);
     let identity = &tables.identity;
     let half = generation & 1;
     let rows = half * to_u32(DFA_STATES);
     for (index, next) in (rows..).zip(&identity.rows) {
         let row = DfaRow { next: *next };
-        maps.dfa_rows.lock().set(index, row, ANY).map_err(error("DFA_ROWS"))?;
+        maps.dfa_rows.set(index, row)?;
     }
     if identity.rows.len() < 2 {
         // No rule at all: the start state leads nowhere.
         for index in rows..rows + 2 {
             let row = DfaRow { next: [0; DFA_CLASSES] };
-            maps.dfa_rows.lock().set(index, row, ANY).map_err(error("DFA_ROWS"))?;
+            maps.dfa_rows.set(index, row)?;
         }
     }
     let classes = DfaClasses { class: identity.classes };
-    maps.dfa_bytes.lock().set(half, classes, ANY).map_err(error("DFA_BYTES"))?;
+    maps.dfa_bytes.set(half, classes)?;
     for (index, agent) in (half * to_u32(MAX_RULES)..).zip(&identity.targets) {
         let target = RuleTarget { agent: *agent };
-        maps.rules.lock().set(index, target, ANY).map_err(error("RULES"))?;
+        maps.rules.set(index, target)?;
     }
     for (uid, agent) in &identity.uids {
         let key = UserKey { generation, uid: *uid };
-        maps.users.lock().insert(key, agent, ANY).map_err(error("USERS"))?;
+        maps.users.insert(&key, agent)?;
     }
     write_cgroups(maps, &identity.cgroups)
 }
 
 /// Cgroup rules have no generation: a cgroup id means the same in each.
-pub(super) fn write_cgroups(maps: &Maps, wanted: &[(u64, pp_common::abi::NameId)]) -> Result<(), KernelError> {
-    let error = |error: MapError| map_error("CGROUPS", &error);
-    let mut map = maps.cgroups.lock();
-    for (id, agent) in wanted {
-        map.insert(id, agent, ANY).map_err(error)?;
-    }
-    for (id, _) in entries("CGROUPS", &map)? {
-        if !wanted.iter().any(|(kept, _)| *kept == id) {
-            absent_is_fine(map.remove(&id)).map_err(error)?;
-        }
-    }
-    Ok(())
-}
-
-/// Removes every entry of other generations than `keep`.
-fn sweep(maps: &Maps, keep: u32) -> Result<(), KernelError> {
-    let error = |map| move |error: MapError| map_error(map, &error);
-    macro_rules! sweep_prefixes {
-        ($($map:ident $name:literal),*) => { $(
-            let mut map = maps.$map.lock();
-            let keys: Vec<_> = map.keys().collect::<Result<_, _>>().map_err(error($name))?;
-            for key in keys {
-                if key.data().generation != keep {
-                    absent_is_fine(map.remove(&key)).map_err(error($name))?;
-                }
-            }
-            drop(map);
-        )* };
-    }
-    macro_rules! sweep_hashes {
-        ($($map:ident $name:literal),*) => { $(
-            let mut map = maps.$map.lock();
-            let keys: Vec<_> = map.keys().collect::<Result<_, _>>().map_err(error($name))?;
-            for key in keys {
-                if key.generation != keep {
-                    absent_is_fine(map.remove(&key)).map_err(error($name))?;
-                }
-            }
-            drop(map);
-        )* };
-    }
-    sweep_prefixes!(places "PLACES", exempt "EXEMPT", grounds "GROUNDS", grants "GRANTS");
-    sweep_hashes!(gateway_ports "GATEWAY_PORTS", services "SERVICES", users "USERS", user_bits "USER_BITS", turn_limits "TURN_LIMITS");
-    Ok(())
+pub(super) fn write_cgroups(maps: &Maps, wanted: &[(u64, NameId)]) -> Result<(), KernelError> {
+    wanted.iter().try_for_each(|(id, agent)| maps.cgroups.insert(id, agent))?;
+    let over = maps.cgroups.keys()?.into_iter().filter(|id| !wanted.iter().any(|(kept, _)| kept == id));
+    over.into_iter().try_for_each(|id| maps.cgroups.remove(&id))
 }
 
 /// Drops what belongs to receipts that are no longer known.
@@ -237,21 +154,8 @@ fn forget_receipts(maps: &Maps, tables: &KernelTables) -> Result<(), KernelError
         Counts::All => return Ok(()),
         Counts::Of(serials) => known.extend(serials),
     }
-    let mut budgets = maps.budgets.lock();
-    for (serial, _) in entries("BUDGETS", &budgets)? {
-        if !known.contains(&serial) {
-            absent_is_fine(budgets.remove(&serial)).map_err(|error| map_error("BUDGETS", &error))?;
-        }
-    }
-    Ok(())
-}
-
-pub(super) fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
-    match result {
-        Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(call)) if call.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-        other => other,
-    }
+    let over = maps.budgets.keys()?.into_iter().filter(|serial| !known.contains(serial));
+    over.into_iter().try_for_each(|serial| maps.budgets.remove(&serial))
 }
 
 fn to_u32(number: usize) -> u32 {

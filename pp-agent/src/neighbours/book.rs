@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use pp_common::abi::{LEARNED_DNS, LEARNED_MAC, LEARNED_OWN, Learned, LinkKey, MAX_LINKS, NearKey, Place};
+use pp_common::abi::{LEARNED_DNS, LEARNED_MAC, LEARNED_OWN, Learned, LinkKey, NearKey, Place};
 use pp_common::dest::Addr;
+use pp_common::maps::LINKS;
 
 use crate::net::{Mac, Prefix};
 
@@ -215,7 +216,7 @@ impl Book {
             self.exempt_some(&view, &links);
         }
         self.learned.retain(|key, known| known.flags & LEARNED_MAC == 0 || given.contains(key));
-        let most = usize::try_from(MAX_LINKS).unwrap_or(usize::MAX);
+        let most = LINKS.room();
         if links.len() > most {
             tracing::error!(
                 "links that carry a protected place: {} found, {most} fit; link-local addresses on the others are open",

@@ -1,6 +1,7 @@
 use super::*;
 use crate::receipt::terms::{PortRange, Transport};
 use crate::receipt::{Surface as _, Touched};
+use pp_common::abi::{MAX_CGROUPS, MAX_GRANT_PREFIXES, MAX_PLACES};
 use pp_common::decide::{Attempt, Kind, Reason, Subject, Tables, Verdict, decide, transport};
 use pp_common::dest::Addr;
 use proptest::prelude::*;

@@ -110,6 +110,11 @@ pub struct Kept<T> {
     pub value: T,
 }
 
+/// A history as it lies in its map.
+pub type KeptHistory = Kept<History>;
+/// Connections to one login target as they lie in their map.
+pub type KeptAttempts = Kept<Attempts>;
+
 /// Connections to one login target, without their lock.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,11 +25,15 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The rule that refuses it.
+    /// The rule that refuses it; a code that is unknown refuses as the widest does.
     #[must_use]
     #[inline(always)]
     pub const fn refusal(&self) -> Option<Rule> {
-        Rule::from_code(self.rule)
+        match (self.rule, Rule::from_code(self.rule)) {
+            (0, _) => None,
+            (_, Some(rule)) => Some(rule),
+            (_, None) => Some(Rule::Pairs),
+        }
     }
 }
 

@@ -23,7 +23,6 @@ pub const LINK_IN: u32 = 2;
 /// Neighbour discovery or listener discovery, which nothing here keeps from working (RFC 4861, RFC 2710, RFC 3810).
 pub const LINK_DISCOVERY: u32 = 4;
 
-const ICMPV6: u8 = 58;
 const DNS_PORT: u16 = 53;
 
 /// What is known of an address beside policy.
@@ -45,7 +44,7 @@ pub(super) fn near(tables: &impl Tables, attempt: &Attempt, addr: &Addr) -> Near
     }
     let is_packet = link.flags & LINK_PACKET != 0;
     // What a call on an ICMPv6 socket sends is seen at egress.
-    if link.flags & LINK_DISCOVERY != 0 || (attempt.transport == ICMPV6 && !is_packet) {
+    if link.flags & LINK_DISCOVERY != 0 || (attempt.transport == transport::ICMPV6 && !is_packet) {
         return Near::Nothing;
     }
     let scoped = addr.is_link_local();
