@@ -13,56 +13,10 @@
     allow(clippy::needless_borrows_for_generic_args, reason = "by value the map key is copied, 74 to 88 verified instructions a lookup")
 )]
 
-#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
-mod behaviour;
-#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
-mod count;
-#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
-mod delegate;
 #[cfg(all(target_arch = "bpf", feature = "bench-empty"))]
 mod empty;
 #[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
-mod entry;
-#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
-mod event;
-#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
-mod exec;
-#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
-mod far;
-#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
-mod fmod;
-#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
-mod guard;
-#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
-mod identity;
-#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
-mod kernel;
-#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
-mod lsm;
-#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
-mod maps;
-#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
-mod mark;
-#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
-mod moves;
-#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
-mod near;
-#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
-mod packet;
-#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
-mod passed;
-#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
-mod pids;
-#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
-mod protect;
-#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
-mod reach;
-#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
-mod socket;
-#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
-mod tasks;
-#[cfg(all(target_arch = "bpf", not(feature = "bench-empty")))]
-mod tools;
+mod gate;
 
 /// On the host the crate is empty, so that plain cargo commands cover it.
 #[cfg(not(target_arch = "bpf"))]

@@ -243,7 +243,7 @@ impl Daemon {
         self.hub.publish(event.detail("attempts that were counted since the last event of this pair"));
     }
 
-    /// The same of refusals that name no address; see `pp-ebpf/src/guard.rs` for the key.
+    /// The same of refusals that name no address; see `pp-ebpf/src/gate/guard.rs` for the key.
     fn tell_guard_repeats(&self, key: &RepeatKey, count: u64) {
         let tamper = key.reason == Reason::Tamper as u8;
         let subject = self.builder().subject_of(key.session);

@@ -52,7 +52,7 @@ impl Kernel {
         self.running.push(Program::Refused(pair));
     }
 
-    /// One step of one running program, as `pp-ebpf/src/event.rs` takes it.
+    /// One step of one running program, as `pp-ebpf/src/gate/event.rs` takes it.
     fn step(&mut self, which: usize) {
         if self.running.is_empty() {
             return;

@@ -16,7 +16,7 @@ use pp_common::{
     record::Hook,
 };
 
-use crate::{
+use super::{
     event::{NEW_ONLY, count, now_ns, report},
     maps::{BLANK, GROUNDS, HISTORIES, KeptAttempts, KeptHistory, LIMITS, LOGINS, OWN},
     mark::{control, sock_subject},

@@ -16,7 +16,7 @@ use pp_common::{
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 
-use crate::{
+use super::{
     behaviour::{Told, behave},
     count::{Ear, heard_from, remember, remembered, spend},
     event::{Scene, now_ns, report},

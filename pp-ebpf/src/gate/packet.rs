@@ -12,7 +12,7 @@ use pp_common::{
     turns::{Way, header_len},
 };
 
-use crate::{
+use super::{
     count::{Ear, claim, forget, hear, heard_by, is_claimed},
     maps::OWN,
     mark::{control, sock_mark, sock_subject},

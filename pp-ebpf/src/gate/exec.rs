@@ -17,7 +17,7 @@ use pp_common::{
     tools::{TOOL_ARGV_LEN, TOOL_REFUSE},
 };
 
-use crate::{
+use super::{
     event::{begin_lifecycle, begin_verdict, count, count_refusal, now_ns},
     identity::{Match, identify},
     kernel::{current_task, offset, read, start_ns},

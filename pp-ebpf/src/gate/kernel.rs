@@ -52,7 +52,7 @@ pub(crate) fn member(pick: impl FnOnce(*const Offsets) -> *const u32) -> usize {
 /// `offset!(member)`: the offset of that member of [`Offsets`].
 macro_rules! offset {
     ($member:ident) => {
-        $crate::kernel::member(|offsets| {
+        $crate::gate::kernel::member(|offsets| {
             // SAFETY: the address of a member of the static that was passed in.
             unsafe { &raw const (*offsets).$member }
         })

@@ -13,7 +13,7 @@ use pp_common::{
     dest::Addr,
 };
 
-use crate::{
+use super::{
     event::count,
     kernel::{current_task, offset, read, start_ns},
     maps::{CONTROL, DOOMED, PLACES, SOCKS, TASKS, USER_BITS},

@@ -2,7 +2,7 @@
 
 use pp_common::abi::PID_PAGE;
 
-use crate::maps::PIDS;
+use super::maps::PIDS;
 
 /// Whether the process of this tgid must be looked for among the marked ones.
 #[inline(always)]

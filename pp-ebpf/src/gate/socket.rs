@@ -14,7 +14,7 @@ use pp_common::{
     turns::Talk,
 };
 
-use crate::{
+use super::{
     count::{Ear, forget, heard_from},
     kernel::{offset, read},
     mark::{control, current, subject, tag},

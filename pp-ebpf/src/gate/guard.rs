@@ -13,14 +13,12 @@ use pp_common::{
     record::kind,
 };
 
-use crate::{
-    event::{begin_verdict, count, count_refusal, due, no_room, now_ns},
+use super::{
+    event::{begin_attempt, count, count_refusal, now_ns},
     kernel::{current_task, offset, read},
     maps::{GUARDED, NAMES, WATCH},
     mark::current_tgid,
 };
-
-pub(crate) const EPERM: i32 = 1;
 
 /// Filled in by the loader before the object is loaded, read-only afterwards.
 #[unsafe(no_mangle)]
@@ -72,7 +70,7 @@ pub(crate) fn member(pick: impl FnOnce(*const GuardOffsets) -> *const u32) -> u3
 /// `at!(member)`: the offset of that member of [`GuardOffsets`].
 macro_rules! at {
     ($member:ident) => {
-        $crate::guard::member(|offsets| {
+        $crate::gate::guard::member(|offsets| {
             // SAFETY: the address of a member of the static that was passed in.
             unsafe { &raw const (*offsets).$member }
         }) as usize
@@ -262,16 +260,16 @@ pub(crate) fn is_root() -> bool {
     }
 }
 
-/// Tells the refusal and returns what the hook returns.
+/// Refuses, and tells it.
 #[inline(always)]
-pub(crate) fn refuse(task: &TaskMark, hook: GuardHook, what: Tamper, object: Object, name: &Name) -> i32 {
+pub(crate) fn refuse(task: &TaskMark, hook: GuardHook, what: Tamper, object: Object, name: &Name) -> Verdict {
     report(task, kind::TAMPER, hook, what, Verdict::Block, object, name);
-    -EPERM
+    Verdict::Block
 }
 
 /// The same where there is no name to tell.
 #[inline(always)]
-pub(crate) fn refuse_nameless(task: &TaskMark, hook: GuardHook, what: Tamper, object: Object) -> i32 {
+pub(crate) fn refuse_nameless(task: &TaskMark, hook: GuardHook, what: Tamper, object: Object) -> Verdict {
     refuse(task, hook, what, object, &[0; NAME_WORDS])
 }
 
@@ -301,8 +299,7 @@ pub(crate) fn report<const WORDS: usize>(
         canary: u8::from(task.flags & TASK_CANARY != 0),
         pad: 0,
     };
-    let Some(due) = due(&key, now, false) else { return };
-    let Some(mut entry) = begin_verdict::<GuardRecord>(refusal) else { return no_room(&key, refusal) };
+    let Some((mut entry, due)) = begin_attempt::<GuardRecord>(&key, now, false, refusal) else { return };
     let record = entry.as_mut_ptr();
     // SAFETY: reserved memory of this size, every member of which is written here.
     unsafe {

@@ -8,7 +8,7 @@ use pp_common::{
     dest::Addr,
 };
 
-use crate::{
+use super::{
     event::{count, now_ns},
     maps::{BUDGETS, CLAIMED, HEARD, OWN},
     near::netns,

@@ -14,7 +14,7 @@ use pp_common::{
     record::{Hook, VerdictRecord, kind},
 };
 
-use crate::{
+use super::{
     behaviour::Told,
     maps::{COUNTS, EVENTS, LIFECYCLE, REPEATS},
     near::Near,
@@ -76,6 +76,17 @@ pub(crate) fn count_refusal(verdict: Verdict, task_flags: u32) -> bool {
     refusal
 }
 
+/// Room for the record of an attempt, and what of its pair was counted before. `None`: it is told as a repeat, or counted as lost.
+#[inline(always)]
+pub(crate) fn begin_attempt<T: 'static>(key: &RepeatKey, now: u64, always: bool, refusal: bool) -> Option<(RingBufEntry<T>, Due)> {
+    let due = due(key, now, always)?;
+    let Some(entry) = begin_verdict::<T>(refusal) else {
+        no_room(key, refusal);
+        return None;
+    };
+    Some((entry, due))
+}
+
 /// A record that has to be written: how often its pair was counted instead, in which entry.
 pub(crate) struct Due {
     pub(crate) repeats: u64,
@@ -90,7 +101,7 @@ pub(crate) struct Due {
 /// undoes what another counts. What is added to an entry while the daemon removes it is missing
 /// from the sum, and the daemon tells what is missing as lost.
 #[inline(always)]
-pub(crate) fn due(key: &RepeatKey, now: u64, always: bool) -> Option<Due> {
+fn due(key: &RepeatKey, now: u64, always: bool) -> Option<Due> {
     let Some(seen) = REPEATS.get_ptr_mut(key) else {
         // SAFETY: no arguments.
         let (high, low) = unsafe { (bpf_get_prandom_u32(), bpf_get_prandom_u32()) };
@@ -117,7 +128,7 @@ pub(crate) fn due(key: &RepeatKey, now: u64, always: bool) -> Option<Due> {
 
 /// The ring buffer has no room for the record of an attempt: counts it in the pair's entry, and where there is none, as lost.
 #[inline(always)]
-pub(crate) fn no_room(key: &RepeatKey, refusal: bool) {
+fn no_room(key: &RepeatKey, refusal: bool) {
     if let Some(seen) = REPEATS.get_ptr_mut(key) {
         // SAFETY: as in `due`.
         unsafe { add_one(&raw mut (*seen).count) };
@@ -174,8 +185,7 @@ fn write(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision, told: &Told,
         canary: u8::from(scene.task_flags & TASK_CANARY != 0),
         pad: 0,
     };
-    let Some(due) = due(&key, now, told.answer.count != 0) else { return };
-    let Some(mut entry) = begin_verdict::<VerdictRecord>(refusal) else { return no_room(&key, refusal) };
+    let Some((mut entry, due)) = begin_attempt::<VerdictRecord>(&key, now, told.answer.count != 0, refusal) else { return };
     let record = entry.as_mut_ptr();
     // SAFETY: reserved memory of this size, every member of which is written here; one by one,
     // since the whole would not fit on the stack beside the caller's.

@@ -8,7 +8,7 @@ use pp_common::{
     tools::{TOOL_STATES, ToolEnd},
 };
 
-use crate::{
+use super::{
     maps::{ExecInput, TOOL_BYTES, TOOL_ENDS, TOOL_ROWS},
     mark::control,
 };

@@ -10,9 +10,10 @@ use pp_common::{
     dest::Addr,
 };
 
-use crate::{
+use super::{
+    call::MAY_WRITE,
     far::{Dialled, dialled, inet, protocol, sent_to, sk_of},
-    lsm::{MAY_WRITE, ear},
+    lsm::ear,
     mark::{current, tag},
     passed::{accepted, received, sender},
     reach::{attempt, connects},

@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use pp_common::decide::{LINK_DISCOVERY, LINK_IN, LINK_PACKET, Link};
 use pp_common::turns::Way;
 
-use crate::kernel::{offset, read};
+use super::kernel::{offset, read};
 
 /// `sin6_scope_id` in a `sockaddr_in6`.
 const SCOPE_ID: usize = 24;

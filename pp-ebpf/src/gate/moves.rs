@@ -2,9 +2,12 @@
 //! told, which goes back. Nothing stands before such a move that could refuse it: it is a number written to a file.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
-use pp_common::tamper::{GuardHook, Tamper};
+use pp_common::{
+    decide::Verdict,
+    tamper::{GuardHook, Tamper},
+};
 
-use crate::{
+use super::{
     guard::{Object, refuse_nameless},
     kernel::{offset, read},
     mark::{control, current},
@@ -27,6 +30,6 @@ pub(crate) fn pp_attach(ctx: RawTracePointContext) -> i32 {
     };
     kill_current();
     // What a tracepoint returns says nothing.
-    let _refused: i32 = refuse_nameless(task, GuardHook::Attach, what, Object { target_tgid: daemon, ..Object::NONE });
+    let _refused: Verdict = refuse_nameless(task, GuardHook::Attach, what, Object { target_tgid: daemon, ..Object::NONE });
     0
 }

@@ -6,7 +6,7 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_sock_from_file;
 use pp_common::abi::{SOCK_OPENED, SockMark, TaskMark};
 
-use crate::{
+use super::{
     far::{inet, sk_of},
     mark::{sock_mark, tag},
 };

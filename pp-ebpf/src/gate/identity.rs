@@ -9,7 +9,7 @@ use pp_common::abi::{
     UserKey,
 };
 
-use crate::{
+use super::{
     kernel::{current_task, offset, read},
     maps::{CGROUPS, DFA_BYTES, DFA_ROWS, ExecInput, RULES, USERS},
     mark::{control, current_tgid},

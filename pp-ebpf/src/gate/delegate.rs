@@ -2,7 +2,7 @@
 //! socket. A server is known by the name its socket is bound to, by the inode
 //! of its path, and by the process that listens; never by what the caller wrote.
 
-use core::{ffi::c_void, hint::black_box, mem::MaybeUninit};
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{helpers::generated::bpf_probe_read_kernel, macros::lsm, programs::LsmContext};
 use pp_common::{
@@ -13,45 +13,36 @@ use pp_common::{
     record::kind,
 };
 
-use crate::{
-    guard::{BY_TGID, EPERM, Name, Object, Text, at, inode, is_root, report, task_of},
+use super::{
+    guard::{BY_TGID, Name, Object, Text, at, inode, is_root, report, task_of},
+    hook::judged_after,
     kernel::{offset, read},
     maps::DELEGATES,
-    mark::{control, current, mark_of},
+    mark::{control, mark_of},
 };
 
 /// Refuses to connect to a delegate.
 #[lsm(hook = "unix_stream_connect")]
 pub(crate) fn pp_lsm_unix_connect(ctx: LsmContext) -> i32 {
-    let earlier: i32 = ctx.arg(3);
-    if earlier != 0 {
-        return earlier;
-    }
-    match current() {
-        Some(task) => call(task, GuardHook::UnixConnect, ctx.arg(1)),
-        None => 0,
-    }
+    judged_after(ctx.arg(3), |task| call(task, GuardHook::UnixConnect, ctx.arg(1)))
 }
 
 /// Refuses datagrams to a delegate.
 #[lsm(hook = "unix_may_send")]
 pub(crate) fn pp_lsm_unix_send(ctx: LsmContext) -> i32 {
-    let earlier: i32 = ctx.arg(2);
-    if earlier != 0 {
-        return earlier;
-    }
-    let Some(task) = current() else { return 0 };
-    let other: *const c_void = ctx.arg(1);
-    match read::<u64>(other as u64, offset!(socket_sk)) {
-        // Closed on that side.
-        Some(0) => 0,
-        Some(sk) => call(task, GuardHook::UnixSend, sk),
-        None => refused(task, GuardHook::UnixSend, Tamper::Unreadable, 0, &no_text()),
-    }
+    judged_after(ctx.arg(2), |task| {
+        let other: *const c_void = ctx.arg(1);
+        match read::<u64>(other as u64, offset!(socket_sk)) {
+            // Closed on that side.
+            Some(0) => Verdict::Allow,
+            Some(sk) => call(task, GuardHook::UnixSend, sk),
+            None => refused(task, GuardHook::UnixSend, Tamper::Unreadable, 0, &no_text()),
+        }
+    })
 }
 
 #[inline(always)]
-fn call(task: &TaskMark, hook: GuardHook, sk: u64) -> i32 {
+fn call(task: &TaskMark, hook: GuardHook, sk: u64) -> Verdict {
     let mut text = no_text();
     let Some(pid) = read::<u64>(sk, at!(sk_peer_pid)) else {
         return refused(task, hook, Tamper::Unreadable, 0, &text);
@@ -63,14 +54,14 @@ fn call(task: &TaskMark, hook: GuardHook, sk: u64) -> i32 {
     };
     // A server of the session's own acts as the session.
     if listener.and_then(mark_of).is_some_and(|mark| mark.session == task.session) {
-        return 0;
+        return Verdict::Allow;
     }
     let (Some(name), Some(path)) = (by_name(sk, &mut text), by_inode(sk)) else {
         return refused(task, hook, Tamper::Unreadable, tgid, &text);
     };
     // The daemon itself is asked for receipts, also by sessions.
     let comm = if tgid == control().daemon { None } else { listener.and_then(by_comm) };
-    if refuses(name, path, comm, is_root()) { refused(task, hook, Tamper::Delegate, tgid, &text) } else { 0 }
+    if refuses(name, path, comm, is_root()) { refused(task, hook, Tamper::Delegate, tgid, &text) } else { Verdict::Allow }
 }
 
 /// An empty text. VERIFIER: word by word; `memset`, which the compiler would call for so many bytes,
@@ -149,10 +140,9 @@ fn by_comm(listener: u64) -> Option<Action> {
 }
 
 #[inline(always)]
-fn refused(task: &TaskMark, hook: GuardHook, what: Tamper, tgid: u32, text: &Text) -> i32 {
+fn refused(task: &TaskMark, hook: GuardHook, what: Tamper, tgid: u32, text: &Text) -> Verdict {
     let observes = control().flags & CONTROL_OBSERVE != 0 && task.flags & TASK_CANARY == 0;
     let verdict = if observes { Verdict::Observe } else { Verdict::Block };
     report(task, kind::DELEGATE, hook, what, verdict, Object { target_tgid: tgid, ..Object::NONE }, text);
-    // VERIFIER: "R0 has unknown scalar value should have been in [-4095, 0]" where the compiler negates a flag.
-    if observes { 0 } else { black_box(-EPERM) }
+    verdict
 }

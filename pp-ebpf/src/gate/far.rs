@@ -5,7 +5,7 @@ use core::ffi::c_void;
 
 use pp_common::{dest::Addr, protect::file_type};
 
-use crate::kernel::{offset, read};
+use super::kernel::{offset, read};
 
 const AF_UNSPEC: u16 = 0;
 const AF_INET: u16 = 2;

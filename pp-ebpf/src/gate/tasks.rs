@@ -7,7 +7,7 @@ use pp_common::{
     record::{RecordHeader, TaskRecord, kind},
 };
 
-use crate::{
+use super::{
     event::{NEW_ONLY, begin_lifecycle, count, now_ns},
     kernel::{offset, read, start_ns},
     maps::{CONTROL, DOOMED, TASKS},

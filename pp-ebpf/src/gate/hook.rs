@@ -1,0 +1,37 @@
+//! What LSM hooks begin and end with: what others have answered, whose call it is, and what a verdict is called there.
+
+use core::hint::black_box;
+
+use pp_common::{abi::TaskMark, decide::Verdict};
+
+use super::mark::current;
+
+const EPERM: i32 = 1;
+
+/// What a hook answers that is told what others have: their refusal stands, and for a session's process `judge` is asked.
+#[inline(always)]
+pub(crate) fn judged_after(earlier: i32, judge: impl FnOnce(&'static TaskMark) -> Verdict) -> i32 {
+    if earlier != 0 {
+        return earlier;
+    }
+    judged(judge)
+}
+
+/// What a hook answers: 0, unless its caller is a session's process and `judge` refuses.
+#[inline(always)]
+pub(crate) fn judged(judge: impl FnOnce(&'static TaskMark) -> Verdict) -> i32 {
+    match current() {
+        Some(task) => lsm_return(judge(task)),
+        None => 0,
+    }
+}
+
+/// What LSM hooks return for a verdict.
+#[inline(always)]
+fn lsm_return(verdict: Verdict) -> i32 {
+    match verdict {
+        Verdict::Allow | Verdict::Observe => 0,
+        // VERIFIER: "R0 has unknown scalar value should have been in [-4095, 0]" where the compiler negates a flag.
+        Verdict::Block => black_box(-EPERM),
+    }
+}
