@@ -113,7 +113,7 @@ pub(crate) struct GrantSource {
 pub(crate) enum PolicyError {
     /// A kernel table is too small.
     #[error("{table}: {need} entries needed, {most} fit; {remedy}")]
-    TableFull {
+    Table {
         /// What the table holds.
         table: &'static str,
         /// How many there are.
@@ -125,7 +125,7 @@ pub(crate) enum PolicyError {
     },
     /// Too many port ranges are exempt at one place.
     #[error("{prefix}: {need} port ranges are exempt there, {most} fit; join ranges, or exempt the network", most = GROUND_PORTS)]
-    ExemptPortsFull {
+    ExemptPorts {
         /// The place.
         prefix: Prefix,
         /// How many there are.
@@ -133,7 +133,7 @@ pub(crate) enum PolicyError {
     },
     /// Too many receipts overlap at one place.
     #[error("{prefix}: {need} grants hold there, {most} fit; revoke receipts that are no longer needed", most = MAX_GRANTS_PER_PREFIX)]
-    GrantsFull {
+    Grants {
         /// The place.
         prefix: Prefix,
         /// How many grants it would have.
@@ -203,7 +203,7 @@ fn check_capacity(tables: &KernelTables, lasting: usize) -> Result<(), PolicyErr
     ] {
         let most = map.room() - reserved as usize;
         if need > most {
-            return Err(PolicyError::TableFull { table, need, most, remedy });
+            return Err(PolicyError::Table { table, need, most, remedy });
         }
     }
     Ok(())
@@ -315,7 +315,7 @@ fn user_bits(receipts: &[GrantSource]) -> Result<Vec<(u32, u64)>, PolicyError> {
     if uids.len() > MAX_USER_BITS {
         let (table, need, most) = ("users that receipts name", uids.len(), MAX_USER_BITS);
         let remedy = "revoke receipts that are no longer needed";
-        return Err(PolicyError::TableFull { table, need, most, remedy });
+        return Err(PolicyError::Table { table, need, most, remedy });
     }
     Ok(uids.into_iter().zip((0..).map(|bit| 1u64 << bit)).collect())
 }
@@ -357,7 +357,7 @@ fn grants(receipts: &[GrantSource], bits: &[(u32, u64)]) -> Result<Vec<(Prefix, 
     if own.len() > most {
         let (table, need) = ("receipt targets", own.len());
         let remedy = "revoke receipts that are no longer needed";
-        return Err(PolicyError::TableFull { table, need, most, remedy });
+        return Err(PolicyError::Table { table, need, most, remedy });
     }
     let mut flat = Vec::with_capacity(own.len());
     for prefix in own.keys() {
@@ -366,7 +366,7 @@ fn grants(receipts: &[GrantSource], bits: &[(u32, u64)]) -> Result<Vec<(Prefix, 
         all.sort_unstable_by_key(|g| (g.serial, g.transport, g.port_first, g.port_last));
         all.dedup();
         if all.len() > MAX_GRANTS_PER_PREFIX {
-            return Err(PolicyError::GrantsFull { prefix: *prefix, need: all.len() });
+            return Err(PolicyError::Grants { prefix: *prefix, need: all.len() });
         }
         flat.push((*prefix, all));
     }

@@ -3,6 +3,8 @@
 //! From [`maps!`](crate::maps!) the programs define their maps, the daemon opens, pins, sweeps and bounds them, and
 //! `docs/internals/maps.md` is written (`tests/pages.rs`). A map is named here and where it is used, nowhere else.
 
+#![expect(clippy::cast_possible_truncation, reason = "sizes are constants far below 2^32")]
+
 use crate::abi::{
     COUNTERS, DFA_STATES, MAX_CGROUPS, MAX_CLAIMED, MAX_DOOMED, MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_HEARD, MAX_LINKS,
     MAX_NEAR, MAX_PLACES, MAX_RECEIPTS, MAX_REPEATS, MAX_RULES, MAX_SERVICES, MAX_TASKS, MAX_USER_BITS, MAX_USERS, PID_PAGES,

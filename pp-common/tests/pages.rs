@@ -31,6 +31,8 @@ fn holds(page: &str, parts: &[(&str, String)]) {
         let begin = format!("{BEGIN}{part} -->\n");
         let start = text.find(&begin).unwrap_or_else(|| panic!("{page}: has no part {part:?}")) + begin.len();
         let end = start + text[start..].find(END).unwrap_or_else(|| panic!("{page}: part {part:?} has no end"));
+        // The texts link as the pages in `docs` do.
+        let table = if page.starts_with("docs/internals/") { table.replace("](policy.md", "](../policy.md") } else { table.clone() };
         text.replace_range(start..end, &format!("\n{table}\n"));
     }
     if env::var_os("PP_PAGES").is_some_and(|how| how == "write") {

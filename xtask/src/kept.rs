@@ -68,7 +68,8 @@ impl Common {
     /// A program or file of it that is missing.
     pub(crate) fn read(paths: &Paths, bin: &Path) -> Result<Self> {
         let mut hash = Hash::default();
-        hash.file(&std::env::current_exe().context("own executable")?)?;
+        // Also where a build has put another file in the place of this program.
+        hash.file(Path::new("/proc/self/exe"))?;
         for program in ["pp-agent", "pp-e2e", "pp-workload"] {
             hash.file(&bin.join(program))?;
         }

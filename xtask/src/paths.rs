@@ -23,6 +23,18 @@ pub(crate) struct Paths {
     pub(crate) target: PathBuf,
 }
 
+/// This program's file, also where a build has put a newer one in its place.
+///
+/// # Errors
+///
+/// There is none any more.
+pub(crate) fn own_program() -> Result<PathBuf> {
+    let link = env::current_exe().context("own executable: not known")?;
+    let path = link.to_str().and_then(|path| path.strip_suffix(" (deleted)")).map_or(link.clone(), PathBuf::from);
+    anyhow::ensure!(path.is_file(), "{}: this program's file is gone; build it again", path.display());
+    Ok(path)
+}
+
 impl Paths {
     /// Finds the workspace from the current directory upwards.
     ///

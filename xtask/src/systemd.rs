@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use crate::{
     e2e,
@@ -125,7 +125,7 @@ fn in_vm(paths: &Paths, matrix: &Matrix, kernel: &str, mode: Mode, agent: &Path)
     let script = paths.cache.join(format!("{run}.sh"));
     crate::paths::write_if_changed(&script, INSTALL_TEST)?;
     // The guest runs this program to install, with the binary built here.
-    let xtask = std::env::current_exe().context("own executable: not known")?;
+    let xtask = crate::paths::own_program()?;
     let lsm = matrix.rows.iter().find(|row| row.kernel.as_deref() == Some(kernel)).map_or("", |row| &row.append);
     let next = e2e::next_agent(paths);
     let job = vm::Job {

@@ -34,7 +34,6 @@ pub(crate) struct Caller {
 }
 
 /// What the socket needs of the daemon. Every call may block; the server keeps them off its own threads. An error is the answer that says no.
-#[expect(clippy::missing_errors_doc, reason = "ApiError says for each of its variants when it is the answer")]
 pub(crate) trait Governor: Send + Sync + 'static {
     /// The session of a process; an error means that it cannot be known.
     fn session_of(&self, pid: u32) -> Result<Option<u64>, ApiError>;

@@ -50,7 +50,7 @@ pub(super) fn grounds(config: &Config) -> Result<Vec<(Prefix, Ground)>, PolicyEr
             *ports
         }));
         if ports.len() > GROUND_PORTS {
-            return Err(PolicyError::ExemptPortsFull { prefix, need: ports.len() });
+            return Err(PolicyError::ExemptPorts { prefix, need: ports.len() });
         }
         for (slot, (first, last)) in ground.ports.iter_mut().zip(ports) {
             *slot = PortRange { first, last };
@@ -109,6 +109,6 @@ mod tests {
         let ports: Vec<String> = (1..=9).map(|port| format!("'10.0.0.0/8:{port}'")).collect();
         let policy = format!("[behaviour]\nexempt = [{}]", ports.join(", "));
         let config = Config::from_sources(vec![Source { name: "p".into(), text: policy }]).unwrap();
-        assert!(matches!(grounds(&config), Err(PolicyError::ExemptPortsFull { need: 9, .. })));
+        assert!(matches!(grounds(&config), Err(PolicyError::ExemptPorts { need: 9, .. })));
     }
 }

@@ -197,7 +197,7 @@ fn more_grants_than_an_entry_holds_are_refused_naming_the_place() {
     compile(&config, &[wide.clone(), narrow[..1].to_vec()].concat(), &[], &[]).unwrap();
     let error = compile(&config, &[wide, narrow.to_vec()].concat(), &[], &[]).unwrap_err();
     let need = MAX_GRANTS_PER_PREFIX + 1;
-    assert_eq!(error, PolicyError::GrantsFull { prefix: prefix("10.1.0.0/16"), need });
+    assert_eq!(error, PolicyError::Grants { prefix: prefix("10.1.0.0/16"), need });
     assert!(error.to_string().starts_with(&format!("10.1.0.0/16: {need} grants")), "{error}");
 }
 
@@ -207,16 +207,16 @@ fn tables_that_do_not_fit_are_refused_before_the_kernel_sees_them() {
     let hosts: Vec<String> = (0..=MAX_GRANT_PREFIXES / 2).map(|n| format!("10.{}.{}.{}/32", n >> 16, n >> 8 & 255, n & 255)).collect();
     let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
     let error = compile(&config, &[receipt(1, &hosts, (1, 9))], &[], &[]).unwrap_err();
-    assert!(matches!(error, PolicyError::TableFull { table: "receipt targets", .. }), "{error}");
+    assert!(matches!(error, PolicyError::Table { table: "receipt targets", .. }), "{error}");
     compile(&config, &[receipt(1, &hosts[1..], (1, 9))], &[], &[]).unwrap();
     let cgroups: Vec<(u64, NameId)> = (0..=u64::from(MAX_CGROUPS)).map(|id| (id, 1)).collect();
     let error = compile(&config, &[], &cgroups, &[]).unwrap_err();
-    assert!(matches!(error, PolicyError::TableFull { table: "cgroups of agents", .. }), "{error}");
+    assert!(matches!(error, PolicyError::Table { table: "cgroups of agents", .. }), "{error}");
     let networks: Vec<String> = (0..=MAX_PLACES / 2).map(|n| format!("'10.{}.{}.{}/32'", n >> 16, n >> 8 & 255, n & 255)).collect();
     let text = format!("[[zone]]\nname = 'z'\nnetworks = [{}]", networks.join(","));
     let mut config = Config::of_text(&text);
     let error = compile(&config, &[], &[], &[]).unwrap_err();
-    assert!(matches!(error, PolicyError::TableFull { table: "zones and gateways", .. }), "{error}");
+    assert!(matches!(error, PolicyError::Table { table: "zones and gateways", .. }), "{error}");
     // A policy that is taken leaves room for every address that can come to the host.
     config.zones[0].networks.truncate((MAX_PLACES / 2 - MAX_OWN) as usize);
     let lasting = loop {
