@@ -125,6 +125,7 @@ fn misuse_is_answered_as_the_golden_file_has_it() {
         &["receipt"],
         &["receipt", "request"],
         &["receipt", "request", "--target", "10.20.4.7:502", "--for", "5w"],
+        &["receipt", "request", "--target", "10.20.4.7:502", "--for", "5 fortnights"],
         &["receipt", "request", "--target", "10.20.4.7:502", "--max-attempts", "2"],
         &["receipt", "revoke", "ppa_x", "--sign"],
         &["receipt", "keygen", "--id", "k"],
