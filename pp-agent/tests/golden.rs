@@ -1,5 +1,7 @@
 //! What the command line prints where no daemon answers, with its exit codes, against `tests/golden/cli`: help, misuse, policies, receipts
 //! of the specification, events from a file. How to write the files is in `tests/src/golden.rs`.
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a helper that cannot do its work must end the test")]
 
 #[path = "../../tests/src/golden.rs"]
 pub mod golden;
