@@ -167,6 +167,6 @@ mod tests {
         assert_eq!(paths("#[serde(with = \"crate::x::time\")] struct S;"), ["crate::x::time"]);
         assert_eq!(paths("/// See [`crate::x::time`].\nstruct S;"), [""; 0]);
         assert_eq!(paths("use crate::{x as y, w};"), ["crate::x", "crate::w"]);
-        assert_eq!(paths("fn f(y: &dyn crate::x::T) -> super::U { todo!() }"), ["crate::x::T", "crate::a::U"]);
+        assert_eq!(paths("fn f(y: &dyn crate::x::T) -> super::U { y.u() }"), ["crate::x::T", "crate::a::U"]);
     }
 }
