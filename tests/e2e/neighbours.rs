@@ -16,6 +16,7 @@ use pp_tests::policy::{AGENT, Policy};
 use pp_tests::run::{self};
 use pp_tests::wait;
 use serde_json::{Value, json};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::receipts::Registered;
 use crate::world::{World, tests};
@@ -125,12 +126,23 @@ fn gateway_is_refused_by_its_link_local_address(world: &mut World) -> Result<()>
     ensure!(packets.new_packets_to(told(target)).is_empty(), "packets of guesses arrived");
     let event = daemon.events().wait_since(mark, "the refusal's event", |event| is_block(event, told(target)))?;
     ensure!(event["gateway"] == "field" && event["reason"] == "no_receipt", "{event}");
-    for technique in ["tcp-connect", "udp-sendto", "udp-connect-send", "fastopen", "udplite", "sendmmsg"] {
-        // UDP-Lite has no server: its packets are what arrives.
+    // UDP-Lite has no server: its packets are what arrives.
+    let udplite = has_udplite()?.then_some("udplite");
+    for technique in ["tcp-connect", "udp-sendto", "udp-connect-send", "fastopen", "sendmmsg"].into_iter().chain(udplite) {
         let _event = refused(daemon, &field, &on(daemon, technique, target))?;
     }
     // A port that policy does not name stays open, as on the gateway's own address.
     delivered(daemon, &field, &By::run(AGENT), &on(daemon, "tcp-connect", field.local(OTHER_PORT)?))
+}
+
+/// Whether this kernel has UDP-Lite: Linux 7.3 has not.
+fn has_udplite() -> Result<bool> {
+    const UDPLITE: i32 = 136;
+    match Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::from(UDPLITE))) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Waits until the link is known to carry a place.
