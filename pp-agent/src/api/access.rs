@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use pp_common::decide::{Reason, Verdict};
 use serde::{Deserialize, Serialize};
 
-use crate::events::Destination;
+use crate::events::Endpoint;
 use crate::receipt::Request;
 
 /// `POST /v1/check`: what would happen to this connection.
@@ -47,7 +47,7 @@ pub(crate) struct CheckAnswer {
     pub(crate) gateway: Option<String>,
     pub(crate) service: Option<String>,
     #[serde(default)]
-    pub(crate) destination: Destination,
+    pub(crate) destination: Endpoint,
 }
 
 /// `GET /v1/why`: the caller's last refusals, newest first.
@@ -65,7 +65,7 @@ pub(crate) struct RefusalView {
     pub(crate) time: String,
     pub(crate) verdict: Option<String>,
     pub(crate) reason: Option<String>,
-    pub(crate) destination: Option<Destination>,
+    pub(crate) destination: Option<Endpoint>,
     pub(crate) object: Option<String>,
     /// What it means, and what to do.
     pub(crate) words: String,

@@ -9,10 +9,12 @@ use serde::Serialize;
 use super::output::{named, table};
 use super::{CliError, Context, DONE, Outcome, REFUSED, policy};
 use crate::config::{Config, FileCheck, NotRead, Off, Paths};
-use crate::draft::{Change, Comparison, Draft, Row, Summary, Tally, counted};
 use crate::events::Event;
-use crate::events::lines::{self, Contents, LinesError};
-use crate::suggest::Observed;
+use crate::recorded::compare::{Change, Comparison, Row, Summary, Tally};
+use crate::recorded::counted;
+use crate::recorded::draft::Draft;
+use crate::recorded::lines::{self, Contents, LinesError};
+use crate::recorded::suggest::Observed;
 
 /// Stands for standard input.
 const STDIN: &str = "-";
@@ -73,7 +75,8 @@ fn section(comparison: &Comparison<'_>, change: Change) -> Vec<String> {
 }
 
 fn cells(row: &Row, tally: &Tally) -> Vec<String> {
-    let place = named(["zone", "gateway", "service"].into_iter().zip(&row.place));
+    let names = [("zone", &row.place.zone), ("gateway", &row.place.gateway), ("service", &row.place.service)];
+    let place = named(names);
     let verdict = |(verdict, reason): (&str, &str)| format!("{verdict} {reason}");
     vec![
         row.to.map_or_else(|| "no destination".to_owned(), |to| to.to_string()),

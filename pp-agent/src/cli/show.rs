@@ -8,8 +8,8 @@ use super::output::table;
 use super::policy::remarks;
 use super::{Context, DONE, ERROR, Outcome, wait};
 use crate::api::{Neighbours, Posture, Refusals, Sessions, Status};
-use crate::events::Event;
-use crate::journal::sentence;
+use crate::events::journal::sentence;
+use crate::events::{Event, Members};
 
 /// `events`.
 #[derive(Debug, Args)]
@@ -176,9 +176,10 @@ struct Lost {
 }
 
 fn human(line: &[u8]) -> String {
-    match serde_json::from_slice::<Event>(line) {
-        Ok(event) => format!("{} {:>6} {}", event.time, event.id, sentence(&event)),
-        Err(_) => match serde_json::from_slice::<Lost>(line) {
+    // An event of a kind of another version may have members that this one would leave out.
+    match serde_json::from_slice::<Event>(line).ok().filter(|event| event.kind().is_some()) {
+        Some(event) => format!("{} {:>6} {}", Members::from(&event).time, event.id, sentence(&event)),
+        None => match serde_json::from_slice::<Lost>(line) {
             Ok(lost) => format!("- {} {}", lost.kind, lost.count),
             Err(_) => String::from_utf8_lossy(line).into_owned(),
         },

@@ -15,7 +15,7 @@ use crate::control::trust::Named;
 use crate::control::{ApiError, Caller};
 use crate::events::hub::Hub;
 use crate::events::store::Store;
-use crate::events::{Event, Kind};
+use crate::events::{Body, Event, PolicyChange};
 use crate::receipt::Request;
 
 struct Fake {
@@ -350,18 +350,18 @@ async fn panic_in_a_call_is_an_answer_and_the_next_call_works() {
 async fn follower_gets_the_stored_events_then_each_new_one_once() {
     let world = world();
     for _ in 0..3 {
-        world.fake.hub.publish(Event::new(Kind::Policy, "h", 0));
+        world.fake.hub.publish(Event::new(Body::Policy(PolicyChange::Reloaded), "h", 0));
     }
     let mut lines = world.client.lines("/v1/events?follow=true&since=1").await.unwrap();
     let mut ids = Vec::new();
     while ids.len() < 2 {
         ids.push(id(&lines.next().await.unwrap().unwrap()));
     }
-    world.fake.hub.publish(Event::new(Kind::Policy, "h", 0));
+    world.fake.hub.publish(Event::new(Body::Policy(PolicyChange::Reloaded), "h", 0));
     ids.push(id(&lines.next().await.unwrap().unwrap()));
     assert_eq!(ids, [2, 3, 4]);
     world.fake.marked.store(true, Ordering::Relaxed);
-    world.fake.hub.publish(Event::new(Kind::Policy, "h", 0));
+    world.fake.hub.publish(Event::new(Body::Policy(PolicyChange::Reloaded), "h", 0));
     assert_eq!(lines.next().await.unwrap(), None);
 }
 

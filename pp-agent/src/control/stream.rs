@@ -17,7 +17,7 @@ use super::{ApiError, Governor};
 use crate::events::hub::{Follower, Item};
 use crate::events::refusals::Missed;
 use crate::events::store::StoreError;
-use crate::events::{Event, Filter, Kind};
+use crate::events::{self, Event, Filter, Kind};
 
 /// Stored events told where the caller names neither `since` nor `limit`.
 const DEFAULT_LIMIT: usize = 1_000;
@@ -173,7 +173,7 @@ impl Stream {
 #[derive(Serialize)]
 struct Lost {
     count: u64,
-    kind: Kind,
+    kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     verdict: Option<&'static str>,
 }
@@ -181,7 +181,7 @@ struct Lost {
 /// The lines for what a follower missed: refusals are counted one by one, with their repeats, and the rest by events.
 fn lost(missed: Missed) -> Vec<Vec<u8>> {
     let lines = [(missed.refusals, Some(Verdict::Block.name())), (missed.others, None)].into_iter().filter(|(count, _)| *count > 0);
-    lines.filter_map(|(count, verdict)| serde_json::to_vec(&Lost { count, kind: Kind::Lost, verdict }).ok()).collect()
+    lines.filter_map(|(count, verdict)| serde_json::to_vec(&Lost { count, kind: Kind::Lost.name(), verdict }).ok()).collect()
 }
 
 /// Whether a caller of this standing may see this event.
@@ -189,14 +189,11 @@ fn lost(missed: Missed) -> Vec<Vec<u8>> {
 pub(crate) fn sees(standing: Standing, event: &Event) -> bool {
     match standing {
         Standing::Operator => true,
-        Standing::User(uid) => match &event.owner {
+        Standing::User(uid) => match &event.who.owner {
             Some(owner) => owner.uid == uid,
-            None => event.kind == Kind::Lost,
+            None => matches!(event.body, events::Body::Lost(_)),
         },
-        Standing::Agent(session) => {
-            let session = session.map(crate::events::build::session_text);
-            session.is_some() && event.session == session
-        }
+        Standing::Agent(session) => session.is_some() && event.who.session == session,
     }
 }
 
@@ -214,16 +211,17 @@ pub(crate) fn check(filter: &Filter) -> Result<(), ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::Owner;
+    use crate::events::{Body, Loss, Owner, PolicyChange};
 
     #[test]
     fn user_sees_own_sessions_events_and_losses_only() {
-        let mut event = Event::new(Kind::Verdict, "h", 0);
-        event.owner = Some(Owner { uid: 1000, name: None });
+        let mut event = Event::of_attempt("block", "no_receipt", "10.20.4.7", 502);
+        event.who.owner = Some(Owner { uid: 1000, name: None });
         assert!(sees(Standing::User(1000), &event) && sees(Standing::Operator, &event));
         assert!(!sees(Standing::User(1001), &event));
-        assert!(!sees(Standing::User(1000), &Event::new(Kind::Policy, "h", 0)));
-        assert!(sees(Standing::User(1000), &Event::new(Kind::Lost, "h", 0)));
+        let of = |body| Event::new(body, "h", 0);
+        assert!(!sees(Standing::User(1000), &of(Body::Policy(PolicyChange::Reloaded))));
+        assert!(sees(Standing::User(1000), &of(Body::Lost(Loss { count: 1, refusals: false, not_stored: false }))));
     }
 
     #[test]
@@ -236,10 +234,11 @@ mod tests {
 
     #[test]
     fn agent_of_an_unknown_session_sees_nothing() {
-        let mut event = Event::new(Kind::Verdict, "h", 0);
+        let mut event = Event::of_attempt("block", "no_receipt", "10.20.4.7", 502);
         assert!(!sees(Standing::Agent(None), &event));
-        event.session = Some("0000000000000abc".into());
         assert!(sees(Standing::Agent(Some(0xabc)), &event));
         assert!(!sees(Standing::Agent(Some(0xabd)), &event));
+        event.who.session = None;
+        assert!(!sees(Standing::Agent(None), &event));
     }
 }

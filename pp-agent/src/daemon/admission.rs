@@ -8,6 +8,7 @@ use crate::api::Draft;
 use crate::config::Config;
 use crate::control::ApiError;
 use crate::events::Destination;
+use crate::events::build::transport_text;
 use crate::keyring::Keyring;
 use crate::policy::{Beside, PolicySurface};
 use crate::receipt::request::RequestTarget;
@@ -116,7 +117,11 @@ fn target_of(destination: &Destination) -> Result<RequestTarget, ApiError> {
     let port = destination
         .port
         .ok_or_else(|| ApiError::bad_request("request: the refused packet has no port; name the target with --target ADDRESS:PORT"))?;
-    Ok(RequestTarget { address: destination.address.clone(), transport: destination.transport.clone(), ports: vec![port.to_string()] })
+    Ok(RequestTarget {
+        address: destination.address.to_string(),
+        transport: transport_text(destination.transport),
+        ports: vec![port.to_string()],
+    })
 }
 
 /// `10.20.4.7:502`, `10.20.4.0/24:500-510/udp`, `[fd00::7]:*`.
@@ -155,7 +160,7 @@ mod tests {
 
     #[test]
     fn draft_from_a_refusal_asks_for_exactly_that_target_host_and_user() {
-        let destination = Destination { address: "10.20.4.7".into(), port: Some(502), transport: "tcp".into() };
+        let destination = Destination { address: "10.20.4.7".parse().unwrap(), port: Some(502), transport: 6 };
         let request = draft(&config(), Some("codex".into()), "svc-build".into(), Some(&destination), &Draft::default()).unwrap();
         let target = RequestTarget { address: "10.20.4.7".into(), transport: "tcp".into(), ports: vec!["502".into()] };
         assert_eq!(request.targets, [target]);

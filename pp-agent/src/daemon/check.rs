@@ -8,7 +8,7 @@ use crate::api::{Check, CheckAnswer};
 use crate::control::{ApiError, Caller};
 use crate::events::Destination;
 use crate::events::behaviour::scope_text;
-use crate::events::build::{addr_of, parse_session, transport_text};
+use crate::events::build::{addr_of, parse_session};
 use crate::name::name_id;
 use nix::unistd::User;
 use pp_common::abi::TaskMark;
@@ -47,7 +47,7 @@ impl Daemon {
             zone: builder.name(decision.zone),
             gateway: builder.name(decision.gateway),
             service: builder.name(decision.service).or_else(|| usual.map(str::to_owned)),
-            destination: Destination { address: check.address.to_string(), port: Some(check.port), transport: transport_text(transport) },
+            destination: Destination { address: check.address, port: Some(check.port), transport }.into(),
         })
     }
 

@@ -8,8 +8,8 @@ use crate::api::{
 use crate::control::access::Standing;
 use crate::control::counters::ControlCounters;
 use crate::control::{ApiError, Caller, Governor, stream};
-use crate::events::Event;
 use crate::events::hub::Hub;
+use crate::events::{Body, Event, ReceiptChange};
 use crate::receipt::Request;
 
 impl Governor for Daemon {
@@ -51,8 +51,7 @@ impl Governor for Daemon {
 
     fn register(&self, artifact: &[u8]) -> Result<RegisterAnswer, ApiError> {
         self.take_artifact(artifact).inspect_err(|error| {
-            let mut event = self.event(crate::events::Kind::Receipt);
-            event.reason = Some(error.code().to_owned());
+            let event = self.event(Body::Receipt(None, ReceiptChange::Refused(error.code().to_owned())));
             self.hub.publish(event.detail(format!("not registered: {error}")));
         })
     }
@@ -78,16 +77,16 @@ impl Governor for Daemon {
         let own = self.own_session(caller)?;
         let agent = event
             .as_ref()
-            .and_then(|event| event.agent.clone())
+            .and_then(|event| event.who.agent.clone())
             .or(own.as_ref().and_then(|(agent, _)| agent.clone()))
             .or_else(|| draft.agent.clone());
-        let owner = event.as_ref().and_then(|event| event.owner.as_ref());
+        let owner = event.as_ref().and_then(|event| event.who.owner.as_ref());
         let owner = owner.map(|owner| owner.name.clone().unwrap_or_else(|| owner.uid.to_string()));
         let user = owner.or_else(|| draft.user.clone()).or(own.map(|(_, user)| user)).unwrap_or_else(|| {
             let owner = self.builder().owner(caller.uid);
             owner.name.unwrap_or_else(|| owner.uid.to_string())
         });
-        let destination = event.as_ref().and_then(|event| event.destination.clone());
+        let destination = event.as_ref().and_then(|event| event.attempt()?.destination);
         let inner = self.inner();
         admission::draft(&inner.config, agent, user, destination.as_ref(), draft)
     }

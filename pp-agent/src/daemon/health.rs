@@ -7,7 +7,7 @@ use crate::api::{BackendView, Neighbours, Opening, Posture, Status};
 use crate::clock::{Now, rfc3339};
 use crate::config::{Config, Mode};
 use crate::control::ApiError;
-use crate::events::Kind;
+use crate::events::{Body, PostureChange, Who};
 use crate::kernel::{Backend, GUARD_PROGRAMS, Gap, canary};
 use crate::metrics::Text;
 use crate::os::host;
@@ -150,10 +150,15 @@ impl Daemon {
         let before = std::mem::replace(&mut inner.measured, found.clone());
         drop(inner);
         if before != found {
-            let mut event = self.event(Kind::Posture);
-            event.reason = Some(found.posture.to_string());
-            event.backend = Some(self.gate.backend().name().to_owned());
-            self.hub.publish(event.detail(found.gaps()));
+            // The canary finds nothing else.
+            let change = match found.posture {
+                Posture::Enforcing => PostureChange::Enforcing,
+                Posture::Partial => PostureChange::Partial,
+                Posture::Observe => PostureChange::Observe,
+                Posture::Open | Posture::Degraded | Posture::Unmeasured => PostureChange::Open,
+            };
+            let who = Who { backend: Some(self.gate.backend().name().to_owned()), ..Who::default() };
+            self.hub.publish(self.event(Body::Posture { change, hook: None }).about(who).detail(found.gaps()));
         }
         found
     }

@@ -16,12 +16,12 @@ use crate::clock::{Now, boot_id};
 use crate::config::{Config, FileCheck, Paths, Require, Source};
 use crate::control::ApiError;
 use crate::control::counters::ControlCounters;
-use crate::events::Kind;
 use crate::events::build::Builder;
 use crate::events::hub::Hub;
 use crate::events::refusals::Ledger;
 use crate::events::store::Store;
 use crate::events::tally::Tally;
+use crate::events::{Body, PolicyChange};
 use crate::kernel::{Gate, GateOptions, KernelError, Reader};
 use crate::keyring::{KeyFileError, Keyring};
 use crate::os::mounts;
@@ -160,9 +160,8 @@ pub(super) fn settle(daemon: &Arc<Daemon>) -> Result<(), DaemonError> {
         return Err(DaemonError::Posture { found: measured.posture, required, gaps: measured.gaps() });
     }
     daemon.begin_watch();
-    let mut event = daemon.event(Kind::Policy);
-    event.reason = Some(daemon.inner().origin.name().to_owned());
-    daemon.hub.publish(event.detail("daemon started"));
+    let origin = daemon.inner().origin.change();
+    daemon.hub.publish(daemon.event(Body::Policy(origin)).detail("daemon started"));
     daemon.tell_shut_state();
     daemon.note_wall();
     daemon.end_flows();
@@ -172,10 +171,15 @@ pub(super) fn settle(daemon: &Arc<Daemon>) -> Result<(), DaemonError> {
 impl PolicyOrigin {
     /// Its name in status.
     pub(super) const fn name(&self) -> &'static str {
+        self.change().name()
+    }
+
+    /// What the start of a daemon with it tells.
+    const fn change(&self) -> PolicyChange {
         match self {
-            Self::Files => "files",
-            Self::BuiltIn | Self::Fallback(_) => "built_in",
-            Self::LastGood(_) => "last_good",
+            Self::Files => PolicyChange::Files,
+            Self::BuiltIn | Self::Fallback(_) => PolicyChange::BuiltIn,
+            Self::LastGood(_) => PolicyChange::LastGood,
         }
     }
 }
@@ -223,10 +227,7 @@ impl Daemon {
     /// Reads the policy and the keys again and puts them in force, all or nothing.
     pub(super) fn reload_policy(&self) -> Result<Reloaded, ApiError> {
         let refused = |error: String| {
-            let event = self.event(Kind::Policy).detail(error.clone());
-            let mut event = event;
-            event.reason = Some("refused".to_owned());
-            self.hub.publish(event);
+            self.hub.publish(self.event(Body::Policy(PolicyChange::Refused)).detail(error.clone()));
             ApiError::PolicyRefused(error)
         };
         let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
@@ -274,8 +275,7 @@ impl Daemon {
         drop(inner);
         self.learn(None);
         self.refresh_guard();
-        let mut event = self.event(Kind::Policy);
-        event.reason = Some("reloaded".to_owned());
+        let mut event = self.event(Body::Policy(PolicyChange::Reloaded));
         if !remarks.off.is_empty() {
             let parts: Vec<&str> = remarks.off.iter().map(|off| off.text.as_str()).collect();
             event = event.detail(format!("off: {}", parts.join("; ")));

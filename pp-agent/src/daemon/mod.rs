@@ -37,7 +37,7 @@ use crate::events::build::Builder;
 use crate::events::hub::Hub;
 use crate::events::refusals::Ledger;
 use crate::events::tally::Tally;
-use crate::events::{Event, Kind};
+use crate::events::{Body, Event};
 use crate::kernel::{Gate, Reader};
 use crate::keyring::Keyring;
 use crate::name::name_id;
@@ -195,8 +195,8 @@ impl Daemon {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn event(&self, kind: Kind) -> Event {
-        Event::new(kind, &self.builder().host, Now::read().wall_ms)
+    fn event(&self, body: Body) -> Event {
+        Event::new(body, &self.builder().host, Now::read().wall_ms)
     }
 
     /// Whether the clock is behind what was seen before; notes it if not.

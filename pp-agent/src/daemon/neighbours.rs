@@ -17,7 +17,7 @@ use crate::api::{Forgotten, LinkView, NeighbourList, NeighbourView, UnnamedNetwo
 use crate::clock::Now;
 use crate::control::ApiError;
 use crate::events::build::address;
-use crate::events::{Destination, Kind};
+use crate::events::{Body, NeighbourChange};
 use crate::neighbours::{Book, Known, Protected, Resolver, Snapshot, Told, Watched, What, addr, resolvers, unanswered};
 use crate::net::{Mac, Prefix};
 use crate::os::netns::Namespace;
@@ -333,14 +333,18 @@ impl Daemon {
     }
 
     fn tell_neighbour(&self, told: &Told) {
-        let mut event = self.event(Kind::Neighbour);
-        event.reason = Some(told.what.reason().to_owned());
-        event.destination = Some(Destination { address: address(told.addr).to_string(), port: None, transport: "any".to_owned() });
-        let builder = self.builder();
-        event.zone = builder.name(told.place.zone);
-        event.gateway = builder.name(told.place.gateway);
-        drop(builder);
-        self.hub.publish(event.detail(sentence(told)));
+        let change = match told.what {
+            What::Learned => NeighbourChange::Learned,
+            What::Expired => NeighbourChange::Expired,
+            What::RouterAnswers | What::OwnAnswers | What::TwoPlaces | What::MacChanged => NeighbourChange::Conflict,
+            What::Full => NeighbourChange::Full,
+        };
+        self.publish_neighbour(change, address(told.addr), told.place, sentence(told));
+    }
+
+    fn publish_neighbour(&self, change: NeighbourChange, address: IpAddr, place: Place, detail: String) {
+        let place = self.builder().place(place.zone, place.gateway, 0);
+        self.hub.publish(self.event(Body::Neighbour { change, address, place }).detail(detail));
     }
 
     /// What would be decided on some link, where that is not known: of a link-local address on one that carries a place, of any
@@ -425,14 +429,8 @@ impl Daemon {
             return Err(ApiError::not_found(format!("{text}: not learned from a neighbour; what policy gives by mac is changed there")));
         }
         for known in &found {
-            let mut event = self.event(Kind::Neighbour);
-            event.reason = Some("forgotten".to_owned());
-            event.destination = Some(Destination { address: ip.to_string(), port: None, transport: "any".to_owned() });
-            let builder = self.builder();
-            event.zone = builder.name(known.learned.place.zone);
-            event.gateway = builder.name(known.learned.place.gateway);
-            drop(builder);
-            self.hub.publish(event.detail("forgotten by an operator; it is not learned again for 24 hours or until the daemon restarts"));
+            let detail = "forgotten by an operator; it is not learned again for 24 hours or until the daemon restarts";
+            self.publish_neighbour(NeighbourChange::Forgotten, ip, known.learned.place, detail.to_owned());
         }
         self.learn(None);
         Ok(Forgotten { address: ip.to_string(), forgotten: found.len() })

@@ -10,9 +10,9 @@ use std::time::Duration;
 use super::Daemon;
 use crate::api::{CanaryView, FindingView, HooksView, WatchView};
 use crate::clock::{Now, rfc3339};
-use crate::events::Kind;
+use crate::events::{Body, PostureChange};
 use crate::kernel::canary::Finding;
-use crate::kernel::hooks::Hooks;
+use crate::kernel::hooks::{Damage, Hooks};
 use crate::metrics::Text;
 use crate::notify;
 
@@ -173,19 +173,22 @@ impl Daemon {
                 Err(error) => (&self.watch.beyond_repair, format!("it could not be put back: {error}")),
             };
             counter.fetch_add(1, Ordering::Relaxed);
-            self.tell_hook(repair.damage.name(), repair.hook, outcome);
+            let change = match repair.damage {
+                Damage::Detached => PostureChange::HookDetached,
+                Damage::Replaced => PostureChange::HookReplaced,
+                Damage::Unpinned => PostureChange::HookUnpinned,
+                Damage::Unknown => PostureChange::HookUnknown,
+            };
+            self.tell_hook(change, repair.hook, outcome);
         }
         for program in foreign {
             let what = format!("program {} \"{}\" was attached behind it and can undo what it refuses", program.id, program.name);
-            self.tell_hook("foreign_program", program.hook, what);
+            self.tell_hook(PostureChange::ForeignProgram, program.hook, what);
         }
     }
 
-    fn tell_hook(&self, reason: &str, hook: String, detail: String) {
-        tracing::warn!("hook {hook}: {reason}: {detail}");
-        let mut event = self.event(Kind::Posture);
-        event.reason = Some(reason.to_owned());
-        event.hook = Some(hook);
-        self.hub.publish(event.detail(detail));
+    fn tell_hook(&self, change: PostureChange, hook: String, detail: String) {
+        tracing::warn!("hook {hook}: {}: {detail}", change.name());
+        self.hub.publish(self.event(Body::Posture { change, hook: Some(hook) }).detail(detail));
     }
 }

@@ -7,7 +7,7 @@ use crate::api::{ReceiptStatus, ReceiptView, Receipts, RegisterAnswer, Revoked, 
 use crate::clock::{Now, rfc3339};
 use crate::control::ApiError;
 use crate::events::build::session_text;
-use crate::events::{Kind, Usage};
+use crate::events::{Body, ReceiptChange, Usage, Who};
 use crate::name::name_id;
 use crate::policy::{self, Counts, GrantSource, KernelTables, PolicyError};
 use crate::receipt::revocation::Revocation;
@@ -194,10 +194,7 @@ impl Daemon {
         answer.warnings.extend(unknown.clone());
         drop(inner);
         self.changed.notify_one();
-        let mut event = self.event(Kind::Receipt);
-        event.receipt = Some(id);
-        event.reason = Some("registered".to_owned());
-        event.agent = agent;
+        let mut event = self.event(Body::Receipt(Some(id), ReceiptChange::Registered)).about(Who { agent, ..Who::default() });
         event.detail = unknown;
         self.hub.publish(event);
         Ok(answer.into())
@@ -267,10 +264,7 @@ impl Daemon {
         self.publish(&mut inner)?;
         drop(inner);
         self.changed.notify_one();
-        let mut event = self.event(Kind::Revocation);
-        event.receipt = Some(id.to_owned());
-        event.reason = Some("receipt_revoked".to_owned());
-        self.hub.publish(event.detail(reason));
+        self.hub.publish(self.event(Body::Revocation(Some(id.to_owned()))).detail(reason));
         self.end_flows();
         match kept {
             Ok(was_registered) => Ok(Revoked { id: id.to_owned(), status: ReceiptStatus::Revoked, was_registered }),

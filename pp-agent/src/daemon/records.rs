@@ -10,10 +10,9 @@ use pp_common::tamper::Tamper;
 
 use super::Daemon;
 use crate::clock::Now;
-use crate::events::Kind;
-use crate::events::behaviour;
 use crate::events::record::Record;
 use crate::events::refusals::Ledger;
+use crate::events::{Body, behaviour};
 use crate::kernel::Records;
 
 /// How long the store is waited for, until it has caught up once.
@@ -69,24 +68,25 @@ pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
             daemon.home.moved();
         }
         let event = daemon.builder().build(&record, Now::read());
-        let Some(mut event) = event.filter(|event| event.kind != Kind::Canary || daemon.watch.tells_canaries()) else {
+        let Some(mut event) = event.filter(|event| !event.canary || daemon.watch.tells_canaries()) else {
             if let Some(read) = read {
                 daemon.tally.silent(read);
             }
             continue;
         };
-        {
-            if let Record::Verdict(verdict) = &record {
-                event.budget = daemon.usage(verdict.serial);
-                if let Some(budget) = &event.budget {
-                    event.command_line_account = daemon.builder().account_beyond(verdict.header.tgid, &budget.accounts);
-                }
-                if verdict.count != 0 {
-                    behaviour::describe(&mut event, verdict, daemon.gate.history(verdict.header.session).as_deref());
-                }
+        if let (Record::Verdict(verdict), Body::Verdict(attempt)) = (&record, &mut event.body) {
+            attempt.budget = daemon.usage(verdict.serial);
+            if let Some(budget) = &attempt.budget {
+                attempt.command_line_account = daemon.builder().account_beyond(verdict.header.tgid, &budget.accounts);
             }
-            daemon.hub.publish_read(event, read);
+            if verdict.count != 0
+                && let Some((trip, detail)) = behaviour::trip(verdict, daemon.gate.history(verdict.header.session).as_deref())
+            {
+                attempt.trip = Some(trip);
+                event.detail = Some(detail);
+            }
         }
+        daemon.hub.publish_read(event, read);
     }
 }
 

@@ -5,16 +5,16 @@ use std::time::{Duration, Instant};
 
 use pp_common::abi::{Counter, REPEAT_WINDOW_NS, RepeatKey, Repeats};
 use pp_common::behaviour::Rule;
-use pp_common::decide::{Attempt, Kind as AttemptKind, Reason, Verdict, transport};
+use pp_common::decide::{Attempt, Kind as AttemptKind, Reason, Subject, Verdict, transport};
 use pp_common::protect::Tamper;
 
 use super::Daemon;
 use crate::api::RefusalCounts;
 use crate::clock::Now;
-use crate::events::build::{address, session_text, transport_text};
+use crate::events::build::address;
 use crate::events::guard::hook_name;
 use crate::events::refusals::missing;
-use crate::events::{Destination, Kind};
+use crate::events::{self, Body, Destination, Who, Why};
 use crate::kernel::KernelError;
 
 /// How long the reader of records may take until none is left; a storm takes longer, and the next look comes in a second.
@@ -212,55 +212,55 @@ impl Daemon {
             self.tell_guard_repeats(key, count);
             return;
         }
-        let mut event = self.event(Kind::Verdict);
         let subject = self.builder().subject_of(key.session);
-        event.session = Some(session_text(key.session));
-        event.verdict = Verdict::from_code(key.verdict).map(|verdict| verdict.name().to_owned());
-        event.reason = Reason::from_code(key.reason).map(|reason| reason.name().to_owned());
-        event.repeats = count;
         // The repeats of a tripped pattern may have gone to many places.
-        let rule = Reason::from_code(key.reason).and_then(Rule::of);
-        event.destination = rule.is_none_or(Rule::names_host).then(|| Destination {
-            address: address(key.addr).to_string(),
+        let reason = Reason::from_code(key.reason);
+        let rule = reason.and_then(Rule::of);
+        let destination = rule.is_none_or(Rule::names_host).then(|| Destination {
+            address: address(key.addr),
             port: rule.is_none_or(Rule::names_port).then_some(key.port),
-            transport: transport_text(key.transport),
+            transport: key.transport,
         });
-        if key.canary != 0 {
-            event.kind = Kind::Canary;
-        }
-        if let Some(subject) = subject {
+        let near = subject.filter(|_| destination.is_some()).map(|subject| {
             let attempt = Attempt { addr: key.addr, port: key.port, transport: key.transport, kind: AttemptKind::Open, counted: 0 };
-            let decision = self.decide_near(&subject, &attempt);
-            let mut builder = self.builder();
-            event.agent = builder.name(subject.agent);
-            event.owner = Some(builder.owner(subject.owner));
-            if event.destination.is_some() {
-                event.zone = builder.name(decision.zone);
-                event.gateway = builder.name(decision.gateway);
-                event.service = builder.name(decision.service);
-            }
-        }
-        self.hub.publish(event.detail("attempts that were counted since the last event of this pair"));
+            self.decide_near(&subject, &attempt)
+        });
+        let attempt = events::Attempt {
+            verdict: Verdict::from_code(key.verdict).map(Into::into),
+            reason: reason.map(Why::Decided),
+            destination,
+            place: near.map(|near| self.builder().place(near.zone, near.gateway, near.service)).unwrap_or_default(),
+            repeats: count,
+            ..events::Attempt::default()
+        };
+        self.publish_repeats(
+            key,
+            Body::Verdict(Box::new(attempt)),
+            subject,
+            "attempts that were counted since the last event of this pair",
+        );
     }
 
     /// The same of refusals that name no address; see `pp-ebpf/src/gate/guard.rs` for the key.
     fn tell_guard_repeats(&self, key: &RepeatKey, count: u64) {
-        let tamper = key.reason == Reason::Tamper as u8;
+        let attempt = Box::new(events::Attempt {
+            verdict: Verdict::from_code(key.verdict).map(Into::into),
+            reason: u8::try_from(key.port).ok().and_then(Tamper::from_code).map(Why::from),
+            hook: Some(hook_name(key.transport, self.gate.backend().name())),
+            repeats: count,
+            ..events::Attempt::default()
+        });
+        let body = if key.reason == Reason::Tamper as u8 { Body::Tamper(attempt) } else { Body::Verdict(attempt) };
         let subject = self.builder().subject_of(key.session);
-        let kind = if tamper { Kind::Tamper } else { Kind::Verdict };
-        let mut event = self.event(if key.canary != 0 { Kind::Canary } else { kind });
-        let what = u8::try_from(key.port).ok().and_then(Tamper::from_code);
-        event.session = Some(session_text(key.session));
-        event.verdict = Verdict::from_code(key.verdict).map(|verdict| verdict.name().to_owned());
-        event.reason = what.map(|what| what.name().to_owned());
-        event.hook = Some(hook_name(key.transport, self.gate.backend().name()));
-        event.repeats = count;
-        if let Some(subject) = subject {
-            let mut builder = self.builder();
-            event.agent = builder.name(subject.agent);
-            event.owner = Some(builder.owner(subject.owner));
-        }
-        self.hub.publish(event.detail("attempts that were counted since the last event of this kind"));
+        self.publish_repeats(key, body, subject, "attempts that were counted since the last event of this kind");
+    }
+
+    fn publish_repeats(&self, key: &RepeatKey, body: Body, subject: Option<Subject>, detail: &str) {
+        let unknown = Who { session: Some(key.session), ..Who::default() };
+        let who = subject.map_or(unknown, |subject| self.builder().session(key.session, subject.agent, subject.owner));
+        let mut event = self.event(body).about(who).detail(detail);
+        event.canary = key.canary != 0;
+        self.hub.publish(event);
     }
 }
 

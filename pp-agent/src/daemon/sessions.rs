@@ -8,7 +8,7 @@ use crate::api::{ProcessView, Released as ReleasedAnswer, SessionView, Sessions,
 use crate::clock::{Now, rfc3339};
 use crate::control::access::Standing;
 use crate::control::{ApiError, Caller};
-use crate::events::Kind;
+use crate::events::Body;
 use crate::events::build::session_text;
 use crate::events::mask::mask;
 use crate::name::name_id;
@@ -94,15 +94,8 @@ impl Daemon {
         let processes = released.len();
         self.keep_released(&mut held, released)?;
         drop(held);
-        let mut event = self.event(Kind::SessionEnd);
-        event.session = Some(session_text(session));
-        {
-            let mut builder = self.builder();
-            event.agent = builder.name(mark.agent);
-            event.owner = Some(builder.owner(mark.owner));
-        }
-        event.reason = Some("released".to_owned());
-        self.hub.publish(event);
+        let who = self.builder().session(session, mark.agent, mark.owner);
+        self.hub.publish(self.event(Body::SessionEnd { released: true }).about(who));
         Ok(ReleasedAnswer { session: Some(session_text(session)), processes })
     }
 
@@ -157,8 +150,7 @@ impl Daemon {
             owner: mark.owner,
             tgid: pid,
         };
-        let mut event = builder.subject(&header, Kind::SessionStart, Now::read());
-        event.rule = Some(rule.to_owned());
+        let event = builder.subject(&header, Body::SessionStart(Some(rule.to_owned())), Now::read());
         drop(builder);
         self.hub.publish(event);
     }

@@ -9,7 +9,7 @@ use super::{Daemon, DaemonError, Inner, Judged, PolicyOrigin, is_behind, names_o
 use crate::clock::Now;
 use crate::config::Config;
 use crate::control::ApiError;
-use crate::events::Kind;
+use crate::events::{Body, PostureChange};
 use crate::keyring::Keyring;
 use crate::policy::Beside;
 use crate::state::{Book, State, StateError};
@@ -87,14 +87,12 @@ impl Daemon {
             inner.receipts_unknown.then(|| self.state_problem(&inner)).flatten()
         };
         if let Some(problem) = problem {
-            self.tell_state("state_unavailable", problem);
+            self.tell_state(PostureChange::StateUnavailable, problem);
         }
     }
 
-    fn tell_state(&self, reason: &str, detail: String) {
-        let mut event = self.event(Kind::Posture);
-        event.reason = Some(reason.to_owned());
-        self.hub.publish(event.detail(detail));
+    fn tell_state(&self, change: PostureChange, detail: String) {
+        self.hub.publish(self.event(Body::Posture { change, hook: None }).detail(detail));
     }
 
     /// Tries a state that is shut once more, and puts in force what is in it.
@@ -136,7 +134,7 @@ impl Daemon {
         let count = inner.receipts.iter().count();
         drop(inner);
         tracing::warn!("state: it could be opened, {count} receipts are known again");
-        self.tell_state("state_restored", format!("{count} receipts are known again"));
+        self.tell_state(PostureChange::StateRestored, format!("{count} receipts are known again"));
         self.changed.notify_one();
     }
 }

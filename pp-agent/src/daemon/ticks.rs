@@ -12,8 +12,8 @@ use pp_common::decide::Subject;
 use super::refusals::Losses;
 use super::{Daemon, load};
 use crate::clock::{NS_PER_MS, Now};
-use crate::events::build::{address, session_text, transport_text};
-use crate::events::{Destination, Kind};
+use crate::events::build::address;
+use crate::events::{Attempt, Body, Destination, Process, ReceiptChange, Who, Why};
 use crate::flows;
 use crate::notify;
 
@@ -265,10 +265,7 @@ impl Daemon {
             .map(|receipt| receipt.stored.id.clone())
             .collect();
         for id in over {
-            let mut event = self.event(Kind::Receipt);
-            event.receipt = Some(id);
-            event.reason = Some("receipt_expired".to_owned());
-            self.hub.publish(event);
+            self.hub.publish(self.event(Body::Receipt(Some(id), ReceiptChange::Expired)));
         }
         self.end_flows();
         now
@@ -304,35 +301,32 @@ impl Daemon {
 
     fn tell_ended(&self, ended: Vec<flows::EndedFlow>) {
         for flow in ended {
-            let mut event = self.event(Kind::FlowEnded);
             let subject = Subject { session: flow.mark.session, agent: flow.mark.agent, owner: flow.mark.owner };
             let nearest = self.gate.nearest_on(flow.link, &subject, &flow.attempt, &flow.decision);
             let mut builder = self.builder();
-            event.verdict = Some(flow.decision.verdict.name().to_owned());
-            event.reason = Some(flow.decision.reason.name().to_owned());
-            event.session = Some(session_text(flow.mark.session));
-            event.agent = builder.name(flow.mark.agent);
-            event.owner = Some(builder.owner(flow.mark.owner));
-            event.pid = Some(flow.pid);
-            event.executable = builder.processes.find(flow.pid).map(|process| process.executable);
-            event.zone = builder.name(flow.decision.zone);
-            event.gateway = builder.name(flow.decision.gateway);
-            event.service = builder.name(flow.decision.service);
-            event.receipt = nearest.and_then(|serial| builder.names.receipts.get(&serial).cloned());
-            event.hook = Some("daemon".to_owned());
-            event.backend = Some(builder.backend.clone());
+            let executable = builder.processes.find(flow.pid).map(|process| process.executable);
+            let who = Who {
+                process: Some(Process { pid: flow.pid, executable, ..Process::default() }),
+                backend: Some(builder.backend.clone()),
+                ..builder.session(subject.session, subject.agent, subject.owner)
+            };
+            let to = &flow.attempt;
+            let attempt = Attempt {
+                verdict: Some(flow.decision.verdict.into()),
+                reason: Some(Why::Decided(flow.decision.reason)),
+                destination: Some(Destination { address: address(to.addr), port: Some(to.port), transport: to.transport }),
+                place: builder.place(flow.decision.zone, flow.decision.gateway, flow.decision.service),
+                receipt: nearest.and_then(|serial| builder.names.receipts.get(&serial).cloned()),
+                hook: Some("daemon".to_owned()),
+                ..Attempt::default()
+            };
             drop(builder);
-            event.destination = Some(Destination {
-                address: address(flow.attempt.addr).to_string(),
-                port: Some(flow.attempt.port),
-                transport: transport_text(flow.attempt.transport),
-            });
             let detail = match (flow.orphan, flow.told) {
                 (true, _) => "nobody had it open any more; what it had not sent is gone",
                 (false, true) => "the program was told",
                 (false, false) => "its packets are refused",
             };
-            self.hub.publish(event.detail(detail));
+            self.hub.publish(self.event(Body::FlowEnded(Box::new(attempt))).about(who).detail(detail));
         }
     }
 }

@@ -3,11 +3,11 @@
 
 use ipnet::IpNet;
 use pp_common::behaviour::{History, Rule, Scope, port_of, transport_of, what};
-use pp_common::decide::Reason;
+use pp_common::decide::{Reason, Verdict};
 use pp_common::record::VerdictRecord;
 
-use super::Event;
-use super::build::{address, transport_text};
+use super::build::address;
+use super::{Destination, Trip};
 use crate::config::Exemption;
 use std::net::IpAddr;
 
@@ -33,33 +33,36 @@ pub(crate) const fn techniques(rule: Rule) -> &'static [&'static str] {
     }
 }
 
-/// Fills in what a rule's first refusal has to say. `history`: what the session
+/// What a rule's first refusal has to say, also in a sentence. `history`: what the session
 /// reached for, where it is still known.
-pub(crate) fn describe(event: &mut Event, record: &VerdictRecord, history: Option<&History>) {
-    let Some(rule) = rule_of(record).filter(|_| record.count != 0) else { return };
-    event.count = Some(record.count.into());
-    event.limit = Some(record.limit.into());
-    event.window_s = Some(record.window_s.into());
-    event.cool_down_s = Some(record.cool_down_s.into());
+#[must_use]
+pub(crate) fn trip(record: &VerdictRecord, history: Option<&History>) -> Option<(Trip, String)> {
+    let rule = rule_of(record).filter(|_| record.count != 0)?;
     let mut targets = vec![(address(record.addr), what(record.transport, record.port))];
-    for (host, what) in history.map(|history| matching(rule, record, history)).unwrap_or_default() {
-        if !targets.contains(&(host, what)) {
-            targets.push((host, what));
+    for target in history.map(|history| matching(rule, record, history)).unwrap_or_default() {
+        if !targets.contains(&target) {
+            targets.push(target);
         }
     }
-    event.targets = targets.iter().take(SAMPLE).map(|(host, what)| target_text(*host, *what)).collect();
-    // A zone beats every exemption, and a gateway does.
-    if record.zone == 0 && record.gateway == 0 {
-        event.exempt = exemption(rule, record, &targets);
-    }
-    let verb = if event.verdict.as_deref() == Some("observe") { "would be" } else { "is" };
-    event.detail = Some(format!(
+    let verb = if record.verdict == Verdict::Observe as u8 { "would be" } else { "is" };
+    let detail = format!(
         "{} in {} s, at most {} are allowed; this pattern {verb} blocked for {} s",
         counted(rule, record.count),
         record.window_s,
         record.limit,
         record.cool_down_s,
-    ));
+    );
+    // A zone beats every exemption, and a gateway does.
+    let is_free = record.zone == 0 && record.gateway == 0;
+    let trip = Trip {
+        count: record.count.into(),
+        limit: record.limit.into(),
+        window_s: record.window_s.into(),
+        cool_down_s: record.cool_down_s.into(),
+        targets: targets.iter().take(SAMPLE).map(|(host, what)| destination(*host, *what)).collect(),
+        exempt: exemption(rule, record, &targets).filter(|_| is_free),
+    };
+    Some((trip, detail))
 }
 
 fn counted(rule: Rule, count: u32) -> String {
@@ -85,13 +88,8 @@ fn matching(rule: Rule, record: &VerdictRecord, history: &History) -> Vec<(IpAdd
         .collect()
 }
 
-fn target_text(host: IpAddr, what: u32) -> String {
-    let transport = transport_text(transport_of(what));
-    match (host, port_of(what)) {
-        (host, 0) => format!("{host}/{transport}"),
-        (IpAddr::V6(host), port) => format!("[{host}]:{port}/{transport}"),
-        (host, port) => format!("{host}:{port}/{transport}"),
-    }
+fn destination(address: IpAddr, what: u32) -> Destination {
+    Destination { address, port: Some(port_of(what)).filter(|port| *port != 0), transport: transport_of(what) }
 }
 
 /// The line for `[behaviour]`.

@@ -7,15 +7,14 @@ use std::net::{IpAddr, Ipv6Addr};
 use nix::unistd::{Uid, User};
 use pp_common::abi::{NameId, Serial, TASK_CANARY};
 use pp_common::behaviour::has_ports;
-use pp_common::decide::{Reason, Subject, Verdict, is_login_port, transport};
+use pp_common::decide::{Reason, Subject, is_login_port, transport};
 use pp_common::dest::Addr;
-use pp_common::protect::GuardRecord;
 use pp_common::record::{Hook, RecordHeader, VerdictRecord};
 use pp_common::tools::{TOOL_OBSERVE, TOOL_REFUSE, rule_of};
 
-use super::procs::{Change, Process, Processes};
+use super::procs::{Change, Processes};
 use super::record::{Exec, Record};
-use super::{Destination, Event, Kind, Owner, account, guard, mask};
+use super::{Attempt, Body, Destination, Event, Loss, Owner, Place, Process, Tool, Verdict, Who, Why, account, guard, mask};
 use crate::clock::Now;
 use crate::kernel::Backend;
 pub(crate) use crate::name::{parse_session, session_text};
@@ -72,23 +71,25 @@ impl Builder {
     pub(crate) fn build(&mut self, record: &Record, now: Now) -> Option<Event> {
         self.remember(record.header());
         let change = self.processes.learn(record);
-        match record {
-            Record::Verdict(verdict) => Some(self.verdict(verdict, now)),
-            Record::SessionStart(exec) => Some(self.session_start(exec, now)),
-            Record::Exit(task) => match change {
-                Change::SessionEnded(_) => Some(self.subject(&task.header, kind_of(&task.header, Kind::SessionEnd), now)),
-                Change::None => None,
-            },
-            Record::TableFull(task) => {
-                let mut event = self.subject(&task.header, Kind::Lost, now);
-                event.count = Some(1);
-                Some(event.detail("the task table is full: a child could not be marked; raise max_tasks in the policy"))
-            }
-            Record::Tool(exec) => Some(self.tool(exec, now)),
-            Record::Tamper(record) => Some(self.guarded(record, Kind::Tamper, now)),
-            Record::Delegate(record) => Some(self.guarded(record, Kind::Verdict, now)),
-            Record::Exec(_) | Record::Fork(_) => None,
-        }
+        let body = match record {
+            Record::Verdict(verdict) => self.verdict(verdict),
+            Record::SessionStart(exec) => self.session_start(exec),
+            Record::Exit(_) if change != Change::None => Body::SessionEnd { released: false },
+            Record::TableFull(_) => Body::Lost(Loss { count: 1, refusals: false, not_stored: false }),
+            Record::Tool(exec) => self.tool(exec),
+            Record::Tamper(record) => Body::Tamper(guard::attempt(record, &self.backend)),
+            Record::Delegate(record) => Body::Verdict(guard::attempt(record, &self.backend)),
+            Record::Exec(_) | Record::Fork(_) | Record::Exit(_) => return None,
+        };
+        let event = self.subject(record.header(), body, now);
+        Some(match record {
+            Record::Verdict(verdict) => Event { detail: about_no_address(verdict), ..event },
+            Record::Tamper(record) | Record::Delegate(record) => event.detail(guard::words(record)),
+            // It is told whoever's child it was.
+            Record::TableFull(_) => Event { canary: false, ..event }
+                .detail("the task table is full: a child could not be marked; raise max_tasks in the policy"),
+            _ => event,
+        })
     }
 
     /// Who a session is, also for a while after it ended.
@@ -127,75 +128,72 @@ impl Builder {
         self.processes.find(tgid).and_then(|process| account::beyond(&process.argv, allowed))
     }
 
-    fn session_start(&mut self, exec: &Exec, now: Now) -> Event {
-        let mut event = self.subject(&exec.header, kind_of(&exec.header, Kind::SessionStart), now);
-        let index = exec.rule.checked_sub(1).and_then(|index| usize::try_from(index).ok());
-        event.rule = index.and_then(|index| self.names.rules.get(index).cloned());
-        event
+    /// The names of a place and a service.
+    #[must_use]
+    pub(crate) fn place(&self, zone: NameId, gateway: NameId, service: NameId) -> Place {
+        Place { zone: self.name(zone), gateway: self.name(gateway), service: self.name(service) }
     }
 
-    fn tool(&mut self, exec: &Exec, now: Now) -> Event {
-        let mut event = self.subject(&exec.header, kind_of(&exec.header, Kind::Exec), now);
+    fn session_start(&self, exec: &Exec) -> Body {
+        let index = exec.rule.checked_sub(1).and_then(|index| usize::try_from(index).ok());
+        Body::SessionStart(index.and_then(|index| self.names.rules.get(index).cloned()))
+    }
+
+    fn tool(&self, exec: &Exec) -> Body {
         let code = u16::try_from(exec.rule).unwrap_or_default();
         let verdict = match (code & TOOL_REFUSE != 0, code & TOOL_OBSERVE != 0) {
-            (true, _) => "block",
-            (false, true) => "observe",
-            (false, false) => "report",
+            (true, _) => Verdict::Block,
+            (false, true) => Verdict::Observe,
+            (false, false) => Verdict::Report,
         };
-        event.verdict = Some(verdict.to_owned());
-        event.reason = Some("tool".to_owned());
-        event.hook = Some("exec".to_owned());
-        if let Some(rule) = rule_of(code).and_then(|rule| self.names.tools.get(rule)) {
-            event.tool = Some(rule.tool.clone());
-            event.shape.clone_from(&rule.shape);
-            event.attack.clone_from(&rule.attack);
-        }
-        event
+        let rule = rule_of(code).and_then(|rule| self.names.tools.get(rule));
+        Body::Exec(Tool {
+            verdict,
+            tool: rule.map(|rule| rule.tool.clone()),
+            shape: rule.and_then(|rule| rule.shape.clone()),
+            attack: rule.map(|rule| rule.attack.clone()).unwrap_or_default(),
+        })
     }
 
-    fn verdict(&mut self, record: &VerdictRecord, now: Now) -> Event {
-        let mut event = self.subject(&record.header, kind_of(&record.header, Kind::Verdict), now);
-        let reason = Reason::from_code(record.reason);
-        event.verdict = Some(Verdict::from_code(record.verdict).map_or("unknown", Verdict::name).to_owned());
-        event.reason = Some(reason.map_or("unknown", Reason::name).to_owned());
-        event.hook = Some(hook_name(record.hook, &self.backend));
-        event.repeats = record.repeats;
-        event.zone = self.name(record.zone);
-        event.gateway = self.name(record.gateway);
-        event.service = self.name(record.service).or_else(|| named_service(record));
-        if record.serial != 0 {
-            event.receipt = Some(self.names.receipts.get(&record.serial).cloned().unwrap_or_else(|| format!("#{}", record.serial)));
-        }
-        if reason == Some(Reason::SocketFamily) {
-            event.detail = Some(format!("address family {}", record.port));
-        } else if reason == Some(Reason::Malformed) {
-            event.detail = Some("a packet that asks to go on elsewhere, or whose headers cannot be read".to_owned());
-        } else {
-            event.destination = Some(destination(record));
-            event.attack = techniques(record).iter().map(|id| (*id).to_owned()).collect();
-        }
-        event
+    fn verdict(&self, record: &VerdictRecord) -> Body {
+        let place = self.place(record.zone, record.gateway, record.service);
+        let service = place.service.or_else(|| named_service(record));
+        let receipt = self.names.receipts.get(&record.serial).cloned().unwrap_or_else(|| format!("#{}", record.serial));
+        let has_address = about_no_address(record).is_none();
+        Body::Verdict(Box::new(Attempt {
+            verdict: Some(Verdict::of_code(record.verdict)),
+            reason: Some(Why::of_code(record.reason)),
+            destination: has_address.then(|| destination(record)),
+            place: Place { service, ..place },
+            receipt: (record.serial != 0).then_some(receipt),
+            hook: Some(hook_name(record.hook, &self.backend)),
+            repeats: record.repeats,
+            attack: techniques(record).iter().filter(|_| has_address).map(|id| (*id).to_owned()).collect(),
+            ..Attempt::default()
+        }))
     }
 
-    fn guarded(&mut self, record: &GuardRecord, kind: Kind, now: Now) -> Event {
-        let mut event = self.subject(&record.header, kind_of(&record.header, kind), now);
-        guard::describe(&mut event, record, &self.backend);
-        event
+    /// A session and who owns it.
+    pub(crate) fn session(&mut self, session: u64, agent: NameId, owner: u32) -> Who {
+        Who { session: Some(session), agent: self.name(agent), owner: Some(self.owner(owner)), ..Who::default() }
     }
 
     /// An event about a marked process: who it is, what it runs.
-    pub(crate) fn subject(&mut self, header: &RecordHeader, kind: Kind, now: Now) -> Event {
-        let mut event = Event::new(kind, &self.host, now.wall_of(header.time_ns));
-        event.session = Some(session_text(header.session));
-        event.agent = self.name(header.agent);
-        event.owner = Some(self.owner(header.owner));
-        event.pid = Some(header.tgid);
-        event.backend = Some(self.backend.clone());
-        if let Some(process) = self.processes.find(header.tgid) {
-            event.parents = self.processes.parents(&process);
-            describe(&mut event, process);
-        }
-        event
+    pub(crate) fn subject(&mut self, header: &RecordHeader, body: Body, now: Now) -> Event {
+        let process = match self.processes.find(header.tgid) {
+            Some(found) => Process {
+                pid: header.tgid,
+                parents: self.processes.parents(&found),
+                executable: (!found.executable.is_empty()).then_some(found.executable),
+                argv: mask::mask(&found.argv),
+                cgroup: found.cgroup,
+            },
+            None => Process { pid: header.tgid, ..Process::default() },
+        };
+        let backend = Some(self.backend.clone());
+        let who = Who { process: Some(process), backend, ..self.session(header.session, header.agent, header.owner) };
+        let event = Event::new(body, &self.host, now.wall_of(header.time_ns)).about(who);
+        Event { canary: header.flags & TASK_CANARY != 0, ..event }
     }
 }
 
@@ -226,20 +224,22 @@ pub(crate) fn address(addr: Addr) -> IpAddr {
     IpAddr::V6(Ipv6Addr::from(addr.octets())).to_canonical()
 }
 
-fn kind_of(header: &RecordHeader, kind: Kind) -> Kind {
-    if header.flags & TASK_CANARY != 0 { Kind::Canary } else { kind }
+/// What an attempt was about, where that is no address.
+fn about_no_address(record: &VerdictRecord) -> Option<String> {
+    match Reason::from_code(record.reason)? {
+        Reason::SocketFamily => Some(format!("address family {}", record.port)),
+        Reason::Malformed => Some("a packet that asks to go on elsewhere, or whose headers cannot be read".to_owned()),
+        _ => None,
+    }
 }
 
-fn describe(event: &mut Event, process: Process) {
-    event.argv = mask::mask(&process.argv);
-    event.executable = (!process.executable.is_empty()).then_some(process.executable);
-    event.cgroup = process.cgroup;
+fn hook_name(code: u8, backend: &str) -> String {
+    at_backend(Hook::from_code(code).map_or("unknown", Hook::name), backend)
 }
 
 /// A hook's name. The programs of the LSM hooks also stand at the functions that call them, and
 /// write the same records there.
-fn hook_name(code: u8, backend: &str) -> String {
-    let name = Hook::from_code(code).map_or("unknown", Hook::name);
+pub(super) fn at_backend(name: &str, backend: &str) -> String {
     match name.strip_prefix("lsm_") {
         Some(function) if backend == Backend::FmodRet.name() => format!("{backend}_{function}"),
         _ => name.to_owned(),
@@ -247,11 +247,7 @@ fn hook_name(code: u8, backend: &str) -> String {
 }
 
 fn destination(record: &VerdictRecord) -> Destination {
-    Destination {
-        address: address(record.addr).to_string(),
-        port: has_ports(record.transport).then_some(record.port),
-        transport: transport_text(record.transport),
-    }
+    Destination { address: address(record.addr), port: has_ports(record.transport).then_some(record.port), transport: record.transport }
 }
 
 /// The service that usually listens on the port, where a zone or gateway is
@@ -267,7 +263,7 @@ fn named_service(record: &VerdictRecord) -> Option<String> {
 /// login port; use of accounts (T0859) only where the login itself was what
 /// the receipt did not cover. One attempt shows no scan.
 fn techniques(record: &VerdictRecord) -> &'static [&'static str] {
-    if record.verdict == Verdict::Allow as u8 {
+    if record.verdict == pp_common::decide::Verdict::Allow as u8 {
         return &[];
     }
     if let Some(rule) = super::behaviour::rule_of(record) {
@@ -296,27 +292,26 @@ mod tests {
     #[test]
     fn refusal_names_session_agent_destination_and_place() {
         let event = built(1, 10);
-        assert_eq!(event.time, "1970-01-01T00:00:00.999Z");
-        assert_eq!(event.session.as_deref(), Some("0000000000000abc"));
-        assert_eq!(event.agent.as_deref(), Some("claude-code"));
-        assert_eq!(event.zone.as_deref(), Some("plant-7"));
-        assert_eq!(event.service.as_deref(), Some("000000000000000d"));
-        let destination = event.destination.unwrap();
-        assert_eq!((destination.address.as_str(), destination.port), ("10.20.4.7", Some(502)));
-        assert_eq!((event.verdict.as_deref(), event.reason.as_deref()), (Some("block"), Some("no_receipt")));
-        assert_eq!(event.attack, ["T0886"]);
+        assert_eq!(event.time_ms, 999);
+        assert_eq!((event.who.session, event.who.agent.as_deref()), (Some(0xabc), Some("claude-code")));
+        let attempt = event.attempt().unwrap();
+        assert_eq!((attempt.place.zone.as_deref(), attempt.place.service.as_deref()), (Some("plant-7"), Some("000000000000000d")));
+        assert_eq!(attempt.destination.unwrap().to_string(), "10.20.4.7:502/tcp");
+        assert_eq!((attempt.verdict, attempt.reason), (Some(Verdict::Block), Some(Why::Decided(Reason::NoReceipt))));
+        assert_eq!(attempt.attack, ["T0886"]);
     }
 
     #[test]
     fn unknown_codes_are_told_as_unknown() {
         let event = built(77, 99);
-        assert_eq!((event.verdict.as_deref(), event.reason.as_deref()), (Some("unknown"), Some("unknown")));
+        let attempt = event.attempt().unwrap();
+        assert_eq!((attempt.verdict, attempt.reason), (Some(Verdict::Unknown), Some(Why::Unknown)));
     }
 
     #[test]
     fn allowed_attempt_names_no_technique_and_no_request() {
         let event = built(0, 1);
-        assert!(event.attack.is_empty() && !event.is_requestable());
+        assert!(event.attempt().unwrap().attack.is_empty() && !event.is_requestable());
     }
 
     #[test]

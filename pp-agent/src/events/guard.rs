@@ -1,39 +1,27 @@
 //! Events of tampering and of delegates: what was tried, on what, in words.
 
-use pp_common::decide::{Reason, Verdict};
 use pp_common::protect::{GuardHook, GuardRecord, Tamper};
 
-use super::Event;
-use crate::kernel::Backend;
+use super::build::at_backend;
+use super::{Attempt, Verdict, Why};
 
-/// Puts what a record says into an event that already names the session.
-pub(super) fn describe(event: &mut Event, record: &GuardRecord, backend: &str) {
+/// The attempt that a record tells of.
+pub(super) fn attempt(record: &GuardRecord, backend: &str) -> Box<Attempt> {
     let what = Tamper::from_code(record.what);
-    event.verdict = Some(Verdict::from_code(record.verdict).map_or("unknown", Verdict::name).to_owned());
-    event.reason = Some(reason(what).to_owned());
-    event.hook = Some(hook_name(record.hook, backend));
-    event.repeats = record.repeats;
-    event.object = object(what, record);
-    event.detail = Some(words(what, record));
+    Box::new(Attempt {
+        verdict: Some(Verdict::of_code(record.verdict)),
+        reason: Some(what.map_or(Why::Unknown, Why::from)),
+        hook: Some(hook_name(record.hook, backend)),
+        repeats: record.repeats,
+        object: object(what, record),
+        ..Attempt::default()
+    })
 }
 
-/// A hook's name. As `lsm` these programs stand at LSM hooks, as `fmod_ret` at the functions that call them.
+/// A hook's name at this backend.
 #[must_use]
 pub(crate) fn hook_name(code: u8, backend: &str) -> String {
-    let name = GuardHook::from_code(code).map_or("unknown", GuardHook::name);
-    match name.strip_prefix("lsm_") {
-        Some(function) if backend == Backend::FmodRet.name() => format!("{backend}_{function}"),
-        _ => name.to_owned(),
-    }
-}
-
-/// The reason of an event: what was tried, or that it was a delegate.
-fn reason(what: Option<Tamper>) -> &'static str {
-    match what {
-        Some(Tamper::Delegate) => Reason::Delegate.name(),
-        Some(what) => what.name(),
-        None => "unknown",
-    }
+    at_backend(GuardHook::from_code(code).map_or("unknown", GuardHook::name), backend)
 }
 
 /// What it was tried on, in one word for a machine.
@@ -47,10 +35,11 @@ fn object(what: Option<Tamper>, record: &GuardRecord) -> Option<String> {
     }
 }
 
-fn words(what: Option<Tamper>, record: &GuardRecord) -> String {
+/// The same as a sentence.
+pub(super) fn words(record: &GuardRecord) -> String {
     let pid = record.target_tgid;
     let text = text(record);
-    match what {
+    match Tamper::from_code(record.what) {
         Some(Tamper::Signal) => format!("signal {} to the daemon", record.number),
         Some(Tamper::Trace) => format!("reaching into process {pid}, which is not of this session"),
         Some(Tamper::Bpf) => format!("bpf(2), command {}", record.number),
@@ -89,7 +78,9 @@ mod tests {
     use super::super::record::Record;
     use super::super::record::tests::tamper_bytes;
     use super::super::{Event, Kind};
+    use super::*;
     use crate::clock::Now;
+    use pp_common::decide::Reason;
     use pp_common::record::kind;
 
     fn built(record_kind: u32, what: u8, text: &[u8]) -> Event {
@@ -100,25 +91,27 @@ mod tests {
     #[test]
     fn tampering_says_what_was_tried_on_what() {
         let event = built(kind::TAMPER, 1, b"");
-        assert_eq!(event.kind, Kind::Tamper);
-        assert_eq!((event.verdict.as_deref(), event.reason.as_deref()), (Some("block"), Some("signal")));
-        assert_eq!(event.object.as_deref(), Some("pid 77"));
-        assert_eq!(event.detail.as_deref(), Some("signal 15 to the daemon"));
+        assert_eq!((event.kind(), event.detail.as_deref()), (Some(Kind::Tamper), Some("signal 15 to the daemon")));
+        let attempt = event.attempt().unwrap();
+        assert_eq!((attempt.verdict, attempt.reason), (Some(Verdict::Block), Some(Why::Tried(Tamper::Signal))));
+        assert_eq!(attempt.object.as_deref(), Some("pid 77"));
         let event = built(kind::TAMPER, 6, b"keys.json");
-        assert_eq!((event.reason.as_deref(), event.object.as_deref()), (Some("own_file"), Some("keys.json")));
+        let attempt = event.attempt().unwrap();
+        assert_eq!((attempt.reason, attempt.object.as_deref()), (Some(Why::Tried(Tamper::OwnFile)), Some("keys.json")));
     }
 
     #[test]
     fn a_delegate_is_a_verdict_that_names_the_socket_and_no_destination() {
+        let object = |text| built(kind::DELEGATE, 20, text).attempt().unwrap().object.clone();
         let event = built(kind::DELEGATE, 20, b"/run/docker.sock");
-        assert_eq!((event.kind, event.reason.as_deref()), (Kind::Verdict, Some("delegate")));
-        assert_eq!(event.object.as_deref(), Some("/run/docker.sock"));
-        assert!(event.destination.is_none() && !event.is_requestable());
-        assert_eq!(built(kind::DELEGATE, 20, b"\0abstract").object.as_deref(), Some("@abstract"));
+        assert_eq!((event.kind(), event.attempt().unwrap().reason), (Some(Kind::Verdict), Some(Why::Decided(Reason::Delegate))));
+        assert!(event.attempt().unwrap().destination.is_none() && !event.is_requestable());
+        assert_eq!(object(b"/run/docker.sock").as_deref(), Some("/run/docker.sock"));
+        assert_eq!(object(b"\0abstract").as_deref(), Some("@abstract"));
     }
 
     #[test]
     fn unknown_codes_are_told_as_unknown() {
-        assert_eq!(built(kind::TAMPER, 99, b"").reason.as_deref(), Some("unknown"));
+        assert_eq!(built(kind::TAMPER, 99, b"").attempt().unwrap().reason, Some(Why::Unknown));
     }
 }

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::refusals::{Account, Missed, NOT_STORED, Refusals};
+use super::refusals::{Account, Missed, Refusals};
 use super::store::{Page, Store, StoreError};
-use super::{Event, Filter, Kind};
+use super::{Body, Event, Filter, Loss, journal};
 
 /// Events that may wait for one follower.
 const FOLLOWER_QUEUE: usize = 1_024;
@@ -147,14 +147,11 @@ impl Hub {
         event.id = inner.next_id;
         inner.next_id += 1;
         inner.account.refusals = inner.account.refusals.and(Refusals::of(&event));
-        if event.is_requestable() {
-            event.request = Some(format!("pp-agent receipt request --from-event {}", event.id));
-        }
         let event = Arc::new(event);
         self.store.put(Arc::clone(&event), records);
         inner.followers.retain(|queue| queue.send(&event));
         drop(inner);
-        crate::journal::tell(&event);
+        journal::log(&event);
         event
     }
 
@@ -165,37 +162,27 @@ impl Hub {
 
     /// Tells that events are missing; `records`: so many are accounted for once that is stored.
     pub(crate) fn publish_lost(&self, count: u64, detail: &str, wall_ms: i64, records: Option<u64>) {
-        let mut event = Event::new(Kind::Lost, &self.host, wall_ms).detail(detail);
-        event.count = Some(count);
-        self.publish_read(event, records);
+        self.publish_loss(Loss { count, refusals: false, not_stored: false }, detail, wall_ms, records);
     }
 
     /// Tells that refusals have no event.
     pub(crate) fn publish_lost_refusals(&self, count: u64, detail: &str, wall_ms: i64) {
-        let mut event = Event::new(Kind::Lost, &self.host, wall_ms).detail(detail);
-        event.verdict = Some("block".to_owned());
-        event.count = Some(count);
-        self.publish(event);
+        self.publish_loss(Loss { count, refusals: true, not_stored: false }, detail, wall_ms, None);
     }
 
     /// Tells what could not be stored since this was last told.
     pub(crate) fn tell_unstored(&self, wall_ms: i64) {
         let unstored = self.store.take_lost();
-        let detail = "events that were told but could not be stored";
-        let lost = |count| {
-            let mut event = Event::new(Kind::Lost, &self.host, wall_ms).detail(detail);
-            event.reason = Some(NOT_STORED.to_owned());
-            event.count = Some(count);
-            event
-        };
-        if unstored.refusals > 0 {
-            let mut event = lost(unstored.refusals);
-            event.verdict = Some("block".to_owned());
-            self.publish(event);
+        for (count, refusals) in [(unstored.refusals, true), (unstored.others, false)] {
+            if count > 0 {
+                let loss = Loss { count, refusals, not_stored: true };
+                self.publish_loss(loss, "events that were told but could not be stored", wall_ms, None);
+            }
         }
-        if unstored.others > 0 {
-            self.publish(lost(unstored.others));
-        }
+    }
+
+    fn publish_loss(&self, loss: Loss, detail: &str, wall_ms: i64, records: Option<u64>) {
+        self.publish_read(Event::new(Body::Lost(loss), &self.host, wall_ms).detail(detail), records);
     }
 
     /// See [`Store::is_behind`].
@@ -273,6 +260,7 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::events::PolicyChange;
 
     fn hub() -> (tempfile::TempDir, Hub) {
         let dir = tempfile::tempdir().unwrap();
@@ -282,7 +270,7 @@ mod tests {
 
     fn refusal(repeats: u64) -> Event {
         let mut event = Event::of_attempt("block", "no_receipt", "10.20.4.7", 502);
-        event.repeats = repeats;
+        event.attempt_mut().repeats = repeats;
         event
     }
 
@@ -292,7 +280,7 @@ mod tests {
         let mut follower = hub.follow();
         let extra = 7;
         for _ in 0..FOLLOWER_QUEUE + extra {
-            hub.publish(Event::new(Kind::Policy, "h", 0));
+            hub.publish(Event::new(Body::Policy(PolicyChange::Reloaded), "h", 0));
         }
         for _ in 0..FOLLOWER_QUEUE {
             assert!(matches!(follower.next().await, Some(Item::Event(_))));
@@ -300,7 +288,7 @@ mod tests {
         let queue = FOLLOWER_QUEUE as u64;
         let missed = Missed { refusals: 0, others: extra as u64 };
         assert_eq!(follower.next().await, Some(Item::Missed(queue + 1..=queue + 7, missed)));
-        hub.publish(Event::new(Kind::Policy, "h", 0));
+        hub.publish(Event::new(Body::Policy(PolicyChange::Reloaded), "h", 0));
         assert!(matches!(follower.next().await, Some(Item::Event(event)) if event.id == queue + 8));
     }
 
@@ -309,7 +297,7 @@ mod tests {
         let (_dir, hub) = hub();
         let mut follower = hub.follow();
         for _ in 0..FOLLOWER_QUEUE {
-            hub.publish(Event::new(Kind::Policy, "h", 0));
+            hub.publish(Event::new(Body::Policy(PolicyChange::Reloaded), "h", 0));
         }
         hub.publish(refusal(0));
         hub.publish(refusal(40));
@@ -327,7 +315,7 @@ mod tests {
     async fn follower_hears_when_the_daemon_stops() {
         let (_dir, hub) = hub();
         let mut follower = hub.follow();
-        hub.publish(Event::new(Kind::Policy, "h", 0));
+        hub.publish(Event::new(Body::Policy(PolicyChange::Reloaded), "h", 0));
         hub.stop();
         assert!(matches!(follower.next().await, Some(Item::Event(_))));
         assert_eq!(follower.next().await, None);
@@ -337,18 +325,14 @@ mod tests {
     async fn follower_that_went_is_forgotten() {
         let (_dir, hub) = hub();
         drop(hub.follow());
-        hub.publish(Event::new(Kind::Policy, "h", 0));
+        hub.publish(Event::new(Body::Policy(PolicyChange::Reloaded), "h", 0));
         assert!(hub.inner.lock().unwrap().followers.is_empty());
     }
 
     #[test]
     fn refused_attempt_carries_the_command_that_asks_for_a_receipt() {
         let (_dir, hub) = hub();
-        let mut event = Event::new(Kind::Verdict, "h", 0);
-        event.verdict = Some("block".into());
-        event.reason = Some("no_receipt".into());
-        event.destination = Some(crate::events::Destination::default());
-        let told = hub.publish(event);
-        assert_eq!(told.request.as_deref(), Some("pp-agent receipt request --from-event 1"));
+        let told = hub.publish(refusal(0));
+        assert_eq!(told.request().as_deref(), Some("pp-agent receipt request --from-event 1"));
     }
 }

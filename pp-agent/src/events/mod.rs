@@ -4,10 +4,13 @@
 pub(crate) mod account;
 pub(crate) mod behaviour;
 pub(crate) mod build;
+pub(crate) mod filter;
 pub(crate) mod guard;
 pub(crate) mod hub;
-pub(crate) mod lines;
+pub(crate) mod journal;
+mod json;
 pub(crate) mod mask;
+pub(crate) mod names;
 pub(crate) mod procs;
 pub(crate) mod record;
 pub(crate) mod refusals;
@@ -16,62 +19,67 @@ mod sample_tests;
 pub(crate) mod store;
 pub(crate) mod tally;
 
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use pp_common::decide::is_login_port;
 use serde::{Deserialize, Serialize};
 
-use crate::clock::parse_rfc3339;
+use build::transport_text;
+pub(crate) use filter::Filter;
+pub(crate) use json::{Endpoint, Members, not_known};
 
-/// What an event is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Kind {
-    /// An attempt was allowed by a receipt, blocked or observed.
-    Verdict,
-    /// A session began.
-    SessionStart,
-    /// The last process of a session ended, or it was released.
-    SessionEnd,
-    /// A receipt was registered, or ended.
-    Receipt,
-    /// A receipt was revoked.
-    Revocation,
-    /// Events are missing; `count` says how many.
-    Lost,
-    /// What the gate can enforce changed.
-    Posture,
-    /// The policy was loaded, or refused.
-    Policy,
-    /// The daemon's own test attempt.
-    Canary,
-    /// An open flow was ended because its receipt was.
-    FlowEnded,
-    /// A session ran, or would have run, a tool that a rule is about.
-    Exec,
-    /// A session reached for its own gate, and was refused.
-    Tamper,
-    /// An address that policy does not name joined a place, or a conflict kept one from it.
-    Neighbour,
+pub(crate) use names::{Kind, NeighbourChange, PolicyChange, PostureChange, ReceiptChange, UNKNOWN, Verdict, Why};
+
+/// One event. What is absent does not apply or is not known. `docs/events.md` describes each member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Event {
+    /// Grows from event to event; the hub gives it.
+    pub(crate) id: u64,
+    /// When, milliseconds since 1970.
+    pub(crate) time_ms: i64,
+    /// This host, as policy calls it.
+    pub(crate) host: String,
+    /// The daemon's own test made it.
+    pub(crate) canary: bool,
+    /// Whom it is about.
+    pub(crate) who: Who,
+    /// What happened.
+    pub(crate) body: Body,
+    /// A sentence that says more.
+    pub(crate) detail: Option<String>,
+    /// The whole event as another version wrote it, where the rest cannot say all of it.
+    written: Option<Box<Members<'static>>>,
 }
 
-impl Kind {
-    /// Its name in events.
-    #[must_use]
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Verdict => "verdict",
-            Self::SessionStart => "session_start",
-            Self::SessionEnd => "session_end",
-            Self::Receipt => "receipt",
-            Self::Revocation => "revocation",
-            Self::Lost => "lost",
-            Self::Posture => "posture",
-            Self::Policy => "policy",
-            Self::Canary => "canary",
-            Self::FlowEnded => "flow_ended",
-            Self::Exec => "exec",
-            Self::Tamper => "tamper",
-            Self::Neighbour => "neighbour",
-        }
-    }
+/// Whom an event is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Who {
+    /// The session.
+    pub(crate) session: Option<u64>,
+    /// Its agent.
+    pub(crate) agent: Option<String>,
+    /// Who owned its first process when that was marked.
+    pub(crate) owner: Option<Owner>,
+    /// The process.
+    pub(crate) process: Option<Process>,
+    /// The backend that judged it.
+    pub(crate) backend: Option<String>,
+}
+
+/// A process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Process {
+    /// Its id.
+    pub(crate) pid: u32,
+    /// Its ancestors, nearest first.
+    pub(crate) parents: Vec<Parent>,
+    /// What it runs.
+    pub(crate) executable: Option<String>,
+    /// Its arguments, masked.
+    pub(crate) argv: Vec<String>,
+    /// Its cgroup2 path.
+    pub(crate) cgroup: Option<String>,
 }
 
 /// A user.
@@ -93,16 +101,107 @@ pub(crate) struct Parent {
     pub(crate) executable: String,
 }
 
-/// Where an attempt went.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Destination {
-    /// The address, IPv4 in its own form.
-    pub(crate) address: String,
-    /// The port; absent where the packet has none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) port: Option<u16>,
-    /// `tcp`, `udp`, ... or the IP protocol number.
-    pub(crate) transport: String,
+/// What happened, by kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Body {
+    /// An attempt was judged.
+    Verdict(Box<Attempt>),
+    /// A session reached for its own gate.
+    Tamper(Box<Attempt>),
+    /// An open flow was ended.
+    FlowEnded(Box<Attempt>),
+    /// A session began, marked by this rule.
+    SessionStart(Option<String>),
+    /// A session ended.
+    SessionEnd {
+        /// By hand.
+        released: bool,
+    },
+    /// A session ran a tool, or was kept from it.
+    Exec(Tool),
+    /// A receipt was registered, refused, or ran out.
+    Receipt(Option<String>, ReceiptChange),
+    /// This receipt was revoked.
+    Revocation(Option<String>),
+    /// Events are missing.
+    Lost(Loss),
+    /// What the gate can enforce changed.
+    Posture {
+        /// How.
+        change: PostureChange,
+        /// The program or table that it is about.
+        hook: Option<String>,
+    },
+    /// The policy was loaded, or refused.
+    Policy(PolicyChange),
+    /// An address that policy does not name joined a place or left it.
+    Neighbour {
+        /// How.
+        change: NeighbourChange,
+        /// The address.
+        address: IpAddr,
+        /// The zone or gateway.
+        place: Place,
+    },
+    /// Something of another version; the event has what it wrote.
+    Unknown,
+}
+
+/// An attempt of a session, or so many of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Attempt {
+    /// What happened to it.
+    pub(crate) verdict: Option<Verdict>,
+    /// Why.
+    pub(crate) reason: Option<Why>,
+    /// Where it went.
+    pub(crate) destination: Option<Destination>,
+    /// What it was about, where that is no address.
+    pub(crate) object: Option<String>,
+    /// What made it protected.
+    pub(crate) place: Place,
+    /// The receipt that allowed it, or that came nearest.
+    pub(crate) receipt: Option<String>,
+    /// What is used of that receipt.
+    pub(crate) budget: Option<Usage>,
+    /// An account that the command line names and the receipt does not.
+    pub(crate) command_line_account: Option<String>,
+    /// Which hook saw it.
+    pub(crate) hook: Option<String>,
+    /// Attempts of the same pair that have no event of their own.
+    pub(crate) repeats: u64,
+    /// ATT&CK techniques that it shows.
+    pub(crate) attack: Vec<String>,
+    /// A behaviour rule tripped just now.
+    pub(crate) trip: Option<Trip>,
+}
+
+/// What made an attempt protected.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    /// The zone.
+    pub(crate) zone: Option<String>,
+    /// The gateway.
+    pub(crate) gateway: Option<String>,
+    /// The service.
+    pub(crate) service: Option<String>,
+}
+
+/// A behaviour rule that tripped.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Trip {
+    /// How many there would have been.
+    pub(crate) count: u64,
+    /// How many the rule allows ...
+    pub(crate) limit: u64,
+    /// ... in so many seconds.
+    pub(crate) window_s: u64,
+    /// For how many seconds the pattern is blocked.
+    pub(crate) cool_down_s: u64,
+    /// A sample of what it was about, the refused one first.
+    pub(crate) targets: Vec<Destination>,
+    /// The line for `[behaviour]` that would have let it pass.
+    pub(crate) exempt: Option<String>,
 }
 
 /// What is used of a receipt, and what it allows.
@@ -124,276 +223,186 @@ pub(crate) struct Usage {
     pub(crate) accounts: Vec<String>,
 }
 
-/// One event. Absent members do not apply to its kind or are not known.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Event {
-    pub(crate) id: u64,
-    pub(crate) time: String,
-    pub(crate) host: String,
-    pub(crate) kind: Kind,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) verdict: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) reason: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) rule: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) receipt: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) budget: Option<Usage>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) session: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) agent: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) owner: Option<Owner>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) pid: Option<u32>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) parents: Vec<Parent>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) executable: Option<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) argv: Vec<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) command_line_account: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+/// A tool that a session ran, or was kept from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tool {
+    /// What the rule did.
+    pub(crate) verdict: Verdict,
+    /// The tool; `None` where its rule is of an earlier policy.
     pub(crate) tool: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// What in its arguments was telling.
     pub(crate) shape: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) cgroup: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) destination: Option<Destination>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) object: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) service: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) zone: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) gateway: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) hook: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) backend: Option<String>,
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub(crate) repeats: u64,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// ATT&CK techniques.
     pub(crate) attack: Vec<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) request: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) count: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) limit: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) window_s: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) cool_down_s: Option<u64>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) targets: Vec<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) exempt: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) detail: Option<String>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
-fn is_zero(value: &u64) -> bool {
-    *value == 0
+/// Events that are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Loss {
+    /// How many refusals, or other events or records.
+    pub(crate) count: u64,
+    /// They are refusals.
+    pub(crate) refusals: bool,
+    /// Followers were told of them, and the store was not.
+    pub(crate) not_stored: bool,
+}
+
+/// Where an attempt went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(into = "Endpoint")]
+pub(crate) struct Destination {
+    /// The address, IPv4 in its own form.
+    pub(crate) address: IpAddr,
+    /// The port; `None` where the packet has none.
+    pub(crate) port: Option<u16>,
+    /// IP protocol number.
+    pub(crate) transport: u8,
+}
+
+impl Destination {
+    /// Whether it is a login by its port.
+    #[must_use]
+    pub(crate) fn is_login(&self) -> bool {
+        self.port.is_some_and(|port| is_login_port(self.transport, port))
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let transport = transport_text(self.transport);
+        match self.port {
+            Some(port) => write!(f, "{}/{transport}", SocketAddr::new(self.address, port)),
+            None => write!(f, "{}/{transport}", self.address),
+        }
+    }
+}
+
+impl Event {
+    /// An event that names nobody yet.
+    #[must_use]
+    pub(crate) fn new(body: Body, host: &str, time_ms: i64) -> Self {
+        Self { id: 0, time_ms, host: host.to_owned(), canary: false, who: Who::default(), body, detail: None, written: None }
+    }
+
+    /// With a sentence that says more.
+    #[must_use]
+    pub(crate) fn detail(self, text: impl Into<String>) -> Self {
+        Self { detail: Some(text.into()), ..self }
+    }
+
+    /// With whom it is about.
+    #[must_use]
+    pub(crate) fn about(self, who: Who) -> Self {
+        Self { who, ..self }
+    }
+
+    /// What it is about, `None` where another version knows that. All that the canary does is of the canary's kind.
+    #[must_use]
+    pub(crate) fn kind(&self) -> Option<Kind> {
+        Some(match &self.body {
+            _ if self.canary => Kind::Canary,
+            Body::Verdict(_) => Kind::Verdict,
+            Body::Tamper(_) => Kind::Tamper,
+            Body::FlowEnded(_) => Kind::FlowEnded,
+            Body::SessionStart(_) => Kind::SessionStart,
+            Body::SessionEnd { .. } => Kind::SessionEnd,
+            Body::Exec(_) => Kind::Exec,
+            Body::Receipt(..) => Kind::Receipt,
+            Body::Revocation(_) => Kind::Revocation,
+            Body::Lost(_) => Kind::Lost,
+            Body::Posture { .. } => Kind::Posture,
+            Body::Policy(_) => Kind::Policy,
+            Body::Neighbour { .. } => Kind::Neighbour,
+            Body::Unknown => return Kind::of_name(&self.written.as_ref()?.kind),
+        })
+    }
+
+    /// Its kind as it is written.
+    #[must_use]
+    pub(crate) fn kind_name(&self) -> &str {
+        match &self.written {
+            Some(written) => &written.kind,
+            None => self.kind().map_or(UNKNOWN, Kind::name),
+        }
+    }
+
+    /// The attempt, where it tells of one.
+    #[must_use]
+    pub(crate) fn attempt(&self) -> Option<&Attempt> {
+        match &self.body {
+            Body::Verdict(attempt) | Body::Tamper(attempt) | Body::FlowEnded(attempt) => Some(attempt),
+            _ => None,
+        }
+    }
+
+    /// What happened to what it tells of, where that was judged.
+    #[must_use]
+    pub(crate) fn verdict(&self) -> Option<Verdict> {
+        match &self.body {
+            Body::Exec(tool) => Some(tool.verdict),
+            Body::Lost(loss) => loss.refusals.then_some(Verdict::Block),
+            Body::Unknown => self.written.as_ref()?.read_verdict(),
+            _ => self.attempt()?.verdict,
+        }
+    }
+
+    /// The same as it is written.
+    #[must_use]
+    pub(crate) fn verdict_name(&self) -> Option<&str> {
+        match &self.written {
+            Some(written) => written.verdict.as_deref(),
+            None => self.verdict().map(Verdict::name),
+        }
+    }
+
+    /// How many attempts it tells of by itself, beside its repeats. Repeats that are told by themselves name no process.
+    #[must_use]
+    pub(crate) const fn told(&self, repeats: u64) -> u64 {
+        (self.who.process.is_some() || repeats == 0) as u64
+    }
+
+    /// Whether a receipt could have allowed what this event refused.
+    #[must_use]
+    pub(crate) fn is_requestable(&self) -> bool {
+        let Body::Verdict(attempt) = &self.body else { return false };
+        !self.canary
+            && matches!(attempt.verdict, Some(Verdict::Block | Verdict::Observe))
+            && attempt.destination.is_some()
+            && attempt.reason.is_none_or(Why::is_of_receipts)
+    }
+
+    /// The command that asks for a receipt, where one could have helped. It names the event, so that one needs its id first.
+    #[must_use]
+    pub(crate) fn request(&self) -> Option<String> {
+        (self.id != 0 && self.is_requestable()).then(|| format!("pp-agent receipt request --from-event {}", self.id))
+    }
 }
 
 #[cfg(test)]
 impl Event {
     /// The verdict of an attempt over TCP, as events tell it.
     pub(crate) fn of_attempt(verdict: &str, reason: &str, address: &str, port: u16) -> Self {
-        let mut event = Self::new(Kind::Verdict, "eng-ws-12", 1_000);
-        event.verdict = Some(verdict.into());
-        event.reason = Some(reason.into());
-        event.agent = Some("claude-code".into());
-        event.session = Some("0000000000000abc".into());
-        event.pid = Some(42);
-        event.destination = Some(Destination { address: address.into(), port: Some(port), transport: "tcp".into() });
-        event
+        let destination = Destination { address: address.parse::<IpAddr>().unwrap().to_canonical(), port: Some(port), transport: 6 };
+        let attempt = Attempt {
+            verdict: Some(Verdict::of_name(verdict).unwrap()),
+            reason: Some(Why::of_name(reason).unwrap()),
+            destination: Some(destination),
+            ..Attempt::default()
+        };
+        let process = Some(Process { pid: 42, ..Process::default() });
+        let who = Who { session: Some(0xabc), agent: Some("claude-code".into()), process, ..Who::default() };
+        Self::new(Body::Verdict(Box::new(attempt)), "eng-ws-12", 1_000).about(who)
     }
-}
 
-impl Event {
-    /// An event of this kind that says nothing else yet; the hub gives the id.
-    #[must_use]
-    pub(crate) fn new(kind: Kind, host: &str, wall_ms: i64) -> Self {
-        Self {
-            id: 0,
-            time: crate::clock::rfc3339(wall_ms),
-            host: host.to_owned(),
-            kind,
-            verdict: None,
-            reason: None,
-            rule: None,
-            receipt: None,
-            budget: None,
-            session: None,
-            agent: None,
-            owner: None,
-            pid: None,
-            parents: Vec::new(),
-            executable: None,
-            argv: Vec::new(),
-            command_line_account: None,
-            tool: None,
-            shape: None,
-            cgroup: None,
-            destination: None,
-            object: None,
-            service: None,
-            zone: None,
-            gateway: None,
-            hook: None,
-            backend: None,
-            repeats: 0,
-            attack: Vec::new(),
-            request: None,
-            count: None,
-            limit: None,
-            window_s: None,
-            cool_down_s: None,
-            targets: Vec::new(),
-            exempt: None,
-            detail: None,
+    /// The attempt, to change it.
+    pub(crate) fn attempt_mut(&mut self) -> &mut Attempt {
+        match &mut self.body {
+            Body::Verdict(attempt) | Body::Tamper(attempt) | Body::FlowEnded(attempt) => attempt,
+            other => panic!("no attempt: {other:?}"),
         }
-    }
-
-    /// With a sentence that says more.
-    #[must_use]
-    pub(crate) fn detail(mut self, text: impl Into<String>) -> Self {
-        self.detail = Some(text.into());
-        self
-    }
-
-    /// Whether a receipt could have allowed what this event refused.
-    #[must_use]
-    pub(crate) fn is_requestable(&self) -> bool {
-        self.kind == Kind::Verdict
-            && matches!(self.verdict.as_deref(), Some("block" | "observe"))
-            && self.destination.is_some()
-            && !matches!(
-                self.reason.as_deref(),
-                Some(
-                    "socket_family"
-                        | "malformed"
-                        | "gate_error"
-                        | "turns_exhausted"
-                        | "bytes_exhausted"
-                        | "flow_refused"
-                        | "spray_target"
-                        | "spray_hosts"
-                        | "scan_hosts"
-                        | "scan_ports"
-                        | "scan_pairs"
-                )
-            )
-    }
-}
-
-/// Which events someone wants.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Filter {
-    /// Stay and tell new ones.
-    #[serde(default)]
-    pub(crate) follow: bool,
-    /// Only this verdict.
-    pub(crate) verdict: Option<String>,
-    /// Only this kind.
-    pub(crate) kind: Option<String>,
-    /// Only this agent.
-    pub(crate) agent: Option<String>,
-    /// Only this session.
-    pub(crate) session: Option<String>,
-    /// Only after this id, or from this RFC 3339 instant on.
-    pub(crate) since: Option<String>,
-    /// At most this many of the stored ones, the last.
-    pub(crate) limit: Option<usize>,
-}
-
-impl Filter {
-    /// The first id wanted, from `since`.
-    #[must_use]
-    pub(crate) fn first_id(&self) -> u64 {
-        self.since.as_ref().and_then(|since| since.parse::<u64>().ok()).map_or(0, |id| id + 1)
-    }
-
-    /// Whether `since` can be read: a number, or an RFC 3339 instant.
-    #[must_use]
-    pub(crate) fn is_valid(&self) -> bool {
-        self.since.as_ref().is_none_or(|since| since.parse::<u64>().is_ok() || parse_rfc3339(since).is_some())
-    }
-
-    /// Whether this event is wanted. A loss that may be anybody's is wanted by everyone.
-    #[must_use]
-    pub(crate) fn wants(&self, event: &Event) -> bool {
-        if event.id < self.first_id() || !self.is_recent(event) {
-            return false;
-        }
-        let fits = |wanted: &Option<String>, value: Option<&str>| wanted.as_deref().is_none_or(|wanted| value == Some(wanted));
-        event.kind == Kind::Lost && event.session.is_none() && self.kind.is_none()
-            || fits(&self.verdict, event.verdict.as_deref())
-                && fits(&self.kind, Some(event.kind.name()))
-                && fits(&self.agent, event.agent.as_deref())
-                && fits(&self.session, event.session.as_deref())
-    }
-
-    fn is_recent(&self, event: &Event) -> bool {
-        let since = self.since.as_deref().filter(|since| since.parse::<u64>().is_err());
-        let Some(since_ms) = since.and_then(parse_rfc3339) else { return true };
-        parse_rfc3339(&event.time).is_none_or(|time_ms| time_ms >= since_ms)
     }
 }
 
 #[cfg(test)]
 #[path = "golden_tests.rs"]
 mod golden;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn block(id: u64) -> Event {
-        let mut event = Event::new(Kind::Verdict, "h", 1_000);
-        event.id = id;
-        event.verdict = Some("block".into());
-        event.agent = Some("codex".into());
-        event
-    }
-
-    #[test]
-    fn filter_takes_only_what_it_names() {
-        let filter = Filter { verdict: Some("block".into()), since: Some("4".into()), ..Filter::default() };
-        assert!(filter.wants(&block(5)));
-        assert!(!filter.wants(&block(4)));
-        let other = Filter { agent: Some("goose".into()), ..Filter::default() };
-        assert!(!other.wants(&block(5)));
-    }
-
-    #[test]
-    fn loss_passes_every_filter_but_one_of_kind() {
-        let lost = Event::new(Kind::Lost, "h", 0);
-        assert!(Filter { agent: Some("goose".into()), ..Filter::default() }.wants(&lost));
-        assert!(!Filter { kind: Some("receipt".into()), ..Filter::default() }.wants(&lost));
-    }
-
-    #[test]
-    fn since_takes_an_instant_too() {
-        let filter = Filter { since: Some("1970-01-01T00:00:02.000Z".into()), ..Filter::default() };
-        assert!(filter.is_valid() && !filter.wants(&block(5)));
-        assert!(!Filter { since: Some("yesterday".into()), ..Filter::default() }.is_valid());
-    }
-
-    #[test]
-    fn event_survives_json_and_leaves_out_what_it_lacks() {
-        let json = serde_json::to_string(&block(1)).unwrap();
-        assert!(!json.contains("zone") && !json.contains("null"));
-        assert_eq!(serde_json::from_str::<Event>(&json).unwrap(), block(1));
-    }
-}

@@ -3,10 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::{Event, Kind};
-
-/// The reason of a `lost` event about events that followers were told and the store was not.
-pub(crate) const NOT_STORED: &str = "not_stored";
+use super::{Body, Event, Verdict};
 
 /// How many refusals events tell, by how they do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,29 +22,26 @@ impl Refusals {
     /// What one event tells.
     #[must_use]
     pub(crate) fn of(event: &Event) -> Self {
-        let mut refusals = Self::default();
-        if event.verdict.as_deref() != Some("block") {
-            return refusals;
+        if event.canary || event.verdict() != Some(Verdict::Block) {
+            return Self::default();
         }
-        match event.kind {
-            Kind::Verdict | Kind::Tamper | Kind::Exec => {
-                // Repeats that are told by themselves name no process.
-                refusals.told = u64::from(event.pid.is_some() || event.repeats == 0);
-                refusals.repeats = event.repeats;
+        match &event.body {
+            Body::Verdict(attempt) | Body::Tamper(attempt) => {
+                Self { told: event.told(attempt.repeats), repeats: attempt.repeats, ..Self::default() }
             }
-            Kind::Lost if event.reason.as_deref() == Some(NOT_STORED) => refusals.not_stored = event.count.unwrap_or(0),
-            Kind::Lost => refusals.lost = event.count.unwrap_or(0),
-            Kind::SessionStart
-            | Kind::SessionEnd
-            | Kind::Receipt
-            | Kind::Revocation
-            | Kind::Posture
-            | Kind::Policy
-            | Kind::Canary
-            | Kind::FlowEnded
-            | Kind::Neighbour => {}
+            Body::Exec(_) => Self { told: 1, ..Self::default() },
+            Body::Lost(loss) if loss.not_stored => Self { not_stored: loss.count, ..Self::default() },
+            Body::Lost(loss) => Self { lost: loss.count, ..Self::default() },
+            Body::FlowEnded(_)
+            | Body::SessionStart(_)
+            | Body::SessionEnd { .. }
+            | Body::Receipt(..)
+            | Body::Revocation(_)
+            | Body::Posture { .. }
+            | Body::Policy(_)
+            | Body::Neighbour { .. }
+            | Body::Unknown => Self::default(),
         }
-        refusals
     }
 
     /// How many refusals a follower of all events was told of.

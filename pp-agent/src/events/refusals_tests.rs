@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use proptest::prelude::*;
 
 use super::*;
+use crate::events::Loss;
 
 /// Room of the model's tables: small, so that they are full often.
 const ENTRIES: usize = 3;
@@ -321,19 +322,17 @@ fn repeats_of_a_record_are_told_once_whoever_tells_them() {
 #[test]
 fn events_tell_refusals_by_their_own_kind_and_verdict() {
     let mut block = Event::of_attempt("block", "no_receipt", "10.20.4.7", 502);
-    block.repeats = 3;
+    let canary = Event { canary: true, ..block.clone() };
+    let ended = Event::new(Body::FlowEnded(Box::new(block.attempt_mut().clone())), "h", 0);
+    block.attempt_mut().repeats = 3;
     assert_eq!(Refusals::of(&block), Refusals { told: 1, repeats: 3, ..Refusals::default() });
-    block.pid = None;
+    block.who.process = None;
     assert_eq!(Refusals::of(&block), Refusals { repeats: 3, ..Refusals::default() });
-    assert_eq!(Refusals::of(&Event::of_attempt("observe", "no_receipt", "10.20.4.7", 502)), Refusals::default());
-    let mut other = Event::of_attempt("block", "no_receipt", "10.20.4.7", 502);
-    other.kind = Kind::Canary;
-    assert_eq!(Refusals::of(&other), Refusals::default());
-    let mut lost = Event::new(Kind::Lost, "h", 0);
-    lost.count = Some(9);
-    assert_eq!(Refusals::of(&lost), Refusals::default());
-    lost.verdict = Some("block".into());
-    assert_eq!(Refusals::of(&lost), Refusals { lost: 9, ..Refusals::default() });
-    lost.reason = Some(NOT_STORED.into());
-    assert_eq!((Refusals::of(&lost).published(), Refusals::of(&lost).stored()), (0, 9));
+    for other in [Event::of_attempt("observe", "no_receipt", "10.20.4.7", 502), canary, ended] {
+        assert_eq!(Refusals::of(&other), Refusals::default());
+    }
+    let lost = |refusals, not_stored| Refusals::of(&Event::new(Body::Lost(Loss { count: 9, refusals, not_stored }), "h", 0));
+    assert_eq!(lost(false, false), Refusals::default());
+    assert_eq!(lost(true, false), Refusals { lost: 9, ..Refusals::default() });
+    assert_eq!((lost(true, true).published(), lost(true, true).stored()), (0, 9));
 }

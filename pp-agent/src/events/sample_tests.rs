@@ -14,11 +14,11 @@ use pp_common::tools::{TOOL_OBSERVE, TOOL_REFUSE};
 use serde_json::Value;
 
 use super::build::Builder;
+use super::journal::sentence;
 use super::record::{Exec, Record};
 use super::{Event, Kind, behaviour};
 use crate::clock::Now;
 use crate::golden::golden;
-use crate::journal::sentence;
 use crate::tools::ToolRule;
 
 /// Greater than any pid of a kernel (`PID_MAX_LIMIT` is 2^22), so that nothing is found out from this machine's `/proc`.
@@ -120,8 +120,9 @@ fn rules() -> Vec<Event> {
             let in_zone = VerdictRecord { zone: ZONE, ..tripped };
             events.extend([(tripped, true), (tripped, false), (wide, true), (in_zone, true)].map(|(record, known)| {
                 let mut event = builder("cgroup").build(&Record::Verdict(record), NOW).unwrap();
-                behaviour::describe(&mut event, &record, known.then(history).as_deref());
-                event
+                let (trip, detail) = behaviour::trip(&record, known.then(history).as_deref()).unwrap();
+                event.attempt_mut().trip = Some(trip);
+                event.detail(detail)
             }));
         }
     }
@@ -140,11 +141,11 @@ fn history() -> Box<History> {
     history
 }
 
-/// As the store has them, one a line, and below each what it says to people.
+/// As they are before the hub numbers them, one a line with a number put in, and below each what it says to people.
 fn text(events: impl IntoIterator<Item = Event>) -> String {
     let line = |(id, event): (u64, Event)| {
-        let event = Event { id, ..event };
-        format!("{}\n  {}\n", serde_json::to_string(&event).unwrap(), sentence(&event))
+        let json = serde_json::to_string(&event).unwrap().replacen("\"id\":0,", &format!("\"id\":{id},"), 1);
+        format!("{json}\n  {}\n", sentence(&event))
     };
     (1..).zip(events).map(line).collect()
 }

@@ -1,12 +1,10 @@
 use super::*;
-use crate::events::Kind;
+use crate::events::{Body, PolicyChange};
 
 const BOOT: &str = "boot";
 
 fn event(id: u64) -> Arc<Event> {
-    let mut event = Event::new(Kind::Verdict, "h", 0);
-    event.id = id;
-    Arc::new(event)
+    Arc::new(Event { id, ..Event::new(Body::Policy(PolicyChange::Reloaded), "h", 0) })
 }
 
 #[test]
@@ -113,7 +111,7 @@ fn page_says_how_much_of_a_range_is_stored() {
 fn refusal(id: u64, repeats: u64) -> Arc<Event> {
     let mut event = Event::of_attempt("block", "no_receipt", "10.20.4.7", 502);
     event.id = id;
-    event.repeats = repeats;
+    event.attempt_mut().repeats = repeats;
     Arc::new(event)
 }
 
@@ -215,4 +213,30 @@ fn store_that_cannot_be_made_stores_once_it_can_be() {
     assert_eq!(store.query(&Filter::default(), |_| true).unwrap().len(), 1);
     store.stop(store.first_id() + 2);
     assert!(Store::open(&folder.join("events.redb"), BOOT).first_id() > store.first_id());
+}
+
+#[test]
+fn events_of_another_version_are_found_as_it_wrote_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = |id: u64, kind: &str, reason: &str| {
+        format!(
+            r#"{{"id":{id},"time":"2026-11-18T11:06:39.999Z","host":"h","kind":"{kind}","verdict":"block","reason":"{reason}","session":"0000000000000abc","pid":42,"zone":"plant-7"}}"#
+        )
+    };
+    let lines = [line(1, "teleport", "tuesday"), line(2, "verdict", "tuesday"), line(3, "posture", "tuesday")];
+    let store = Store::open(&dir.path().join("events.redb"), BOOT);
+    for line in &lines {
+        store.put(Arc::new(serde_json::from_str(line).unwrap()), None);
+    }
+    store.stop(4);
+    drop(store);
+    let store = Store::open(&dir.path().join("events.redb"), BOOT);
+    assert_eq!(store.first_id(), 4);
+    let told = |events: Vec<Event>| events.iter().map(|event| serde_json::to_string(event).unwrap()).collect::<Vec<_>>();
+    let all = |filter: Filter| told(store.query(&filter, |_| true).unwrap());
+    assert_eq!(all(Filter::default()), lines);
+    assert_eq!(all(Filter { kind: Some("teleport".into()), ..Filter::default() }), lines[..1]);
+    assert_eq!(all(Filter { kind: Some("verdict".into()), verdict: Some("block".into()), ..Filter::default() }), lines[1..2]);
+    assert_eq!(told(store.page(1..=3, 9, &Filter::default()).unwrap().events), lines);
+    assert_eq!(told(store.find(1).unwrap().into_iter().collect()), lines[..1]);
 }

@@ -25,19 +25,6 @@ pub(crate) enum Damage {
     Unknown,
 }
 
-impl Damage {
-    /// Its reason in events.
-    #[must_use]
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Detached => "hook_detached",
-            Self::Replaced => "hook_replaced",
-            Self::Unpinned => "hook_unpinned",
-            Self::Unknown => "hook_unknown",
-        }
-    }
-}
-
 /// One hook that was found damaged, or a table that had lost its pin.
 #[derive(Debug)]
 pub(crate) struct Repair {

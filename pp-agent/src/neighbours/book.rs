@@ -60,19 +60,6 @@ pub(crate) enum What {
     Full,
 }
 
-impl What {
-    /// Its reason in events.
-    #[must_use]
-    pub(crate) const fn reason(self) -> &'static str {
-        match self {
-            Self::Learned => "learned",
-            Self::Expired => "expired",
-            Self::RouterAnswers | Self::OwnAnswers | Self::TwoPlaces | Self::MacChanged => "conflict",
-            Self::Full => "full",
-        }
-    }
-}
-
 /// Something to tell, once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Told {

@@ -5,22 +5,16 @@
 //! refused is judged without any receipt. A behaviour rule is judged by the number that its event recorded. Where an event
 //! says too little, the answer is [`Blind`] and never a guess.
 
-mod compare;
-mod told;
-
-pub(crate) use compare::{Change, Comparison, Row, Summary, Tally, counted};
-pub(crate) use told::{Then, To, Told};
-
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
 use pp_common::abi::NameId;
 use pp_common::behaviour::{Ground, LIMITS_OBSERVE, LONG_NS, Limits, MAX_LOGINS, MAX_PAIRS, Rule, SHORT_NS, Scope, scope};
 use pp_common::decide::{Attempt, Decision, Kind, Reason, Subject, Tables, decide};
-use serde::Serialize;
 
+use super::told::{About, Blind, Told};
 use crate::config::Config;
+use crate::events::Destination;
 use crate::events::build::addr_of;
 use crate::name::name_id;
 use crate::net::Prefix;
@@ -32,65 +26,8 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// The port of SSH, which has limits of its own.
 const SSH: u16 = 22;
 
-/// Why an event says too little to be judged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Blind {
-    /// A tool that was run.
-    Tool,
-    /// A server on the host.
-    Delegate,
-    /// The gate failed, or was reached for.
-    Gate,
-    /// A flow to a gateway went too far.
-    Flow,
-    /// A pattern that a behaviour rule blocked, without the event that says by how much.
-    Pattern,
-    /// Its verdict or reason was not known when it was written.
-    Unknown,
-}
-
-impl fmt::Display for Blind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.serialize(f)
-    }
-}
-
-impl Blind {
-    /// Why, in words.
-    #[must_use]
-    pub(crate) const fn why(self) -> &'static str {
-        match self {
-            Self::Tool => "rules about tools are judged at exec",
-            Self::Delegate => "who listens on a socket is looked up when it is called",
-            Self::Gate => "the gate failed, or was reached for; no policy decides that",
-            Self::Flow => "how far a flow to a gateway would have gone is not recorded",
-            Self::Pattern => "the event that says by how much a behaviour rule was exceeded is not among them",
-            Self::Unknown => "the event names no verdict or reason",
-        }
-    }
-}
-
 /// What a tripped rule blocked: host, session, rule, and as it names them the address and the port.
-type Pattern = (String, Option<String>, Rule, Option<IpAddr>, Option<(u8, u16)>);
-
-/// What the reason of a refusal was about.
-pub(crate) enum About {
-    /// Protection, and no receipt that fits.
-    Receipts,
-    /// A receipt that allowed it.
-    Receipt,
-    /// How far one flow went.
-    Flow,
-    /// A behaviour rule.
-    Rule(Rule),
-    /// A kind of socket, or of packet.
-    Socket,
-    /// A server on the host.
-    Delegate,
-    /// The gate.
-    Gate,
-}
+type Pattern = (String, Option<u64>, Rule, Option<IpAddr>, Option<(u8, u16)>);
 
 /// A draft being asked.
 #[derive(Debug)]
@@ -101,7 +38,7 @@ pub(crate) struct Draft<'a> {
     limits: Limits,
     names: HashMap<NameId, String>,
     /// What was decided about attempts that a receipt allowed.
-    covered: HashMap<(NameId, To, bool), Decision>,
+    covered: HashMap<(NameId, Destination, bool), Decision>,
     /// Whether a pattern that was blocked would be blocked.
     patterns: BTreeMap<Pattern, bool>,
 }
@@ -137,7 +74,7 @@ impl<'a> Draft<'a> {
     }
 
     /// What would happen to it without any receipt.
-    pub(crate) fn without_receipt(&self, to: To) -> Decision {
+    pub(crate) fn without_receipt(&self, to: Destination) -> Decision {
         decide(&self.tables, &subject(0), &attempt(to))
     }
 
@@ -145,8 +82,8 @@ impl<'a> Draft<'a> {
     ///
     /// # Errors
     /// The tables are too small for a receipt.
-    pub(crate) fn judge(&mut self, told: &Told) -> Result<Result<Decision, Blind>, PolicyError> {
-        Ok(match (about(told.reason), told.to) {
+    pub(crate) fn judge(&mut self, told: &Told<'_>) -> Result<Result<Decision, Blind>, PolicyError> {
+        Ok(match (told.about(), told.attempt.destination) {
             (About::Receipts, Some(to)) => Ok(self.without_receipt(to)),
             (About::Receipt, Some(to)) => Ok(self.with_receipt(told, to)?),
             (About::Flow, Some(to)) => Some(self.without_receipt(to)).filter(is_open).ok_or(Blind::Flow),
@@ -163,9 +100,9 @@ impl<'a> Draft<'a> {
     }
 
     /// As if a receipt held for this attempt alone, with logins where the one of that time had them.
-    fn with_receipt(&mut self, told: &Told, to: To) -> Result<Decision, PolicyError> {
-        let agent = name_id(&told.agent);
-        let key = (agent, to, told.logins);
+    fn with_receipt(&mut self, told: &Told<'_>, to: Destination) -> Result<Decision, PolicyError> {
+        let agent = name_id(told.agent());
+        let key = (agent, to, told.logins());
         if let Some(decision) = self.covered.get(&key) {
             return Ok(*decision);
         }
@@ -185,7 +122,7 @@ impl<'a> Draft<'a> {
             from_ns: 0,
             until_ns: u64::MAX,
             max_connections: 0,
-            max_attempts: u64::from(told.logins),
+            max_attempts: u64::from(told.logins()),
             max_turns: 0,
             ended: 0,
         };
@@ -196,7 +133,7 @@ impl<'a> Draft<'a> {
     }
 
     /// By the number that the rule's event recorded: what was counted is not counted anew.
-    fn by_rule(&mut self, told: &Told, rule: Rule, to: To) -> Result<Decision, Blind> {
+    fn by_rule(&mut self, told: &Told<'_>, rule: Rule, to: Destination) -> Result<Decision, Blind> {
         let target = attempt(to);
         let addr = target.addr.embedded().unwrap_or(target.addr);
         let ground = self.grounds.iter().filter(|(prefix, _)| prefix.contains(&addr)).max_by_key(|(prefix, _)| prefix.len);
@@ -206,12 +143,12 @@ impl<'a> Draft<'a> {
         }
         let host = rule.names_host().then_some(to.address);
         let what = rule.names_port().then_some((to.transport, target.port));
-        let pattern = (told.host.clone(), told.session.clone(), rule, host, what);
-        let blocked = match told.count {
-            Some((count, window_s)) => {
-                let limit = limit(&self.limits, rule, window_s, target.port);
-                let holds = scope == Scope::Internal || counts_everywhere(rule, window_s);
-                let blocked = holds && limit.is_some_and(|limit| count > u64::from(limit));
+        let pattern = (told.event.host.clone(), told.event.who.session, rule, host, what);
+        let blocked = match &told.attempt.trip {
+            Some(trip) => {
+                let limit = limit(&self.limits, rule, trip.window_s, target.port);
+                let holds = scope == Scope::Internal || counts_everywhere(rule, trip.window_s);
+                let blocked = holds && limit.is_some_and(|limit| trip.count > u64::from(limit));
                 self.patterns.insert(pattern, blocked);
                 blocked
             }
@@ -219,31 +156,6 @@ impl<'a> Draft<'a> {
         };
         let observe = self.limits.flags & LIMITS_OBSERVE != 0;
         Ok(if blocked { Decision::PASS.by_rule(rule.reason(), observe) } else { Decision::PASS })
-    }
-}
-
-pub(crate) const fn about(reason: Reason) -> About {
-    match reason {
-        Reason::NotProtected
-        | Reason::NoReceipt
-        | Reason::ReceiptOtherAgent
-        | Reason::ReceiptOtherUser
-        | Reason::ReceiptOtherPort
-        | Reason::ReceiptRevoked
-        | Reason::ReceiptExpired
-        | Reason::ReceiptNotYet
-        | Reason::CredentialScope
-        | Reason::ReceiptExhausted => About::Receipts,
-        Reason::Receipt => About::Receipt,
-        Reason::TurnsExhausted | Reason::BytesExhausted | Reason::FlowRefused => About::Flow,
-        Reason::SprayTarget => About::Rule(Rule::Target),
-        Reason::SprayHosts => About::Rule(Rule::Logins),
-        Reason::ScanHosts => About::Rule(Rule::Hosts),
-        Reason::ScanPorts => About::Rule(Rule::Ports),
-        Reason::ScanPairs => About::Rule(Rule::Pairs),
-        Reason::SocketFamily | Reason::Malformed => About::Socket,
-        Reason::Delegate => About::Delegate,
-        Reason::GateError | Reason::Tamper | Reason::Probe => About::Gate,
     }
 }
 
@@ -263,7 +175,7 @@ const fn subject(agent: NameId) -> Subject {
 }
 
 /// An event does not tell an answer from a connection that was opened; the latter is judged, as more is protected from it.
-fn attempt(to: To) -> Attempt {
+fn attempt(to: Destination) -> Attempt {
     let kind = if to.port.is_some() { Kind::Open } else { Kind::Portless };
     Attempt { addr: addr_of(to.address), port: to.port.unwrap_or(0), transport: to.transport, kind, counted: 0 }
 }
@@ -295,4 +207,5 @@ const fn counts_everywhere(rule: Rule, window_s: u64) -> bool {
 }
 
 #[cfg(test)]
+#[path = "draft_tests.rs"]
 mod tests;

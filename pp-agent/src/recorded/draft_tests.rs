@@ -1,5 +1,7 @@
 use super::*;
-use crate::events::{Destination, Event, Usage};
+use crate::events::{Body, Event, Loss, Tool, Trip, Usage, Verdict, Why};
+use crate::recorded::compare::{Change, Comparison};
+use crate::recorded::told::Then;
 
 const ZONE: &str = "[[zone]]\nname = 'plant-7'\nnetworks = ['10.20.0.0/16']\n";
 const OFFICE: &str = "10.50.0.21";
@@ -7,8 +9,7 @@ const OFFICE: &str = "10.50.0.21";
 /// A behaviour rule's first refusal.
 fn tripped(reason: &str, port: u16, count: u64, window_s: u64) -> Event {
     let mut event = Event::of_attempt("block", reason, OFFICE, port);
-    event.count = Some(count);
-    event.window_s = Some(window_s);
+    event.attempt_mut().trip = Some(Trip { count, window_s, ..Trip::default() });
     event
 }
 
@@ -53,22 +54,23 @@ fn attempt_that_was_refused_goes_through_where_the_draft_opens_it() {
 #[test]
 fn packet_without_a_port_is_judged_by_its_address() {
     let mut ping = Event::of_attempt("observe", "no_receipt", "10.20.4.7", 0);
-    ping.destination = Some(Destination { address: "10.20.4.7".into(), port: None, transport: "icmp".into() });
+    ping.attempt_mut().destination = Some(Destination { address: "10.20.4.7".parse().unwrap(), port: None, transport: 1 });
     assert_eq!(change(ZONE, &[ping.clone()]), (Change::NewlyRefused, "no_receipt"));
-    (ping.verdict, ping.reason) = (Some("allow".into()), Some("receipt".into()));
+    let attempt = ping.attempt_mut();
+    (attempt.verdict, attempt.reason) = (Some(Verdict::Allow), Some(Why::Decided(Reason::Receipt)));
     assert_eq!(change(ZONE, &[ping]), (Change::LetThrough, "receipt"));
 }
 
 #[test]
 fn what_a_receipt_allowed_goes_on_unless_the_draft_makes_it_a_login() {
     let mut allowed = Event::of_attempt("allow", "receipt", "10.20.4.7", 8443);
-    allowed.receipt = Some("r-1".into());
-    allowed.budget = Some(Usage::default());
+    allowed.attempt_mut().receipt = Some("r-1".into());
+    allowed.attempt_mut().budget = Some(Usage::default());
     let gateway = format!("{ZONE}[[gateway]]\nname = 'g'\naddress = '10.20.4.7'\n");
     assert_eq!(change(ZONE, &[allowed.clone()]), (Change::LetThrough, "receipt"));
     assert_eq!(change(&gateway, &[allowed.clone()]), (Change::NewlyRefused, "credential_scope"));
     assert_eq!(change("", &[allowed.clone()]), (Change::NoLongerTold, "not_protected"));
-    allowed.budget = Some(Usage { max_attempts: Some(3), ..Usage::default() });
+    allowed.attempt_mut().budget = Some(Usage { max_attempts: Some(3), ..Usage::default() });
     assert_eq!(change(&gateway, &[allowed]), (Change::LetThrough, "receipt"));
 }
 
@@ -109,7 +111,7 @@ fn blocked_pattern_without_its_first_event_is_not_judged() {
 #[test]
 fn kinds_of_sockets_follow_the_hosts_mode() {
     let mut socket = Event::of_attempt("observe", "socket_family", "10.0.0.1", 17);
-    socket.destination = None;
+    socket.attempt_mut().destination = None;
     assert_eq!(change("", &[socket.clone()]), (Change::NewlyRefused, "socket_family"));
     assert_eq!(change("mode = 'observe'", &[socket]), (Change::LetThrough, "socket_family"));
 }
@@ -117,13 +119,14 @@ fn kinds_of_sockets_follow_the_hosts_mode() {
 #[test]
 fn what_an_event_does_not_say_is_counted_and_never_guessed() {
     let mut delegate = Event::of_attempt("block", "delegate", "10.0.0.1", 1);
-    delegate.destination = None;
+    delegate.attempt_mut().destination = None;
     let mut nothing = Event::of_attempt("block", "no_receipt", "10.0.0.1", 1);
-    nothing.reason = None;
+    nothing.attempt_mut().reason = None;
     let flow = Event::of_attempt("block", "turns_exhausted", "10.20.4.7", 443);
-    let tool = Event::new(crate::events::Kind::Exec, "h", 0);
+    let tool = Body::Exec(Tool { verdict: Verdict::Block, tool: None, shape: None, attack: Vec::new() });
+    let tool = Event::new(tool, "h", 0);
     let gate = Event::of_attempt("block", "gate_error", "10.0.0.1", 1);
-    let told = [delegate, nothing, flow, tool, gate, Event::new(crate::events::Kind::SessionStart, "h", 0)];
+    let told = [delegate, nothing, flow, tool, gate, Event::new(Body::SessionStart(None), "h", 0)];
     compared(ZONE, &told, |comparison| {
         let summary = comparison.summary();
         let names: Vec<_> = summary.not_judged.iter().map(|blind| blind.what.to_string()).collect();
@@ -135,12 +138,11 @@ fn what_an_event_does_not_say_is_counted_and_never_guessed() {
 #[test]
 fn repeats_count_as_attempts_and_missing_events_are_told() {
     let mut first = Event::of_attempt("block", "no_receipt", "10.20.4.7", 502);
-    first.repeats = 4;
+    first.attempt_mut().repeats = 4;
     let mut repeats = Event::of_attempt("block", "no_receipt", "10.20.4.7", 502);
-    repeats.pid = None;
-    repeats.repeats = 7;
-    let mut lost = Event::new(crate::events::Kind::Lost, "eng-ws-12", 0);
-    lost.count = Some(3);
+    repeats.who.process = None;
+    repeats.attempt_mut().repeats = 7;
+    let lost = Event::new(Body::Lost(Loss { count: 3, refusals: true, not_stored: false }), "eng-ws-12", 0);
     compared(&format!("host = 'plc-host'\n{ZONE}"), &[first, repeats, lost], |comparison| {
         assert_eq!(comparison.attempts(Change::Refused), 12);
         let notes = comparison.notes().join("; ");
@@ -153,19 +155,23 @@ fn repeats_count_as_attempts_and_missing_events_are_told() {
 
 #[test]
 fn values_that_no_event_has_are_refused_by_name() {
-    let good = Event::of_attempt("block", "no_receipt", "10.20.4.7", 502);
-    let with = |change: fn(&mut Event)| {
+    let good = serde_json::to_value(Event::of_attempt("block", "no_receipt", "10.20.4.7", 502)).unwrap();
+    let to = |address: &str, transport: &str| serde_json::json!({ "address": address, "transport": transport });
+    for (member, value, wanted) in [
+        ("verdict", "maybe".into(), "its verdict is `maybe`"),
+        ("verdict", "report".into(), "its verdict is `report`"),
+        ("reason", "tuesday".into(), "its reason is `tuesday`"),
+        ("time", "yesterday".into(), "its time is `yesterday`"),
+        ("destination", to("plc7", "tcp"), "its address is `plc7`"),
+        ("destination", to("10.0.0.1", "quic"), "its transport is `quic`"),
+        ("targets", vec!["10.0.0.1:80"].into(), "its target is `10.0.0.1:80`"),
+        ("targets", vec!["10.0.0.1:80/quic"].into(), "its transport is `quic`"),
+    ] {
         let mut event = good.clone();
-        change(&mut event);
-        Then::read(&event).unwrap_err()
-    };
-    assert!(with(|event| event.verdict = Some("maybe".into())).contains("its verdict is `maybe`"));
-    assert!(with(|event| event.reason = Some("tuesday".into())).contains("its reason is `tuesday`"));
-    assert!(with(|event| event.time = "yesterday".into()).contains("its time is `yesterday`"));
-    assert!(with(|event| event.destination.as_mut().unwrap().address = "plc7".into()).contains("its address is `plc7`"));
-    assert!(with(|event| event.destination.as_mut().unwrap().transport = "quic".into()).contains("its transport is `quic`"));
-    assert!(with(|event| event.targets = vec!["10.0.0.1:80".into()]).contains("its target is `10.0.0.1:80`"));
-    let mut unknown = good.clone();
-    unknown.reason = Some("unknown".into());
+        event[member] = value;
+        let event: Event = serde_json::from_value(event).unwrap();
+        assert_eq!(Then::read(&event), Err(format!("is no event of this version: {wanted}")));
+    }
+    let unknown = Event::of_attempt("block", "unknown", "10.20.4.7", 502);
     assert_eq!(Then::read(&unknown), Ok(Then::Blind(Blind::Unknown)));
 }

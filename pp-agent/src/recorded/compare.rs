@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use pp_common::behaviour::Rule;
 use pp_common::decide::{Decision, Verdict};
 use serde::Serialize;
 
-use super::{Blind, Draft, Then, To, Told, is_open};
+use super::counted;
+use super::draft::{Draft, is_open};
+use super::told::{Blind, Then, Told};
 use crate::clock::rfc3339;
-use crate::events::build::transport_text;
-use crate::events::{Destination, Event};
+use crate::events::{Destination, Event, Place};
 use crate::policy::PolicyError;
 
 /// What would become of an attempt.
@@ -44,13 +46,13 @@ pub(crate) struct Row {
     /// The agent.
     pub(crate) agent: String,
     /// Where to; absent for kinds of sockets.
-    pub(crate) to: Option<To>,
+    pub(crate) to: Option<Destination>,
     /// Verdict and reason of then.
     pub(crate) then: (&'static str, &'static str),
     /// Verdict and reason of now.
     pub(crate) now: (&'static str, &'static str),
     /// The zone, gateway and service that would protect it.
-    pub(crate) place: [Option<String>; 3],
+    pub(crate) place: Place,
 }
 
 /// How many of them, and when.
@@ -69,8 +71,9 @@ pub(crate) struct Tally {
 impl Tally {
     /// One event's.
     #[must_use]
-    pub(crate) const fn of(told: &Told) -> Self {
-        Self { attempts: told.attempts, events: 1, first_ms: told.time_ms, last_ms: told.time_ms }
+    pub(crate) const fn of(told: &Told<'_>) -> Self {
+        let time_ms = told.event.time_ms;
+        Self { attempts: told.attempts(), events: 1, first_ms: time_ms, last_ms: time_ms }
     }
 
     /// Takes in another.
@@ -89,6 +92,8 @@ pub(crate) struct Comparison<'a> {
     rows: BTreeMap<(Change, Row), Tally>,
     blind: BTreeMap<Blind, u64>,
     hosts: BTreeSet<String>,
+    /// A behaviour rule refused some of them.
+    tripped: bool,
     missing: u64,
     other: u64,
 }
@@ -97,7 +102,7 @@ impl<'a> Comparison<'a> {
     /// Nothing yet.
     #[must_use]
     pub(crate) const fn new(draft: Draft<'a>) -> Self {
-        Self { draft, rows: BTreeMap::new(), blind: BTreeMap::new(), hosts: BTreeSet::new(), missing: 0, other: 0 }
+        Self { draft, rows: BTreeMap::new(), blind: BTreeMap::new(), hosts: BTreeSet::new(), tripped: false, missing: 0, other: 0 }
     }
 
     /// Takes in one event.
@@ -110,7 +115,7 @@ impl<'a> Comparison<'a> {
             Then::Other => self.other += 1,
             Then::Blind(blind) => *self.blind.entry(blind).or_default() += 1,
             Then::Attempt(told) => {
-                self.hosts.insert(told.host.clone());
+                self.hosts.insert(event.host.clone());
                 match self.draft.judge(&told).map_err(|error: PolicyError| error.to_string())? {
                     Err(blind) => *self.blind.entry(blind).or_default() += 1,
                     Ok(now) => self.count(&told, &now),
@@ -125,16 +130,17 @@ impl<'a> Comparison<'a> {
         self.missing = self.missing.saturating_add(count);
     }
 
-    fn count(&mut self, told: &Told, now: &Decision) {
+    fn count(&mut self, told: &Told<'_>, now: &Decision) {
         let name = |id| self.draft.name(id).map(str::to_owned);
         let row = Row {
-            agent: told.agent.clone(),
-            to: told.to,
+            agent: told.agent().to_owned(),
+            to: told.attempt.destination,
             then: (told.verdict.name(), told.reason.name()),
             now: (now.verdict.name(), now.reason.name()),
-            place: [name(now.zone), name(now.gateway), name(now.service)],
+            place: Place { zone: name(now.zone), gateway: name(now.gateway), service: name(now.service) },
         };
         let one = Tally::of(told);
+        self.tripped |= Rule::of(told.reason).is_some();
         self.rows.entry((Change::of(told.verdict, now), row)).and_modify(|tally| tally.add(&one)).or_insert(one);
     }
 
@@ -172,8 +178,7 @@ impl<'a> Comparison<'a> {
             "traffic that nothing protected made no event: what the draft would refuse of it is not here".to_owned(),
             "receipts are not read: what one allowed is judged as if one of the same login terms held, all else as if none did".to_owned(),
         ];
-        let tripped = self.rows.keys().any(|(_, row)| row.then.1.starts_with("spray_") || row.then.1.starts_with("scan_"));
-        if tripped {
+        if self.tripped {
             notes.push(
                 "behaviour rules are judged by the number each event recorded; what a session would have done next is not known".to_owned(),
             );
@@ -192,12 +197,6 @@ impl<'a> Comparison<'a> {
         }
         notes
     }
-}
-
-/// A number with its word.
-#[must_use]
-pub(crate) fn counted(count: u64, word: &str) -> String {
-    if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
 }
 
 /// Everything, as `pp-agent policy check --against --json` writes it.
@@ -223,8 +222,11 @@ pub(crate) struct Unchanged {
 /// Events that say too little to be judged.
 #[derive(Debug, Serialize)]
 pub(crate) struct NotJudged {
+    /// Why, by its name.
     pub(crate) what: Blind,
+    /// How many.
     pub(crate) events: u64,
+    /// Why, in words.
     pub(crate) why: &'static str,
 }
 
@@ -257,13 +259,12 @@ struct Judgement {
 impl RowView {
     fn of(row: &Row, tally: &Tally) -> Self {
         let judgement = |(verdict, reason)| Judgement { verdict, reason, ..Judgement::default() };
-        let [zone, gateway, service] = row.place.clone();
-        let destination = |to: To| Destination { address: to.address.to_string(), port: to.port, transport: transport_text(to.transport) };
+        let Place { zone, gateway, service } = row.place.clone();
         Self {
             agent: row.agent.clone(),
             then: judgement(row.then),
             now: Judgement { zone, gateway, service, ..judgement(row.now) },
-            destination: row.to.map(destination),
+            destination: row.to,
             attempts: tally.attempts,
             events: tally.events,
             first: rfc3339(tally.first_ms),

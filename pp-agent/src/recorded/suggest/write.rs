@@ -8,8 +8,9 @@ use serde::Serialize;
 use super::{Ideas, Observed, Seen, is_web};
 use crate::clock::rfc3339;
 use crate::config::Mode;
-use crate::draft::{Tally, counted};
 use crate::escape::escape;
+use crate::recorded::compare::Tally;
+use crate::recorded::counted;
 use crate::services::service_name;
 
 /// Most destinations, agents or places that one comment names.

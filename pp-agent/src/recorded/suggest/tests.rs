@@ -1,5 +1,5 @@
 use super::*;
-use crate::events::Kind;
+use crate::events::{Attempt, Body, Place, Tool, Trip, Usage, Verdict as Judged};
 use pp_common::decide::{Reason, Verdict};
 use proptest::prelude::*;
 
@@ -7,11 +7,15 @@ fn event(reason: &str, address: &str, port: u16) -> Event {
     Event::of_attempt("observe", reason, address, port)
 }
 
+fn of_text(target: &str) -> Destination {
+    let address: std::net::SocketAddr = target.strip_suffix("/tcp").unwrap().parse().unwrap();
+    Destination { address: address.ip(), port: Some(address.port()), transport: transport::TCP }
+}
+
 fn tripped(port: u16, targets: &[&str]) -> Event {
     let mut event = event("scan_hosts", "10.50.0.1", port);
-    event.count = Some(26);
-    event.window_s = Some(300);
-    event.targets = targets.iter().map(|target| (*target).to_owned()).collect();
+    let targets = targets.iter().map(|target| of_text(target)).collect();
+    event.attempt_mut().trip = Some(Trip { count: 26, window_s: 300, targets, ..Trip::default() });
     event
 }
 
@@ -137,7 +141,7 @@ fn one_network_gets_no_more_exempt_ports_than_it_can_have() {
 fn loopback_multicast_and_what_names_no_address_propose_nothing() {
     let policy = Config::of_text("[services]\nexempt = []\nreplace = true");
     let mut socket = event("socket_family", "10.0.0.1", 17);
-    socket.destination = None;
+    socket.attempt_mut().destination = None;
     let told = [
         event("no_receipt", "127.0.0.1", 502),
         event("no_receipt", "::1", 502),
@@ -146,8 +150,8 @@ fn loopback_multicast_and_what_names_no_address_propose_nothing() {
         event("no_receipt", "255.255.255.255", 502),
         event("no_receipt", "ff02::1", 502),
         socket,
-        Event::new(Kind::Exec, "h", 0),
-        Event::new(Kind::SessionStart, "h", 0),
+        Event::new(Body::Exec(Tool { verdict: Judged::Block, tool: None, shape: None, attack: Vec::new() }), "h", 0),
+        Event::new(Body::SessionStart(None), "h", 0),
     ];
     let toml = proposal(&policy, &told);
     assert!(toml.contains("Nothing to propose") && toml.contains("Nothing is proposed from 8 events"), "{toml}");
@@ -211,20 +215,14 @@ fn policies() -> impl Strategy<Value = String> {
     )
 }
 
-fn told(agent: &str, reason: Reason, to: To, count: Option<(u64, u64)>) -> Told {
-    Told {
-        host: "h".into(),
-        agent: agent.into(),
-        session: None,
-        time_ms: 0,
-        verdict: Verdict::Block,
-        reason,
-        to: Some(to),
-        attempts: 1,
-        logins: true,
-        count,
-        sample: Vec::new(),
-    }
+/// A refusal of then, of a session whose receipt had logins.
+fn refused(reason: Reason, destination: Destination, trip: Option<(u64, u64)>) -> Event {
+    let trip = trip.map(|(count, window_s)| Trip { count, window_s, ..Trip::default() });
+    let budget = Some(Usage { max_attempts: Some(1), ..Usage::default() });
+    let mut event = Event::of_attempt("block", reason.name(), "10.0.0.1", 1);
+    let attempt = std::mem::take(event.attempt_mut());
+    *event.attempt_mut() = Attempt { destination: Some(destination), budget, trip, ..attempt };
+    event
 }
 
 /// How much a verdict lets through: refused, told, silently.
@@ -246,11 +244,15 @@ proptest! {
         for (agent, host, (address, port)) in &seen {
             for reason in ["no_receipt", "scan_hosts"] {
                 let mut one = event(reason, &address.to_string(), *port);
-                (one.count, one.window_s) = (Some(26), Some(300));
-                one.agent = Some(agent.clone());
+                one.who.agent = Some(agent.clone());
                 one.host.clone_from(host);
-                (one.executable, one.argv, one.exempt) = (Some(agent.clone()), vec![agent.clone()], Some(agent.clone()));
-                (one.zone, one.gateway, one.service, one.detail) = (Some(host.clone()), Some(host.clone()), Some(host.clone()), Some(host.clone()));
+                one.detail = Some(host.clone());
+                let process = one.who.process.as_mut().unwrap();
+                (process.executable, process.argv) = (Some(agent.clone()), vec![agent.clone()]);
+                let attempt = one.attempt_mut();
+                let text = || Some(host.clone());
+                attempt.place = Place { zone: text(), gateway: text(), service: text() };
+                attempt.trip = Some(Trip { count: 26, window_s: 300, exempt: Some(agent.clone()), ..Trip::default() });
                 events.push(one);
             }
         }
@@ -280,7 +282,7 @@ proptest! {
         let mut events = Vec::new();
         for ((address, port), reason) in &seen {
             let mut one = event(reason, &address.to_string(), *port);
-            (one.count, one.window_s) = (Some(200), Some(60));
+            one.attempt_mut().trip = Some(Trip { count: 200, window_s: 60, ..Trip::default() });
             events.push(one);
         }
         let after = beside(&policy, &proposal(&policy, &events));
@@ -288,10 +290,11 @@ proptest! {
         let all = seen.iter().map(|(place, _)| place).chain(&tried);
         for (address, port) in all {
             for number in [transport::TCP, transport::UDP] {
-                let to = To { address: *address, port: Some(*port), transport: number };
+                let to = Destination { address: *address, port: Some(*port), transport: number };
                 for (reason, count) in [(Reason::NoReceipt, None), (Reason::ScanHosts, Some((200, 300))), (Reason::SprayTarget, Some((200, 60)))] {
-                    let one = told("a", reason, to, count);
-                    let (old, new) = (before.judge(&one).unwrap().unwrap(), now.judge(&one).unwrap().unwrap());
+                    let one = refused(reason, to, count);
+                    let Then::Attempt(told) = Then::read(&one).unwrap() else { panic!("{one:?}") };
+                    let (old, new) = (before.judge(&told).unwrap().unwrap(), now.judge(&told).unwrap().unwrap());
                     prop_assert!(
                         openness(new.verdict, new.reason) <= openness(old.verdict, old.reason),
                         "{to}: {old:?}, then {new:?}\n{text}"

@@ -13,11 +13,13 @@ use pp_common::behaviour::GROUND_PORTS;
 use pp_common::decide::transport;
 use serde::Serialize;
 
+use super::compare::Tally;
+use super::draft::{Draft, is_open};
+use super::told::{About, Then, Told};
 use crate::config::{Config, ConfigError, Exemption, Source};
-use crate::draft::{About, Draft, Tally, Then, To, Told, about, is_open};
-use crate::events::Event;
 use crate::events::behaviour::common;
 use crate::events::build::{addr_of, address};
+use crate::events::{Destination, Event};
 use crate::policy::{self, PolicyError};
 use crate::services;
 
@@ -44,12 +46,12 @@ pub(crate) enum SuggestError {
 struct Seen {
     tally: Tally,
     agents: BTreeSet<String>,
-    to: BTreeSet<To>,
+    to: BTreeSet<Destination>,
 }
 
 impl Seen {
-    fn of(told: &Told, to: BTreeSet<To>) -> Self {
-        let agents = Some(told.agent.clone()).filter(|agent| !agent.is_empty());
+    fn of(told: &Told<'_>, to: BTreeSet<Destination>) -> Self {
+        let agents = Some(told.agent().to_owned()).filter(|agent| !agent.is_empty());
         Self { tally: Tally::of(told), agents: agents.into_iter().collect(), to }
     }
 
@@ -175,15 +177,15 @@ impl<'a> Observed<'a> {
         self.missing = self.missing.saturating_add(count);
     }
 
-    fn attempt(&mut self, told: &Told) {
+    fn attempt(&mut self, told: &Told<'_>) {
         let one = Tally::of(told);
         self.events.get_or_insert(Tally { attempts: 0, events: 0, ..one }).add(&one);
-        self.hosts.insert(told.host.clone());
-        let Some(to) = told.to.and_then(real) else {
+        self.hosts.insert(told.event.host.clone());
+        let Some(to) = told.attempt.destination.and_then(real) else {
             self.unused += 1;
             return;
         };
-        match about(told.reason) {
+        match told.about() {
             About::Receipts | About::Receipt | About::Flow => self.protected(told, to),
             About::Rule(_) => self.rule(told, to),
             About::Socket | About::Delegate | About::Gate => self.unused += 1,
@@ -191,10 +193,10 @@ impl<'a> Observed<'a> {
     }
 
     /// What tripped a rule: each network and port that it was about counts the event once.
-    fn rule(&mut self, told: &Told, to: To) {
-        let mut about: BTreeMap<(IpNet, u16), BTreeSet<To>> = BTreeMap::new();
-        let all = std::iter::once(to).chain(told.sample.iter().copied().filter_map(real));
-        for to in all.filter(|to| told.count.is_some() && is_open(&self.draft.without_receipt(*to))) {
+    fn rule(&mut self, told: &Told<'_>, to: Destination) {
+        let mut about: BTreeMap<(IpNet, u16), BTreeSet<Destination>> = BTreeMap::new();
+        let sample = told.attempt.trip.iter().flat_map(|trip| std::iter::once(to).chain(trip.targets.iter().copied().filter_map(real)));
+        for to in sample.filter(|to| is_open(&self.draft.without_receipt(*to))) {
             if let Some(port) = to.port {
                 about.entry((widest(to.address), port)).or_default().insert(to);
             }
@@ -205,7 +207,7 @@ impl<'a> Observed<'a> {
         }
     }
 
-    fn protected(&mut self, told: &Told, to: To) {
+    fn protected(&mut self, told: &Told<'_>, to: Destination) {
         let decision = self.draft.without_receipt(to);
         let seen = Seen::of(told, BTreeSet::from([to]));
         let place = [("zone", decision.zone), ("gateway", decision.gateway)];
@@ -311,14 +313,14 @@ impl Ideas {
 }
 
 /// The destination that is really reached; `None` for those that no zone should be made of.
-fn real(to: To) -> Option<To> {
+fn real(to: Destination) -> Option<Destination> {
     let reached = addr_of(to.address).embedded().map_or(to.address, address);
     let v4_broadcast = matches!(reached, IpAddr::V4(v4) if v4.is_broadcast());
     let unfit = reached.is_loopback() || reached.is_unspecified() || reached.is_multicast() || v4_broadcast;
-    (!unfit).then_some(To { address: reached, ..to })
+    (!unfit).then_some(Destination { address: reached, ..to })
 }
 
-fn is_web(to: To) -> bool {
+fn is_web(to: Destination) -> bool {
     let product = |port| WEB_SERVICES.iter().filter_map(|name| services::row(name)).any(|row| row.has(transport::TCP, port));
     to.transport == transport::TCP && to.port.is_some_and(|port| WEB.contains(&port) || product(port))
 }

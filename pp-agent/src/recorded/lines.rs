@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Read};
 use serde::Deserialize;
 use serde_json::error::Category;
 
-use super::Event;
+use crate::events::{Event, Kind};
 
 /// Most bytes of one line; the longest event, with the longest arguments, has less than half of it.
 const MAX_LINE: u64 = 1 << 20;
@@ -97,6 +97,7 @@ pub(crate) fn each(name: &str, input: impl BufRead, mut take: impl FnMut(Event) 
             continue;
         }
         match serde_json::from_str::<Event>(text) {
+            Ok(event) if event.kind().is_none() => return Err(wrong(no_kind(event.kind_name()))),
             Ok(event) => {
                 found.events += 1;
                 take(event).map_err(wrong)?;
@@ -107,6 +108,12 @@ pub(crate) fn each(name: &str, input: impl BufRead, mut take: impl FnMut(Event) 
             },
         }
     }
+}
+
+/// What is wrong with a kind.
+fn no_kind(name: &str) -> String {
+    let known: Vec<_> = Kind::ALL.iter().map(|kind| format!("`{}`", kind.name())).collect();
+    format!("is no event of this version: unknown variant `{name}`, expected one of {}", known.join(", "))
 }
 
 /// What is wrong with a line, without the line number that the parser gives.
@@ -124,7 +131,6 @@ fn say(error: &serde_json::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::Kind;
 
     fn read(text: &[u8]) -> Result<(Vec<Event>, Contents), String> {
         let mut events = Vec::new();
@@ -136,7 +142,7 @@ mod tests {
     }
 
     fn line() -> String {
-        serde_json::to_string(&Event::new(Kind::Verdict, "h", 0)).unwrap()
+        serde_json::to_string(&Event::of_attempt("block", "no_receipt", "10.20.4.7", 502)).unwrap()
     }
 
     #[test]
@@ -157,11 +163,14 @@ mod tests {
     fn bad_line_is_named_with_its_number() {
         let good = line();
         let far = format!("{good}\n{}", "x".repeat(2 << 20));
-        let kind = good.replace("verdict", "teleport");
+        let kind = good.replace("\"kind\":\"verdict", "\"kind\":\"teleport");
         for (text, wanted) in [
             (format!("{good}\n{{\"id\":1,").into_bytes(), "line 2: ends in the middle"),
             (format!("{good}\n\nplain words\n").into_bytes(), "line 3: is no JSON at column 1"),
-            (format!("{good}\n{kind}").into_bytes(), "line 2: is no event of this version: unknown variant `teleport`"),
+            (
+                format!("{good}\n{kind}").into_bytes(),
+                "line 2: is no event of this version: unknown variant `teleport`, expected one of `verdict`, `session_start`, `session_end`, `receipt`, `revocation`, `lost`, `posture`, `policy`, `canary`, `flow_ended`, `exec`, `tamper`, `neighbour`; write one",
+            ),
             (b"{\"id\":1}\n".to_vec(), "line 1: is no event of this version: missing field"),
             (b"{\n  \"id\": 1\n}\n".to_vec(), "line 1: ends in the middle"),
             (b"\x7fELF\x02\x01\x01\0\0\0\n".to_vec(), "line 1: is not text"),
