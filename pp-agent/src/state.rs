@@ -56,7 +56,7 @@ pub(crate) struct State {
     held: Mutex<Held>,
     place: Box<dyn Opens>,
     path: PathBuf,
-    /// What the last use met, while nothing was written since.
+    /// Why it is shut, or what the last use met while nothing was written since. It has a lock of its own: `status` waits for no disk.
     problem: Mutex<Option<String>>,
     /// Held while names are read, added to and written.
     naming: Mutex<()>,
@@ -151,6 +151,7 @@ impl State {
             Held::Shut(shut) => shut.was_absent,
             Held::Open(_) | Held::Closed => self.place.is_absent(),
         };
+        *self.last_problem() = Some(reason.to_string());
         *held = Held::Shut(Shut { reason: reason.to_string(), was_absent });
     }
 
@@ -163,16 +164,19 @@ impl State {
         let Held::Shut(shut) = &mut *held else { return Ok(()) };
         if !shut.was_absent && self.place.is_absent() {
             shut.reason = StateError::Gone { path: self.path.clone() }.to_string();
+            *self.last_problem() = Some(shut.reason.clone());
             return Err(StateError::Shut(shut.reason.clone()));
         }
         match self.first_open() {
             Ok(database) => {
                 *held = Held::Open(database);
+                *self.last_problem() = None;
                 Ok(())
             }
             Err(source) => {
                 let error = self.error(source);
                 shut.reason = error.to_string();
+                *self.last_problem() = Some(shut.reason.clone());
                 Err(error)
             }
         }
@@ -187,9 +191,6 @@ impl State {
     /// Why it cannot be relied on right now, and what to do, for `status`.
     #[must_use]
     pub(crate) fn problem(&self) -> Option<String> {
-        if let Held::Shut(shut) = &*self.held() {
-            return Some(shut.reason.clone());
-        }
         self.last_problem().clone()
     }
 

@@ -35,7 +35,7 @@ impl Daemon {
             _ => None,
         };
         let learned = self.words_about(link, attempt.addr).filter(|_| decision.zone | decision.gateway != 0);
-        let builder = self.builder();
+        let builder = self.reports.builder();
         let protected = decision.zone != 0 || decision.gateway != 0;
         let usual = crate::services::service_name(transport, check.port).filter(|_| protected);
         Ok(CheckAnswer {

@@ -22,7 +22,7 @@ impl Governor for Daemon {
     }
 
     fn hub(&self) -> &Hub {
-        &self.hub
+        &self.reports.hub
     }
 
     fn counters(&self) -> &ControlCounters {
@@ -51,8 +51,8 @@ impl Governor for Daemon {
 
     fn register(&self, artifact: &[u8]) -> Result<RegisterAnswer, ApiError> {
         self.take_artifact(artifact).inspect_err(|error| {
-            let event = self.event(Body::Receipt(None, ReceiptChange::Refused(error.code().to_owned())));
-            self.hub.publish(event.detail(format!("not registered: {error}")));
+            let event = self.reports.event(Body::Receipt(None, ReceiptChange::Refused(error.code().to_owned())));
+            self.reports.publish(event.detail(format!("not registered: {error}")));
         })
     }
 
@@ -83,23 +83,23 @@ impl Governor for Daemon {
         let owner = event.as_ref().and_then(|event| event.who.owner.as_ref());
         let owner = owner.map(|owner| owner.name.clone().unwrap_or_else(|| owner.uid.to_string()));
         let user = owner.or_else(|| draft.user.clone()).or(own.map(|(_, user)| user)).unwrap_or_else(|| {
-            let owner = self.builder().owner(caller.uid);
+            let owner = self.reports.builder().owner(caller.uid);
             owner.name.unwrap_or_else(|| owner.uid.to_string())
         });
         let destination = event.as_ref().and_then(|event| event.attempt()?.destination);
-        let inner = self.inner();
-        admission::draft(&inner.config, agent, user, destination.as_ref(), draft)
+        let force = self.rules.now();
+        admission::draft(&force.config, agent, user, destination.as_ref(), draft)
     }
 
     fn policy(&self) -> PolicyView {
-        let inner = self.inner();
+        let force = self.rules.now();
         PolicyView {
-            origin: inner.origin.name().to_owned(),
-            files: inner.config.sources.iter().map(|source| source.name.clone()).collect(),
-            generation: inner.generation,
-            notes: inner.config.notes.clone(),
-            off: inner.config.off.clone(),
-            toml: inner.config.to_toml(),
+            origin: force.origin.name().to_owned(),
+            files: force.config.sources.iter().map(|source| source.name.clone()).collect(),
+            generation: force.generation,
+            notes: force.config.notes.clone(),
+            off: force.config.off.clone(),
+            toml: force.config.to_toml(),
         }
     }
 
@@ -119,7 +119,8 @@ impl Governor for Daemon {
 impl Daemon {
     /// An event, if this caller may know it.
     fn event_for(&self, caller: &Caller, id: u64) -> Result<Event, ApiError> {
-        self.hub
+        self.reports
+            .hub
             .find(id)?
             .filter(|event| stream::sees(caller.standing, event))
             .filter(Event::is_requestable)
@@ -131,7 +132,7 @@ impl Daemon {
         let Standing::Agent(Some(_)) = caller.standing else { return Ok(None) };
         let mark = self.gate.mark(caller.pid)?;
         Ok(mark.map(|mark| {
-            let mut builder = self.builder();
+            let mut builder = self.reports.builder();
             let owner = builder.owner(mark.owner);
             (builder.name(mark.agent), owner.name.unwrap_or_else(|| owner.uid.to_string()))
         }))

@@ -2,6 +2,7 @@
 
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use super::Daemon;
 use crate::delegates::{Action, Delegate};
@@ -14,6 +15,26 @@ use crate::policy::canary::AGENT;
 const CANARY_SOCKET: &str = "canary.sock";
 /// A file beside the control socket that the canary reaches for while nobody could write to the state.
 const CANARY_FILE: &str = "canary";
+
+/// What is guarded, and what of it is not as it should be in the kernel.
+pub(super) struct Guard {
+    pub(super) decoy: Decoy,
+    problems: Mutex<Vec<String>>,
+}
+
+impl Guard {
+    pub(super) const fn new(decoy: Decoy) -> Self {
+        Self { decoy, problems: Mutex::new(Vec::new()) }
+    }
+
+    pub(super) fn problems(&self) -> Vec<String> {
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, problems: Vec<String>) {
+        *self.problems.lock().unwrap_or_else(PoisonError::into_inner) = problems;
+    }
+}
 
 /// What the canary reaches for, beside what is in use.
 pub(super) struct Decoy {
@@ -68,11 +89,11 @@ impl Daemon {
     /// Brings it up to date with what lies at the paths now.
     pub(super) fn refresh_guard(&self) {
         let targets = self.targets();
-        let canary = self.decoy.socket.display().to_string();
+        let canary = self.guard.decoy.socket.display().to_string();
         let canary =
             Delegate { name: AGENT.to_owned(), action: Action::Refuse, paths: vec![canary], listeners: Vec::new(), ports: Vec::new() };
         // First, so that no policy opens it.
-        let delegates: Vec<Delegate> = std::iter::once(canary).chain(self.inner().config.delegates.iter().cloned()).collect();
+        let delegates: Vec<Delegate> = std::iter::once(canary).chain(self.rules.now().config.delegates.iter().cloned()).collect();
         let mut problems = Vec::new();
         for result in [self.gate.guard(&targets), self.gate.set_delegates(&delegates)] {
             if let Err(error) = result {
@@ -80,7 +101,7 @@ impl Daemon {
                 problems.push(error.to_string());
             }
         }
-        self.inner().guard_problems = problems;
+        self.guard.note(problems);
     }
 
     fn targets(&self) -> Vec<Target> {
@@ -91,7 +112,7 @@ impl Daemon {
             state: &self.args.state,
             bpffs: &self.args.bpffs,
             socket: &self.socket,
-            decoys: [&self.decoy.socket, &self.decoy.file],
+            decoys: [&self.guard.decoy.socket, &self.guard.decoy.file],
             program: std::env::current_exe().ok(),
             cgroup: self.cgroup_root.clone().and_then(|root| Some((root.clone(), root.join(own_cgroup()?)))),
         };

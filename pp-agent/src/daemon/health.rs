@@ -2,13 +2,14 @@
 
 use std::collections::HashSet;
 
-use super::{Daemon, Measured, PolicyOrigin};
+use super::in_force::PolicyOrigin;
+use super::{Daemon, Measured};
 use crate::api::{BackendView, Neighbours, Opening, Posture, Status};
 use crate::clock::{Now, rfc3339};
 use crate::config::{Config, Mode};
 use crate::control::ApiError;
 use crate::events::{Body, PostureChange, Who};
-use crate::kernel::{Backend, GUARD_PROGRAMS, Gap, canary};
+use crate::kernel::{Backend, GUARD_PROGRAMS, Gap, Gate, canary};
 use crate::metrics::Text;
 use crate::os::host;
 
@@ -19,43 +20,43 @@ impl Daemon {
         let sessions = self.session_count()?;
         let refusals = self.refusals();
         let now = Now::read();
-        let behind = self.clock_behind();
+        let behind = self.highest.clock_is_behind();
         let neighbours = Neighbours::List(self.list_neighbours());
-        let inner = self.inner();
+        let force = self.rules.now();
         let mut problems = Vec::new();
-        if let PolicyOrigin::LastGood(error) = &inner.origin {
+        if let PolicyOrigin::LastGood(error) = &force.origin {
             problems.push(format!("the policy on disk is refused, the last good one is in force: {error}"));
         }
-        if let PolicyOrigin::Fallback(error) = &inner.origin {
+        if let PolicyOrigin::Fallback(error) = &force.origin {
             problems.push(format!("the policy on disk is refused and no last good one is known, the built-in one is in force: {error}"));
         }
-        problems.extend(self.state_problem(&inner));
-        problems.extend(self.hub.problem().map(|problem| format!("events are told and not stored: {problem}")));
-        problems.extend(inner.keyring_problem.clone());
-        problems.extend(self.task_table_differs(&inner.config));
-        problems.extend(inner.guard_problems.iter().cloned());
+        problems.extend(force.state_problem(&self.state));
+        problems.extend(self.reports.hub.problem().map(|problem| format!("events are told and not stored: {problem}")));
+        problems.extend(force.keyring_problem.clone());
+        problems.extend(task_table_differs(&self.gate, &force.config));
+        problems.extend(self.guard.problems());
         problems.extend(self.watch.problems());
         if self.gate.has_too_many_namespaces() {
             problems.push("marked processes are in more network namespaces than are looked after: refused flows that their programs left are not ended there".to_owned());
         }
         problems.extend(self.neighbours.problems());
-        if behind || inner.withheld {
+        if behind || force.withheld {
             problems.push("the clock is behind the highest time seen: no receipt can be registered".to_owned());
         }
         if control.overflow != 0 {
             problems.push("the task table has overflowed; raise max_tasks in the policy".to_owned());
         }
-        let Measured { posture: measured, gaps } = inner.measured.clone();
+        let Measured { posture: measured, gaps } = self.watch.measured();
         let posture = match measured {
             _ if !problems.is_empty() => Posture::Degraded,
-            Posture::Enforcing | Posture::Partial if inner.config.mode == Mode::Observe => Posture::Observe,
+            Posture::Enforcing | Posture::Partial if force.config.mode == Mode::Observe => Posture::Observe,
             measured => measured,
         };
         let backends = self.gate.candidates().iter();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi: pp_common::abi::ABI_VERSION,
-            host: inner.config.host.clone(),
+            host: force.config.host.clone(),
             kernel: host::kernel_release(),
             backend: self.gate.backend().name().to_owned(),
             backends: backends.map(|tried| BackendView { name: tried.backend.name().to_owned(), found: tried.found.clone() }).collect(),
@@ -64,29 +65,17 @@ impl Daemon {
             gaps,
             watch: self.watch.status(),
             neighbours,
-            mode: inner.config.mode,
-            policy: inner.origin.name().to_owned(),
-            remarks: inner.remarks(),
+            mode: force.config.mode,
+            policy: force.origin.name().to_owned(),
+            remarks: force.remarks(),
             healthy: problems.is_empty() && measured.refuses(),
             problems,
             generation: control.generation,
             refusals,
             sessions,
-            receipts: inner.receipts.iter().filter(|receipt| receipt.stored.is_open(now)).count(),
+            receipts: force.receipts.iter().filter(|receipt| receipt.stored.is_open(now)).count(),
             started: rfc3339(self.started_ms),
             pid: std::process::id(),
-        })
-    }
-
-    /// What policy asks of the task table and the one in force has not. Programs keep their maps: one of another size would begin
-    /// empty, and who is marked would be forgotten.
-    pub(super) fn task_table_differs(&self, config: &Config) -> Option<String> {
-        let (wanted, found) = (config.max_tasks, self.gate.max_tasks());
-        (wanted != found).then(|| {
-            format!(
-                "max_tasks = {wanted} is not in force, the task table was made for {found}: it changes when the tables are made anew, \
-                 at a reboot or, ending enforcement and every session meanwhile, by pp-agent uninstall-hooks and a restart"
-            )
         })
     }
 
@@ -105,17 +94,21 @@ impl Daemon {
         text.gauge("pp_sessions", "sessions that are governed", self.session_count()? as u64);
         text.gauge("pp_marked_processes", "processes that are governed", self.gate.marks()?.len() as u64);
         let now = Now::read();
-        let behind = self.clock_behind();
-        let inner = self.inner();
-        let open = inner.receipts.iter().filter(|receipt| receipt.stored.is_open(now)).count();
+        let behind = self.highest.clock_is_behind();
+        let force = self.rules.now();
+        let open = force.receipts.iter().filter(|receipt| receipt.stored.is_open(now)).count();
         text.gauge("pp_receipts_open", "receipts that have not ended", open as u64);
-        text.gauge("pp_policy_generation", "generation of the tables in force", u64::from(inner.generation));
-        text.gauge("pp_policy_off", "parts of the shipped protection that policy leaves off", inner.config.off.len() as u64);
-        text.gauge("pp_policy_not_read", "entries of the folder of drop-ins that are not read", inner.config.not_read.len() as u64);
-        text.gauge("pp_state_usable", "0 while receipts and revocations cannot be kept", u64::from(self.state_problem(&inner).is_none()));
-        text.gauge("pp_events_stored", "0 while events are told and not stored", u64::from(self.hub.problem().is_none()));
+        text.gauge("pp_policy_generation", "generation of the tables in force", u64::from(force.generation));
+        text.gauge("pp_policy_off", "parts of the shipped protection that policy leaves off", force.config.off.len() as u64);
+        text.gauge("pp_policy_not_read", "entries of the folder of drop-ins that are not read", force.config.not_read.len() as u64);
+        text.gauge(
+            "pp_state_usable",
+            "0 while receipts and revocations cannot be kept",
+            u64::from(force.state_problem(&self.state).is_none()),
+        );
+        text.gauge("pp_events_stored", "0 while events are told and not stored", u64::from(self.reports.hub.problem().is_none()));
         text.gauge("pp_clock_behind", "1 while the clock is behind the highest time seen", u64::from(behind));
-        let measured = &inner.measured;
+        let measured = &self.watch.measured();
         text.info(
             "pp_gate_info",
             "backend, posture and policy of the gate",
@@ -123,7 +116,7 @@ impl Daemon {
                 ("version", env!("CARGO_PKG_VERSION")),
                 ("backend", self.gate.backend().name()),
                 ("posture", &measured.posture.to_string()),
-                ("policy", inner.origin.name()),
+                ("policy", force.origin.name()),
             ],
         );
         let postures = [Posture::Enforcing, Posture::Partial, Posture::Observe, Posture::Open];
@@ -131,24 +124,21 @@ impl Daemon {
         text.gauges("pp_posture", "1 for what the canary found last", "posture", &postures);
         let gaps: Vec<(String, u64)> = measured.gaps.iter().map(|gap| (gap.to_string(), 1)).collect();
         text.gauges("pp_gap", "1 for what is open on this host", "gap", &gaps);
-        drop(inner);
         self.watch.metrics(&mut text);
         Ok(text.finish())
     }
 
     /// One line for the service manager.
     pub(super) fn status_line(&self) -> String {
-        let inner = self.inner();
-        format!("{} by {}, policy {}", inner.measured.posture, self.gate.backend().name(), inner.origin.name())
+        let force = self.rules.now();
+        format!("{} by {}, policy {}", self.watch.measured().posture, self.gate.backend().name(), force.origin.name())
     }
 
     /// Lets the canary try the gate and tells what it found, if that is new.
     pub(super) fn measure_posture(&self) -> Measured {
         let found = self.found_posture();
-        let mut inner = self.inner();
-        self.builder().backend = self.gate.backend().name().to_owned();
-        let before = std::mem::replace(&mut inner.measured, found.clone());
-        drop(inner);
+        self.reports.builder().backend = self.gate.backend().name().to_owned();
+        let before = self.watch.note(found.clone());
         if before != found {
             // The canary finds nothing else.
             let change = match found.posture {
@@ -158,7 +148,7 @@ impl Daemon {
                 Posture::Open | Posture::Degraded | Posture::Unmeasured => PostureChange::Open,
             };
             let who = Who { backend: Some(self.gate.backend().name().to_owned()), ..Who::default() };
-            self.hub.publish(self.event(Body::Posture { change, hook: None }).about(who).detail(found.gaps()));
+            self.reports.publish(self.reports.event(Body::Posture { change, hook: None }).about(who).detail(found.gaps()));
         }
         found
     }
@@ -168,7 +158,7 @@ impl Daemon {
     /// is observed for the canary: that is policy's doing, not the hooks'.
     fn found_posture(&self) -> Measured {
         let open = |found: Vec<String>| Measured { posture: Posture::Open, gaps: found.into_iter().map(Opening::Found).collect() };
-        let aim = self.decoy.aim(&self.args.bpffs, self.args.state.join(crate::state::STATE_FILE));
+        let aim = self.guard.decoy.aim(&self.args.bpffs, self.args.state.join(crate::state::STATE_FILE));
         let findings = match self.gate.send_canary(&aim) {
             Ok(findings) => findings,
             Err(error) => return open(vec![format!("the canary could not be sent: {error}")]),
@@ -188,6 +178,18 @@ impl Daemon {
         let sessions: HashSet<u64> = self.gate.marks()?.iter().map(|(_, mark)| mark.session).collect();
         Ok(sessions.len())
     }
+}
+
+/// What policy asks of the task table and the one in force has not. Programs keep their maps: one of another size would begin
+/// empty, and who is marked would be forgotten.
+pub(super) fn task_table_differs(gate: &Gate, config: &Config) -> Option<String> {
+    let (wanted, found) = (config.max_tasks, gate.max_tasks());
+    (wanted != found).then(|| {
+        format!(
+            "max_tasks = {wanted} is not in force, the task table was made for {found}: it changes when the tables are made anew, \
+             at a reboot or, ending enforcement and every session meanwhile, by pp-agent uninstall-hooks and a restart"
+        )
+    })
 }
 
 /// What went through that must not: neither a stated gap of this kernel, nor what tells the backends apart.

@@ -3,15 +3,16 @@
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::sync::atomic::AtomicI64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use tokio::sync::Notify;
-
-use super::DaemonArgs;
+use super::in_force::{InForce, LiveReceipt, PolicyOrigin, Shown};
 use super::neighbours::{self, Neighbours};
-use super::{Daemon, DaemonError, Inner, LiveReceipt, Measured, PolicyOrigin, admission, guard, is_behind, names_of, shut};
-use crate::api::{Posture, Reloaded, Remarks};
+use super::owner::Owner;
+use super::reports::Reports;
+use super::wall::{HighestWall, is_behind};
+use super::writer::{Rules, Sources, Wake, Writer};
+use super::{Daemon, DaemonArgs, DaemonError, admission, guard, health, names_of, shut};
+use crate::api::{Posture, Reloaded};
 use crate::clock::{Now, boot_id};
 use crate::config::{Config, FileCheck, Paths, Require, Source};
 use crate::control::ApiError;
@@ -22,13 +23,12 @@ use crate::events::refusals::Ledger;
 use crate::events::store::Store;
 use crate::events::tally::Tally;
 use crate::events::{Body, PolicyChange};
-use crate::kernel::{Gate, GateOptions, KernelError, Reader};
+use crate::kernel::{Gate, GateOptions, KernelError, Publisher, Reader};
 use crate::keyring::{KeyFileError, Keyring};
 use crate::os::mounts;
 use crate::policy::Beside;
-use crate::session::Released;
-use crate::session::adopt;
-use crate::state::{Book, STATE_FILE, State};
+use crate::session::{Released, adopt};
+use crate::state::{Book, STATE_FILE, State, StoredReceipt};
 use crate::{compiled, identity};
 
 /// The events' file, in the daemon's state directory.
@@ -50,7 +50,7 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
     let (keyring, keyring_problem) = read_keys(&args.keys);
     let options =
         GateOptions { bpffs: args.bpffs.clone(), cgroup: args.cgroup.clone(), max_tasks: config.max_tasks, without: args.without() };
-    let gate = Gate::start(&options, adopt::mark_sockets_again)?;
+    let gate = Arc::new(Gate::start(&options, adopt::mark_sockets_again)?);
     // New tables count from zero.
     if gate.fresh()
         && let Err(error) = store.count_from_zero()
@@ -85,55 +85,67 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
     for (pid, mark) in gate.marks()? {
         builder.processes.adopt(pid, mark.session);
     }
-    let mut inner = Inner {
-        config,
+    let mut publisher = Publisher::of(Arc::clone(&gate));
+    let mut force = InForce {
+        config: Arc::new(config),
         origin,
-        keyring,
+        keyring: Arc::new(keyring),
         keyring_problem,
         receipts,
         cgroups,
         generation: 0,
-        measured: Measured::default(),
-        guard_problems: Vec::new(),
         receipts_unknown: state.is_shut(),
         withheld,
         own: gate.refresh_own()?.unwrap_or_default(),
-        beside,
+        beside: Arc::new(beside),
     };
-    log_remarks(&inner);
-    let tables = inner.tables()?;
-    inner.generation = gate.apply(&tables)?;
+    log_remarks(&force);
+    force.generation = publisher.apply(&force.tables()?)?;
     let ledger = told_before(&gate)?;
-    let daemon = Daemon {
+    if let Some(problem) = health::task_table_differs(&gate, &force.config) {
+        tracing::error!("policy: {problem}");
+    }
+    let state = Arc::new(state);
+    let reports = Arc::new(Reports::new(Hub::new(store, &host_name), tally, builder, ledger));
+    let neighbours = Arc::new(neighbours);
+    let highest = Arc::new(HighestWall::new(highest_ms.max(now.wall_ms)));
+    let wake = Arc::new(Wake::default());
+    let shown = Arc::new(Shown::new(&force));
+    let writer = Writer {
+        force,
+        publisher,
+        gate: Arc::clone(&gate),
+        state: Arc::clone(&state),
+        reports: Arc::clone(&reports),
+        neighbours: Arc::clone(&neighbours),
+        highest: Arc::clone(&highest),
+        wake: Arc::clone(&wake),
+        sources: Sources { policy: args.policy.clone(), keys: args.keys.clone(), cgroup_root: cgroup_root.clone() },
+        boot_id: boot_id.clone(),
+        shown,
+    };
+    let released = Released::of_boot(released, &boot_id);
+    Ok(Daemon {
         gate,
         state,
-        hub: Hub::new(store, &host_name),
-        home: super::home::Home::note().map_err(DaemonError::io("/proc/self/cgroup"))?,
-        tally,
-        ledger: Mutex::new(ledger),
-        reader: Reader::default(),
+        reports,
+        rules: Rules::begin(writer).map_err(DaemonError::io("a thread"))?,
+        released: Owner::begin("released", released).map_err(DaemonError::io("a thread"))?,
         neighbours,
+        guard: guard::Guard::new(guard::Decoy::make(&args.state, socket)),
+        watch: super::posture::Watch::default(),
+        home: super::home::Home::note().map_err(DaemonError::io("/proc/self/cgroup"))?,
+        highest,
+        wake,
+        reader: Reader::default(),
         counters: ControlCounters::default(),
         operators: super::operators::Operators::find(),
-        builder: Mutex::new(builder),
-        inner: Mutex::new(inner),
-        reloading: Mutex::new(()),
-        released: Mutex::new(Released::of_boot(released, &boot_id)),
-        highest_ms: AtomicI64::new(highest_ms.max(now.wall_ms)),
-        changed: Notify::new(),
-        flow_refused: Notify::new(),
-        watch: super::posture::Watch::default(),
-        decoy: guard::Decoy::make(&args.state, socket),
         args,
         socket: socket.to_path_buf(),
         cgroup_root,
         boot_id,
         started_ms: now.wall_ms,
-    };
-    if let Some(problem) = daemon.task_table_differs(&daemon.inner().config) {
-        tracing::error!("policy: {problem}");
-    }
-    Ok(daemon)
+    })
 }
 
 /// How many repeats of the pairs that the kernel counts now daemons before this one told.
@@ -151,7 +163,7 @@ pub(super) fn settle(daemon: &Arc<Daemon>) -> Result<(), DaemonError> {
     neighbours::watch(daemon).map_err(DaemonError::io("neighbours"))?;
     daemon.refresh_guard();
     let measured = daemon.measure_posture();
-    let required = match daemon.inner().config.require {
+    let required = match daemon.rules.now().config.require {
         Some(Require::Enforcing) if measured.posture != Posture::Enforcing => Some("enforcing"),
         None if measured.posture == Posture::Open => Some("partial or enforcing"),
         Some(Require::Enforcing) | None => None,
@@ -160,57 +172,25 @@ pub(super) fn settle(daemon: &Arc<Daemon>) -> Result<(), DaemonError> {
         return Err(DaemonError::Posture { found: measured.posture, required, gaps: measured.gaps() });
     }
     daemon.begin_watch();
-    let origin = daemon.inner().origin.change();
-    daemon.hub.publish(daemon.event(Body::Policy(origin)).detail("daemon started"));
+    let origin = daemon.rules.now().origin.change();
+    daemon.reports.publish(daemon.reports.event(Body::Policy(origin)).detail("daemon started"));
     daemon.tell_shut_state();
     daemon.note_wall();
     daemon.end_flows();
     Ok(())
 }
 
-impl PolicyOrigin {
-    /// Its name in status.
-    pub(super) const fn name(&self) -> &'static str {
-        self.change().name()
-    }
-
-    /// What the start of a daemon with it tells.
-    const fn change(&self) -> PolicyChange {
-        match self {
-            Self::Files => PolicyChange::Files,
-            Self::BuiltIn | Self::Fallback(_) => PolicyChange::BuiltIn,
-            Self::LastGood(_) => PolicyChange::LastGood,
-        }
-    }
-}
-
-impl Inner {
-    /// What there is to say of policy and keys.
-    pub(super) fn remarks(&self) -> Remarks {
-        let config = &self.config;
-        let signers = config.authorities.iter().map(|authority| authority.key_id.as_str());
-        Remarks {
-            off: config.off.clone(),
-            warnings: [config.warnings.clone(), self.keyring.comes_to_nothing(signers)].concat(),
-            not_read: config.not_read.clone(),
-            notes: config.notes.clone(),
-        }
-    }
-}
-
 impl Daemon {
     /// Marks what runs already and is an agent by the rules.
     pub(super) fn walk(&self) {
-        // RACE: held first and to the end, so that one walk follows another, each by the rules in force when it begins.
-        let released = self.released();
-        let identity = {
-            let inner = self.inner();
-            let mut identity = inner.config.identity.clone();
-            identity.cgroups.clone_from(&inner.cgroups);
-            identity
-        };
-        let walked = adopt::walk(&self.gate, &identity, &released);
-        drop(released);
+        // RACE: what an operator releases and what a walk marks follow one another, each walk by the rules in force when it begins.
+        let (gate, shown) = (Arc::clone(&self.gate), self.rules.shown());
+        let walked = self.released.ask(move |released| {
+            let force = shown.now();
+            let mut identity = force.config.identity.clone();
+            identity.cgroups.clone_from(&force.cgroups);
+            adopt::walk(&gate, &identity, released)
+        });
         match walked {
             Ok(report) => {
                 for (pid, session) in &report.marked {
@@ -226,74 +206,78 @@ impl Daemon {
 
     /// Reads the policy and the keys again and puts them in force, all or nothing.
     pub(super) fn reload_policy(&self) -> Result<Reloaded, ApiError> {
-        let refused = |error: String| {
-            self.hub.publish(self.event(Body::Policy(PolicyChange::Refused)).detail(error.clone()));
+        let reloaded = self.rules.change(Writer::reload).map_err(|error| {
+            self.reports.publish(self.reports.event(Body::Policy(PolicyChange::Refused)).detail(error.clone()));
             ApiError::PolicyRefused(error)
-        };
-        let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
-        let config = Config::load(&Paths::beside(&self.args.policy), FileCheck::ROOT).map_err(|error| refused(error.to_string()))?;
-        let mut inner = self.inner();
-        let keyring = match Keyring::load(&self.args.keys, FileCheck::ROOT) {
-            Ok(keyring) => keyring,
-            // Keys that were never there are not missed; keys that vanish are.
-            Err(KeyFileError::Missing { .. }) if inner.keyring.is_empty() => Keyring::default(),
-            Err(error) => return Err(refused(error.to_string())),
-        };
-        let cgroups = resolve_cgroups(self.cgroup_root.as_deref(), &config);
-        let receipts = inner.receipts.judge_again(|stored| admit_again(stored, &config, &keyring, &inner.beside));
-        let fresh = Inner {
-            origin: if config.sources.is_empty() { PolicyOrigin::BuiltIn } else { PolicyOrigin::Files },
-            config,
-            keyring,
-            keyring_problem: None,
-            receipts,
-            cgroups,
-            generation: inner.generation,
-            measured: inner.measured.clone(),
-            guard_problems: Vec::new(),
-            receipts_unknown: inner.receipts_unknown,
-            withheld: inner.withheld && self.clock_behind(),
-            own: inner.own.clone(),
-            beside: inner.beside.clone(),
-        };
-        let tables = fresh.tables().map_err(|error| refused(error.to_string()))?;
-        let generation = self.gate.apply(&tables).map_err(|error| refused(error.to_string()))?;
-        *inner = Inner { generation, ..fresh };
-        keep(&self.state, &inner.config);
-        {
-            let mut builder = self.builder();
-            builder.host = host_name(&inner.config);
-            // Added to: a name that came meanwhile stays.
-            builder.names.names.extend(names_of(&inner.config, &self.state));
-            builder.names.rules.clone_from(&inner.config.identity.rules);
-            builder.names.tools.clone_from(&inner.config.tools.rules);
-        }
-        log_remarks(&inner);
-        let mut remarks = inner.remarks();
-        remarks.notes.extend(inner.config.adds.clone());
-        remarks.notes.extend(self.task_table_differs(&inner.config));
-        drop(inner);
-        self.learn(None);
+        })?;
         self.refresh_guard();
-        let mut event = self.event(Body::Policy(PolicyChange::Reloaded));
-        if !remarks.off.is_empty() {
-            let parts: Vec<&str> = remarks.off.iter().map(|off| off.text.as_str()).collect();
-            event = event.detail(format!("off: {}", parts.join("; ")));
+        let off: Vec<&str> = reloaded.remarks.off.iter().map(|off| off.text.as_str()).collect();
+        let mut event = self.reports.event(Body::Policy(PolicyChange::Reloaded));
+        if !off.is_empty() {
+            event = event.detail(format!("off: {}", off.join("; ")));
         }
-        self.hub.publish(event);
+        self.reports.publish(event);
         self.walk();
         self.end_flows();
+        Ok(reloaded)
+    }
+}
+
+impl Writer {
+    /// Nothing comes between the reading and the change, so that what was read last is what holds. The error says why it was refused.
+    fn reload(&mut self) -> Result<Reloaded, String> {
+        let Sources { policy, keys, cgroup_root } = &self.sources;
+        let config = Config::load(&Paths::beside(policy), FileCheck::ROOT).map_err(|error| error.to_string())?;
+        let before = &self.force;
+        let keyring = match Keyring::load(keys, FileCheck::ROOT) {
+            Ok(keyring) => keyring,
+            // Keys that were never there are not missed; keys that vanish are.
+            Err(KeyFileError::Missing { .. }) if before.keyring.is_empty() => Keyring::default(),
+            Err(error) => return Err(error.to_string()),
+        };
+        let fresh = InForce {
+            origin: if config.sources.is_empty() { PolicyOrigin::BuiltIn } else { PolicyOrigin::Files },
+            cgroups: resolve_cgroups(cgroup_root.as_deref(), &config),
+            receipts: before.receipts.judge_again(|stored| admit_again(stored, &config, &keyring, &before.beside)),
+            config: Arc::new(config),
+            keyring: Arc::new(keyring),
+            keyring_problem: None,
+            generation: before.generation,
+            receipts_unknown: before.receipts_unknown,
+            withheld: before.withheld && self.highest.clock_is_behind(),
+            own: before.own.clone(),
+            beside: Arc::clone(&before.beside),
+        };
+        let tables = fresh.tables().map_err(|error| error.to_string())?;
+        let generation = self.publisher.apply(&tables).map_err(|error| error.to_string())?;
+        self.force = InForce { generation, ..fresh };
+        let config = &self.force.config;
+        keep(&self.state, config);
+        {
+            let names = names_of(config, &self.state);
+            let mut builder = self.reports.builder();
+            builder.host = host_name(config);
+            // Added to: a name that came meanwhile stays.
+            builder.names.names.extend(names);
+            builder.names.rules.clone_from(&config.identity.rules);
+            builder.names.tools.clone_from(&config.tools.rules);
+        }
+        log_remarks(&self.force);
+        let mut remarks = self.force.remarks();
+        remarks.notes.extend(config.adds.clone());
+        remarks.notes.extend(health::task_table_differs(&self.gate, config));
+        self.learn(None);
         Ok(Reloaded { generation, remarks })
     }
 }
 
 /// Says in the log what a policy that is put in force leaves off, and what of it is not read or probably not meant.
-fn log_remarks(inner: &Inner) {
-    let remarks = inner.remarks();
+fn log_remarks(force: &InForce) {
+    let remarks = force.remarks();
     remarks.off.iter().for_each(|off| tracing::warn!("policy: off: {}", off.text));
     remarks.warnings.iter().for_each(|warning| tracing::warn!("policy: {warning}"));
     remarks.not_read.iter().for_each(|entry| tracing::warn!("policy: {entry}"));
-    remarks.notes.iter().chain(&inner.config.adds).for_each(|note| tracing::info!("policy: {note}"));
+    remarks.notes.iter().chain(&force.config.adds).for_each(|note| tracing::info!("policy: {note}"));
 }
 
 /// Where it cannot be made, what lies in it cannot be opened, and says why.
@@ -365,7 +349,7 @@ fn missed_keys(file: &Path, keyring: &Keyring, receipts: usize) -> Option<String
 }
 
 /// Verifies a stored receipt under this policy: a store is no authority.
-pub(super) fn admit_again(stored: crate::state::StoredReceipt, config: &Config, keyring: &Keyring, beside: &Beside) -> LiveReceipt {
+pub(super) fn admit_again(stored: StoredReceipt, config: &Config, keyring: &Keyring, beside: &Beside) -> LiveReceipt {
     let admitted = admission::judge_again(stored.artifact.as_bytes(), config, keyring, beside, stored.registered_ms)
         .map_err(|error| error.to_string());
     if let Err(reason) = &admitted {

@@ -8,44 +8,46 @@ mod governor;
 mod guard;
 mod health;
 mod home;
+mod in_force;
 mod load;
 mod neighbours;
 mod operators;
+mod owner;
 mod posture;
 mod receipts;
 mod records;
 mod refusals;
+mod reports;
 mod sessions;
 mod shut;
 mod ticks;
+mod wall;
+mod writer;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use pp_common::{abi::NameId, dest::Addr};
+use pp_common::abi::NameId;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use crate::api::{Opening, Posture};
-use crate::clock::Now;
 use crate::config::Config;
 use crate::control::counters::ControlCounters;
 use crate::control::server;
-use crate::events::build::Builder;
-use crate::events::hub::Hub;
-use crate::events::refusals::Ledger;
-use crate::events::tally::Tally;
-use crate::events::{Body, Event};
 use crate::kernel::{Gate, Reader};
-use crate::keyring::Keyring;
 use crate::name::name_id;
 use crate::os::{host, process};
-use crate::policy::{Beside, canary};
+use crate::policy::canary;
 use crate::session::Released;
-use crate::state::{Book, Kept, State};
+use crate::state::State;
 use crate::{journal, notify};
+use neighbours::Neighbours;
+use owner::Owner;
+use reports::Reports;
+use wall::HighestWall;
+use writer::{Rules, Wake};
 
 pub(crate) use args::DaemonArgs;
 
@@ -94,19 +96,6 @@ impl DaemonError {
     }
 }
 
-/// Where the policy in force came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum PolicyOrigin {
-    /// The files.
-    Files,
-    /// There are no files.
-    BuiltIn,
-    /// The files are refused for this reason; the last good policy holds.
-    LastGood(String),
-    /// The files are refused for this reason, and there is no last good policy: the built-in one holds.
-    Fallback(String),
-}
-
 /// What the canary found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Measured {
@@ -120,91 +109,34 @@ impl Measured {
     }
 }
 
-/// What a receipt's signed text allows under the policy in force, or why it allows nothing.
-type Judged = Result<crate::receipt::Receipt, String>;
-/// A registered receipt.
-type LiveReceipt = Kept<Judged>;
-
-/// What changes together, under one lock.
-struct Inner {
-    config: Config,
-    origin: PolicyOrigin,
-    keyring: Keyring,
-    keyring_problem: Option<String>,
-    receipts: Book<Judged>,
-    cgroups: Vec<(u64, NameId)>,
-    generation: u32,
-    measured: Measured,
-    /// What of the guarded files and delegates is not as it should be in the kernel.
-    guard_problems: Vec<String>,
-    /// State could not be opened, so that nobody knows which receipts there are.
-    receipts_unknown: bool,
-    /// The clock was behind the highest time seen when receipts were loaded.
-    withheld: bool,
-    /// The host's own addresses.
-    own: Vec<Addr>,
-    /// What is protected that policy does not name.
-    beside: Beside,
-}
-
-/// The daemon.
+/// The daemon: its parts. Each has its own state; none is locked while a disk, the kernel's grace period or a signature is waited for.
 pub(crate) struct Daemon {
-    gate: Gate,
-    state: State,
-    hub: Hub,
+    gate: Arc<Gate>,
+    state: Arc<State>,
+    /// What is told.
+    reports: Arc<Reports>,
+    /// Policy, keys and receipts, and the tables that are made of them.
+    rules: Rules,
+    /// The processes that an operator released, with whom it is that marks what runs.
+    released: Owner<Released>,
+    /// What is learned of the network.
+    neighbours: Arc<Neighbours>,
+    /// What is guarded.
+    guard: guard::Guard,
+    /// What the gate is seen to refuse.
+    watch: posture::Watch,
+    /// Where the daemon belongs.
+    home: home::Home,
+    highest: Arc<HighestWall>,
+    wake: Arc<Wake>,
+    reader: Reader,
     counters: ControlCounters,
     operators: Arc<operators::Operators>,
-    builder: Mutex<Builder>,
-    inner: Mutex<Inner>,
-    /// Held while a policy is read and put in force: the one that was read last must be the one that holds.
-    reloading: Mutex<()>,
-    /// The processes that an operator released. Held while a walk marks what runs, so that none marks what is released meanwhile. Taken before `inner`.
-    released: Mutex<Released>,
-    /// The highest wall time seen; on disk now and then, here always.
-    highest_ms: AtomicI64,
-    /// A deadline or a table changed: look again.
-    changed: Notify,
-    /// A packet of an open TCP flow was refused: its program should hear of it.
-    flow_refused: Notify,
-    watch: posture::Watch,
-    home: home::Home,
-    /// Which of the kernel's records are accounted for.
-    tally: Tally,
-    /// How many repeats of each pair were told.
-    ledger: Mutex<Ledger>,
-    reader: Reader,
-    neighbours: neighbours::Neighbours,
     args: DaemonArgs,
     socket: PathBuf,
-    decoy: guard::Decoy,
     cgroup_root: Option<PathBuf>,
     boot_id: String,
     started_ms: i64,
-}
-
-impl Daemon {
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn builder(&self) -> MutexGuard<'_, Builder> {
-        self.builder.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn event(&self, body: Body) -> Event {
-        Event::new(body, &self.builder().host, Now::read().wall_ms)
-    }
-
-    /// Whether the clock is behind what was seen before; notes it if not.
-    fn clock_behind(&self) -> bool {
-        let wall_ms = Now::read().wall_ms;
-        let highest_ms = self.highest_ms.fetch_max(wall_ms, Ordering::AcqRel);
-        is_behind(wall_ms, highest_ms)
-    }
 }
 
 /// Runs until a signal ends it.
@@ -263,10 +195,10 @@ async fn serve(args: &DaemonArgs, socket: &Path) -> Result<(), DaemonError> {
     }
     tasks.iter().for_each(tokio::task::JoinHandle::abort);
     let end = move || {
-        if let Some(accounted) = daemon.tally.take_silent() {
-            daemon.hub.read(accounted);
+        if let Some(accounted) = daemon.reports.tally.take_silent() {
+            daemon.reports.hub.read(accounted);
         }
-        daemon.hub.stop();
+        daemon.reports.hub.stop();
     };
     let ending = tokio::task::spawn_blocking(end).await;
     if let Err(error) = ending {
@@ -312,15 +244,6 @@ impl Signals {
 enum Asked {
     Stop,
     Reload,
-}
-
-/// Two readings of a good clock may be taken in either order, and time
-/// servers correct by less than this all the time.
-const CLOCK_TOLERANCE_MS: i64 = 1_000;
-
-/// Whether a clock that says `wall_ms` was set back.
-const fn is_behind(wall_ms: i64, highest_ms: i64) -> bool {
-    wall_ms.saturating_add(CLOCK_TOLERANCE_MS) < highest_ms
 }
 
 /// Names for events: those of the policy and those that older ones had.

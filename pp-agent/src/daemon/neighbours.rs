@@ -12,6 +12,9 @@ use pp_common::abi::{LEARNED_MAC, Learned, LinkKey, NearKey, Place};
 use pp_common::decide::{Attempt, Decision, Link, Reason, Subject};
 use pp_common::dest::Addr;
 
+use super::in_force::InForce;
+use super::reports::Reports;
+use super::writer::Writer;
 use super::{Daemon, load};
 use crate::api::{Forgotten, LinkView, NeighbourList, NeighbourView, UnnamedNetwork};
 use crate::clock::Now;
@@ -46,7 +49,7 @@ pub(super) struct Neighbours {
 }
 
 /// The entries of `LINKS` and of `LEARNED`.
-type Applied = (Vec<(LinkKey, Place)>, Vec<(NearKey, Learned)>);
+type Applied = (BTreeMap<LinkKey, Place>, Vec<(NearKey, Learned)>);
 
 #[derive(Default)]
 struct State {
@@ -219,7 +222,7 @@ impl Watcher {
         }
         let snapshots = self.watched.iter().map(|watched| watched.last.clone()).collect();
         daemon.neighbours.state().problems = problems;
-        daemon.learn(Some(snapshots));
+        daemon.rules.change(move |writer| writer.learn(Some(snapshots)));
         self.ask(daemon);
     }
 
@@ -274,15 +277,14 @@ pub(super) fn watch(daemon: &Arc<Daemon>) -> io::Result<()> {
     std::thread::Builder::new().name("neighbours".into()).spawn(move || watcher.run(&weak)).map(drop)
 }
 
-impl Daemon {
+impl Writer {
     /// Learns from what the namespaces look like, or, under another policy, looked like.
-    pub(super) fn learn(&self, snapshots: Option<Vec<Snapshot>>) {
+    pub(super) fn learn(&mut self, snapshots: Option<Vec<Snapshot>>) {
         let servers = resolvers();
-        let generation = self.inner().generation;
         let now = Now::read();
-        let told = {
+        let (told, wanted) = {
             let mut state = self.neighbours.state();
-            let basis = Some((generation, servers.clone()));
+            let basis = Some((self.force.generation, servers.clone()));
             // An idle host's tables say the same each second.
             let is_news = snapshots.as_ref().is_none_or(|seen| *seen != state.snapshots) || state.basis != basis;
             if !is_news && state.updated.is_some_and(|at| at.elapsed() < RENEW) && state.applied.is_some() {
@@ -292,61 +294,45 @@ impl Daemon {
                 state.snapshots = snapshots;
             }
             if state.basis != basis {
-                state.protected = Protected::of(&self.inner().config, servers);
+                state.protected = Protected::of(&self.force.config, servers);
                 state.basis = basis;
             }
             state.updated = Some(Instant::now());
-            let State { book, snapshots, protected, .. } = &mut *state;
+            let State { book, snapshots, protected, applied, .. } = &mut *state;
             let told = book.update(protected, snapshots, now.boot_ns);
-            let wanted = (book.links().iter().map(|(key, place)| (*key, *place)).collect(), book.entries().collect::<Vec<_>>());
-            if state.applied.as_ref() != Some(&wanted) {
-                match self.gate.set_near(state.book.links(), wanted.1.iter().copied()) {
-                    Ok(()) => state.applied = Some(wanted),
-                    Err(error) => {
-                        state.applied = None;
-                        tracing::error!("neighbours: {error}");
-                        state.problems.push(format!("neighbours: {error}"));
-                    }
-                }
-            }
-            told
+            let wanted: Applied = (book.links().clone(), book.entries().collect());
+            (told, (applied.as_ref() != Some(&wanted)).then_some(wanted))
         };
-        told.iter().for_each(|told| self.tell_neighbour(told));
+        if let Some(wanted) = wanted {
+            let written = self.publisher.set_near(&wanted.0, wanted.1.iter().copied());
+            self.neighbours.state().applied = written.is_ok().then_some(wanted);
+            if let Err(error) = written {
+                tracing::error!("neighbours: {error}");
+                self.neighbours.state().problems.push(format!("neighbours: {error}"));
+            }
+        }
+        told.iter().for_each(|told| tell(&self.reports, told));
         self.judge_receipts_beside();
     }
 
     /// Judges receipts again where what is protected beside policy changed, and ends flows that are not allowed any more.
-    fn judge_receipts_beside(&self) {
+    fn judge_receipts_beside(&mut self) {
         let beside = self.neighbours.beside();
-        let mut inner = self.inner();
-        if inner.beside == beside {
+        if *self.force.beside == beside {
             return;
         }
-        inner.beside = beside;
-        let inner = &mut *inner;
-        let (config, keyring, beside) = (&inner.config, &inner.keyring, &inner.beside);
-        inner.receipts = inner.receipts.judge_again(|stored| load::admit_again(stored, config, keyring, beside));
-        if let Err(error) = self.publish(inner) {
+        let InForce { config, keyring, receipts, .. } = &self.force;
+        let receipts = receipts.judge_again(|stored| load::admit_again(stored, config, keyring, &beside));
+        self.force.receipts = receipts;
+        self.force.beside = Arc::new(beside);
+        if let Err(error) = self.publish() {
             tracing::error!("receipts for learned addresses: {error}");
         }
-        self.flow_refused.notify_one();
+        self.wake.flow_refused.notify_one();
     }
+}
 
-    fn tell_neighbour(&self, told: &Told) {
-        let change = match told.what {
-            What::Learned => NeighbourChange::Learned,
-            What::Expired => NeighbourChange::Expired,
-            What::RouterAnswers | What::OwnAnswers | What::TwoPlaces | What::MacChanged => NeighbourChange::Conflict,
-            What::Full => NeighbourChange::Full,
-        };
-        self.publish_neighbour(change, address(told.addr), told.place, sentence(told));
-    }
-
-    fn publish_neighbour(&self, change: NeighbourChange, address: IpAddr, place: Place, detail: String) {
-        let place = self.builder().place(place.zone, place.gateway, 0);
-        self.hub.publish(self.event(Body::Neighbour { change, address, place }).detail(detail));
-    }
-
+impl Daemon {
     /// What would be decided on some link, where that is not known: of a link-local address on one that carries a place, of any
     /// other in a namespace that has learned it.
     pub(super) fn decide_near(&self, subject: &Subject, attempt: &Attempt) -> Decision {
@@ -396,7 +382,7 @@ impl Daemon {
     /// `GET /v1/neighbours`, and a member of `status`.
     pub(super) fn list_neighbours(&self) -> NeighbourList {
         let state = self.neighbours.state();
-        let builder = self.builder();
+        let builder = self.reports.builder();
         let link = |(key, link, place): (LinkKey, String, Place)| LinkView {
             link,
             netns: key.netns,
@@ -430,11 +416,26 @@ impl Daemon {
         }
         for known in &found {
             let detail = "forgotten by an operator; it is not learned again for 24 hours or until the daemon restarts";
-            self.publish_neighbour(NeighbourChange::Forgotten, ip, known.learned.place, detail.to_owned());
+            publish(&self.reports, NeighbourChange::Forgotten, ip, known.learned.place, detail.to_owned());
         }
-        self.learn(None);
+        self.rules.change(|writer| writer.learn(None));
         Ok(Forgotten { address: ip.to_string(), forgotten: found.len() })
     }
+}
+
+fn tell(reports: &Reports, told: &Told) {
+    let change = match told.what {
+        What::Learned => NeighbourChange::Learned,
+        What::Expired => NeighbourChange::Expired,
+        What::RouterAnswers | What::OwnAnswers | What::TwoPlaces | What::MacChanged => NeighbourChange::Conflict,
+        What::Full => NeighbourChange::Full,
+    };
+    publish(reports, change, address(told.addr), told.place, sentence(told));
+}
+
+fn publish(reports: &Reports, change: NeighbourChange, address: IpAddr, place: Place, detail: String) {
+    let place = reports.builder().place(place.zone, place.gateway, 0);
+    reports.publish(reports.event(Body::Neighbour { change, address, place }).detail(detail));
 }
 
 /// The address with its link, where it needs one.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::Daemon;
+use super::{Daemon, Measured};
 use crate::api::{CanaryView, FindingView, HooksView, WatchView};
 use crate::clock::{Now, rfc3339};
 use crate::events::{Body, PostureChange};
@@ -22,6 +22,7 @@ pub(crate) const PERIOD: Duration = Duration::from_secs(120);
 /// What is known of the hooks and of the last canary.
 #[derive(Default)]
 pub(super) struct Watch {
+    measured: Mutex<Measured>,
     hooks: Mutex<Option<Hooks>>,
     findings: Mutex<(i64, Vec<Finding>)>,
     runs: AtomicU64,
@@ -36,6 +37,16 @@ pub(super) struct Watch {
 }
 
 impl Watch {
+    /// What the last canary found.
+    pub(super) fn measured(&self) -> Measured {
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes what it found. Returns what the one before it found.
+    pub(super) fn note(&self, found: Measured) -> Measured {
+        std::mem::replace(&mut *self.measured.lock().unwrap_or_else(PoisonError::into_inner), found)
+    }
+
     /// The canary came back with this.
     pub(super) fn canary(&self, findings: &[Finding]) {
         self.runs.fetch_add(1, Ordering::Relaxed);
@@ -146,7 +157,7 @@ impl Daemon {
 
     fn look(&self) {
         self.mend_hooks();
-        let before = self.inner().measured.clone();
+        let before = self.watch.measured();
         let found = self.measure_posture();
         if found != before {
             tracing::warn!("posture: {} ({}), it was {} ({})", found.posture, found.gaps(), before.posture, before.gaps());
@@ -189,6 +200,6 @@ impl Daemon {
 
     fn tell_hook(&self, change: PostureChange, hook: String, detail: String) {
         tracing::warn!("hook {hook}: {}: {detail}", change.name());
-        self.hub.publish(self.event(Body::Posture { change, hook: Some(hook) }).detail(detail));
+        self.reports.publish(self.reports.event(Body::Posture { change, hook: Some(hook) }).detail(detail));
     }
 }

@@ -1,72 +1,27 @@
 //! The life of a receipt on this host: registered, in force, over.
 
-use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::Arc;
 
-use super::{Daemon, Inner, LiveReceipt, admission};
+use super::in_force::{InForce, LiveReceipt};
+use super::writer::Writer;
+use super::{Daemon, admission};
 use crate::api::{ReceiptStatus, ReceiptView, Receipts, RegisterAnswer, Revoked, TermsView, UsedView};
 use crate::clock::{Now, rfc3339};
 use crate::control::ApiError;
 use crate::events::build::session_text;
 use crate::events::{Body, ReceiptChange, Usage, Who};
+use crate::kernel::Gate;
 use crate::name::name_id;
-use crate::policy::{self, Counts, GrantSource, KernelTables, PolicyError};
+use crate::policy::{GrantSource, PolicyError};
 use crate::receipt::revocation::Revocation;
-use crate::receipt::{Receipt, Refusal, verify};
-use crate::state::{EndReason, Registered, StoredReceipt, Tombstone};
+use crate::receipt::{Receipt, Refusal};
+use crate::state::{EndReason, Registered, StateError, StoredReceipt, Tombstone};
 use pp_common::abi::{GRANT_EXHAUSTED, GRANT_REVOKED, Serial, Spent};
 
-impl Inner {
-    /// The tables of all this. Ended receipts are in it, so that a refusal can
-    /// name them, unless the tables are too small for that.
-    pub(super) fn tables(&self) -> Result<KernelTables, PolicyError> {
-        self.tables_with(None)
-    }
-
-    /// The same with one more receipt.
-    fn tables_with(&self, further: Option<&LiveReceipt>) -> Result<KernelTables, PolicyError> {
-        let now = Now::read();
-        let shown: Vec<&LiveReceipt> = self.receipts.iter().chain(further).filter(|_| !self.withheld).collect();
-        let all: Vec<GrantSource> = shown.iter().filter_map(|receipt| receipt.grant_source()).collect();
-        let tables = policy::compile(&self.config, &all, &self.cgroups, &self.own).or_else(|full| {
-            let open = shown.iter().filter(|receipt| receipt.stored.is_open(now));
-            let open: Vec<GrantSource> = open.filter_map(|receipt| receipt.grant_source()).collect();
-            if open.len() == all.len() {
-                return Err(full);
-            }
-            policy::compile(&self.config, &open, &self.cgroups, &self.own)
-        })?;
-        // A count outlives the time in which its receipt opens nothing: it must not begin anew when that is over.
-        let counts =
-            if self.receipts_unknown { Counts::All } else { Counts::Of(self.receipts.iter().map(|kept| kept.stored.serial).collect()) };
-        Ok(KernelTables { counts, ..tables })
-    }
-
-    /// The registration of this very artifact, also where its key or the policy
-    /// have changed since.
-    fn registered(&self, artifact: &[u8]) -> Option<&StoredReceipt> {
-        let value: Value = serde_json::from_slice(artifact).ok()?;
-        let text = |member: &str| value["artifact"][member].as_str();
-        let stored = &self.find(text("receipt_id")?)?.stored;
-        let is_same = text("signed_payload_hash")? == stored.payload_hash
-            && (stored.artifact.as_bytes() == artifact || verify(artifact, &self.keyring).is_ok());
-        is_same.then_some(stored)
-    }
-
-    /// Whether the tables would hold one more receipt: one that does not fit
-    /// must not be used up.
-    fn check_room(&self, stored: &StoredReceipt, receipt: &Receipt) -> Result<(), ApiError> {
-        let stored = StoredReceipt { serial: Serial::MAX, ..stored.clone() };
-        let further = LiveReceipt { stored, admitted: Ok(receipt.clone()) };
-        self.tables_with(Some(&further)).map(drop).map_err(no_room)
-    }
-
-    fn find(&self, id: &str) -> Option<&LiveReceipt> {
-        self.receipts.find(id)
-    }
-}
-
 impl LiveReceipt {
-    fn grant_source(&self) -> Option<GrantSource> {
+    /// What it opens or opened, as tables are made of it; `None`: it never did.
+    pub(super) fn grant_source(&self) -> Option<GrantSource> {
         let receipt = self.admitted.as_ref().ok()?;
         let ended = match self.stored.ended {
             None => 0,
@@ -123,36 +78,42 @@ impl LiveReceipt {
 }
 
 impl Daemon {
-    /// Compiles and publishes what is in force now.
-    pub(super) fn publish(&self, inner: &mut Inner) -> Result<(), ApiError> {
-        inner.generation = self.gate.apply(&inner.tables().map_err(no_room)?)?;
-        Ok(())
-    }
-
     /// Registers a receipt, or takes in a signed revocation.
     pub(super) fn take_artifact(&self, artifact: &[u8]) -> Result<RegisterAnswer, ApiError> {
-        self.turn_down_unsigned(artifact)?;
-        let mut inner = self.inner();
-        let now = Now::read();
-        if let Some(first) = inner.registered(artifact) {
-            return self.registered_before(&inner, first, now).map(RegisterAnswer::from);
+        loop {
+            // Anybody may send it: it is verified and judged here, and only what is good comes before the writer.
+            let by = self.rules.now();
+            let now = Now::read();
+            if let Some(first) = by.registered(artifact) {
+                return registered_before(&by, &self.gate, &first.id, now).map(RegisterAnswer::from);
+            }
+            let judged = admission::judge(artifact, &by.config, &by.keyring, &by.beside, now.wall_ms);
+            let answer = match judged {
+                Ok(admission::Artifact::Revocation(revocation)) => {
+                    self.revoke_by(by, revocation).map(|done| done.map(RegisterAnswer::Revocation))?
+                }
+                // To a clock that was set back, what is genuine is from the future.
+                Ok(_) | Err(ApiError::Receipt(Refusal::CreatedInFuture { .. })) if self.highest.clock_is_behind() => {
+                    return Err(Refusal::ClockBehind { highest: rfc3339(self.highest.ms()) }.into());
+                }
+                Err(error) => return Err(error),
+                Ok(admission::Artifact::Receipt(receipt)) => {
+                    by.check_state(&self.state)?;
+                    let stored = self.to_store(artifact, &receipt, now)?;
+                    self.register(by, stored, *receipt)?.map(RegisterAnswer::from)
+                }
+            };
+            // Nothing: policy, keys or what is learned have changed since it was judged.
+            if let Some(answer) = answer {
+                return Ok(answer);
+            }
         }
-        let judged = admission::judge(artifact, &inner.config, &inner.keyring, &inner.beside, now.wall_ms);
-        let receipt = match judged {
-            Ok(admission::Artifact::Revocation(revocation)) => {
-                return self.take_revocation(inner, &revocation).map(RegisterAnswer::Revocation);
-            }
-            // To a clock that was set back, what is genuine is from the future.
-            Ok(_) | Err(ApiError::Receipt(Refusal::CreatedInFuture { .. })) if self.clock_behind() => {
-                let highest = rfc3339(self.highest_ms.load(std::sync::atomic::Ordering::Acquire));
-                return Err(Refusal::ClockBehind { highest }.into());
-            }
-            Err(error) => return Err(error),
-            Ok(admission::Artifact::Receipt(receipt)) => *receipt,
-        };
-        self.check_state(&inner)?;
+    }
+
+    /// What is kept of a receipt that is good now.
+    fn to_store(&self, artifact: &[u8], receipt: &Receipt, now: Now) -> Result<StoredReceipt, ApiError> {
         let window = receipt.window(now.wall_ms);
-        let stored = StoredReceipt {
+        Ok(StoredReceipt {
             id: receipt.id().to_owned(),
             artifact: String::from_utf8_lossy(artifact).into_owned(),
             payload_hash: receipt.payload_hash().to_owned(),
@@ -167,78 +128,35 @@ impl Daemon {
             boot_id: self.boot_id.clone(),
             from_ns: now.boot_of(window.from_ms),
             until_ns: now.boot_of(window.until_ms),
-            uids: admission::uids_of(&receipt)?,
+            uids: admission::uids_of(receipt)?,
             budget: receipt.terms().max_connections.is_some() || receipt.terms().credential_scope.max_attempts() != 0,
             ended: None,
+        })
+    }
+
+    /// `None`: it must be judged anew.
+    fn register(&self, by: Arc<InForce>, stored: StoredReceipt, receipt: Receipt) -> Result<Option<ReceiptView>, ApiError> {
+        let register = move |writer: &mut Writer| writer.judges_as(&by).then(|| writer.register(stored, receipt));
+        let Some(registered) = self.rules.change(register) else { return Ok(None) };
+        let (answer, unknown) = match registered? {
+            Entry::New(answer, unknown) => (*answer, unknown),
+            Entry::Again(id) => return registered_before(&self.rules.now(), &self.gate, &id, Now::read()).map(Some),
         };
-        inner.check_room(&stored, &receipt)?;
-        let name = receipt.terms().agent.clone();
-        let names = std::collections::HashMap::from([(name_id(&name), name)]);
-        let stored = match inner.receipts.register(&self.state, stored, Ok(receipt))? {
-            Registered::New(stored) => stored,
-            Registered::Again(first) => return self.registered_before(&inner, &first, now).map(RegisterAnswer::from),
-        };
-        let id = stored.id.clone();
-        self.builder().names.receipts.insert(stored.serial, id.clone());
-        if let Err(error) = self.state.keep_names(&names) {
-            tracing::warn!("{error}");
-        }
-        self.builder().names.names.extend(names);
-        if let Err(error) = self.publish(&mut inner) {
-            self.take_back(&mut inner, &id);
-            return Err(error);
-        }
-        let mut answer = self.describe(&inner, &id, now)?;
+        self.wake.changed.notify_one();
         let agent = answer.terms.as_ref().map(|terms| terms.agent.clone());
-        let unknown = agent.as_deref().and_then(|agent| inner.config.unknown_agent(agent)).map(|unknown| unknown.to_string());
-        answer.warnings.extend(unknown.clone());
-        drop(inner);
-        self.changed.notify_one();
-        let mut event = self.event(Body::Receipt(Some(id), ReceiptChange::Registered)).about(Who { agent, ..Who::default() });
+        let event = self.reports.event(Body::Receipt(Some(answer.id.clone()), ReceiptChange::Registered));
+        let mut event = event.about(Who { agent, ..Who::default() });
         event.detail = unknown;
-        self.hub.publish(event);
-        Ok(answer.into())
+        self.reports.publish(event);
+        Ok(Some(answer))
     }
 
-    /// Turns down what no trusted key signed before it asks for the lock that every call needs: anybody may send it.
-    fn turn_down_unsigned(&self, artifact: &[u8]) -> Result<(), ApiError> {
-        let keyring = self.inner().keyring.clone();
-        let Err(error) = verify(artifact, &keyring) else { return Ok(()) };
-        // The very bytes of a registered receipt are answered, also where its key is not trusted any more.
-        if self.inner().receipts.iter().any(|receipt| receipt.stored.artifact.as_bytes() == artifact) {
-            return Ok(());
-        }
-        Err(Refusal::from(error).into())
-    }
-
-    /// A registration that could not be put in force ends at once.
-    fn take_back(&self, inner: &mut Inner, id: &str) {
-        if let Err(error) = inner.receipts.end(&self.state, id, EndReason::NotApplied) {
-            tracing::error!("{error}");
-        }
-        if let Err(error) = self.publish(inner) {
-            tracing::error!("tables without receipt {id}: {error}");
-        }
-    }
-
-    fn registered_before(&self, inner: &Inner, first: &StoredReceipt, now: Now) -> Result<ReceiptView, ApiError> {
-        let answer = ReceiptView { again: true, ..self.describe(inner, &first.id, now)? };
-        match answer.status {
-            ReceiptStatus::Active | ReceiptStatus::Pending => Ok(answer),
-            status => Err(ApiError::Over { id: answer.id, registered: answer.registered, status }),
-        }
-    }
-
-    /// A revocation ends what the same decider allowed, here or not yet here.
-    fn take_revocation(&self, inner: std::sync::MutexGuard<'_, Inner>, revocation: &Revocation) -> Result<Revoked, ApiError> {
-        if let Some(receipt) = inner.find(&revocation.receipt_id)
-            && receipt.stored.decider != revocation.decider
-        {
-            let (by, id) = (revocation.decider.clone(), revocation.receipt_id.clone());
-            return Err(ApiError::OtherDecider { by, id, decider: receipt.stored.decider.clone() });
-        }
-        let decider = Some(revocation.decider.clone());
-        self.bury(inner, &revocation.receipt_id, &revocation.reason, decider)
+    /// A revocation ends what the same decider allowed, here or not yet here. `None`: it must be judged anew.
+    fn revoke_by(&self, by: Arc<InForce>, revocation: Revocation) -> Result<Option<Revoked>, ApiError> {
+        let Revocation { receipt_id: id, decider, reason, .. } = revocation;
+        let tombstone = tombstone(&id, &reason, Some(decider));
+        let bury = move |writer: &mut Writer| writer.judges_as(&by).then(|| writer.revoke_by_decider(tombstone));
+        self.rules.change(bury).map(|buried| self.buried(&id, &reason, buried?)).transpose()
     }
 
     /// Revokes a receipt, also one that was never seen here.
@@ -246,25 +164,15 @@ impl Daemon {
         if id.is_empty() || id.len() > 256 || id.chars().any(char::is_control) {
             return Err(ApiError::bad_request("receipt: an id has 1 to 256 printable characters"));
         }
-        self.bury(self.inner(), id, reason, None)
+        let tombstone = tombstone(id, reason, None);
+        let buried = self.rules.change(move |writer| writer.bury(tombstone))?;
+        self.buried(id, reason, buried)
     }
 
-    fn bury(
-        &self,
-        mut inner: std::sync::MutexGuard<'_, Inner>,
-        id: &str,
-        reason: &str,
-        decider: Option<String>,
-    ) -> Result<Revoked, ApiError> {
-        let now = Now::read();
-        let tombstone = Tombstone { id: id.to_owned(), reason: reason.to_owned(), decider, revoked_ms: now.wall_ms, expires_ms: None };
-        let known = inner.find(id).is_some();
-        // A full disk must not keep a receipt open: it ends now, kept or not.
-        let kept = inner.receipts.revoke(&self.state, tombstone);
-        self.publish(&mut inner)?;
-        drop(inner);
-        self.changed.notify_one();
-        self.hub.publish(self.event(Body::Revocation(Some(id.to_owned()))).detail(reason));
+    /// Tells of a receipt that is revoked, and ends its flows.
+    fn buried(&self, id: &str, reason: &str, Buried { known, kept }: Buried) -> Result<Revoked, ApiError> {
+        self.wake.changed.notify_one();
+        self.reports.publish(self.reports.event(Body::Revocation(Some(id.to_owned()))).detail(reason));
         self.end_flows();
         match kept {
             Ok(was_registered) => Ok(Revoked { id: id.to_owned(), status: ReceiptStatus::Revoked, was_registered }),
@@ -278,17 +186,17 @@ impl Daemon {
 
     /// Every receipt.
     pub(super) fn list_receipts(&self) -> Receipts {
-        let inner = self.inner();
+        let force = self.rules.now();
         let now = Now::read();
-        let receipts = inner.receipts.iter().map(|receipt| receipt.view(now, self.gate.spent(receipt.stored.serial)));
+        let receipts = force.receipts.iter().map(|receipt| receipt.view(now, self.gate.spent(receipt.stored.serial)));
         Receipts { receipts: receipts.collect() }
     }
 
     /// One receipt, with its artifact.
     pub(super) fn show_receipt(&self, id: &str) -> Result<ReceiptView, ApiError> {
-        let inner = self.inner();
-        let answer = self.describe(&inner, id, Now::read())?;
-        let artifact = inner.find(id).map(|receipt| serde_json::from_str(&receipt.stored.artifact).unwrap_or_default());
+        let force = self.rules.now();
+        let answer = describe(&force, &self.gate, id, Now::read())?;
+        let artifact = force.receipts.find(id).map(|receipt| serde_json::from_str(&receipt.stored.artifact).unwrap_or_default());
         Ok(ReceiptView { artifact, ..answer })
     }
 
@@ -298,8 +206,8 @@ impl Daemon {
             return None;
         }
         let spent = self.gate.spent(serial)?;
-        let inner = self.inner();
-        let receipt = inner.receipts.iter().find(|receipt| receipt.stored.serial == serial)?;
+        let force = self.rules.now();
+        let receipt = force.receipts.iter().find(|receipt| receipt.stored.serial == serial)?;
         let terms = receipt.admitted.as_ref().ok()?.terms();
         let scope = &terms.credential_scope;
         let max_attempts = scope.max_attempts();
@@ -311,12 +219,100 @@ impl Daemon {
             accounts: scope.accounts().to_vec(),
         })
     }
+}
 
-    fn describe(&self, inner: &Inner, id: &str, now: Now) -> Result<ReceiptView, ApiError> {
-        let receipt = inner.find(id);
-        let receipt =
-            receipt.ok_or_else(|| ApiError::not_found(format!("receipt {id}: is not registered here; see pp-agent receipt list")))?;
-        Ok(receipt.view(now, self.gate.spent(receipt.stored.serial)))
+/// What became of a registration.
+enum Entry {
+    /// It is in force. With what there is to say of an agent that policy does not know.
+    New(Box<ReceiptView>, Option<String>),
+    /// The receipt of this id was registered before.
+    Again(String),
+}
+
+/// A receipt that is over.
+struct Buried {
+    /// It was registered here.
+    known: bool,
+    /// Whether the disk has it, and had it registered.
+    kept: Result<bool, StateError>,
+}
+
+fn tombstone(id: &str, reason: &str, decider: Option<String>) -> Tombstone {
+    Tombstone { id: id.to_owned(), reason: reason.to_owned(), decider, revoked_ms: Now::read().wall_ms, expires_ms: None }
+}
+
+impl Writer {
+    /// Whether a receipt that this admits is good now.
+    fn judges_as(&self, by: &InForce) -> bool {
+        self.force.judges_as(by)
+    }
+
+    /// On the disk, then in the kernel. One that cannot be put in force ends at once.
+    fn register(&mut self, stored: StoredReceipt, receipt: Receipt) -> Result<Entry, ApiError> {
+        self.force.check_state(&self.state)?;
+        self.force.check_room(&stored, &receipt).map_err(no_room)?;
+        let name = receipt.terms().agent.clone();
+        let unknown = self.force.config.unknown_agent(&name).map(|unknown| unknown.to_string());
+        let names = HashMap::from([(name_id(&name), name)]);
+        let stored = match self.force.receipts.register(&self.state, stored, Ok(receipt))? {
+            Registered::New(stored) => stored,
+            Registered::Again(first) => return Ok(Entry::Again(first.id)),
+        };
+        if let Err(error) = self.state.keep_names(&names) {
+            tracing::warn!("{error}");
+        }
+        {
+            let mut builder = self.reports.builder();
+            builder.names.receipts.insert(stored.serial, stored.id.clone());
+            builder.names.names.extend(names);
+        }
+        if let Err(error) = self.publish() {
+            self.take_back(&stored.id);
+            return Err(error);
+        }
+        let mut answer = describe(&self.force, &self.gate, &stored.id, Now::read())?;
+        answer.warnings.extend(unknown.clone());
+        Ok(Entry::New(Box::new(answer), unknown))
+    }
+
+    fn take_back(&mut self, id: &str) {
+        if let Err(error) = self.force.receipts.end(&self.state, id, EndReason::NotApplied) {
+            tracing::error!("{error}");
+        }
+        if let Err(error) = self.publish() {
+            tracing::error!("tables without receipt {id}: {error}");
+        }
+    }
+
+    fn revoke_by_decider(&mut self, tombstone: Tombstone) -> Result<Buried, ApiError> {
+        if let (Some(receipt), Some(by)) = (self.force.receipts.find(&tombstone.id), &tombstone.decider)
+            && receipt.stored.decider != *by
+        {
+            return Err(ApiError::OtherDecider { by: by.clone(), id: tombstone.id, decider: receipt.stored.decider.clone() });
+        }
+        self.bury(tombstone)
+    }
+
+    fn bury(&mut self, tombstone: Tombstone) -> Result<Buried, ApiError> {
+        let known = self.force.receipts.find(&tombstone.id).is_some();
+        // A full disk must not keep a receipt open: it ends now, kept or not.
+        let kept = self.force.receipts.revoke(&self.state, tombstone);
+        self.publish()?;
+        Ok(Buried { known, kept })
+    }
+}
+
+fn describe(force: &InForce, gate: &Gate, id: &str, now: Now) -> Result<ReceiptView, ApiError> {
+    let receipt = force.receipts.find(id);
+    let receipt = receipt.ok_or_else(|| ApiError::not_found(format!("receipt {id}: is not registered here; see pp-agent receipt list")))?;
+    Ok(receipt.view(now, gate.spent(receipt.stored.serial)))
+}
+
+fn registered_before(force: &InForce, gate: &Gate, id: &str, now: Now) -> Result<ReceiptView, ApiError> {
+    let answer = ReceiptView { again: true, ..describe(force, gate, id, now)? };
+    match answer.status {
+        ReceiptStatus::Active | ReceiptStatus::Pending => Ok(answer),
+        status => Err(ApiError::Over { id: answer.id, registered: answer.registered, status }),
     }
 }
 
@@ -346,6 +342,6 @@ fn told_instant(now: Now, boot_ns: u64, wall_ms: i64) -> i64 {
     if in_force_ms.abs_diff(wall_ms) < 1_000 { wall_ms } else { in_force_ms }
 }
 
-fn no_room(error: PolicyError) -> ApiError {
+pub(super) fn no_room(error: PolicyError) -> ApiError {
     ApiError::NoRoom(error.to_string())
 }

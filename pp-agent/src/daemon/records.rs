@@ -32,26 +32,26 @@ pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
             tokio::task::yield_now().await;
         }
         // Records keep in the ring buffer, events that the store has no room for do not. But a disk that hangs keeps nobody waiting.
-        while daemon.hub.is_behind() && patience > Duration::ZERO {
+        while daemon.reports.hub.is_behind() && patience > Duration::ZERO {
             tokio::time::sleep(PAUSE).await;
             patience = patience.saturating_sub(PAUSE);
         }
-        if !daemon.hub.is_behind() {
+        if !daemon.reports.hub.is_behind() {
             patience = PATIENCE;
         }
-        let idle = || daemon.tally.idle(Instant::now(), || daemon.counter(Counter::Written));
+        let idle = || daemon.reports.tally.idle(Instant::now(), || daemon.counter(Counter::Written));
         let bytes = records.next(&daemon.reader, idle).await;
         let Some(mut record) = Record::from_bytes(&bytes) else {
             // Of an earlier build: where it was a refusal, it is told as lost.
             tracing::error!("ring buffer: {} bytes that are no record of this build", bytes.len());
-            let _accounted = daemon.tally.read();
+            let _accounted = daemon.reports.tally.read();
             continue;
         };
         // Refusals are accounted for by themselves.
-        let read = if record.is_refusal() { None } else { daemon.tally.read() };
+        let read = if record.is_refusal() { None } else { daemon.reports.tally.read() };
         // Held until the event is published, as in `refusals.rs`.
         let _ledger = record.repeats_mut().filter(|(repeats, _)| **repeats > 0).map(|(repeats, id)| {
-            let mut ledger = daemon.ledger();
+            let mut ledger = daemon.reports.ledger();
             *repeats = tell_repeats(&daemon, &mut ledger, id, *repeats);
             ledger
         });
@@ -59,7 +59,7 @@ pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
             name_nearest(&daemon, verdict);
             if is_refused_flow(verdict) {
                 daemon.gate.learn_namespace(verdict.header.tgid);
-                daemon.flow_refused.notify_one();
+                daemon.wake.flow_refused.notify_one();
             }
         }
         if let Record::Tamper(tamper) = &record
@@ -67,17 +67,17 @@ pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
         {
             daemon.home.moved();
         }
-        let event = daemon.builder().build(&record, Now::read());
+        let event = daemon.reports.builder().build(&record, Now::read());
         let Some(mut event) = event.filter(|event| !event.canary || daemon.watch.tells_canaries()) else {
             if let Some(read) = read {
-                daemon.tally.silent(read);
+                daemon.reports.tally.silent(read);
             }
             continue;
         };
         if let (Record::Verdict(verdict), Body::Verdict(attempt)) = (&record, &mut event.body) {
             attempt.budget = daemon.usage(verdict.serial);
             if let Some(budget) = &attempt.budget {
-                attempt.command_line_account = daemon.builder().account_beyond(verdict.header.tgid, &budget.accounts);
+                attempt.command_line_account = daemon.reports.builder().account_beyond(verdict.header.tgid, &budget.accounts);
             }
             if verdict.count != 0
                 && let Some((trip, detail)) = behaviour::trip(verdict, daemon.gate.history(verdict.header.session).as_deref())
@@ -86,7 +86,7 @@ pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
                 event.detail = Some(detail);
             }
         }
-        daemon.hub.publish_read(event, read);
+        daemon.reports.hub.publish_read(event, read);
     }
 }
 

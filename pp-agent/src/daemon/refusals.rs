@@ -51,21 +51,21 @@ impl Daemon {
         let lifecycle = count(Counter::LostLifecycle, told.lifecycle);
         let refusals = count(Counter::LostRefusals, told.refusals);
         if refusals > told.refusals {
-            self.hub.publish_lost_refusals(
+            self.reports.hub.publish_lost_refusals(
                 refusals - told.refusals,
                 "the kernel's ring buffer and its table of repeats were full",
                 now.wall_ms,
             );
             // The records that were lost may have asked for either.
             self.home.moved();
-            self.flow_refused.notify_one();
+            self.wake.flow_refused.notify_one();
         }
         if records > told.records {
-            self.hub.publish_lost(records - told.records, "the kernel's ring buffer was full", now.wall_ms, None);
+            self.reports.hub.publish_lost(records - told.records, "the kernel's ring buffer was full", now.wall_ms, None);
         }
         if lifecycle > told.lifecycle {
             let detail = "the kernel's ring buffer of processes was full";
-            self.hub.publish_lost(lifecycle - told.lifecycle, detail, now.wall_ms, None);
+            self.reports.hub.publish_lost(lifecycle - told.lifecycle, detail, now.wall_ms, None);
         }
         if (records > told.records || lifecycle > told.lifecycle)
             && let Err(error) = self.state.keep_lost_told((records, lifecycle))
@@ -73,14 +73,14 @@ impl Daemon {
             tracing::warn!("{error}");
         }
         *told = Losses { records, lifecycle, refusals };
-        if let Some(loss) = self.tally.lost(Instant::now()) {
+        if let Some(loss) = self.reports.tally.lost(Instant::now()) {
             let what = "the daemon before this one ended without storing what it had read; records that make no event are among them";
-            self.hub.publish_lost(loss.count, what, now.wall_ms, Some(loss.accounted));
+            self.reports.hub.publish_lost(loss.count, what, now.wall_ms, Some(loss.accounted));
         }
-        if let Some(accounted) = self.tally.take_silent() {
-            self.hub.read(accounted);
+        if let Some(accounted) = self.reports.tally.take_silent() {
+            self.reports.hub.read(accounted);
         }
-        self.hub.tell_unstored(now.wall_ms);
+        self.reports.hub.tell_unstored(now.wall_ms);
     }
 
     /// Tells repeats, and refusals of which nothing else tells.
@@ -92,7 +92,7 @@ impl Daemon {
                 return;
             }
         };
-        let account = self.hub.account();
+        let account = self.reports.hub.account();
         let refused = self.counter(Counter::Blocked).unwrap_or(0);
         if account.before.is_none_or(|before| missing(refused, before, pending, account.refusals.published()) > 0)
             && let Err(error) = self.reconcile(told)
@@ -108,7 +108,7 @@ impl Daemon {
         let mut pending = 0;
         let mut patience = STORING;
         for (key, repeats) in &pairs {
-            let (due, is_new) = self.ledger().due(repeats.id, repeats.count);
+            let (due, is_new) = self.reports.ledger().due(repeats.id, repeats.count);
             if due > 0 && is_new {
                 self.heed_without_record(key);
             }
@@ -121,7 +121,7 @@ impl Daemon {
             }
             self.tell_due(key, repeats)?;
             if self.gate.forget_repeats(key, repeats)? {
-                self.ledger().forget(repeats.id);
+                self.reports.ledger().forget(repeats.id);
             }
         }
         Ok(pending)
@@ -130,7 +130,7 @@ impl Daemon {
     /// Thousands of pairs may be told at once: at the pace of the store, unless its disk hangs.
     fn wait_for_store(&self, patience: &mut Duration) {
         const PAUSE: Duration = Duration::from_millis(5);
-        while self.hub.is_behind() && *patience > Duration::ZERO {
+        while self.reports.hub.is_behind() && *patience > Duration::ZERO {
             std::thread::sleep(PAUSE);
             *patience = patience.saturating_sub(PAUSE);
         }
@@ -142,14 +142,14 @@ impl Daemon {
             self.home.moved();
         }
         if key.packet != 0 && key.transport == transport::TCP && is_refusal(key) {
-            self.flow_refused.notify_one();
+            self.wake.flow_refused.notify_one();
         }
     }
 
     /// Tells what was counted and not told of a pair.
     fn tell_due(&self, key: &RepeatKey, repeats: &Repeats) -> Result<(), KernelError> {
         // Held until it is published: at no moment are repeats neither pending nor told, for whoever holds it.
-        let mut ledger = self.ledger();
+        let mut ledger = self.reports.ledger();
         let (due, _) = ledger.due(repeats.id, repeats.count);
         if due > 0 {
             self.gate.keep_told(repeats.id, repeats.count)?;
@@ -170,13 +170,13 @@ impl Daemon {
         }
         let pairs = self.gate.repeats()?;
         let lost = self.counter(Counter::LostRefusals).unwrap_or(told.refusals);
-        let mut ledger = self.ledger();
+        let mut ledger = self.reports.ledger();
         let pending = pairs.iter().filter(|(key, _)| is_refusal(key)).map(|(_, repeats)| ledger.due(repeats.id, repeats.count).0).sum();
-        let account = self.hub.account();
+        let account = self.reports.hub.account();
         let published = account.refusals.published();
         let Some(before) = account.before else {
             // Nobody kept this account: an earlier build, or a store that was set aside.
-            if let Err(error) = self.hub.account_from(missing(refused, 0, pending, published)) {
+            if let Err(error) = self.reports.hub.account_from(missing(refused, 0, pending, published)) {
                 tracing::warn!("{error}");
             }
             return Ok(());
@@ -184,7 +184,7 @@ impl Daemon {
         let missing = missing(refused, before, pending, published);
         if missing > 0 {
             let detail = "refusals of which no record is left, or which a daemon that ended had not stored";
-            self.hub.publish_lost_refusals(missing, detail, Now::read().wall_ms);
+            self.reports.hub.publish_lost_refusals(missing, detail, Now::read().wall_ms);
         }
         drop(ledger);
         told.refusals = lost;
@@ -194,7 +194,7 @@ impl Daemon {
     /// What `status` and `/metrics` say of refusals; `None` where it is not known since when they are counted.
     pub(super) fn refusals(&self) -> Option<RefusalCounts> {
         // In this order: what is refused meanwhile only adds to what is not told yet.
-        let account = self.hub.account();
+        let account = self.reports.hub.account();
         let refused = self.counter(Counter::Blocked)?.saturating_sub(account.before?);
         let refusals = account.refusals;
         Some(RefusalCounts {
@@ -212,7 +212,7 @@ impl Daemon {
             self.tell_guard_repeats(key, count);
             return;
         }
-        let subject = self.builder().subject_of(key.session);
+        let subject = self.reports.builder().subject_of(key.session);
         // The repeats of a tripped pattern may have gone to many places.
         let reason = Reason::from_code(key.reason);
         let rule = reason.and_then(Rule::of);
@@ -229,7 +229,7 @@ impl Daemon {
             verdict: Verdict::from_code(key.verdict).map(Into::into),
             reason: reason.map(Why::Decided),
             destination,
-            place: near.map(|near| self.builder().place(near.zone, near.gateway, near.service)).unwrap_or_default(),
+            place: near.map(|near| self.reports.builder().place(near.zone, near.gateway, near.service)).unwrap_or_default(),
             repeats: count,
             ..events::Attempt::default()
         };
@@ -251,16 +251,16 @@ impl Daemon {
             ..events::Attempt::default()
         });
         let body = if key.reason == Reason::Tamper as u8 { Body::Tamper(attempt) } else { Body::Verdict(attempt) };
-        let subject = self.builder().subject_of(key.session);
+        let subject = self.reports.builder().subject_of(key.session);
         self.publish_repeats(key, body, subject, "attempts that were counted since the last event of this kind");
     }
 
     fn publish_repeats(&self, key: &RepeatKey, body: Body, subject: Option<Subject>, detail: &str) {
         let unknown = Who { session: Some(key.session), ..Who::default() };
-        let who = subject.map_or(unknown, |subject| self.builder().session(key.session, subject.agent, subject.owner));
-        let mut event = self.event(body).about(who).detail(detail);
+        let who = subject.map_or(unknown, |subject| self.reports.builder().session(key.session, subject.agent, subject.owner));
+        let mut event = self.reports.event(body).about(who).detail(detail);
         event.canary = key.canary != 0;
-        self.hub.publish(event);
+        self.reports.hub.publish(event);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Sessions: which there are, and beginning and ending them by hand.
 
 use std::collections::BTreeMap;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::Daemon;
 use crate::api::{ProcessView, Released as ReleasedAnswer, SessionView, Sessions, StartSession, Started};
@@ -13,8 +13,8 @@ use crate::events::build::session_text;
 use crate::events::mask::mask;
 use crate::name::name_id;
 use crate::os::process;
-use crate::session::Released;
-use crate::session::adopt;
+use crate::session::{Released, adopt};
+use crate::state::State;
 use pp_common::abi::{TASK_CANARY, TaskMark};
 
 /// Longest name of an agent.
@@ -30,7 +30,7 @@ impl Daemon {
             }
         }
         let now = Now::read();
-        let mut builder = self.builder();
+        let mut builder = self.reports.builder();
         let mut listed = Vec::new();
         for (session, (mark, mut pids)) in sessions {
             pids.sort_unstable();
@@ -67,14 +67,14 @@ impl Daemon {
         if let Err(error) = self.state.keep_names(&names) {
             tracing::warn!("{error}");
         }
-        self.builder().names.names.insert(agent, start.agent.clone());
+        self.reports.builder().names.names.insert(agent, start.agent.clone());
         let session = adopt::adopt(&self.gate, pid, agent, owner)?;
         self.govern_again(pid);
         self.tell_session_start(pid, session, if start.pid.is_some() { "adopt" } else { "run" });
         // It may hold connections already that an agent may not have.
         self.end_flows();
         // A name of one's own is allowed here; one that is nearly another's opens nothing that the other's receipts open.
-        let unknown = self.inner().config.unknown_agent(&start.agent).filter(|unknown| unknown.nearest.is_some());
+        let unknown = self.rules.now().config.unknown_agent(&start.agent).filter(|unknown| unknown.nearest.is_some());
         let warnings = unknown.iter().map(ToString::to_string).collect();
         Ok(Started { session: session_text(session), agent: start.agent.clone(), pid, warnings })
     }
@@ -86,43 +86,34 @@ impl Daemon {
             return Err(ApiError::not_found("session: none of this id has a process; see pp-agent sessions"));
         };
         let members: Vec<u32> = marks.iter().filter(|(_, mark)| mark.session == session).map(|(pid, _)| *pid).collect();
-        // RACE: held to the end, so that no walk that began before takes them for an agent again. Kept before the marks go,
-        // for a daemon that starts in between, and again after, for what was forked meanwhile.
-        let mut held = self.released();
-        self.keep_released(&mut held, members)?;
-        let released = adopt::release(&self.gate, session)?;
-        let processes = released.len();
-        self.keep_released(&mut held, released)?;
-        drop(held);
-        let who = self.builder().session(session, mark.agent, mark.owner);
-        self.hub.publish(self.event(Body::SessionEnd { released: true }).about(who));
+        // RACE: in one step, so that no walk takes them for an agent again meanwhile. Kept before the marks go, for a daemon that starts in
+        // between, and again after, for what was forked meanwhile.
+        let (gate, state) = (Arc::clone(&self.gate), Arc::clone(&self.state));
+        let release = move |held: &mut Released| -> Result<usize, ApiError> {
+            keep_released(&state, held, members)?;
+            let released = adopt::release(&gate, session)?;
+            let processes = released.len();
+            keep_released(&state, held, released)?;
+            Ok(processes)
+        };
+        let processes = self.released.ask(release)?;
+        let who = self.reports.builder().session(session, mark.agent, mark.owner);
+        self.reports.publish(self.reports.event(Body::SessionEnd { released: true }).about(who));
         Ok(ReleasedAnswer { session: Some(session_text(session)), processes })
-    }
-
-    /// Processes that were released and still run.
-    pub(super) fn released(&self) -> MutexGuard<'_, Released> {
-        self.released.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Adds to those released, on the disk and then here.
-    fn keep_released(&self, held: &mut Released, pids: impl IntoIterator<Item = u32>) -> Result<(), ApiError> {
-        let mut released = held.clone();
-        released.add(pids);
-        self.state.keep_released(&released)?;
-        *held = released;
-        Ok(())
     }
 
     /// Takes a process that begins a session by hand out of those released.
     fn govern_again(&self, pid: u32) {
-        let mut released = self.released();
-        if released.is_empty() {
-            return;
-        }
-        released.remove(pid);
-        if let Err(error) = self.state.keep_released(&released) {
-            tracing::error!("{error}");
-        }
+        let state = Arc::clone(&self.state);
+        self.released.ask(move |released| {
+            if released.is_empty() {
+                return;
+            }
+            released.remove(pid);
+            if let Err(error) = state.keep_released(released) {
+                tracing::error!("{error}");
+            }
+        });
     }
 
     /// Tells of a session that no kernel record tells of.
@@ -135,7 +126,7 @@ impl Daemon {
                 return;
             }
         };
-        let mut builder = self.builder();
+        let mut builder = self.reports.builder();
         let is_new = builder.processes.members(session) == 0;
         builder.processes.adopt(pid, session);
         if !is_new {
@@ -152,8 +143,17 @@ impl Daemon {
         };
         let event = builder.subject(&header, Body::SessionStart(Some(rule.to_owned())), Now::read());
         drop(builder);
-        self.hub.publish(event);
+        self.reports.publish(event);
     }
+}
+
+/// Adds to those released, on the disk and then here.
+fn keep_released(state: &State, held: &mut Released, pids: impl IntoIterator<Item = u32>) -> Result<(), ApiError> {
+    let mut released = held.clone();
+    released.add(pids);
+    state.keep_released(&released)?;
+    *held = released;
+    Ok(())
 }
 
 fn is_agent_name(name: &str) -> bool {

@@ -4,11 +4,13 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::in_force::{Judged, PolicyOrigin};
 use super::load::{admit_again, keep};
-use super::{Daemon, DaemonError, Inner, Judged, PolicyOrigin, is_behind, names_of};
+use super::wall::is_behind;
+use super::writer::Writer;
+use super::{Daemon, DaemonError, names_of};
 use crate::clock::Now;
 use crate::config::Config;
-use crate::control::ApiError;
 use crate::events::{Body, PostureChange};
 use crate::keyring::Keyring;
 use crate::policy::Beside;
@@ -65,76 +67,74 @@ pub(super) fn load(state: &State, receipts: &mut Book<Judged>, terms: &Terms<'_>
 }
 
 impl Daemon {
-    /// Why receipts and revocations cannot be kept, and what to do.
-    pub(super) fn state_problem(&self, inner: &Inner) -> Option<String> {
-        let problem = self.state.problem()?;
-        let effect = if inner.receipts_unknown { "no receipt is in force and none can be registered" } else { "nothing can be registered" };
-        Some(format!("{effect}: {problem}"))
-    }
-
-    /// Whether a receipt can be registered at all.
-    pub(super) fn check_state(&self, inner: &Inner) -> Result<(), ApiError> {
-        match self.state_problem(inner) {
-            Some(problem) if inner.receipts_unknown => Err(ApiError::StateUnavailable(problem)),
-            _ => Ok(()),
-        }
-    }
-
     /// Says once that the state is shut.
     pub(super) fn tell_shut_state(&self) {
-        let problem = {
-            let inner = self.inner();
-            inner.receipts_unknown.then(|| self.state_problem(&inner)).flatten()
-        };
-        if let Some(problem) = problem {
+        let force = self.rules.now();
+        if let Some(problem) = force.state_problem(&self.state).filter(|_| force.receipts_unknown) {
             self.tell_state(PostureChange::StateUnavailable, problem);
         }
     }
 
     fn tell_state(&self, change: PostureChange, detail: String) {
-        self.hub.publish(self.event(Body::Posture { change, hook: None }).detail(detail));
+        self.reports.publish(self.reports.event(Body::Posture { change, hook: None }).detail(detail));
     }
 
-    /// Tries a state that is shut once more, and puts in force what is in it.
-    pub(super) fn open_state_again(&self) {
-        let mut inner = self.inner();
-        if !inner.receipts_unknown {
-            return;
+    /// Notes the wall time and forgets what has run out; while the state is shut, tries it once more.
+    pub(super) fn note_wall(&self) {
+        let restored = self.rules.change(|writer| {
+            if writer.force.receipts_unknown {
+                return writer.open_state_again();
+            }
+            writer.note_wall();
+            None
+        });
+        if let Some(count) = restored {
+            tracing::warn!("state: it could be opened, {count} receipts are known again");
+            self.tell_state(PostureChange::StateRestored, format!("{count} receipts are known again"));
+            self.wake.changed.notify_one();
         }
+    }
+}
+
+impl Writer {
+    /// Tries a state that is shut once more, and puts in force what is in it. Returns how many receipts are known again.
+    fn open_state_again(&mut self) -> Option<usize> {
         if let Err(error) = self.state.retry() {
             tracing::error!("{error}");
-            return;
+            return None;
         }
         let now = Now::read();
-        let Inner { config, keyring, beside, receipts, .. } = &mut *inner;
-        let terms = Terms { config, keyring, beside, boot_id: &self.boot_id, counts_lost: self.gate.fresh() };
-        let highest_ms = load(&self.state, receipts, &terms, now);
+        let force = &mut self.force;
+        let terms = Terms {
+            config: &force.config,
+            keyring: &force.keyring,
+            beside: &force.beside,
+            boot_id: &self.boot_id,
+            counts_lost: self.gate.fresh(),
+        };
+        let highest_ms = load(&self.state, &mut force.receipts, &terms, now);
         if self.state.is_shut() {
-            return;
+            return None;
         }
-        self.highest_ms.fetch_max(highest_ms, std::sync::atomic::Ordering::AcqRel);
-        inner.receipts_unknown = false;
-        inner.withheld = is_behind(now.wall_ms, highest_ms);
-        if let Err(error) = self.publish(&mut inner) {
+        self.highest.note(highest_ms);
+        force.receipts_unknown = false;
+        force.withheld = is_behind(now.wall_ms, highest_ms);
+        if let Err(error) = self.publish() {
             tracing::error!("receipts: {error}");
             // What the kernel has is still what it was without them.
-            inner.receipts = Book::default();
-            inner.receipts_unknown = true;
+            self.force.receipts = Book::default();
+            self.force.receipts_unknown = true;
             self.state.shut_again(&StateError::Shut(format!("receipts: {error}")));
-            return;
+            return None;
         }
-        if inner.origin == PolicyOrigin::Files {
-            keep(&self.state, &inner.config);
+        let force = &self.force;
+        if force.origin == PolicyOrigin::Files {
+            keep(&self.state, &force.config);
         }
-        {
-            let mut builder = self.builder();
-            builder.names.names.extend(names_of(&inner.config, &self.state));
-            builder.names.receipts.extend(inner.receipts.iter().map(|kept| (kept.stored.serial, kept.stored.id.clone())));
-        }
-        let count = inner.receipts.iter().count();
-        drop(inner);
-        tracing::warn!("state: it could be opened, {count} receipts are known again");
-        self.tell_state(PostureChange::StateRestored, format!("{count} receipts are known again"));
-        self.changed.notify_one();
+        let names = names_of(&force.config, &self.state);
+        let mut builder = self.reports.builder();
+        builder.names.names.extend(names);
+        builder.names.receipts.extend(force.receipts.iter().map(|kept| (kept.stored.serial, kept.stored.id.clone())));
+        Some(force.receipts.iter().count())
     }
 }

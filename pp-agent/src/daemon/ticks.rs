@@ -2,7 +2,6 @@
 //! of receipts; `refusals.rs` has losses and repeats.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use pp_common::abi::{Counter, MAX_CLAIMED};
@@ -10,6 +9,7 @@ use pp_common::behaviour::MAX_SESSIONS;
 use pp_common::decide::Subject;
 
 use super::refusals::Losses;
+use super::writer::Writer;
 use super::{Daemon, load};
 use crate::clock::{NS_PER_MS, Now};
 use crate::events::build::address;
@@ -45,7 +45,7 @@ pub(super) async fn seconds(daemon: Arc<Daemon>) {
             working.home.look();
             working.watch_clock(&mut offset_ms);
             working.refresh_cgroups();
-            working.refresh_own();
+            working.rules.change(Writer::refresh_own);
             working.tell_refusals(&mut losses);
             working.end_overflow();
             working.end_left_flows(&mut blocked);
@@ -86,7 +86,7 @@ pub(super) async fn deadlines(daemon: Arc<Daemon>) {
         // A suspended host sleeps through timers: look again every second.
         tokio::select! {
             () = tokio::time::sleep(wait.min(Duration::from_secs(1))) => {}
-            () = daemon.changed.notified() => continue,
+            () = daemon.wake.changed.notified() => continue,
         }
         if next_ns.is_some_and(|next_ns| Now::read().boot_ns > next_ns) {
             let ending = Arc::clone(&daemon);
@@ -104,7 +104,7 @@ pub(super) async fn deadlines(daemon: Arc<Daemon>) {
 /// Ends open flows when the kernel has refused a packet of one.
 pub(super) async fn refused_flows(daemon: Arc<Daemon>) {
     loop {
-        daemon.flow_refused.notified().await;
+        daemon.wake.flow_refused.notified().await;
         let ending = Arc::clone(&daemon);
         if let Err(error) = tokio::task::spawn_blocking(move || ending.end_flows()).await {
             tracing::error!("flows: ending them ended by a panic: {error}");
@@ -126,82 +126,31 @@ impl Daemon {
         }
     }
 
-    /// Deadlines only shrink when the clock steps.
+    /// Looks for a step of the clock.
     fn watch_clock(&self, offset_ms: &mut i64) {
-        let mut inner = self.inner();
         let now = Now::read();
         let step_ms = now.offset_ms() - *offset_ms;
         *offset_ms = now.offset_ms();
-        let behind = self.clock_behind();
-        let caught_up = inner.withheld && !behind;
+        let behind = self.highest.clock_is_behind();
+        let caught_up = self.rules.now().withheld && !behind;
         if step_ms.abs() < STEP_MS && !caught_up {
             return;
         }
         tracing::warn!("clock: stepped by {step_ms} ms; deadlines of receipts can only become shorter");
-        inner.withheld = inner.withheld && behind;
-        if let Err(error) = inner.receipts.change(&self.state, |stored| stored.carry_over(now, &self.boot_id, false)) {
-            tracing::error!("{error}");
-        }
-        if let Err(error) = self.publish(&mut inner) {
-            tracing::error!("deadlines: {error}");
-        }
-        drop(inner);
+        self.rules.change(Writer::carry_over);
         self.end_flows();
-        self.changed.notify_one();
-    }
-
-    /// Notes the wall time on disk and forgets receipts that have run out, there and here under one lock.
-    pub(super) fn note_wall(&self) {
-        let mut inner = self.inner();
-        if inner.receipts_unknown {
-            drop(inner);
-            self.open_state_again();
-            return;
-        }
-        let now = Now::read();
-        self.highest_ms.fetch_max(now.wall_ms, Ordering::AcqRel);
-        match inner.receipts.forget_over(&self.state, now) {
-            Ok(0) => {}
-            Ok(_) => {
-                if let Err(error) = self.publish(&mut inner) {
-                    tracing::error!("receipts that ran out: {error}");
-                }
-            }
-            Err(error) => tracing::error!("{error}"),
-        }
+        self.wake.changed.notify_one();
     }
 
     fn refresh_cgroups(&self) {
-        let mut inner = self.inner();
-        if inner.config.cgroup_rules.is_empty() {
+        let force = self.rules.now();
+        if force.config.cgroup_rules.is_empty() || load::resolve_cgroups(self.cgroup_root.as_deref(), &force.config) == force.cgroups {
             return;
         }
-        let cgroups = load::resolve_cgroups(self.cgroup_root.as_deref(), &inner.config);
-        if cgroups == inner.cgroups {
-            return;
-        }
-        match self.gate.set_cgroups(&cgroups) {
-            Ok(()) => inner.cgroups = cgroups,
-            Err(error) => tracing::error!("{error}"),
-        }
-        drop(inner);
+        self.rules.change(Writer::refresh_cgroups);
         // A process may have begun in a new cgroup before its rule knew it.
         self.walk();
         self.end_flows();
-    }
-
-    pub(super) fn refresh_own(&self) {
-        let mut inner = self.inner();
-        match self.gate.refresh_own() {
-            Ok(None) => {}
-            Ok(Some(own)) => {
-                inner.own = own;
-                if let Err(error) = self.publish(&mut inner) {
-                    tracing::error!("own addresses: {error}");
-                }
-            }
-            Err(error) => tracing::error!("{error}"),
-        }
     }
 
     /// Makes room for further sessions.
@@ -229,10 +178,10 @@ impl Daemon {
         if control.overflow == 0 {
             return;
         }
-        let room = usize::try_from(self.inner().config.max_tasks).unwrap_or(usize::MAX) / 10 * 9;
+        let room = usize::try_from(self.rules.now().config.max_tasks).unwrap_or(usize::MAX) / 10 * 9;
         match self.gate.marks() {
             Ok(marks) if marks.len() < room => {
-                if let Err(error) = self.gate.clear_overflow() {
+                if let Err(error) = self.rules.change(|writer| writer.publisher.clear_overflow()) {
                     tracing::error!("{error}");
                 }
             }
@@ -243,8 +192,8 @@ impl Daemon {
 
     /// The next instant at which a receipt runs out of which that is not told, boot nanoseconds.
     fn next_deadline(&self, told: Now) -> Option<u64> {
-        let inner = self.inner();
-        inner
+        let force = self.rules.now();
+        force
             .receipts
             .iter()
             .filter(|receipt| receipt.stored.ended.is_none() && receipt.admitted.is_ok())
@@ -257,7 +206,8 @@ impl Daemon {
     fn tell_expiry(&self, before: Now) -> Now {
         let now = Now::read();
         let over: Vec<String> = self
-            .inner()
+            .rules
+            .now()
             .receipts
             .iter()
             .filter(|receipt| receipt.stored.ended.is_none())
@@ -265,7 +215,7 @@ impl Daemon {
             .map(|receipt| receipt.stored.id.clone())
             .collect();
         for id in over {
-            self.hub.publish(self.event(Body::Receipt(Some(id), ReceiptChange::Expired)));
+            self.reports.publish(self.reports.event(Body::Receipt(Some(id), ReceiptChange::Expired)));
         }
         self.end_flows();
         now
@@ -303,7 +253,7 @@ impl Daemon {
         for flow in ended {
             let subject = Subject { session: flow.mark.session, agent: flow.mark.agent, owner: flow.mark.owner };
             let nearest = self.gate.nearest_on(flow.link, &subject, &flow.attempt, &flow.decision);
-            let mut builder = self.builder();
+            let mut builder = self.reports.builder();
             let executable = builder.processes.find(flow.pid).map(|process| process.executable);
             let who = Who {
                 process: Some(Process { pid: flow.pid, executable, ..Process::default() }),
@@ -326,7 +276,7 @@ impl Daemon {
                 (false, true) => "the program was told",
                 (false, false) => "its packets are refused",
             };
-            self.hub.publish(self.event(Body::FlowEnded(Box::new(attempt))).about(who).detail(detail));
+            self.reports.publish(self.reports.event(Body::FlowEnded(Box::new(attempt))).about(who).detail(detail));
         }
     }
 }

@@ -35,7 +35,7 @@ use std::{
 
 use aya::maps::{HashMap, MapData, MapInfo, RingBuf};
 use pp_common::{
-    abi::{Control, NameId, RepeatKey, Repeats, Serial, SockMark, Spent, TaskMark},
+    abi::{Control, RepeatKey, Repeats, Serial, SockMark, Spent, TaskMark},
     decide::{Attempt, Decision, Kind, Reason, Subject, decide, nearest_receipt, transport},
     dest::Addr,
     maps::{DOOMED, EVENTS, LIFECYCLE, PIDS, SOCKS, TASKS},
@@ -47,13 +47,13 @@ pub use error::KernelError;
 pub use guard::PROGRAMS as GUARD_PROGRAMS;
 pub(crate) use load::{GateOptions, uninstall};
 pub(crate) use pinned::release as release_pinned;
+pub(crate) use publish::Publisher;
 pub(crate) use records::{Reader, Records};
 
 use crate::{
     delegates::Delegate,
     guarded::Target,
     os::{diag, namespaces::Namespaces},
-    policy::KernelTables,
 };
 use earlier::EarlierSocks;
 use live::Live;
@@ -75,8 +75,6 @@ pub(crate) struct Gate {
     splices_by_message: bool,
     /// What the guard maps hold.
     guarded: Mutex<guard::Table>,
-    /// One publication at a time.
-    publishing: Mutex<()>,
     /// Only while this build takes over from one with another layout.
     earlier_socks: Option<EarlierSocks>,
     /// The host's own addresses, as the map has them.
@@ -131,7 +129,6 @@ impl Gate {
             choice: backend::Choice::default(),
             refuses: AtomicBool::new(false),
             guarded: Mutex::new(guard::Table::default()),
-            publishing: Mutex::new(()),
             own: Mutex::new(None),
             unclaimed: Mutex::new(Vec::new()),
             _links: Vec::new(),
@@ -251,24 +248,6 @@ impl Gate {
         }
     }
 
-    /// Publishes tables, all or nothing. Returns their generation.
-    ///
-    /// # Errors
-    /// They do not fit, or the kernel refused an entry; the old ones stay.
-    pub(crate) fn apply(&self, tables: &KernelTables) -> Result<u32, KernelError> {
-        let _one = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        publish::publish(&self.maps, tables)
-    }
-
-    /// Brings cgroup and unit rules up to date with the cgroups there are.
-    ///
-    /// # Errors
-    /// The kernel refused an entry.
-    pub(crate) fn set_cgroups(&self, wanted: &[(u64, NameId)]) -> Result<(), KernelError> {
-        let _one = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        publish::write_cgroups(&self.maps, wanted)
-    }
-
     /// Brings the guarded files up to date with what lies at these paths now.
     ///
     /// # Errors
@@ -297,21 +276,6 @@ impl Gate {
     /// The map cannot be read.
     pub(crate) fn control(&self) -> Result<Control, KernelError> {
         self.maps.control()
-    }
-
-    /// Ends the overflow state once the task table has room again, unless a
-    /// process that found no room is still there.
-    ///
-    /// # Errors
-    /// A map cannot be read or written.
-    pub(crate) fn clear_overflow(&self) -> Result<(), KernelError> {
-        let _one = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.maps.doomed.entries()?.is_empty() {
-            return Ok(());
-        }
-        let control = self.maps.control()?;
-        self.maps.set_control(Control { overflow: 0, ..control })?;
-        self.maps.keep_overflow()
     }
 
     /// The mark of a process.

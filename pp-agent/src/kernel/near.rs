@@ -1,14 +1,16 @@
 //! The daemon's side of links and learned addresses: what they are goes into the maps, and what an earlier daemon learned comes out.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
 
 use aya::maps::{HashMap, MapData};
 use pp_common::abi::{CONTROL_NEAR, Control, Learned, LinkKey, NearKey, Place};
 use pp_common::decide::{Attempt, Decision, Link, Subject, decide, nearest_receipt};
 use pp_common::maps::LEARNED;
 
-use super::{Gate, KernelError, Live, maps::Locked};
+use super::{
+    Gate, KernelError, Live,
+    maps::{Locked, Maps},
+};
 
 impl Gate {
     /// The links that carry a place, as the programs know them.
@@ -27,30 +29,6 @@ impl Gate {
         self.maps.learned.entries()
     }
 
-    /// Brings links and learned addresses up to date.
-    ///
-    /// # Errors
-    /// The kernel refused an entry; those before it are in force.
-    pub(crate) fn set_near(
-        &self,
-        links: &BTreeMap<LinkKey, Place>,
-        learned: impl Iterator<Item = (NearKey, Learned)>,
-    ) -> Result<(), KernelError> {
-        let _one = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        let learned: BTreeMap<NearKey, Learned> = learned.take(LEARNED.room()).collect();
-        let any = !links.is_empty() || !learned.is_empty();
-        // The maps before the flag that has them asked, and the flag before they are emptied.
-        write(&self.maps.learned, &learned)?;
-        write(&self.maps.links, links)?;
-        let control = self.maps.control()?;
-        let flags = if any { control.flags | CONTROL_NEAR } else { control.flags & !CONTROL_NEAR };
-        if flags != control.flags {
-            self.maps.set_control(Control { flags, ..control })?;
-            self.maps.keep_overflow()?;
-        }
-        Ok(())
-    }
-
     /// As [`Gate::decide`], on a link.
     pub(crate) fn decide_on(&self, link: Link, subject: &Subject, attempt: &Attempt) -> Decision {
         decide(&Live::new(&self.maps).on(link), subject, attempt)
@@ -67,6 +45,26 @@ impl Gate {
     ) -> Option<pp_common::abi::Serial> {
         nearest_receipt(&Live::new(&self.maps).on(link), subject, attempt, decision)
     }
+}
+
+/// Brings links and learned addresses up to date.
+pub(super) fn write_all(
+    maps: &Maps,
+    links: &BTreeMap<LinkKey, Place>,
+    learned: impl Iterator<Item = (NearKey, Learned)>,
+) -> Result<(), KernelError> {
+    let learned: BTreeMap<NearKey, Learned> = learned.take(LEARNED.room()).collect();
+    let any = !links.is_empty() || !learned.is_empty();
+    // The maps before the flag that has them asked, and the flag before they are emptied.
+    write(&maps.learned, &learned)?;
+    write(&maps.links, links)?;
+    let control = maps.control()?;
+    let flags = if any { control.flags | CONTROL_NEAR } else { control.flags & !CONTROL_NEAR };
+    if flags != control.flags {
+        maps.set_control(Control { flags, ..control })?;
+        maps.keep_overflow()?;
+    }
+    Ok(())
 }
 
 /// Writes what is new or other, then removes what is not wanted any more.

@@ -1,22 +1,83 @@
 //! Publishing tables: the next generation is written beside the one in force,
 //! one word switches over, and the old one is removed once no program can be
 //! reading it. At no moment does a program see half of each.
+//!
+//! Whoever has the [`Publisher`] is the only one who writes the word, so that nothing needs to be locked meanwhile.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use aya::maps::lpm_trie::Key;
 use pp_common::abi::{
-    BudgetValue, CONTROL_NEAR, CONTROL_OBSERVE, Control, DFA_CLASSES, DFA_STATES, DfaClasses, DfaRow, GatewayPortKey, MAX_RULES, NameId,
-    PREFIX_HEAD_BITS, PrefixKey, RuleTarget, ServiceKey, UserKey,
+    BudgetValue, CONTROL_NEAR, CONTROL_OBSERVE, Control, DFA_CLASSES, DFA_STATES, DfaClasses, DfaRow, GatewayPortKey, Learned, LinkKey,
+    MAX_RULES, NameId, NearKey, PREFIX_HEAD_BITS, Place, PrefixKey, RuleTarget, ServiceKey, UserKey,
 };
 use pp_common::dest::Addr;
 use pp_common::tools::TOOL_STATES;
 use pp_common::turns::{LIMIT_OF_GATEWAY, LIMIT_OF_RECEIPT, LimitKey, Limits};
 
-use super::{KernelError, maps::Maps, sys};
+use super::{Gate, KernelError, maps::Maps, near, sys};
 use crate::net::Prefix;
 use crate::policy::{Counts, KernelTables, grant_list};
 use crate::tools::ToolTables;
 
-pub(super) fn publish(maps: &Maps, tables: &KernelTables) -> Result<u32, KernelError> {
+/// The one way to what is in force: there is one of each gate.
+pub(crate) struct Publisher {
+    gate: Arc<Gate>,
+}
+
+impl Publisher {
+    /// Of a gate that nobody publishes to yet.
+    #[must_use]
+    pub(crate) fn of(gate: Arc<Gate>) -> Self {
+        Self { gate }
+    }
+
+    /// Publishes tables, all or nothing. Returns their generation.
+    ///
+    /// # Errors
+    /// They do not fit, or the kernel refused an entry; the old ones stay.
+    pub(crate) fn apply(&mut self, tables: &KernelTables) -> Result<u32, KernelError> {
+        publish(&self.gate.maps, tables)
+    }
+
+    /// Brings cgroup and unit rules up to date with the cgroups there are.
+    ///
+    /// # Errors
+    /// The kernel refused an entry.
+    pub(crate) fn set_cgroups(&mut self, wanted: &[(u64, NameId)]) -> Result<(), KernelError> {
+        write_cgroups(&self.gate.maps, wanted)
+    }
+
+    /// Brings links and learned addresses up to date.
+    ///
+    /// # Errors
+    /// The kernel refused an entry; those before it are in force.
+    pub(crate) fn set_near(
+        &mut self,
+        links: &BTreeMap<LinkKey, Place>,
+        learned: impl Iterator<Item = (NearKey, Learned)>,
+    ) -> Result<(), KernelError> {
+        near::write_all(&self.gate.maps, links, learned)
+    }
+
+    /// Ends the overflow state once the task table has room again, unless a
+    /// process that found no room is still there.
+    ///
+    /// # Errors
+    /// A map cannot be read or written.
+    pub(crate) fn clear_overflow(&mut self) -> Result<(), KernelError> {
+        let maps = &self.gate.maps;
+        if !maps.doomed.entries()?.is_empty() {
+            return Ok(());
+        }
+        let control = maps.control()?;
+        maps.set_control(Control { overflow: 0, ..control })?;
+        maps.keep_overflow()
+    }
+}
+
+fn publish(maps: &Maps, tables: &KernelTables) -> Result<u32, KernelError> {
     let old = maps.control()?;
     let generation = old.generation.wrapping_add(1);
     // Leftovers of a publication that was cut short.
@@ -141,7 +202,7 @@ fn write_identity(maps: &Maps, tables: &KernelTables, generation: u32) -> Result
 }
 
 /// Cgroup rules have no generation: a cgroup id means the same in each.
-pub(super) fn write_cgroups(maps: &Maps, wanted: &[(u64, NameId)]) -> Result<(), KernelError> {
+fn write_cgroups(maps: &Maps, wanted: &[(u64, NameId)]) -> Result<(), KernelError> {
     wanted.iter().try_for_each(|(id, agent)| maps.cgroups.insert(id, agent))?;
     let over = maps.cgroups.keys()?.into_iter().filter(|id| !wanted.iter().any(|(kept, _)| kept == id));
     over.into_iter().try_for_each(|id| maps.cgroups.remove(&id))

@@ -1,10 +1,10 @@
 //! The receipts of this host, on the disk and in memory, changed together.
 //!
-//! Nothing else changes the receipts in state, and each change needs the book itself, `&mut`. So whoever shares a book behind a lock changes both
-//! under that lock, in one step, and what is forgotten is judged there as here: a list that was read before the lock is never put in the place
-//! of this one.
+//! Nothing else changes the receipts in state, and each change needs the book itself, `&mut`. So whoever owns the book changes both in one step,
+//! and what is forgotten is judged there as here: a list that was read before is never put in the place of this one. A clone is for reading.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::{EndReason, RegisterError, Registered, State, StateError, StoredReceipt, Tombstone};
 use crate::clock::Now;
@@ -18,10 +18,10 @@ pub(crate) struct Kept<A> {
     pub(crate) admitted: A,
 }
 
-/// Every receipt of this host.
+/// Every receipt of this host. A clone shares them.
 #[derive(Debug)]
 pub(crate) struct Book<A> {
-    kept: Vec<Kept<A>>,
+    kept: Vec<Arc<Kept<A>>>,
     owed: Owed,
 }
 
@@ -38,7 +38,13 @@ impl<A> Default for Book<A> {
     }
 }
 
-impl<A> Book<A> {
+impl<A> Clone for Book<A> {
+    fn clone(&self) -> Self {
+        Self { kept: self.kept.clone(), owed: self.owed.clone() }
+    }
+}
+
+impl<A: Clone> Book<A> {
     /// Takes the place of this book, which knew none of what is on the disk. Revocations that it owes the disk are written first. `carry_over`
     /// says whether it has changed a receipt, `admit` makes of it what it allows.
     ///
@@ -54,19 +60,19 @@ impl<A> Book<A> {
         let mut stored = state.receipts()?;
         let changed: Vec<StoredReceipt> = stored.iter_mut().filter_map(|receipt| carry_over(receipt).then(|| receipt.clone())).collect();
         state.update(&changed)?;
-        self.kept = stored.into_iter().map(admit).collect();
+        self.kept = stored.into_iter().map(admit).map(Arc::new).collect();
         Ok(())
     }
 
     /// Those that are kept, by serial.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Kept<A>> {
-        self.kept.iter()
+        self.kept.iter().map(Arc::as_ref)
     }
 
     /// One of them.
     #[must_use]
     pub(crate) fn find(&self, id: &str) -> Option<&Kept<A>> {
-        self.kept.iter().find(|kept| kept.stored.id == id)
+        self.iter().find(|kept| kept.stored.id == id)
     }
 
     /// Registers a receipt: on the disk, and in the book when this returns.
@@ -83,7 +89,7 @@ impl<A> Book<A> {
             return Ok(Registered::Again(stored));
         }
         // Where the disk said no at the very end of an earlier registration, it may have it all the same.
-        self.kept.push(Kept { stored: stored.clone(), admitted });
+        self.kept.push(Arc::new(Kept { stored: stored.clone(), admitted }));
         Ok(if stored.ended.is_none() { Registered::New(stored) } else { Registered::Again(stored) })
     }
 
@@ -106,8 +112,14 @@ impl<A> Book<A> {
     /// # Errors
     /// When the disk says no.
     pub(crate) fn change(&mut self, state: &State, mut change: impl FnMut(&mut StoredReceipt) -> bool) -> Result<(), StateError> {
-        let kept = self.kept.iter_mut();
-        let changed: Vec<StoredReceipt> = kept.filter_map(|kept| change(&mut kept.stored).then(|| kept.stored.clone())).collect();
+        let mut changed = Vec::new();
+        for kept in &mut self.kept {
+            let mut stored = kept.stored.clone();
+            if change(&mut stored) {
+                Arc::make_mut(kept).stored = stored.clone();
+                changed.push(stored);
+            }
+        }
         state.update(&changed).inspect_err(|_| self.owed.changed.extend(changed.into_iter().map(|stored| stored.id)))
     }
 
@@ -118,7 +130,8 @@ impl<A> Book<A> {
     /// When the disk says no.
     pub(crate) fn revoke(&mut self, state: &State, tombstone: Tombstone) -> Result<bool, StateError> {
         if let Some(kept) = self.kept.iter_mut().find(|kept| kept.stored.id == tombstone.id && tombstone.binds(&kept.stored.decider)) {
-            kept.stored.ended = kept.stored.ended.or(Some(EndReason::Revoked));
+            let stored = &mut Arc::make_mut(kept).stored;
+            stored.ended = stored.ended.or(Some(EndReason::Revoked));
         }
         match state.revoke(tombstone.clone()) {
             Ok(ended) => Ok(ended.is_some()),
@@ -141,11 +154,11 @@ impl<A> Book<A> {
         Ok(before - self.kept.len())
     }
 
-    /// The same receipts, judged anew, to take the place of these under the same lock.
+    /// The same receipts, judged anew, to take the place of these before anything else changes.
     #[must_use]
     pub(crate) fn judge_again(&self, admit: impl FnMut(StoredReceipt) -> Kept<A>) -> Self {
         let stored: Vec<StoredReceipt> = self.kept.iter().map(|kept| kept.stored.clone()).collect();
-        Self { kept: stored.into_iter().map(admit).collect(), owed: self.owed.clone() }
+        Self { kept: stored.into_iter().map(admit).map(Arc::new).collect(), owed: self.owed.clone() }
     }
 
     /// Writes what is owed to the disk.

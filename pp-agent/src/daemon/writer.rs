@@ -1,0 +1,147 @@
+//! The one that changes what is in force: on the disk, in the kernel and for whoever reads it, in this order. It is a thread of its own and
+//! does one thing after another. It asks no other owner, so that nobody waits in a circle.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::in_force::{InForce, Shown};
+use super::neighbours::Neighbours;
+use super::owner::Owner;
+use super::reports::Reports;
+use super::wall::HighestWall;
+use super::{load, receipts::no_room};
+use crate::clock::Now;
+use crate::control::ApiError;
+use crate::kernel::{Gate, Publisher};
+use crate::state::State;
+
+/// What is in force, to read and to have changed.
+pub(super) struct Rules {
+    shown: Arc<Shown>,
+    writer: Owner<Writer>,
+}
+
+impl Rules {
+    /// # Errors
+    /// The system has no room for a thread.
+    pub(super) fn begin(writer: Writer) -> io::Result<Self> {
+        Ok(Self { shown: Arc::clone(&writer.shown), writer: Owner::begin("rules", writer)? })
+    }
+
+    /// What is in force now.
+    pub(super) fn now(&self) -> Arc<InForce> {
+        self.shown.now()
+    }
+
+    /// Where that can be read.
+    pub(super) fn shown(&self) -> Arc<Shown> {
+        Arc::clone(&self.shown)
+    }
+
+    /// Has it changed, after every change that was asked for before. When this returns, everybody reads what it is then.
+    pub(super) fn change<R: Send + 'static>(&self, change: impl FnOnce(&mut Writer) -> R + Send + 'static) -> R {
+        self.writer.ask(move |writer| {
+            let answer = change(writer);
+            writer.show();
+            answer
+        })
+    }
+}
+
+/// What somebody waits for.
+#[derive(Default)]
+pub(super) struct Wake {
+    /// A deadline or a table changed: look again.
+    pub(super) changed: Notify,
+    /// A packet of an open TCP flow was refused: its program should hear of it.
+    pub(super) flow_refused: Notify,
+}
+
+/// Where policy and keys are read from.
+pub(super) struct Sources {
+    pub(super) policy: PathBuf,
+    pub(super) keys: PathBuf,
+    pub(super) cgroup_root: Option<PathBuf>,
+}
+
+/// Owns what is in force.
+pub(super) struct Writer {
+    pub(super) force: InForce,
+    pub(super) publisher: Publisher,
+    pub(super) gate: Arc<Gate>,
+    pub(super) state: Arc<State>,
+    pub(super) reports: Arc<Reports>,
+    pub(super) neighbours: Arc<Neighbours>,
+    pub(super) highest: Arc<HighestWall>,
+    pub(super) wake: Arc<Wake>,
+    pub(super) sources: Sources,
+    pub(super) boot_id: String,
+    pub(super) shown: Arc<Shown>,
+}
+
+impl Writer {
+    fn show(&self) {
+        self.shown.show(&self.force);
+    }
+
+    /// Compiles and publishes what is in force. It is shown first: whoever reads of what the kernel allows finds the receipt for it.
+    pub(super) fn publish(&mut self) -> Result<(), ApiError> {
+        self.show();
+        self.force.generation = self.publisher.apply(&self.force.tables().map_err(no_room)?)?;
+        Ok(())
+    }
+
+    /// Deadlines only shrink when the clock steps.
+    pub(super) fn carry_over(&mut self) {
+        let now = Now::read();
+        self.force.withheld = self.force.withheld && self.highest.clock_is_behind();
+        let boot_id = &self.boot_id;
+        if let Err(error) = self.force.receipts.change(&self.state, |stored| stored.carry_over(now, boot_id, false)) {
+            tracing::error!("{error}");
+        }
+        if let Err(error) = self.publish() {
+            tracing::error!("deadlines: {error}");
+        }
+    }
+
+    /// Notes the wall time on disk and forgets receipts that have run out, there and here by the same instant.
+    pub(super) fn note_wall(&mut self) {
+        let now = Now::read();
+        self.highest.note(now.wall_ms);
+        match self.force.receipts.forget_over(&self.state, now) {
+            Ok(0) => {}
+            Ok(_) => {
+                if let Err(error) = self.publish() {
+                    tracing::error!("receipts that ran out: {error}");
+                }
+            }
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+
+    /// Brings cgroup and unit rules up to date with the cgroups there are.
+    pub(super) fn refresh_cgroups(&mut self) {
+        let cgroups = load::resolve_cgroups(self.sources.cgroup_root.as_deref(), &self.force.config);
+        match self.publisher.set_cgroups(&cgroups) {
+            Ok(()) => self.force.cgroups = cgroups,
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+
+    /// Brings the host's own addresses up to date.
+    pub(super) fn refresh_own(&mut self) {
+        match self.gate.refresh_own() {
+            Ok(None) => {}
+            Ok(Some(own)) => {
+                self.force.own = own;
+                if let Err(error) = self.publish() {
+                    tracing::error!("own addresses: {error}");
+                }
+            }
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+}
