@@ -187,12 +187,12 @@ fn socket_that_policy_names_is_refused_and_one_it_allows_is_not(world: &mut Worl
         datagram.display(),
         open.display()
     ));
-    let daemon = world.own(&policy)?;
+    let daemon = world.sharing(&policy)?;
     let (_closed, _open) = (Bound::at(&closed)?, Bound::at(&open)?);
     let _datagram = UnixDatagram::bind(&datagram)?;
-    let _event = refused(&daemon, &["unix", &text(&closed)], &text(&closed))?;
-    let _event = refused(&daemon, &["unix-datagram", &text(&datagram)], &text(&datagram))?;
-    served(&daemon, &By::run(AGENT), &["unix", &text(&open)])?;
+    let _event = refused(daemon, &["unix", &text(&closed)], &text(&closed))?;
+    let _event = refused(daemon, &["unix-datagram", &text(&datagram)], &text(&datagram))?;
+    served(daemon, &By::run(AGENT), &["unix", &text(&open)])?;
     fs::remove_file(&datagram)?;
     Ok(())
 }
@@ -311,10 +311,10 @@ fn port_of_this_host_that_policy_allows_is_reached(world: &mut World) -> Result<
     let policy = Policy::standard(world.lab()).with(
         "[[delegate]]\nname = \"ssh-server\"\naction = \"allow\"\n\n[[delegate]]\nname = \"notebook\"\nport = [8888]\naction = \"refuse\"\n",
     );
-    let daemon = world.own(&policy)?;
+    let daemon = world.sharing(&policy)?;
     let (ssh, notebook) = (SocketAddr::from(([127, 0, 0, 1], 22)), own_address(8888));
-    let served = Served::at(&daemon, &[ssh, notebook])?;
-    served.refuses(&daemon, notebook, notebook)?;
-    ensure!(served.connect(&daemon, &By::run(AGENT), ssh)? == Answer::Delivered, "a port that policy allows");
+    let served = Served::at(daemon, &[ssh, notebook])?;
+    served.refuses(daemon, notebook, notebook)?;
+    ensure!(served.connect(daemon, &By::run(AGENT), ssh)? == Answer::Delivered, "a port that policy allows");
     Ok(())
 }

@@ -18,7 +18,7 @@ use pp_tests::run::{self, Running};
 use pp_tests::wait;
 use serde_json::Value;
 
-use crate::world::{World, tests};
+use crate::world::{Test, World, tests};
 
 tests![
     gaps_of_this_kernel_are_named,
@@ -36,8 +36,10 @@ tests![
     settings_that_start_programs_cannot_be_written,
     files_that_act_later_cannot_be_changed,
     ordinary_files_can_be_changed_as_before,
-    operator_keeps_every_right,
 ];
+
+/// What ends the shared daemon, behind those that ask for it.
+pub(crate) const ALONE: &[Test] = &[Test { name: "operator_keeps_every_right", run: operator_keeps_every_right }];
 
 /// The error that counts as refused.
 const EPERM: i32 = libc::EPERM;

@@ -121,6 +121,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("moves", moves::TESTS),
     ("delegates", delegates::TESTS),
     ("confine", confine::TESTS),
+    ("tamper", tamper::ALONE),
     ("behaviour", behaviour::TESTS),
     ("attackers", attackers::TESTS),
     ("attackers_logins", attackers_logins::TESTS),

@@ -119,15 +119,20 @@ impl World {
         self.sharing(&Policy::standard(&self.lab))
     }
 
-    /// The same with another policy: shared by the tests that ask for it one after the other.
+    /// The same with another policy, taken in by a reload: a start takes a test machine a quarter of a minute, most of it in the verifier.
     pub(crate) fn sharing(&mut self, policy: &Policy) -> Result<&Daemon> {
         let text = policy.text();
-        if self.shared.as_ref().is_none_or(|(with, _)| *with != text) {
-            // The last one ends first, since both would judge the same agents.
-            self.shared = None;
-            let daemon = self.started(policy)?;
-            self.backend = Some(daemon.backend()?);
-            self.shared = Some((text, daemon));
+        match &mut self.shared {
+            Some((with, _)) if *with == text => {}
+            Some((with, daemon)) => {
+                daemon.reload(policy)?;
+                *with = text;
+            }
+            None => {
+                let daemon = self.started(policy)?;
+                self.backend = Some(daemon.backend()?);
+                self.shared = Some((text, daemon));
+            }
         }
         self.shared.as_ref().map(|(_, daemon)| daemon).context("no shared daemon")
     }
