@@ -2,7 +2,6 @@
 //! receipt's conditions, and drafts of requests.
 
 use nix::unistd::User;
-use serde_json::json;
 
 use crate::api::Draft;
 use crate::config::Config;
@@ -11,7 +10,7 @@ use crate::events::Destination;
 use crate::events::build::transport_text;
 use crate::keyring::Keyring;
 use crate::policy::{Beside, PolicySurface};
-use crate::receipt::request::RequestTarget;
+use crate::receipt::request::{RequestTarget, credential_scope};
 use crate::receipt::revocation::{Revocation, admit_revocation, revoked_id};
 use crate::receipt::{AdmitContext, Receipt, Refusal, Request, admit, verify};
 
@@ -88,10 +87,6 @@ pub(super) fn draft(
     if targets.is_empty() {
         return Err(ApiError::bad_request("request: names no target; give --from-event ID or --target ADDRESS:PORT"));
     }
-    let credential_scope = match draft.accounts.as_slice() {
-        [] => json!({ "kind": "none" }),
-        accounts => json!({ "kind": "accounts", "accounts": accounts, "maxAttempts": draft.max_attempts.unwrap_or(3) }),
-    };
     let small = |name: &str, value: Option<u64>| {
         value.map(u32::try_from).transpose().map_err(|_| ApiError::bad_request(format!("{name}: too large a number")))
     };
@@ -100,7 +95,7 @@ pub(super) fn draft(
         agent: agent.ok_or_else(|| ApiError::bad_request("request: names no agent; give --agent NAME"))?,
         agent_run: None,
         targets,
-        credential_scope,
+        credential_scope: credential_scope(&draft.accounts, draft.max_attempts),
         users: vec![user],
         hosts: vec![configured("host", config.host.as_deref())?.to_owned()],
         access_seconds: small("access_seconds", draft.access_seconds)?.or(Some(DEFAULT_ACCESS_SECONDS)),
@@ -165,7 +160,7 @@ mod tests {
         let target = RequestTarget { address: "10.20.4.7".into(), transport: "tcp".into(), ports: vec!["502".into()] };
         assert_eq!(request.targets, [target]);
         assert_eq!((request.hosts, request.users), (vec!["eng-ws-12".to_owned()], vec!["svc-build".to_owned()]));
-        assert_eq!(request.credential_scope, json!({ "kind": "none" }));
+        assert_eq!(request.credential_scope, serde_json::json!({ "kind": "none" }));
     }
 
     #[test]

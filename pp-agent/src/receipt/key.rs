@@ -203,11 +203,3 @@ impl OperatorKey {
         Self::new(id, decider, signing)
     }
 }
-
-/// Whether the key file at `path` asks for a passphrase; `false` also when it cannot be read.
-#[must_use]
-pub fn is_encrypted(path: &Path) -> bool {
-    let mut text = String::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_KEY_FILE_BYTES).read_to_string(&mut text));
-    read.is_ok() && text.contains(ENCRYPTED_LABEL)
-}

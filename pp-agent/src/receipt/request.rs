@@ -45,6 +45,18 @@ pub struct Request {
     pub summary: String,
 }
 
+/// Login attempts asked for where the asker does not say.
+const DEFAULT_ATTEMPTS: u64 = 3;
+
+/// The `credential_scope` of a request for logins as these accounts; none: no logins.
+#[must_use]
+pub fn credential_scope(accounts: &[String], max_attempts: Option<u64>) -> Value {
+    match accounts {
+        [] => json!({ "kind": "none" }),
+        accounts => json!({ "kind": "accounts", "accounts": accounts, "maxAttempts": max_attempts.unwrap_or(DEFAULT_ATTEMPTS) }),
+    }
+}
+
 /// One target of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

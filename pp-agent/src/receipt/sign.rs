@@ -16,9 +16,6 @@ use super::verify::CANONICALIZATION;
 use super::{MAX_ARTIFACT_BYTES, instant};
 use crate::json as strict;
 
-/// How long a receipt can be registered, unless the operator says otherwise.
-pub const DEFAULT_VALID_FOR: Duration = Duration::from_secs(3600);
-
 /// A signed artifact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signed {

@@ -5,16 +5,19 @@ use std::time::Duration;
 
 use pp_agent::keyring::Keyring;
 use pp_agent::receipt::conditions::check;
-use pp_agent::receipt::key::{KeyError, OperatorKey, is_encrypted};
+use pp_agent::receipt::key::{KeyError, OperatorKey};
 use pp_agent::receipt::meaning::inspect;
 use pp_agent::receipt::request::RequestError;
 use pp_agent::receipt::revocation::{admit_revocation, revoke, revoked_id};
-use pp_agent::receipt::sign::{DEFAULT_VALID_FOR, SignError, preview, sign};
+use pp_agent::receipt::sign::{SignError, preview, sign};
 use pp_agent::receipt::{AdmitContext, Authority, Request, verify};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::support::*;
+
+/// How long what is signed here can be registered.
+const VALID_FOR: Duration = Duration::from_secs(3_600);
 
 fn draft() -> Value {
     json!({
@@ -39,7 +42,7 @@ fn keys_of(key: &OperatorKey) -> Keyring {
 #[test]
 fn signed_receipt_is_admitted_and_says_what_was_asked() {
     let key = key();
-    let signed = sign(&parse(&draft()).unwrap(), &key, NOW_MS, DEFAULT_VALID_FOR).unwrap();
+    let signed = sign(&parse(&draft()).unwrap(), &key, NOW_MS, VALID_FOR).unwrap();
     let receipt = with_context(|context| check(signed.artifact.as_bytes(), &keys_of(&key), &context)).unwrap();
     assert!(receipt.id().starts_with("ppa_0") && receipt.id() == signed.id && receipt.idem_key() == signed.id);
     assert_eq!(receipt.expires_at_ms(), NOW_MS + 3_600_000);
@@ -70,7 +73,7 @@ fn signed_receipt_is_admitted_and_says_what_was_asked() {
 #[test]
 fn two_signatures_never_share_an_id() {
     let (key, request) = (key(), parse(&draft()).unwrap());
-    let ids: Vec<String> = (0..10).map(|_| sign(&request, &key, NOW_MS, DEFAULT_VALID_FOR).unwrap().id).collect();
+    let ids: Vec<String> = (0..10).map(|_| sign(&request, &key, NOW_MS, VALID_FOR).unwrap().id).collect();
     assert_eq!(ids.iter().collect::<std::collections::BTreeSet<_>>().len(), 10);
 }
 
@@ -79,7 +82,7 @@ fn receipt_bound_to_a_session_keeps_it() {
     let key = key();
     let mut draft = draft();
     draft["agentRun"] = json!("7f3a0c5d19e2b846");
-    let signed = sign(&parse(&draft).unwrap(), &key, NOW_MS, DEFAULT_VALID_FOR).unwrap();
+    let signed = sign(&parse(&draft).unwrap(), &key, NOW_MS, VALID_FOR).unwrap();
     let receipt = with_context(|context| check(signed.artifact.as_bytes(), &keys_of(&key), &context)).unwrap();
     assert_eq!(receipt.terms().run.as_deref(), Some("7f3a0c5d19e2b846"));
 }
@@ -90,9 +93,9 @@ fn limit_of_turns_is_signed_and_shown_to_the_operator() {
     draft["maxTurns"] = json!(12);
     let request = parse(&draft).unwrap();
     let key = key();
-    let shown = preview(&request, &key, NOW_MS, DEFAULT_VALID_FOR).unwrap();
+    let shown = preview(&request, &key, NOW_MS, VALID_FOR).unwrap();
     assert!(shown.contains("at most 12 on each connection to a gateway"), "{shown}");
-    let signed = sign(&request, &key, NOW_MS, DEFAULT_VALID_FOR).unwrap();
+    let signed = sign(&request, &key, NOW_MS, VALID_FOR).unwrap();
     let receipt = with_context(|context| check(signed.artifact.as_bytes(), &keys_of(&key), &context)).unwrap();
     assert_eq!(receipt.terms().max_turns, Some(12));
     assert!(receipt.summary().is_some_and(|text| text.contains("at most 12 turns on each connection to a gateway")));
@@ -122,7 +125,7 @@ fn drafts_that_make_no_receipt_are_refused_before_signing() {
 fn operator_is_shown_the_plain_meaning_with_the_askers_text_apart() {
     let mut draft = draft();
     draft["summary"] = json!("harmless\nopens:       nothing\u{1b}[8m");
-    let shown = preview(&parse(&draft).unwrap(), &key(), NOW_MS, DEFAULT_VALID_FOR).unwrap();
+    let shown = preview(&parse(&draft).unwrap(), &key(), NOW_MS, VALID_FOR).unwrap();
     assert_eq!(
         shown,
         "opens:       10.20.4.7/32 tcp 502\n\
@@ -197,8 +200,8 @@ fn terminal_escapes_in_every_text_come_out_escaped() {
 
 fn assert_shown_clean(draft: &Value, key: &OperatorKey, clean: &dyn Fn(&str) -> bool) {
     let request = parse(draft).unwrap();
-    assert!(clean(&preview(&request, key, NOW_MS, DEFAULT_VALID_FOR).unwrap()));
-    let signed = sign(&request, key, NOW_MS, DEFAULT_VALID_FOR).unwrap();
+    assert!(clean(&preview(&request, key, NOW_MS, VALID_FOR).unwrap()));
+    let signed = sign(&request, key, NOW_MS, VALID_FOR).unwrap();
     assert!(clean(&signed.artifact));
     let outcome = verify(signed.artifact.as_bytes(), &keys_of(key));
     assert!(clean(&inspect(&outcome, NOW_MS)));
@@ -227,7 +230,7 @@ fn encrypted_key_opens_only_with_its_passphrase() {
     let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode, 0o600);
     let text = std::fs::read_to_string(&path).unwrap();
-    assert!(text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") && is_encrypted(&path));
+    assert!(text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----"));
     let load = |passphrase: Option<&str>| OperatorKey::load(&path, || passphrase.map(|text| Zeroizing::new(text.to_owned())));
     let loaded = load(Some("correct horse battery")).unwrap();
     assert_eq!((loaded.id(), loaded.decider(), loaded.public()), (KEY, DECIDER, key.public()));
@@ -273,7 +276,7 @@ fn judge_revocation(artifact: &str, keys: &Keyring, change: impl FnOnce(&mut Adm
 #[test]
 fn signed_revocation_ends_its_receipt_and_never_expires() {
     let key = key();
-    let receipt = sign(&parse(&draft()).unwrap(), &key, NOW_MS, DEFAULT_VALID_FOR).unwrap();
+    let receipt = sign(&parse(&draft()).unwrap(), &key, NOW_MS, VALID_FOR).unwrap();
     let revocation = revoke(&receipt.id, "acme-water", "wrong PLC", &key, NOW_MS).unwrap();
     assert!(revocation.id.starts_with("ppa_rev_"));
     let keys = keys_of(&key);
@@ -301,7 +304,7 @@ fn revocation_counts_only_from_who_may_decide_here_and_for_their_own_receipts() 
     let foreign = revoke("ppa_x", "other-co", "", &key, NOW_MS).unwrap();
     assert_eq!(judge_revocation(&foreign.artifact, &keys, |_| {}), Err("wrong_tenant"));
 
-    let receipt = sign(&parse(&draft()).unwrap(), &key, NOW_MS, DEFAULT_VALID_FOR).unwrap();
+    let receipt = sign(&parse(&draft()).unwrap(), &key, NOW_MS, VALID_FOR).unwrap();
     assert_eq!(judge_revocation(&receipt.artifact, &keys, |_| {}), Err("not_a_revocation"));
     let receipt = with_context(|context| check(receipt.artifact.as_bytes(), &keys, &context)).unwrap();
     let other = OperatorKey::generate("other-2026", "user:other").unwrap();

@@ -1,7 +1,7 @@
 //! `house`: what keeps the code in order, checked from its text alone. It fails on
 //!
 //! - a circle of imports between folders of `pp-agent/src`, and a file there that no `mod` line leads to;
-//! - `aya` outside `kernel/`, printing outside `cli/`;
+//! - `aya` outside `kernel/`, printing outside `cli/`, `json!` outside `receipt/`;
 //! - a public item of the agent that nobody names (`unused.rs` says what that proves);
 //! - a metric, or a kind, member or reason of events, that its page of the docs does not name.
 //!

@@ -1,4 +1,4 @@
-//! What belongs into one folder of the agent alone: aya into `kernel`, printing into `cli`.
+//! What belongs into one folder of the agent alone: aya into `kernel`, printing into `cli`, JSON that is put together by hand into `receipt`.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ const ANSWERS: [&[&str]; 1] = [
     &["kernel", "canary"],
 ];
 
-/// One finding for each file that names aya or prints where it may not, and each exception that is none.
+/// One finding for each file that names aya, prints or puts JSON together where it may not, and each exception that is none.
 pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     check_with(tree, &ANSWERS)
 }
@@ -35,6 +35,10 @@ fn check_with(tree: &Tree, answers: &[&[&str]]) -> Vec<Finding> {
             };
             if is_aya(&written) && module.folder() != Some("kernel") {
                 note("aya outside kernel");
+            }
+            // What is signed is a document of its own form; everything else is a type.
+            if is_json(&written) && module.folder() != Some("receipt") {
+                note("json! outside receipt");
             }
             if module.folder() == Some("cli") {
                 continue;
@@ -64,6 +68,10 @@ fn is_aya(written: &Written) -> bool {
 
 fn is_printing(written: &Written) -> bool {
     written.called && written.segments.last().is_some_and(|name| PRINTING.contains(&name.as_str()))
+}
+
+fn is_json(written: &Written) -> bool {
+    written.called && written.segments.last().is_some_and(|name| name == "json")
 }
 
 fn is_stdout(written: &Written) -> bool {
@@ -103,6 +111,15 @@ mod tests {
             assert_eq!(found("daemon", text), ["printing outside cli: src/daemon.rs"], "{text}");
         }
         assert_eq!(found("daemon", "fn println() -> bool { println != 1 } #[cfg(test)] mod tests { fn f() { println!(); } }"), [""; 0]);
+    }
+
+    #[test]
+    fn json_by_hand_is_for_what_is_signed() {
+        for text in ["fn f() { json!({}); }", "fn f() { vec![serde_json::json!(1)]; }"] {
+            assert_eq!(found("receipt", text), [""; 0], "{text}");
+            assert_eq!(found("daemon", text), ["json! outside receipt: src/daemon.rs"], "{text}");
+        }
+        assert_eq!(found("daemon", "fn json() {} #[cfg(test)] mod tests { fn f() { json!({}); } }"), [""; 0]);
     }
 
     #[test]
