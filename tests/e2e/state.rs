@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -18,7 +19,8 @@ use pp_tests::client::Client;
 use pp_tests::forge::{self, Draft, Operator};
 use pp_tests::harness::{By, Refusal};
 use pp_tests::lab::{PLC, fresh_target};
-use pp_tests::policy::{DECIDER, Policy};
+use pp_tests::policy::{AGENT, DECIDER, Policy};
+use pp_tests::run::{self, Output};
 use pp_tests::wait;
 use serde_json::{Value, json};
 
@@ -37,6 +39,7 @@ pub(crate) const LONG: &[crate::world::Test] = {
         budget_is_counted_once_over_a_time_without_its_key,
         revocation_while_the_state_is_broken_holds_when_it_is_mended,
         registrations_that_race_a_few_starts_are_all_in_force,
+        disk_that_hangs_holds_up_nobody_but_who_waits_for_it,
     ];
     TESTS
 };
@@ -186,6 +189,21 @@ impl Mounted {
         Ok(Self(at))
     }
 
+    /// A disk in a file beside it, whose file system can be frozen.
+    fn ext4(at: PathBuf) -> Result<Self> {
+        let image = at.with_extension("ext4");
+        fs::File::create(&image)?.set_len(64 << 20)?;
+        let _made = run::run(Command::new("mkfs.ext4").arg("-q").arg(&image))?.success()?;
+        let _mounted = run::run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&at))?.success()?;
+        Ok(Self(at))
+    }
+
+    /// From now on whoever writes waits.
+    fn freeze(&self) -> Result<Frozen<'_>> {
+        let _frozen = run::run(Command::new("fsfreeze").arg("--freeze").arg(&self.0))?.success()?;
+        Ok(Frozen(&self.0))
+    }
+
     fn remount(&self, flags: MsFlags) -> Result<()> {
         Ok(mount(None::<&str>, &self.0, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REMOUNT | flags, None::<&str>)?)
     }
@@ -202,6 +220,17 @@ impl Mounted {
                 Err(error) if error.kind() == ErrorKind::StorageFull => return Ok(()),
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+}
+
+/// A disk that hangs, until the end of this.
+struct Frozen<'a>(&'a Path);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = run::run(Command::new("fsfreeze").arg("--unfreeze").arg(self.0)).and_then(Output::success) {
+            eprintln!("{}: {error:#}", self.0.display());
         }
     }
 }
@@ -392,4 +421,28 @@ fn register_until(ready: &AtomicBool, socket: &Path, operator: &Operator) -> Vec
         }
     }
     acknowledged
+}
+
+fn disk_that_hangs_holds_up_nobody_but_who_waits_for_it(world: &mut World) -> Result<()> {
+    let mut daemon = world.prepared(&Policy::standard(world.lab()))?;
+    let disk = Mounted::ext4(daemon.path("state"))?;
+    daemon.spawn()?;
+    let artifact = plc().sign(daemon.operator());
+    let frozen = disk.freeze()?;
+    let client = daemon.client()?;
+    let registering = thread::spawn(move || client.post("/v1/receipts", &artifact));
+    refused(&daemon)?;
+    healthy(&daemon)?;
+    ensure!(daemon.client()?.get("/v1/receipts")?.body["receipts"] == json!([]), "a receipt that the disk does not have is listed");
+    let checked = daemon.cli(&["check", &PLC.to_string(), "--agent", AGENT])?;
+    ensure!(checked.code() == 1, "{checked}");
+    let attempt = attack::tcp(daemon.lab(), fresh_target());
+    let answer = By::run(AGENT).attempt(&daemon, &attempt)?;
+    ensure!(answer == Answer::Refused(libc::EPERM), "a session that begins now: {answer:?}");
+    ensure!(!registering.is_finished(), "the registration was answered while its disk hung");
+    drop(frozen);
+    let answer = registering.join().map_err(|_| anyhow!("the registration panicked"))??;
+    ensure!(answer.status == 200, "{}", answer.body);
+    reaches(&daemon)?;
+    daemon.stop()
 }

@@ -175,7 +175,9 @@ impl Daemon {
         let account = self.reports.hub.account();
         let published = account.refusals.published();
         let Some(before) = account.before else {
-            // Nobody kept this account: an earlier build, or a store that was set aside.
+            // Nobody kept this account: an earlier build, or a store that was set aside. The disk is waited for without the lock: what was
+            // refused before stays what it is.
+            drop(ledger);
             if let Err(error) = self.reports.hub.account_from(missing(refused, 0, pending, published)) {
                 tracing::warn!("{error}");
             }

@@ -1,6 +1,6 @@
 //! Sessions: which there are, and beginning and ending them by hand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::Daemon;
@@ -15,7 +15,7 @@ use crate::name::name_id;
 use crate::os::process;
 use crate::session::{Released, adopt};
 use crate::state::State;
-use pp_common::abi::{TASK_CANARY, TaskMark};
+use pp_common::abi::{NameId, TASK_CANARY, TaskMark};
 
 /// Longest name of an agent.
 const MAX_NAME: usize = 64;
@@ -63,11 +63,7 @@ impl Daemon {
         }
         let owner = owner.unwrap_or(caller.uid);
         let agent = name_id(&start.agent);
-        let names = std::collections::HashMap::from([(agent, start.agent.clone())]);
-        if let Err(error) = self.state.keep_names(&names) {
-            tracing::warn!("{error}");
-        }
-        self.reports.builder().names.names.insert(agent, start.agent.clone());
+        self.keep_name(agent, &start.agent);
         let session = adopt::adopt(&self.gate, pid, agent, owner)?;
         self.govern_again(pid);
         self.tell_session_start(pid, session, if start.pid.is_some() { "adopt" } else { "run" });
@@ -100,6 +96,16 @@ impl Daemon {
         let who = self.reports.builder().session(session, mark.agent, mark.owner);
         self.reports.publish(self.reports.event(Body::SessionEnd { released: true }).about(who));
         Ok(ReleasedAnswer { session: Some(session_text(session)), processes })
+    }
+
+    /// Keeps a name that is new, so that marks keep theirs when policy does not have it any more. For the others no disk is waited for.
+    fn keep_name(&self, agent: NameId, name: &str) {
+        let before = self.reports.builder().names.names.insert(agent, name.to_owned());
+        if before.is_none()
+            && let Err(error) = self.state.keep_names(&HashMap::from([(agent, name.to_owned())]))
+        {
+            tracing::warn!("{error}");
+        }
     }
 
     /// Takes a process that begins a session by hand out of those released.

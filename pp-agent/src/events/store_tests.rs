@@ -1,3 +1,4 @@
+use super::super::refusals::Refusals;
 use super::*;
 use crate::events::{Body, PolicyChange};
 
@@ -141,7 +142,7 @@ fn account_of_refusals_survives_a_restart_and_events_that_make_room() {
 fn event_that_finds_no_room_is_lost_with_all_it_tells() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("events.redb"), BOOT);
-    store.shared.lose(&[refusal(1, 10), event(2), refusal(3, 0)]);
+    store.disk.lose(&[refusal(1, 10), event(2), refusal(3, 0)]);
     assert_eq!(store.take_lost(), Missed { refusals: 12, others: 1 });
     assert_eq!(store.take_lost(), Missed::default());
 }
