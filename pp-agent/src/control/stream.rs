@@ -66,7 +66,7 @@ impl Stream {
                     Item::Missed(ids, missed) => self.catch_up(ids, missed).await?,
                     Item::Event(event) => {
                         if self.filter.wants(&event) {
-                            self.tell(&event).await?;
+                            self.send_event(&event).await?;
                         }
                     }
                 },
@@ -109,7 +109,7 @@ impl Stream {
             let page = self.blocking(move || governor.hub().page(from_id..=last_id, PAGE, &filter)).await;
             let Some(page) = page else { return self.unstored().map(|()| found) };
             for event in &page.events {
-                self.tell(event).await?;
+                self.send_event(event).await?;
             }
             found = found.and(page.found);
             next_id = page.next_id;
@@ -126,7 +126,7 @@ impl Stream {
         Some(())
     }
 
-    async fn tell(&mut self, event: &Event) -> Option<()> {
+    async fn send_event(&mut self, event: &Event) -> Option<()> {
         if !sees(self.standing()?, event) {
             return Some(());
         }

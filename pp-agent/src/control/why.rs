@@ -26,8 +26,8 @@ pub(crate) fn answer(governor: &dyn Governor, caller: &Caller, session: Option<S
         let members = Members::from(event);
         let is_same =
             |told: &Members<'_>| told.destination == members.destination && told.object == members.object && told.reason == members.reason;
-        let is_told = told.iter().any(|(_, other)| is_same(other));
-        if !is_told && told.len() < MAX_REFUSALS {
+        let is_listed = told.iter().any(|(_, other)| is_same(other));
+        if !is_listed && told.len() < MAX_REFUSALS {
             told.push((event, members));
         }
     }

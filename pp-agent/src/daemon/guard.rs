@@ -107,14 +107,14 @@ impl Daemon {
     fn targets(&self) -> Vec<Target> {
         let homes = std::fs::read_to_string("/etc/passwd").map_or(Vec::new(), |passwd| guarded::homes(&passwd));
         let own = Own {
-            policy: &self.args.policy,
-            keys: &self.args.keys,
-            state: &self.args.state,
-            bpffs: &self.args.bpffs,
-            socket: &self.socket,
+            policy: &self.site.args.policy,
+            keys: &self.site.args.keys,
+            state: &self.site.args.state,
+            bpffs: &self.site.args.bpffs,
+            socket: &self.site.socket,
             decoys: [&self.guard.decoy.socket, &self.guard.decoy.file],
             program: std::env::current_exe().ok(),
-            cgroup: self.cgroup_root.clone().and_then(|root| Some((root.clone(), root.join(own_cgroup()?)))),
+            cgroup: self.site.cgroup_root.clone().and_then(|root| Some((root.clone(), root.join(own_cgroup()?)))),
         };
         guarded::targets(&own, &homes)
     }

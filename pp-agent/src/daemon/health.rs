@@ -74,7 +74,7 @@ impl Daemon {
             refusals,
             sessions,
             receipts: force.receipts.iter().filter(|receipt| receipt.stored.is_open(now)).count(),
-            started: rfc3339(self.started_ms),
+            started: rfc3339(self.site.started_ms),
             pid: std::process::id(),
         })
     }
@@ -158,7 +158,7 @@ impl Daemon {
     /// is observed for the canary: that is policy's doing, not the hooks'.
     fn found_posture(&self) -> Measured {
         let open = |found: Vec<String>| Measured { posture: Posture::Open, gaps: found.into_iter().map(Opening::Found).collect() };
-        let aim = self.guard.decoy.aim(&self.args.bpffs, self.args.state.join(crate::state::STATE_FILE));
+        let aim = self.guard.decoy.aim(&self.site.args.bpffs, self.site.args.state.join(crate::state::STATE_FILE));
         let findings = match self.gate.send_canary(&aim) {
             Ok(findings) => findings,
             Err(error) => return open(vec![format!("the canary could not be sent: {error}")]),

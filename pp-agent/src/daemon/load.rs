@@ -11,7 +11,7 @@ use super::owner::Owner;
 use super::reports::Reports;
 use super::wall::{HighestWall, is_behind};
 use super::writer::{Rules, Sources, Wake, Writer};
-use super::{Daemon, DaemonArgs, DaemonError, admission, guard, health, names_of, shut};
+use super::{Daemon, DaemonArgs, DaemonError, Site, admission, guard, health, names_of, unavailable};
 use crate::api::{Posture, Reloaded};
 use crate::clock::{Now, boot_id};
 use crate::config::{Config, FileCheck, Paths, Require, Source};
@@ -43,7 +43,7 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
     }
     make_state_dir(&args.state);
     compiled::keep_in(args.state.join(COMPILED_FOLDER));
-    let state = shut::open_state(&args.state.join(STATE_FILE))?;
+    let state = unavailable::open_state(&args.state.join(STATE_FILE))?;
     let boot_id = boot_id();
     let store = Store::open(&args.state.join(EVENTS_FILE), &boot_id);
     let (config, origin) = first_policy(&args.policy, &state)?;
@@ -62,9 +62,9 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
     // What an earlier daemon learned goes on counting, for receipts too.
     let neighbours = Neighbours::restore(gate.links()?, gate.learned()?);
     let beside = neighbours.beside();
-    let terms = shut::Terms { config: &config, keyring: &keyring, beside: &beside, boot_id: &boot_id, counts_lost: gate.fresh() };
+    let terms = unavailable::Terms { config: &config, keyring: &keyring, beside: &beside, boot_id: &boot_id, counts_lost: gate.fresh() };
     let mut receipts = Book::default();
-    let highest_ms = shut::load(&state, &mut receipts, &terms, now);
+    let highest_ms = unavailable::load(&state, &mut receipts, &terms, now);
     let keyring_problem = keyring_problem.or_else(|| missed_keys(&args.keys, &keyring, receipts.iter().count()));
     let withheld = is_behind(now.wall_ms, highest_ms);
     if withheld {
@@ -101,7 +101,7 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
     };
     log_remarks(&force);
     force.generation = publisher.apply(&force.tables()?)?;
-    let ledger = told_before(&gate)?;
+    let ledger = reported_before(&gate)?;
     if let Some(problem) = health::task_table_differs(&gate, &force.config) {
         tracing::error!("policy: {problem}");
     }
@@ -134,31 +134,27 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
         neighbours,
         guard: guard::Guard::new(guard::Decoy::make(&args.state, socket)),
         watch: super::posture::Watch::default(),
-        home: super::home::Home::note().map_err(DaemonError::io("/proc/self/cgroup"))?,
+        own_cgroup: super::own_cgroup::OwnCgroup::note().map_err(DaemonError::io("/proc/self/cgroup"))?,
         highest,
         wake,
         reader: Reader::default(),
         counters: ControlCounters::default(),
         operators: super::operators::Operators::find(),
-        args,
-        socket: socket.to_path_buf(),
-        cgroup_root,
-        boot_id,
-        started_ms: now.wall_ms,
+        site: Site { args, socket: socket.to_path_buf(), cgroup_root, boot_id, started_ms: now.wall_ms },
     })
 }
 
 /// How many repeats of the pairs that the kernel counts now daemons before this one told.
-fn told_before(gate: &Gate) -> Result<Ledger, KernelError> {
+fn reported_before(gate: &Gate) -> Result<Ledger, KernelError> {
     let mut ledger = Ledger::new(gate.told()?);
     let gone = ledger.keep_only(gate.repeats()?.into_iter().map(|(_, repeats)| repeats.id));
-    gone.into_iter().try_for_each(|id| gate.forget_told(id))?;
+    gone.into_iter().try_for_each(|id| gate.remove_told(id))?;
     Ok(ledger)
 }
 
 /// What follows once records are read: the walk over what runs, the canary,
 /// and whether that is enough.
-pub(super) fn settle(daemon: &Arc<Daemon>) -> Result<(), DaemonError> {
+pub(super) fn bring_up(daemon: &Arc<Daemon>) -> Result<(), DaemonError> {
     daemon.walk();
     neighbours::watch(daemon).map_err(DaemonError::io("neighbours"))?;
     daemon.refresh_guard();
@@ -174,7 +170,7 @@ pub(super) fn settle(daemon: &Arc<Daemon>) -> Result<(), DaemonError> {
     daemon.begin_watch();
     let origin = daemon.rules.now().origin.change();
     daemon.reports.publish(daemon.reports.event(Body::Policy(origin)).detail("daemon started"));
-    daemon.tell_shut_state();
+    daemon.report_unavailable();
     daemon.note_wall();
     daemon.end_flows();
     Ok(())
@@ -194,7 +190,7 @@ impl Daemon {
         match walked {
             Ok(report) => {
                 for (pid, session) in &report.marked {
-                    self.tell_session_start(*pid, *session, "found running");
+                    self.report_session_start(*pid, *session, "found running");
                 }
                 for (pid, why) in &report.unjudged {
                     tracing::warn!("process {pid}: cannot be judged: {why}");

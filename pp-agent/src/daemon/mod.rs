@@ -7,11 +7,12 @@ mod check;
 mod governor;
 mod guard;
 mod health;
-mod home;
+mod housekeeping;
 mod in_force;
 mod load;
 mod neighbours;
 mod operators;
+mod own_cgroup;
 mod owner;
 mod posture;
 mod receipts;
@@ -19,8 +20,7 @@ mod records;
 mod refusals;
 mod reports;
 mod sessions;
-mod shut;
-mod ticks;
+mod unavailable;
 mod wall;
 mod writer;
 
@@ -126,16 +126,22 @@ pub(crate) struct Daemon {
     /// What the gate is seen to refuse.
     watch: posture::Watch,
     /// Where the daemon belongs.
-    home: home::Home,
+    own_cgroup: own_cgroup::OwnCgroup,
     highest: Arc<HighestWall>,
     wake: Arc<Wake>,
     reader: Reader,
     counters: ControlCounters,
     operators: Arc<operators::Operators>,
+    site: Site,
+}
+
+/// Where and when the daemon runs.
+struct Site {
     args: DaemonArgs,
     socket: PathBuf,
     cgroup_root: Option<PathBuf>,
     boot_id: String,
+    /// Milliseconds since 1970.
     started_ms: i64,
 }
 
@@ -171,10 +177,10 @@ async fn serve(args: &DaemonArgs, socket: &Path) -> Result<(), DaemonError> {
     }
     let governor: Arc<dyn crate::control::Governor> = Arc::clone(&daemon) as _;
     tasks.push(tokio::spawn(server::serve(listener, governor, stopping)));
-    tasks.push(tokio::spawn(ticks::seconds(Arc::clone(&daemon))));
-    tasks.push(tokio::spawn(ticks::deadlines(Arc::clone(&daemon))));
-    tasks.push(tokio::spawn(ticks::refused_flows(Arc::clone(&daemon))));
-    load::settle(&daemon)?;
+    tasks.push(tokio::spawn(housekeeping::seconds(Arc::clone(&daemon))));
+    tasks.push(tokio::spawn(housekeeping::deadlines(Arc::clone(&daemon))));
+    tasks.push(tokio::spawn(housekeeping::refused_flows(Arc::clone(&daemon))));
+    load::bring_up(&daemon)?;
     tasks.push(tokio::spawn(posture::watch(Arc::clone(&daemon))));
     notify::ready(&daemon.status_line());
     while signals.next().await == Asked::Reload {

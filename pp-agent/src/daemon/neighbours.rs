@@ -311,7 +311,7 @@ impl Writer {
                 self.neighbours.state().problems.push(format!("neighbours: {error}"));
             }
         }
-        told.iter().for_each(|told| tell(&self.reports, told));
+        told.iter().for_each(|told| report(&self.reports, told));
         self.judge_receipts_beside();
     }
 
@@ -423,7 +423,7 @@ impl Daemon {
     }
 }
 
-fn tell(reports: &Reports, told: &Told) {
+fn report(reports: &Reports, told: &Told) {
     let change = match told.what {
         What::Learned => NeighbourChange::Learned,
         What::Expired => NeighbourChange::Expired,

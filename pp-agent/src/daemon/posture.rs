@@ -54,7 +54,7 @@ impl Watch {
     }
 
     /// The first canary's refusals are events; those of later ones are findings in `status` and `/metrics`.
-    pub(super) fn tells_canaries(&self) -> bool {
+    pub(super) fn reports_canaries(&self) -> bool {
         !self.told.load(Ordering::Relaxed)
     }
 
@@ -128,7 +128,7 @@ impl Watch {
 
 /// Looks every period, until the daemon stops.
 pub(super) async fn watch(daemon: Arc<Daemon>) {
-    let period = daemon.args.watch_period.map_or(PERIOD, Duration::from_secs);
+    let period = daemon.site.args.watch_period.map_or(PERIOD, Duration::from_secs);
     loop {
         tokio::time::sleep(period).await;
         let working = Arc::clone(&daemon);
@@ -141,7 +141,7 @@ pub(super) async fn watch(daemon: Arc<Daemon>) {
 impl Daemon {
     /// Notes the hooks as they are now, in place and seen to refuse.
     pub(super) fn begin_watch(&self) {
-        match Hooks::note(&self.args.bpffs, self.cgroup_root.as_deref()) {
+        match Hooks::note(&self.site.args.bpffs, self.site.cgroup_root.as_deref()) {
             Ok(hooks) => {
                 let missing: Vec<String> = self.gate.expected_hooks().into_iter().filter(|name| !hooks.has(name)).collect();
                 if !missing.is_empty() {
@@ -190,15 +190,15 @@ impl Daemon {
                 Damage::Unpinned => PostureChange::HookUnpinned,
                 Damage::Unknown => PostureChange::HookUnknown,
             };
-            self.tell_hook(change, repair.hook, outcome);
+            self.report_hook(change, repair.hook, outcome);
         }
         for program in foreign {
             let what = format!("program {} \"{}\" was attached behind it and can undo what it refuses", program.id, program.name);
-            self.tell_hook(PostureChange::ForeignProgram, program.hook, what);
+            self.report_hook(PostureChange::ForeignProgram, program.hook, what);
         }
     }
 
-    fn tell_hook(&self, change: PostureChange, hook: String, detail: String) {
+    fn report_hook(&self, change: PostureChange, hook: String, detail: String) {
         tracing::warn!("hook {hook}: {}: {detail}", change.name());
         self.reports.publish(self.reports.event(Body::Posture { change, hook: Some(hook) }).detail(detail));
     }

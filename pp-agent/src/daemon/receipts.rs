@@ -66,8 +66,8 @@ impl LiveReceipt {
             id: stored.id.clone(),
             status: self.status(now, spent),
             registered: rfc3339(stored.registered_ms),
-            from: rfc3339(told_instant(now, stored.from_ns, stored.from_ms)),
-            until: rfc3339(told_instant(now, stored.until_ns, stored.until_ms)),
+            from: rfc3339(shown_instant(now, stored.from_ns, stored.from_ms)),
+            until: rfc3339(shown_instant(now, stored.until_ns, stored.until_ms)),
             uids: stored.uids.clone(),
             terms: self.admitted.as_ref().ok().map(TermsView::of),
             void_because: self.admitted.as_ref().err().cloned(),
@@ -125,7 +125,7 @@ impl Daemon {
             from_ms: window.from_ms,
             until_ms: window.until_ms,
             expires_ms: receipt.expires_at_ms(),
-            boot_id: self.boot_id.clone(),
+            boot_id: self.site.boot_id.clone(),
             from_ns: now.boot_of(window.from_ms),
             until_ns: now.boot_of(window.until_ms),
             uids: admission::uids_of(receipt)?,
@@ -337,7 +337,7 @@ impl TermsView {
 
 /// The wall instant that was signed, unless a clock step has moved the deadline
 /// that the kernel goes by.
-fn told_instant(now: Now, boot_ns: u64, wall_ms: i64) -> i64 {
+fn shown_instant(now: Now, boot_ns: u64, wall_ms: i64) -> i64 {
     let in_force_ms = now.wall_of(boot_ns);
     if in_force_ms.abs_diff(wall_ms) < 1_000 { wall_ms } else { in_force_ms }
 }

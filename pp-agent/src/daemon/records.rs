@@ -52,7 +52,7 @@ pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
         // Held until the event is published, as in `refusals.rs`.
         let _ledger = record.repeats_mut().filter(|(repeats, _)| **repeats > 0).map(|(repeats, id)| {
             let mut ledger = daemon.reports.ledger();
-            *repeats = tell_repeats(&daemon, &mut ledger, id, *repeats);
+            *repeats = report_repeats(&daemon, &mut ledger, id, *repeats);
             ledger
         });
         if let Record::Verdict(verdict) = &mut record {
@@ -65,10 +65,10 @@ pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
         if let Record::Tamper(tamper) = &record
             && tamper.what == Tamper::CgroupMove as u8
         {
-            daemon.home.moved();
+            daemon.own_cgroup.moved();
         }
         let event = daemon.reports.builder().build(&record, Now::read());
-        let Some(mut event) = event.filter(|event| !event.canary || daemon.watch.tells_canaries()) else {
+        let Some(mut event) = event.filter(|event| !event.canary || daemon.watch.reports_canaries()) else {
             if let Some(read) = read {
                 daemon.reports.tally.silent(read);
             }
@@ -91,14 +91,14 @@ pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
 }
 
 /// How many of the repeats that a record tells its event tells: those that nothing has told yet, and none where that cannot be kept.
-fn tell_repeats(daemon: &Daemon, ledger: &mut Ledger, id: u64, count: u64) -> u64 {
+fn report_repeats(daemon: &Daemon, ledger: &mut Ledger, id: u64, count: u64) -> u64 {
     let due = ledger.due_by_record(id, count);
     if due == 0 {
         return 0;
     }
     match daemon.gate.keep_told(id, count) {
         Ok(()) => {
-            ledger.tell(id, count);
+            ledger.report(id, count);
             due
         }
         Err(error) => {

@@ -44,7 +44,7 @@ impl Losses {
 
 impl Daemon {
     /// Tells what the kernel, a daemon before this one or the store could not keep.
-    pub(super) fn tell_losses(&self, told: &mut Losses) {
+    pub(super) fn report_losses(&self, told: &mut Losses) {
         let now = Now::read();
         let count = |counter, told| self.counter(counter).unwrap_or(told);
         let records = count(Counter::LostRecords, told.records);
@@ -57,7 +57,7 @@ impl Daemon {
                 now.wall_ms,
             );
             // The records that were lost may have asked for either.
-            self.home.moved();
+            self.own_cgroup.moved();
             self.wake.flow_refused.notify_one();
         }
         if records > told.records {
@@ -80,11 +80,11 @@ impl Daemon {
         if let Some(accounted) = self.reports.tally.take_silent() {
             self.reports.hub.read(accounted);
         }
-        self.reports.hub.tell_unstored(now.wall_ms);
+        self.reports.hub.report_unstored(now.wall_ms);
     }
 
     /// Tells repeats, and refusals of which nothing else tells.
-    pub(super) fn tell_refusals(&self, told: &mut Losses) {
+    pub(super) fn report_refusals(&self, told: &mut Losses) {
         let pending = match self.flush_repeats() {
             Ok(pending) => pending,
             Err(error) => {
@@ -110,7 +110,7 @@ impl Daemon {
         for (key, repeats) in &pairs {
             let (due, is_new) = self.reports.ledger().due(repeats.id, repeats.count);
             if due > 0 && is_new {
-                self.heed_without_record(key);
+                self.act_without_record(key);
             }
             if now.boot_ns < repeats.written_ns.saturating_add(REPEAT_WINDOW_NS) {
                 pending += if is_refusal(key) { due } else { 0 };
@@ -119,8 +119,8 @@ impl Daemon {
             if due > 0 {
                 self.wait_for_store(&mut patience);
             }
-            self.tell_due(key, repeats)?;
-            if self.gate.forget_repeats(key, repeats)? {
+            self.report_due(key, repeats)?;
+            if self.gate.remove_repeats(key, repeats)? {
                 self.reports.ledger().forget(repeats.id);
             }
         }
@@ -137,9 +137,9 @@ impl Daemon {
     }
 
     /// A pair is counted of which no record may have been written: what a record would have asked for.
-    fn heed_without_record(&self, key: &RepeatKey) {
+    fn act_without_record(&self, key: &RepeatKey) {
         if key.reason == Reason::Tamper as u8 && key.port == Tamper::CgroupMove as u16 {
-            self.home.moved();
+            self.own_cgroup.moved();
         }
         if key.packet != 0 && key.transport == transport::TCP && is_refusal(key) {
             self.wake.flow_refused.notify_one();
@@ -147,14 +147,14 @@ impl Daemon {
     }
 
     /// Tells what was counted and not told of a pair.
-    fn tell_due(&self, key: &RepeatKey, repeats: &Repeats) -> Result<(), KernelError> {
+    fn report_due(&self, key: &RepeatKey, repeats: &Repeats) -> Result<(), KernelError> {
         // Held until it is published: at no moment are repeats neither pending nor told, for whoever holds it.
         let mut ledger = self.reports.ledger();
         let (due, _) = ledger.due(repeats.id, repeats.count);
         if due > 0 {
             self.gate.keep_told(repeats.id, repeats.count)?;
-            ledger.tell(repeats.id, repeats.count);
-            self.tell_repeats(key, due);
+            ledger.report(repeats.id, repeats.count);
+            self.report_repeats(key, due);
         }
         Ok(())
     }
@@ -209,9 +209,9 @@ impl Daemon {
         })
     }
 
-    fn tell_repeats(&self, key: &RepeatKey, count: u64) {
+    fn report_repeats(&self, key: &RepeatKey, count: u64) {
         if matches!(Reason::from_code(key.reason), Some(Reason::Tamper | Reason::Delegate)) {
-            self.tell_guard_repeats(key, count);
+            self.report_guard_repeats(key, count);
             return;
         }
         let subject = self.reports.builder().subject_of(key.session);
@@ -244,7 +244,7 @@ impl Daemon {
     }
 
     /// The same of refusals that name no address; see `pp-ebpf/src/gate/guard.rs` for the key.
-    fn tell_guard_repeats(&self, key: &RepeatKey, count: u64) {
+    fn report_guard_repeats(&self, key: &RepeatKey, count: u64) {
         let attempt = Box::new(events::Attempt {
             verdict: Verdict::from_code(key.verdict).map(Into::into),
             reason: u8::try_from(key.port).ok().and_then(Tamper::from_code).map(Why::from),

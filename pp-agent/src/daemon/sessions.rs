@@ -66,7 +66,7 @@ impl Daemon {
         self.keep_name(agent, &start.agent);
         let session = adopt::adopt(&self.gate, pid, agent, owner)?;
         self.govern_again(pid);
-        self.tell_session_start(pid, session, if start.pid.is_some() { "adopt" } else { "run" });
+        self.report_session_start(pid, session, if start.pid.is_some() { "adopt" } else { "run" });
         // It may hold connections already that an agent may not have.
         self.end_flows();
         // A name of one's own is allowed here; one that is nearly another's opens nothing that the other's receipts open.
@@ -123,7 +123,7 @@ impl Daemon {
     }
 
     /// Tells of a session that no kernel record tells of.
-    pub(super) fn tell_session_start(&self, pid: u32, session: u64, rule: &str) {
+    pub(super) fn report_session_start(&self, pid: u32, session: u64, rule: &str) {
         let mark = match self.gate.mark(pid) {
             Ok(Some(mark)) => mark,
             Ok(None) => return,

@@ -111,7 +111,7 @@ impl Writer {
     pub(super) fn note_wall(&mut self) {
         let now = Now::read();
         self.highest.note(now.wall_ms);
-        match self.force.receipts.forget_over(&self.state, now) {
+        match self.force.receipts.remove_expired(&self.state, now) {
             Ok(0) => {}
             Ok(_) => {
                 if let Err(error) = self.publish() {

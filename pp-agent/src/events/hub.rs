@@ -171,7 +171,7 @@ impl Hub {
     }
 
     /// Tells what could not be stored since this was last told.
-    pub(crate) fn tell_unstored(&self, wall_ms: i64) {
+    pub(crate) fn report_unstored(&self, wall_ms: i64) {
         let unstored = self.store.take_lost();
         for (count, refusals) in [(unstored.refusals, true), (unstored.others, false)] {
             if count > 0 {

@@ -157,7 +157,7 @@ impl Ledger {
     }
 
     /// So many were told.
-    pub(crate) fn tell(&mut self, id: u64, count: u64) {
+    pub(crate) fn report(&mut self, id: u64, count: u64) {
         self.told.insert(id, count);
     }
 

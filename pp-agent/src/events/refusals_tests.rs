@@ -44,7 +44,7 @@ struct Kernel {
     next_id: u64,
     /// What was added to entries that were gone: nobody can know of it.
     vanished: u64,
-    kept_told: BTreeMap<u64, u64>,
+    kept_reported: BTreeMap<u64, u64>,
 }
 
 impl Kernel {
@@ -123,7 +123,7 @@ struct Daemon {
 
 impl Daemon {
     fn start(kernel: &Kernel, stored: Refusals) -> Self {
-        let mut ledger = Ledger::new(kernel.kept_told.clone());
+        let mut ledger = Ledger::new(kernel.kept_reported.clone());
         ledger.keep_only(kernel.entries.values().map(|entry| entry.id));
         let published = Refusals { lost: stored.lost + stored.not_stored, not_stored: 0, ..stored };
         Self { ledger, published, stored, queued: Vec::new(), lost_told: kernel.lost, look: None }
@@ -138,8 +138,8 @@ impl Daemon {
         let Some((id, count)) = kernel.ring.pop_front() else { return };
         let repeats = self.ledger.due_by_record(id, count);
         if repeats > 0 {
-            kernel.kept_told.insert(id, count);
-            self.ledger.tell(id, count);
+            kernel.kept_reported.insert(id, count);
+            self.ledger.report(id, count);
         }
         self.publish(Refusals { told: 1, repeats, ..Refusals::default() });
     }
@@ -152,8 +152,8 @@ impl Daemon {
                 continue;
             }
             if due > 0 {
-                kernel.kept_told.insert(entry.id, entry.count);
-                self.ledger.tell(entry.id, entry.count);
+                kernel.kept_reported.insert(entry.id, entry.count);
+                self.ledger.report(entry.id, entry.count);
                 self.publish(Refusals { repeats: due, ..Refusals::default() });
             }
             let unchanged = kernel.entries.get(&pair).is_some_and(|now| now.count == entry.count && !now.fresh);
@@ -162,13 +162,13 @@ impl Daemon {
                 let gone = kernel.entries.remove(&pair);
                 // Added between the look and the removal.
                 kernel.vanished += gone.map_or(0, |gone| gone.count - entry.count);
-                kernel.kept_told.remove(&entry.id);
+                kernel.kept_reported.remove(&entry.id);
                 self.ledger.forget(entry.id);
             }
         }
     }
 
-    fn tell_lost(&mut self, kernel: &Kernel) {
+    fn report_lost(&mut self, kernel: &Kernel) {
         let lost = kernel.lost - self.lost_told;
         self.lost_told = kernel.lost;
         if lost > 0 {
@@ -253,7 +253,7 @@ fn run(steps: &[Step]) -> (Kernel, Daemon) {
                     kernel.finish();
                 }
             }),
-            Step::TellLost => daemon.tell_lost(&kernel),
+            Step::TellLost => daemon.report_lost(&kernel),
             Step::BeginLook => daemon.look = Some((kernel.refused, kernel.running.len())),
             Step::EndLook => {
                 // The grace period and the reader's answer: all that ran has returned, and the ring was seen empty.
@@ -313,7 +313,7 @@ fn repeats_of_a_record_are_told_once_whoever_tells_them() {
     // The table has not shown the entry: it will tell them.
     assert_eq!(ledger.due_by_record(7, 5), 0);
     assert_eq!(ledger.due(7, 5), (5, true));
-    ledger.tell(7, 5);
+    ledger.report(7, 5);
     assert_eq!((ledger.due_by_record(7, 5), ledger.due_by_record(7, 9), ledger.due(7, 9)), (0, 4, (4, false)));
     ledger.forget(7);
     assert_eq!(ledger.due_by_record(7, 9), 0);

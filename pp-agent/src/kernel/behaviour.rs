@@ -48,7 +48,7 @@ impl Gate {
     ///
     /// # Errors
     /// A map cannot be read, or the kernel refused a removal.
-    pub(crate) fn forget_claims(&self, now_ns: u64) -> Result<usize, KernelError> {
+    pub(crate) fn expire_claims(&self, now_ns: u64) -> Result<usize, KernelError> {
         let all = self.maps.claimed.entries()?;
         let mut gone = self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner);
         let mut suspects = std::mem::take(&mut *gone);
@@ -91,7 +91,7 @@ impl Gate {
     ///
     /// # Errors
     /// A map cannot be read or written.
-    pub(crate) fn forget_histories(&self) -> Result<usize, KernelError> {
+    pub(crate) fn expire_histories(&self) -> Result<usize, KernelError> {
         let now_ns = host::boot_ns().unwrap_or(0);
         let over: Vec<u64> =
             self.sessions()?.into_iter().filter(|session| self.history(*session).is_some_and(|history| history.is_over(now_ns))).collect();

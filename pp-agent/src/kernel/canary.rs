@@ -99,7 +99,7 @@ fn send_for(gate: &Gate, what: &str, aim: &[&PathBuf]) -> io::Result<Vec<Finding
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()?;
-    let findings = converse(gate, &mut child, what);
+    let findings = ask_child(gate, &mut child, what);
     if findings.is_err() {
         // It may be waiting for us still.
         if let Err(error) = child.kill() {
@@ -120,7 +120,7 @@ fn forget(gate: &Gate, child: &std::process::Child) -> io::Result<()> {
     gate.remove_mark(child.id()).map_err(io::Error::other)
 }
 
-fn converse(gate: &Gate, child: &mut std::process::Child, what: &str) -> io::Result<Vec<Finding>> {
+fn ask_child(gate: &Gate, child: &mut std::process::Child, what: &str) -> io::Result<Vec<Finding>> {
     let silent = || io::Error::other("the canary said nothing");
     let mut input = child.stdin.take().ok_or_else(silent)?;
     let mut lines = BufReader::new(child.stdout.take().ok_or_else(silent)?).lines();

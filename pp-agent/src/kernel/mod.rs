@@ -444,7 +444,7 @@ impl Gate {
     ///
     /// # Errors
     /// The map cannot be read or written.
-    pub(crate) fn forget_repeats(&self, key: &RepeatKey, seen: &Repeats) -> Result<bool, KernelError> {
+    pub(crate) fn remove_repeats(&self, key: &RepeatKey, seen: &Repeats) -> Result<bool, KernelError> {
         if self.maps.repeats.get(key)?.as_ref() != Some(seen) {
             return Ok(false);
         }
@@ -473,7 +473,7 @@ impl Gate {
     ///
     /// # Errors
     /// The map cannot be written.
-    pub(crate) fn forget_told(&self, id: u64) -> Result<(), KernelError> {
+    pub(crate) fn remove_told(&self, id: u64) -> Result<(), KernelError> {
         self.maps.told.remove(&id)
     }
 

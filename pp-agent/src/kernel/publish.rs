@@ -95,7 +95,7 @@ fn publish(maps: &Maps, tables: &KernelTables) -> Result<u32, KernelError> {
     maps.keep_overflow()?;
     sys::grace_period();
     maps.sweep(generation)?;
-    forget_receipts(maps, tables)?;
+    remove_receipts(maps, tables)?;
     Ok(generation)
 }
 
@@ -209,7 +209,7 @@ fn write_cgroups(maps: &Maps, wanted: &[(u64, NameId)]) -> Result<(), KernelErro
 }
 
 /// Drops what belongs to receipts that are no longer known.
-fn forget_receipts(maps: &Maps, tables: &KernelTables) -> Result<(), KernelError> {
+fn remove_receipts(maps: &Maps, tables: &KernelTables) -> Result<(), KernelError> {
     let mut known: std::collections::HashSet<u32> = tables.budgets.iter().map(|(serial, ..)| *serial).collect();
     match &tables.counts {
         Counts::All => return Ok(()),

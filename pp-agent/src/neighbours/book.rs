@@ -249,7 +249,7 @@ impl Book {
         for known in over {
             self.learned.remove(&known.key);
             if policy.place(&known.key.addr).is_none() {
-                tell.push(told_of(What::Expired, &known));
+                tell.push(change_of(What::Expired, &known));
             }
         }
     }
@@ -431,7 +431,7 @@ impl Book {
     }
 }
 
-fn told_of(what: What, known: &Known) -> Told {
+fn change_of(what: What, known: &Known) -> Told {
     Told {
         what,
         addr: known.key.addr,

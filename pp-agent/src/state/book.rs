@@ -25,7 +25,7 @@ pub(crate) struct Book<A> {
     owed: Owed,
 }
 
-/// What holds in memory and could not be written: tried again at each [`Book::forget_over`].
+/// What holds in memory and could not be written: tried again at each [`Book::remove_expired`].
 #[derive(Clone, Debug, Default)]
 struct Owed {
     changed: BTreeSet<String>,
@@ -56,7 +56,7 @@ impl<A: Clone> Book<A> {
         mut carry_over: impl FnMut(&mut StoredReceipt) -> bool,
         admit: impl FnMut(StoredReceipt) -> Kept<A>,
     ) -> Result<(), StateError> {
-        self.settle(state)?;
+        self.write_owed(state)?;
         let mut stored = state.receipts()?;
         let changed: Vec<StoredReceipt> = stored.iter_mut().filter_map(|receipt| carry_over(receipt).then(|| receipt.clone())).collect();
         state.update(&changed)?;
@@ -146,8 +146,8 @@ impl<A: Clone> Book<A> {
     ///
     /// # Errors
     /// When the disk says no; none is forgotten here then.
-    pub(crate) fn forget_over(&mut self, state: &State, now: Now) -> Result<usize, StateError> {
-        self.settle(state)?;
+    pub(crate) fn remove_expired(&mut self, state: &State, now: Now) -> Result<usize, StateError> {
+        self.write_owed(state)?;
         let highest_ms = state.note_wall(now)?;
         let before = self.kept.len();
         self.kept.retain(|kept| !kept.stored.is_over(highest_ms, now));
@@ -162,7 +162,7 @@ impl<A: Clone> Book<A> {
     }
 
     /// Writes what is owed to the disk.
-    fn settle(&mut self, state: &State) -> Result<(), StateError> {
+    fn write_owed(&mut self, state: &State) -> Result<(), StateError> {
         while let Some(tombstone) = self.owed.revoked.first() {
             state.revoke(tombstone.clone())?;
             self.owed.revoked.remove(0);

@@ -197,7 +197,10 @@ impl Disk {
         })
     }
 
-    pub(super) fn read<T>(&self, take: impl FnOnce(&redb::ReadOnlyTable<u64, &'static [u8]>) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+    pub(super) fn read<T>(
+        &self,
+        take: impl FnOnce(&redb::ReadOnlyTable<u64, &'static [u8]>) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
         self.with(|database| take(&database.begin_read()?.open_table(EVENTS)?)).inspect_err(|error| self.fail(error))
     }
 

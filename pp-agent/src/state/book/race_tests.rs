@@ -47,7 +47,7 @@ impl Host {
     }
 
     fn housekeeping(&self, now: Now) {
-        self.book.lock().unwrap().forget_over(&self.state, now).unwrap();
+        self.book.lock().unwrap().remove_expired(&self.state, now).unwrap();
     }
 
     /// As it was until it lost receipts: the list on the disk is read, and then the lock is taken.

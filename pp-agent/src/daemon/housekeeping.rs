@@ -41,12 +41,12 @@ pub(super) async fn seconds(daemon: Arc<Daemon>) {
         ticks.tick().await;
         let working = Arc::clone(&daemon);
         let work = move || {
-            working.tell_losses(&mut losses);
-            working.home.look();
+            working.report_losses(&mut losses);
+            working.own_cgroup.look();
             working.watch_clock(&mut offset_ms);
             working.refresh_cgroups();
             working.rules.change(Writer::refresh_own);
-            working.tell_refusals(&mut losses);
+            working.report_refusals(&mut losses);
             working.end_overflow();
             working.end_left_flows(&mut blocked);
             if second % GUARD_EVERY == 0 {
@@ -54,8 +54,8 @@ pub(super) async fn seconds(daemon: Arc<Daemon>) {
             }
             if second % NOTE_WALL_EVERY == 0 {
                 working.note_wall();
-                working.forget_histories();
-                working.forget_claims();
+                working.expire_histories();
+                working.expire_claims();
             }
             (losses, offset_ms, blocked)
         };
@@ -90,7 +90,7 @@ pub(super) async fn deadlines(daemon: Arc<Daemon>) {
         }
         if next_ns.is_some_and(|next_ns| Now::read().boot_ns > next_ns) {
             let ending = Arc::clone(&daemon);
-            match tokio::task::spawn_blocking(move || ending.tell_expiry(told)).await {
+            match tokio::task::spawn_blocking(move || ending.report_expiry(told)).await {
                 Ok(now) => told = now,
                 Err(error) => {
                     tracing::error!("flows: ending them ended by a panic: {error}");
@@ -144,7 +144,7 @@ impl Daemon {
 
     fn refresh_cgroups(&self) {
         let force = self.rules.now();
-        if force.config.cgroup_rules.is_empty() || load::resolve_cgroups(self.cgroup_root.as_deref(), &force.config) == force.cgroups {
+        if force.config.cgroup_rules.is_empty() || load::resolve_cgroups(self.site.cgroup_root.as_deref(), &force.config) == force.cgroups {
             return;
         }
         self.rules.change(Writer::refresh_cgroups);
@@ -154,8 +154,8 @@ impl Daemon {
     }
 
     /// Makes room for further sessions.
-    fn forget_histories(&self) {
-        match self.gate.forget_histories() {
+    fn expire_histories(&self) {
+        match self.gate.expire_histories() {
             Ok(left) if left > HISTORIES_WARN => tracing::warn!("behaviour rules: {left} sessions have a history, {MAX_SESSIONS} fit"),
             Ok(_) => {}
             Err(error) => tracing::error!("{error}"),
@@ -163,8 +163,8 @@ impl Daemon {
     }
 
     /// Makes room for further addresses that sessions send from.
-    fn forget_claims(&self) {
-        match self.gate.forget_claims(Now::read().boot_ns) {
+    fn expire_claims(&self) {
+        match self.gate.expire_claims(Now::read().boot_ns) {
             Ok(left) if left > CLAIMS_WARN => tracing::warn!(
                 "sessions send from {left} addresses that are not this host's, {MAX_CLAIMED} fit; what they send from others then is refused"
             ),
@@ -203,7 +203,7 @@ impl Daemon {
     }
 
     /// Tells which receipts ran out since `before`, and ends their flows. Returns until when that is told.
-    fn tell_expiry(&self, before: Now) -> Now {
+    fn report_expiry(&self, before: Now) -> Now {
         let now = Now::read();
         let over: Vec<String> = self
             .rules
@@ -230,7 +230,7 @@ impl Daemon {
                 return;
             }
         };
-        self.tell_ended(ended);
+        self.report_ended(ended);
     }
 
     /// Ends flows that nobody has open any more, or nobody that is marked, when a packet was refused since the last look.
@@ -245,11 +245,11 @@ impl Daemon {
         let now = self.counter(Counter::Blocked).unwrap_or_default();
         if now != *blocked || deserted {
             *blocked = now;
-            self.tell_ended(flows::end_marked(&self.gate));
+            self.report_ended(flows::end_marked(&self.gate));
         }
     }
 
-    fn tell_ended(&self, ended: Vec<flows::EndedFlow>) {
+    fn report_ended(&self, ended: Vec<flows::EndedFlow>) {
         for flow in ended {
             let subject = Subject { session: flow.mark.session, agent: flow.mark.agent, owner: flow.mark.owner };
             let nearest = self.gate.nearest_on(flow.link, &subject, &flow.attempt, &flow.decision);

@@ -68,14 +68,14 @@ pub(super) fn load(state: &State, receipts: &mut Book<Judged>, terms: &Terms<'_>
 
 impl Daemon {
     /// Says once that the state is shut.
-    pub(super) fn tell_shut_state(&self) {
+    pub(super) fn report_unavailable(&self) {
         let force = self.rules.now();
         if let Some(problem) = force.state_problem(&self.state).filter(|_| force.receipts_unknown) {
-            self.tell_state(PostureChange::StateUnavailable, problem);
+            self.report_state(PostureChange::StateUnavailable, problem);
         }
     }
 
-    fn tell_state(&self, change: PostureChange, detail: String) {
+    fn report_state(&self, change: PostureChange, detail: String) {
         self.reports.publish(self.reports.event(Body::Posture { change, hook: None }).detail(detail));
     }
 
@@ -90,7 +90,7 @@ impl Daemon {
         });
         if let Some(count) = restored {
             tracing::warn!("state: it could be opened, {count} receipts are known again");
-            self.tell_state(PostureChange::StateRestored, format!("{count} receipts are known again"));
+            self.report_state(PostureChange::StateRestored, format!("{count} receipts are known again"));
             self.wake.changed.notify_one();
         }
     }

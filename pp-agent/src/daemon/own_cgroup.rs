@@ -12,13 +12,13 @@ use crate::os::mounts;
 
 /// Where the daemon belongs.
 #[derive(Debug)]
-pub(super) struct Home {
+pub(super) struct OwnCgroup {
     procs: Vec<PathBuf>,
     /// Until then further moves may come without a record of their own.
     until: Mutex<Option<Instant>>,
 }
 
-impl Home {
+impl OwnCgroup {
     /// Notes where this process is.
     pub(super) fn note() -> io::Result<Self> {
         Ok(Self { procs: mounts::own_cgroups()?, until: Mutex::new(None) })
