@@ -7,7 +7,6 @@ use std::{env, fs, path::PathBuf};
 
 fn main() {
     println!("cargo::rerun-if-env-changed=PP_EBPF_OBJECT");
-    println!("cargo::rerun-if-env-changed=PP_ABI_VERSION");
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=kernel_sources.rs");
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");

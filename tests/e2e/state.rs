@@ -428,6 +428,7 @@ fn disk_that_hangs_holds_up_nobody_but_who_waits_for_it(world: &mut World) -> Re
     let disk = Mounted::ext4(daemon.path("state"))?;
     daemon.spawn()?;
     let artifact = plc().sign(daemon.operator());
+    let id = forge::id(&artifact);
     let frozen = disk.freeze()?;
     let client = daemon.client()?;
     let registering = thread::spawn(move || client.post("/v1/receipts", &artifact));
@@ -444,5 +445,16 @@ fn disk_that_hangs_holds_up_nobody_but_who_waits_for_it(world: &mut World) -> Re
     let answer = registering.join().map_err(|_| anyhow!("the registration panicked"))??;
     ensure!(answer.status == 200, "{}", answer.body);
     reaches(&daemon)?;
+    // A receipt ends before the disk has its revocation.
+    let frozen = disk.freeze()?;
+    let client = daemon.client()?;
+    let revoking = thread::spawn(move || client.delete(&format!("/v1/receipts/{id}")));
+    let ended =
+        || AGENT_ALONE.attempt(&daemon, &attack::tcp(daemon.lab(), PLC)).ok().filter(|answer| *answer == Answer::Refused(libc::EPERM));
+    let _answer = wait::until("the end of the receipt", wait::SOON, ended)?;
+    ensure!(!revoking.is_finished(), "the revocation was answered while its disk hung");
+    drop(frozen);
+    let answer = revoking.join().map_err(|_| anyhow!("the revocation panicked"))??;
+    ensure!(answer.status == 200, "{}", answer.body);
     daemon.stop()
 }

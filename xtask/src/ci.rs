@@ -181,7 +181,9 @@ impl<'a> Rows<'a> {
         let only = match row.ci {
             Share::Part => vec!["--groups".to_owned(), self.matrix.ci_groups.join(",")],
             Share::Kernel => {
-                let groups = [self.matrix.ci_groups.join(","), self.matrix.ci_kernel_groups.join(",")];
+                let covered = self.covered(&what, row);
+                let groups = self.matrix.ci_groups.iter().chain(&self.matrix.ci_kernel_groups);
+                let groups: Vec<&str> = groups.map(String::as_str).filter(|group| !covered || *group != coverage::GROUP).collect();
                 vec!["--groups".to_owned(), groups.join(",")]
             }
             Share::Whole | Share::None => Vec::new(),
@@ -201,6 +203,23 @@ impl<'a> Rows<'a> {
         sh::say(format!("{what}: done in {:.0} s", cell.took.as_secs_f64()));
         let counts = (cell.passed, cell.failed, cell.skipped);
         Line { groups: cell.groups, ..Line::new(&format!("{what} ({})", cell.kernel), counts, start) }
+    }
+
+    /// Whether the ways around need no try on a machine: the committed result of the row is of these very kernel programs and ways. What the
+    /// daemon has to do with them shows on this machine itself, which tries them all.
+    fn covered(&self, what: &str, row: &Row) -> bool {
+        if self.store.is_fresh() {
+            return false;
+        }
+        match coverage::of_these_programs(self.paths, row) {
+            Ok(Some(sources)) => sh::say(format!("{what}: docs/coverage/{}.json is of these programs, key {sources}", row.name)),
+            Ok(None) => return false,
+            Err(err) => {
+                sh::say(format!("{what}: its committed coverage is not taken: {err:#}"));
+                return false;
+            }
+        }
+        true
     }
 
     fn installed(&self, mode: systemd::Mode) -> Line {

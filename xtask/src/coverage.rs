@@ -24,6 +24,9 @@ use crate::{
     wrappers,
 };
 
+/// The group of the suite that tries the ways.
+pub(crate) const GROUP: &str = "coverage";
+
 /// What one run of the table found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Found {
@@ -162,6 +165,18 @@ pub(crate) fn check(paths: &Paths, demand: Demand, after_a_run: bool) -> Result<
             .push("docs/coverage.md: not what docs/coverage/*.json and these sources give; run cargo xtask coverage --page".to_owned());
     }
     Ok(checked)
+}
+
+/// The hash of the kernel programs by which the committed result of a row is one of this tree, with this tree's ways; `None`: it is not.
+///
+/// # Errors
+///
+/// Results or sources cannot be read.
+pub(crate) fn of_these_programs(paths: &Paths, row: &Row) -> Result<Option<String>> {
+    let (committed, matrix, sources) = (committed(paths)?, Matrix::load(paths)?, sources(paths)?);
+    let native = native(&matrix, committed.values());
+    let current = committed.get(&row.name).filter(|found| native.is_some() && stale(found, native, &sources).is_none());
+    Ok(current.filter(|found| found.backend == row.backend && wrong(found).is_empty()).map(|_| sources))
 }
 
 /// What [`check`] says of the results alone. `fresh` gives the suite's result of a row, where there is one of this tree.

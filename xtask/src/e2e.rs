@@ -13,6 +13,7 @@ use serde::Deserialize;
 use crate::{
     build_ebpf::{self, Variant},
     kernels::{Matrix, Row, in_series},
+    next_agent,
     paths::{self, Paths},
     setup, sh, vm,
 };
@@ -21,9 +22,6 @@ use crate::{
 const DEADLINE: Duration = Duration::from_secs(45 * 60);
 /// The same with the long tests: here the attackers that take half an hour and the concurrency hunts, in a machine those and what harms it.
 const SOAK_DEADLINE: Duration = Duration::from_secs(150 * 60);
-
-/// `ABI_VERSION` of the build that the upgrade test upgrades to; larger than any real one.
-const NEXT_ABI: &str = "4000000000";
 
 /// What the suite writes about one row.
 #[derive(Debug, Clone, Deserialize)]
@@ -75,33 +73,11 @@ pub(crate) fn build(paths: &Paths, release: bool) -> Result<PathBuf> {
     build_user_side(paths, release)
 }
 
-/// The suite's binaries and the agent of the upgrade test. That one is built first: cargo puts both in the same place.
+/// The suite's binaries and the agent of the upgrade test.
 pub(crate) fn build_all(paths: &Paths) -> Result<PathBuf> {
-    build_ebpf::run(paths, Variant::Shipped)?;
-    build_next(paths)?;
-    build_user_side(paths, false)
-}
-
-/// The agent as a later version would be, with another `ABI_VERSION`, for the test of an upgrade. It is built where the agent
-/// itself is, so that only our own crates are compiled twice, and copied away. These have a profile of their own, by which cargo
-/// tells the two builds apart: without it each would throw out the other's every time.
-fn build_next(paths: &Paths) -> Result<()> {
-    sh::say("build the agent of the upgrade test ...");
-    sh::run(
-        paths
-            .cargo()
-            // The tests' package is named for the features that it asks of common dependencies: these are not built twice either.
-            .args(["build", "--quiet", "--package", "pp-agent", "--package", "pp-tests", "--bin", "pp-agent"])
-            .args(["--config", "profile.dev.package.pp-agent.debug=false", "--config", "profile.dev.package.pp-common.debug=false"])
-            .env("PP_ABI_VERSION", NEXT_ABI),
-    )?;
-    let (built, kept) = (paths.target.join("debug/pp-agent"), next_agent(paths));
-    fs::copy(&built, &kept).with_context(|| format!("{}: not copied to {}", built.display(), kept.display()))?;
-    Ok(())
-}
-
-pub(crate) fn next_agent(paths: &Paths) -> PathBuf {
-    paths.cache.join("pp-agent-next")
+    let bin = build(paths, false)?;
+    next_agent::make(paths, &bin.join("pp-agent"))?;
+    Ok(bin)
 }
 
 /// Agent and tests, around the object that is there.
@@ -207,7 +183,7 @@ fn deadline(more: &[String]) -> Duration {
 pub(crate) fn environment(paths: &Paths, bin: &Path) -> Vec<(String, String)> {
     vec![
         ("PP_AGENT_BIN".to_owned(), bin.join("pp-agent").display().to_string()),
-        ("PP_AGENT_NEXT_BIN".to_owned(), next_agent(paths).display().to_string()),
+        ("PP_AGENT_NEXT_BIN".to_owned(), next_agent::file(paths).display().to_string()),
         ("PP_VENV".to_owned(), paths.venv().display().to_string()),
         ("PP_AGENTS".to_owned(), paths.agents().display().to_string()),
         ("RUST_BACKTRACE".to_owned(), "1".to_owned()),

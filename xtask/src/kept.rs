@@ -19,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     coverage, e2e, fetch, initramfs,
     kernels::{Matrix, Row},
+    next_agent,
     paths::Paths,
     systemd,
 };
@@ -73,7 +74,7 @@ impl Common {
         for program in ["pp-agent", "pp-e2e", "pp-workload"] {
             hash.file(&bin.join(program))?;
         }
-        hash.file(&e2e::next_agent(paths))?;
+        hash.file(&next_agent::file(paths))?;
         // The suite has the rest of its sources within it; the test of the installed service installs what is in `dist`.
         hash.folder(&paths.root.join("dist"))?;
         hash.file(&paths.venv().join("requirements.txt"))?;
@@ -112,6 +113,11 @@ impl Common {
 }
 
 impl Store {
+    /// Nothing is taken of what was found before.
+    pub(crate) const fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
     /// The store of a checkout. With `fresh` nothing is taken out of it.
     pub(crate) fn new(paths: &Paths, fresh: bool) -> Self {
         Self { folder: paths.cache.join("ci/kept"), fresh }

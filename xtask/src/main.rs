@@ -16,6 +16,7 @@ mod initramfs;
 mod install;
 mod kept;
 mod kernels;
+mod next_agent;
 mod output;
 mod packages;
 mod paths;

@@ -11,6 +11,7 @@ use anyhow::Result;
 use crate::{
     e2e,
     kernels::Matrix,
+    next_agent,
     paths::Paths,
     setup,
     side_by_side::{self, Piece},
@@ -127,7 +128,7 @@ fn in_vm(paths: &Paths, matrix: &Matrix, kernel: &str, mode: Mode, agent: &Path)
     // The guest runs this program to install, with the binary built here.
     let xtask = crate::paths::own_program()?;
     let lsm = matrix.rows.iter().find(|row| row.kernel.as_deref() == Some(kernel)).map_or("", |row| &row.append);
-    let next = e2e::next_agent(paths);
+    let next = next_agent::file(paths);
     let job = vm::Job {
         kernel,
         append: if mode == Mode::Off { "pp_agent=off" } else { lsm },

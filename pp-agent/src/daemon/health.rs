@@ -9,7 +9,7 @@ use crate::clock::{Now, rfc3339};
 use crate::config::{Config, Mode};
 use crate::control::ApiError;
 use crate::events::{Body, PostureChange, Who};
-use crate::kernel::{Backend, GUARD_PROGRAMS, Gap, Gate, canary};
+use crate::kernel::{Backend, GUARD_PROGRAMS, Gap, Gate, canary, version};
 use crate::metrics::Text;
 use crate::os::host;
 
@@ -55,7 +55,7 @@ impl Daemon {
         let backends = self.gate.candidates().iter();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            abi: pp_common::abi::ABI_VERSION,
+            abi: version::abi(),
             host: force.config.host.clone(),
             kernel: host::kernel_release(),
             backend: self.gate.backend().name().to_owned(),

@@ -295,10 +295,11 @@ impl Writer {
 
     fn bury(&mut self, tombstone: Tombstone) -> Result<Buried, ApiError> {
         let known = self.force.receipts.find(&tombstone.id).is_some();
-        // A full disk must not keep a receipt open: it ends now, kept or not.
+        // Neither a full disk nor one that hangs keeps a receipt open: it ends now, kept or not.
+        self.force.receipts.end_by(&tombstone);
+        let published = self.publish();
         let kept = self.force.receipts.revoke(&self.state, tombstone);
-        self.publish()?;
-        Ok(Buried { known, kept })
+        published.map(|()| Buried { known, kept })
     }
 }
 

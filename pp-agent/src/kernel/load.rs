@@ -21,7 +21,7 @@ use aya::{
     programs::{CgroupAttachMode, Program, links::FdLink},
 };
 use pp_common::{
-    abi::{ABI_VERSION, Offsets},
+    abi::Offsets,
     maps::{self, Map, SOCKS, TASKS},
     protect::GuardOffsets,
 };
@@ -32,7 +32,7 @@ use super::{
     fmod::{self, Twins},
     guard, offsets, pinned,
     programs::{self, FIRST, Hang, LAST, REFUSING},
-    sys,
+    sys, version,
 };
 use crate::os::mounts::cgroup2_root;
 
@@ -320,7 +320,9 @@ fn pinned_maps() -> impl Iterator<Item = &'static Map> {
 }
 
 pub(super) fn map_pin(bpffs: &Path, map: &Map) -> PathBuf {
-    bpffs.join("maps").join(format!("{}@{}", map.name, map.layout))
+    // The copy of a later version has another layout of sockets' marks: the test of an upgrade sees them carried over.
+    let layout = if map.name == SOCKS.name && version::is_later() { map.layout + 1 } else { map.layout };
+    bpffs.join("maps").join(format!("{}@{layout}", map.name))
 }
 
 /// Lets go of maps in layouts that no attached program knows any more; they stay while one does.
@@ -409,7 +411,7 @@ fn build_id() -> &'static str {
     static ID: LazyLock<String> = LazyLock::new(|| {
         let mut hash = Sha256::new();
         hash.update(OBJECT);
-        hash.update(ABI_VERSION.to_le_bytes());
+        hash.update(version::abi().to_le_bytes());
         hex::encode(&hash.finalize()[..8])
     });
     &ID

@@ -23,6 +23,7 @@ mod programs;
 mod publish;
 mod records;
 mod sys;
+pub(crate) mod version;
 
 use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},

@@ -123,16 +123,21 @@ impl<A: Clone> Book<A> {
         state.update(&changed).inspect_err(|_| self.owed.changed.extend(changed.into_iter().map(|stored| stored.id)))
     }
 
+    /// Ends what a revocation revokes here, in memory alone: [`Book::revoke`] keeps it.
+    pub(crate) fn end_by(&mut self, tombstone: &Tombstone) {
+        if let Some(kept) = self.kept.iter_mut().find(|kept| kept.stored.id == tombstone.id && tombstone.binds(&kept.stored.decider)) {
+            let stored = &mut Arc::make_mut(kept).stored;
+            stored.ended = stored.ended.or(Some(EndReason::Revoked));
+        }
+    }
+
     /// Revokes a receipt, also one that is not here yet. It is over even where the disk does not take that, which is then owed to it. Returns
     /// whether it was registered.
     ///
     /// # Errors
     /// When the disk says no.
     pub(crate) fn revoke(&mut self, state: &State, tombstone: Tombstone) -> Result<bool, StateError> {
-        if let Some(kept) = self.kept.iter_mut().find(|kept| kept.stored.id == tombstone.id && tombstone.binds(&kept.stored.decider)) {
-            let stored = &mut Arc::make_mut(kept).stored;
-            stored.ended = stored.ended.or(Some(EndReason::Revoked));
-        }
+        self.end_by(&tombstone);
         match state.revoke(tombstone.clone()) {
             Ok(ended) => Ok(ended.is_some()),
             Err(error) => {

@@ -1,0 +1,50 @@
+//! The version by which one build of the agent tells its programs and maps from another's.
+
+use std::hint::black_box;
+
+use pp_common::abi::ABI_VERSION;
+
+/// What stands before the version in the program, once.
+const MARK: [u8; 20] = *b"pp-agent abi version";
+
+/// The mark and the version, little endian, as bytes of the program. The test of an upgrade needs an agent of a later version: it takes a
+/// copy of this one in which these bytes are others (`xtask/src/next_agent.rs`). No option, variable or file sets the version: whoever
+/// can change a program that root runs needs none.
+static STAMP: [u8; MARK.len() + 4] = stamp();
+
+const fn stamp() -> [u8; MARK.len() + 4] {
+    let mut bytes = [0; MARK.len() + 4];
+    let version = ABI_VERSION.to_le_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        bytes[at] = if at < MARK.len() { MARK[at] } else { version[at - MARK.len()] };
+        at += 1;
+    }
+    bytes
+}
+
+/// The version of this program.
+#[must_use]
+pub(crate) fn abi() -> u32 {
+    // Read when the program runs, not when it is compiled.
+    let bytes = black_box(&STAMP);
+    let mut version = [0; 4];
+    version.copy_from_slice(&bytes[MARK.len()..]);
+    u32::from_le_bytes(version)
+}
+
+/// True for the copy of a later version.
+pub(super) fn is_later() -> bool {
+    abi() > ABI_VERSION
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_as_it_was_compiled_has_the_version_of_its_sources() {
+        assert_eq!(abi(), ABI_VERSION);
+        assert!(!is_later());
+    }
+}
