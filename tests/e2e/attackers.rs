@@ -71,7 +71,7 @@ pub(crate) fn words(line: &str) -> Vec<String> {
 /// The daemon with the policy as shipped, and more. Each session has a history of its own, so the tests can share it.
 pub(crate) fn shipped<'a>(world: &'a mut World, more: &str) -> Result<&'a Daemon> {
     let policy = Policy::attacked(world.lab()).with(more);
-    world.sharing(&policy)
+    world.afresh(&policy)
 }
 
 /// What one run came to.

@@ -28,5 +28,5 @@ fn chromium_on_a_page_of_sixty_hosts(world: &mut World) -> Result<()> {
         shown: Shown::Both(62, Trip { keys: "internal = [\"203.0.113.0/24\"]", reason: "scan_hosts" }),
     };
     let shipped = Policy::shipped(world.lab());
-    trips_nothing(world.sharing(&shipped)?, &shipped, &work)
+    trips_nothing(world.afresh(&shipped)?, &shipped, &work)
 }

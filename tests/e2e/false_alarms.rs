@@ -27,7 +27,7 @@ tests![
 /// Does the work under the shipped policy.
 fn done(world: &mut World, work: &Work<'_>) -> Result<()> {
     let shipped = Policy::shipped(world.lab());
-    trips_nothing(world.sharing(&shipped)?, &shipped, work)
+    trips_nothing(world.afresh(&shipped)?, &shipped, work)
 }
 
 /// A clone with 15 submodules: one connection for each repository, 16 in all, of which a rule allows 20 in a minute.

@@ -244,7 +244,7 @@ fn client_forged_through_loopback_is_not_answered(world: &mut World) -> Result<(
 /// rules count what a session begins.
 fn server_answers_two_thousand_clients_from_every_ot_port(world: &mut World) -> Result<()> {
     let policy = Policy::shipped(world.lab()).replacing("[services]\n", "[services]\nenable = [\"*\"]\n");
-    let daemon = world.sharing(&policy)?;
+    let daemon = world.afresh(&policy)?;
     let lab = daemon.lab();
     let mark = daemon.events().mark();
     let words = attack::workload(lab, &["peers", "answer", "0.0.0.0:53", "[::]:443", "0.0.0.0:8125"], DEVICE).words;

@@ -18,7 +18,7 @@ tests![npm_install, pip_install, cargo_build, apt_get_update];
 fn done(world: &mut World, name: &'static str, script: &dyn Fn(&Path) -> String) -> Result<()> {
     let shipped = Policy::shipped(world.lab());
     let outside = world.outside();
-    let daemon = world.sharing(&shipped)?;
+    let daemon = world.afresh(&shipped)?;
     trips_nothing(daemon, &shipped, &Work { name, script, at: At::Machine(&outside), needs: "", shown: Shown::Reaches(1) })
 }
 

@@ -137,6 +137,15 @@ impl World {
         self.shared.as_ref().map(|(_, daemon)| daemon).context("no shared daemon")
     }
 
+    /// The same for tests that hear everything: one with another policy is started anew, and has nothing left to report of what came before.
+    pub(crate) fn afresh(&mut self, policy: &Policy) -> Result<&Daemon> {
+        if self.shared.as_ref().is_some_and(|(with, _)| *with != policy.text()) {
+            // The last one ends first, since both would judge the same agents.
+            self.shared = None;
+        }
+        self.sharing(policy)
+    }
+
     /// A daemon of the test's own; the shared one ends first, since both would judge the same agents.
     pub(crate) fn own(&mut self, policy: &Policy) -> Result<Daemon> {
         self.shared = None;
