@@ -3,6 +3,7 @@
 //! Compiling takes half a second, on a slow machine several; most starts and reloads have the rules of the one before. A file is
 //! only ever a shortcut: what is missing, damaged or somebody else's is compiled anew and said.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -10,64 +11,18 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
-use pp_common::abi::{ABI_VERSION, DFA_ACCEPT, DFA_CLASSES, DFA_STATES};
-use pp_common::tools::{TOOL_STATES, ToolEnd};
+use pp_common::abi::{ABI_VERSION, DFA_ACCEPT, DFA_CLASSES};
+use pp_common::tools::ToolEnd;
 use sha2::{Digest as _, Sha256};
 
+use crate::matcher::{self, Kind, Table};
 use crate::trusted::{self, FileCheck};
-
-/// A finished automaton, as the kernel holds it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Table {
-    /// Class of each byte.
-    pub(crate) classes: [u8; 256],
-    /// Where each state goes by byte class.
-    pub(crate) rows: Vec<[u16; DFA_CLASSES]>,
-    /// What it means to end in each state; of identity rules: empty.
-    pub(crate) ends: Vec<ToolEnd>,
-}
-
-/// What is compiled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rules {
-    /// Which process is an agent.
-    Identity,
-    /// Which tools a session runs.
-    Tools,
-}
-
-impl Rules {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Identity => "identity",
-            Self::Tools => "tools",
-        }
-    }
-
-    /// The code that compiles them: another build's table may be another one.
-    const fn code(self) -> &'static [&'static str] {
-        const BOTH: &str = concat!(include_str!("compiled.rs"), include_str!("identity/glob.rs"), include_str!("identity/interpreter.rs"));
-        match self {
-            Self::Identity => {
-                &[BOTH, include_str!("identity.rs"), include_str!("identity/machine.rs"), include_str!("identity/automaton.rs")]
-            }
-            Self::Tools => &[
-                BOTH,
-                include_str!("tools.rs"),
-                include_str!("identity/automaton.rs"),
-                include_str!("tools/machine.rs"),
-                include_str!("tools/automaton.rs"),
-                include_str!("tools/shape.rs"),
-            ],
-        }
-    }
-}
 
 /// SHA-256 of what a table comes from.
 type Key = [u8; 32];
 
 /// The last table of each kind: most reloads change another part of policy.
-static LAST: Mutex<[Option<(Key, Table)>; 2]> = Mutex::new([None, None]);
+static LAST: Mutex<BTreeMap<&'static str, (Key, Table)>> = Mutex::new(BTreeMap::new());
 static FOLDER: OnceLock<PathBuf> = OnceLock::new();
 
 /// Files that are kept: a few policies tried in turn.
@@ -85,15 +40,15 @@ pub(crate) fn keep_in(folder: PathBuf) {
 ///
 /// # Errors
 /// What `compile` says where it had to be asked.
-pub(crate) fn table<E>(rules: Rules, source: &str, compile: impl FnOnce() -> Result<Table, E>) -> Result<Table, E> {
-    let key = key(rules, source);
+pub(crate) fn table<E>(kind: &Kind, source: &str, compile: impl FnOnce() -> Result<Table, E>) -> Result<Table, E> {
+    let key = key(kind, source);
     let last = || LAST.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, table)) = last()[rules as usize].as_ref().filter(|(known, _)| *known == key) {
+    if let Some((_, table)) = last().get(kind.name).filter(|(known, _)| *known == key) {
         return Ok(table.clone());
     }
-    let file = FOLDER.get().map(|folder| folder.join(file_name(rules, &key)));
+    let file = FOLDER.get().map(|folder| folder.join(file_name(kind, &key)));
     let kept = file.as_deref().and_then(|file| {
-        read(rules, file, FileCheck::ROOT).unwrap_or_else(|why| {
+        read(kind, file, FileCheck::ROOT).unwrap_or_else(|why| {
             tracing::warn!("compiled rules {}: {why}; they are compiled anew", file.display());
             None
         })
@@ -110,29 +65,30 @@ pub(crate) fn table<E>(rules: Rules, source: &str, compile: impl FnOnce() -> Res
             table
         }
     };
-    last()[rules as usize] = Some((key, table.clone()));
+    last().insert(kind.name, (key, table.clone()));
     Ok(table)
 }
 
-fn key(rules: Rules, source: &str) -> Key {
+fn key(kind: &Kind, source: &str) -> Key {
     let mut hash = Sha256::new();
     // What numbers in a row mean.
     hash.update(ABI_VERSION.to_le_bytes());
-    for part in rules.code().iter().copied().chain([rules.name(), source]) {
+    let code = [include_str!("compiled.rs")].into_iter().chain(matcher::CODE).chain(kind.code.iter().copied());
+    for part in code.chain([kind.name, source]) {
         hash.update(part.len().to_le_bytes());
         hash.update(part);
     }
     hash.finalize().into()
 }
 
-fn file_name(rules: Rules, key: &Key) -> String {
+fn file_name(kind: &Kind, key: &Key) -> String {
     let digits = hex::encode(key);
-    format!("{}-{digits}", rules.name())
+    format!("{}-{digits}", kind.name)
 }
 
-fn read(rules: Rules, file: &Path, check: FileCheck) -> Result<Option<Table>, String> {
+fn read(kind: &Kind, file: &Path, check: FileCheck) -> Result<Option<Table>, String> {
     match trusted::read(file, check, MOST_BYTES).map_err(|problem| problem.to_string())? {
-        Some(bytes) => decode(rules, &bytes).map(Some).ok_or_else(|| "damaged".to_owned()),
+        Some(bytes) => decode(kind, &bytes).map(Some).ok_or_else(|| "damaged".to_owned()),
         None => Ok(None),
     }
 }
@@ -180,7 +136,7 @@ fn count(length: usize) -> [u8; 4] {
 }
 
 /// `None`: damaged.
-fn decode(rules: Rules, bytes: &[u8]) -> Option<Table> {
+fn decode(kind: &Kind, bytes: &[u8]) -> Option<Table> {
     let (digest, body) = bytes.split_at_checked(32)?;
     if Sha256::digest(body).as_slice() != digest {
         return None;
@@ -191,14 +147,10 @@ fn decode(rules: Rules, bytes: &[u8]) -> Option<Table> {
     let (length, ends) = rest.split_first_chunk::<4>()?;
     let rows: Vec<[u16; DFA_CLASSES]> = rows.chunks_exact(2 * DFA_CLASSES).map(row).collect();
     let ends: Vec<ToolEnd> = ends.chunks_exact(4).map(|end| ToolEnd { whole: number(end, 0), cut: number(end, 1) }).collect();
-    let (most, wanted) = match rules {
-        Rules::Identity => (DFA_STATES, 0),
-        Rules::Tools => (TOOL_STATES, rows.len()),
-    };
     let leads_nowhere = |next: &u16| next & DFA_ACCEPT == 0 && usize::from(*next) >= rows.len();
-    let fits = rows.len() <= most
-        && ends.len() == wanted
-        && usize::try_from(u32::from_le_bytes(*length)).ok()? == wanted
+    let fits = (2..=kind.most_states).contains(&rows.len())
+        && ends.len() == rows.len()
+        && usize::try_from(u32::from_le_bytes(*length)).ok()? == rows.len()
         && classes.iter().all(|class| usize::from(*class) < DFA_CLASSES)
         && !rows.iter().flatten().any(leads_nowhere);
     fits.then_some(Table { classes: *classes, rows, ends })
@@ -219,15 +171,14 @@ mod tests {
 
     use super::*;
 
-    fn small(ends: usize) -> Table {
+    const KIND: Kind = Kind { name: "small", code: &["its code"], most_states: 3, most_explored: 3 };
+
+    fn small() -> Table {
         let mut rows = vec![[0; DFA_CLASSES]; 3];
         rows[1][7] = 2;
         rows[2][1] = DFA_ACCEPT | 5;
-        Table {
-            classes: std::array::from_fn(|byte| u8::try_from(byte % 9).unwrap()),
-            rows,
-            ends: vec![ToolEnd { whole: 3, cut: 0x8004 }; ends],
-        }
+        let classes = std::array::from_fn(|byte| u8::try_from(byte % 9).unwrap());
+        Table { classes, rows, ends: vec![ToolEnd { whole: 3, cut: 0x8004 }; 3] }
     }
 
     fn own() -> FileCheck {
@@ -237,49 +188,56 @@ mod tests {
     #[test]
     fn table_is_read_back_as_it_was_written() {
         let folder = tempfile::tempdir().unwrap();
-        for (rules, table) in [(Rules::Identity, small(0)), (Rules::Tools, small(3))] {
-            let file = folder.path().join("compiled").join(rules.name());
-            assert_eq!(read(rules, &file, own()), Ok(None));
-            write(&file, &table).unwrap();
-            assert_eq!(read(rules, &file, own()), Ok(Some(table)));
-        }
+        let file = folder.path().join("compiled").join(KIND.name);
+        assert_eq!(read(&KIND, &file, own()), Ok(None));
+        write(&file, &small()).unwrap();
+        assert_eq!(read(&KIND, &file, own()), Ok(Some(small())));
     }
 
     #[test]
     fn damaged_table_is_none() {
-        let whole = encode(&small(0));
-        assert!(decode(Rules::Identity, &whole).is_some());
+        let whole = encode(&small());
+        assert!(decode(&KIND, &whole).is_some());
         for at in 0..whole.len() {
-            assert_eq!(decode(Rules::Identity, &whole[..at]), None, "cut at {at}");
+            assert_eq!(decode(&KIND, &whole[..at]), None, "cut at {at}");
             let mut changed = whole.clone();
             changed[at] ^= 1;
-            assert_eq!(decode(Rules::Identity, &changed), None, "changed at {at}");
+            assert_eq!(decode(&KIND, &changed), None, "changed at {at}");
         }
     }
 
     #[test]
-    fn table_of_the_other_kind_or_one_that_leads_nowhere_is_none() {
-        assert_eq!(decode(Rules::Tools, &encode(&small(0))), None);
-        assert_eq!(decode(Rules::Identity, &encode(&small(3))), None);
-        let mut table = small(0);
-        table.rows[2][0] = 3;
-        assert_eq!(decode(Rules::Identity, &encode(&table)), None);
+    fn table_that_the_kernel_could_not_walk_is_none() {
+        let none = |what: &str, spoil: fn(&mut Table)| {
+            let mut table = small();
+            spoil(&mut table);
+            assert_eq!(decode(&KIND, &encode(&table)), None, "{what}");
+        };
+        none("leads nowhere", |table| table.rows[2][0] = 3);
+        none("one state without an end", |table| table.ends.truncate(2));
+        none("an end without a state", |table| table.rows.truncate(2));
+        none("no start", |table| *table = Table { rows: vec![[0; DFA_CLASSES]], ends: vec![ToolEnd::default()], ..small() });
+        none("more states than there is room for", |table| {
+            table.rows.push([0; DFA_CLASSES]);
+            table.ends.push(ToolEnd::default());
+        });
+        none("a class that no row has", |table| table.classes[3] = 128);
     }
 
     #[test]
     fn file_that_others_can_write_is_not_read() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("table");
-        write(&file, &small(0)).unwrap();
+        write(&file, &small()).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
-        assert!(read(Rules::Identity, &file, own()).is_err());
+        assert!(read(&KIND, &file, own()).is_err());
     }
 
     #[test]
     fn oldest_files_make_room() {
         let folder = tempfile::tempdir().unwrap();
         for number in 0..20 {
-            write(&folder.path().join(format!("{number}")), &small(0)).unwrap();
+            write(&folder.path().join(format!("{number}")), &small()).unwrap();
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), MOST_FILES);
         assert!(folder.path().join("19").exists());
@@ -287,7 +245,9 @@ mod tests {
 
     #[test]
     fn other_rules_have_another_key() {
-        assert_ne!(key(Rules::Identity, "a"), key(Rules::Tools, "a"));
-        assert_ne!(key(Rules::Identity, "a"), key(Rules::Identity, "b"));
+        let first = key(&KIND, "a");
+        assert_ne!(first, key(&KIND, "b"));
+        assert_ne!(first, key(&Kind { name: "other", ..KIND }, "a"));
+        assert_ne!(first, key(&Kind { code: &["other code"], ..KIND }, "a"));
     }
 }

@@ -6,10 +6,7 @@
 //! are never marked. Users and cgroups are looked up only where no rule of the
 //! automaton matched; a cgroup rule holds for the cgroups below it too.
 
-pub(crate) mod automaton;
 mod cgroups;
-pub(crate) mod glob;
-pub(crate) mod interpreter;
 mod machine;
 mod never;
 
@@ -17,10 +14,18 @@ pub(crate) use cgroups::{CgroupRule, resolve_cgroups};
 pub use never::Danger;
 pub(crate) use never::{check_cgroup, check_unit, check_user};
 
-use crate::compiled::{self, Rules, Table};
+use crate::compiled;
+use crate::matcher::{self, Step, Table, TooMuch};
 use crate::name::name_id;
 use machine::{Kind, Machine, Rule};
-use pp_common::abi::{DFA_ACCEPT, DFA_CLASSES, DFA_DEAD, DFA_START, DFA_STATES, EXEC_ARGV_LEN, EXEC_PATH_LEN, MAX_RULES, NameId};
+use pp_common::abi::{DFA_STATES, EXEC_ARGV_LEN, EXEC_PATH_LEN, MAX_RULES, NameId};
+
+const KIND: matcher::Kind = matcher::Kind {
+    name: "identity",
+    code: &[include_str!("identity.rs"), include_str!("identity/machine.rs")],
+    most_states: DFA_STATES,
+    most_explored: 20_000,
+};
 
 /// One agent's rules, as policy states them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,12 +49,10 @@ pub(crate) struct AgentRules {
 }
 
 /// What the kernel's identity maps hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IdentityTables {
-    /// Class of each byte.
-    pub(crate) classes: [u8; 256],
-    /// Where each state goes by byte class; see `pp_common::abi::DFA_ACCEPT`.
-    pub(crate) rows: Vec<[u16; DFA_CLASSES]>,
+    /// The automaton: it accepts by the index of a rule.
+    pub(crate) table: Table,
     /// What each rule means: the agent, or zero where it marks nothing.
     pub(crate) targets: Vec<NameId>,
     /// Each rule in words, in the order of `targets`.
@@ -60,22 +63,6 @@ pub struct IdentityTables {
     pub(crate) cgroups: Vec<(u64, NameId)>,
     /// What the numbers are called.
     pub(crate) names: Vec<(NameId, String)>,
-}
-
-impl Default for IdentityTables {
-    /// Tables that match nothing.
-    fn default() -> Self {
-        let dead = [DFA_DEAD; DFA_CLASSES];
-        Self {
-            classes: [0; 256],
-            rows: vec![dead, dead],
-            targets: Vec::new(),
-            rules: Vec::new(),
-            uids: Vec::new(),
-            cgroups: Vec::new(),
-            names: Vec::new(),
-        }
-    }
 }
 
 /// Why rules cannot be compiled.
@@ -119,6 +106,12 @@ pub enum IdentityError {
     },
 }
 
+impl From<TooMuch> for IdentityError {
+    fn from(TooMuch { what, need, most }: TooMuch) -> Self {
+        Self::TooComplex { agent: String::new(), what, need, most }
+    }
+}
+
 /// Compiles the rules of every agent; an earlier agent wins where two match at
 /// the same byte.
 ///
@@ -127,13 +120,9 @@ pub enum IdentityError {
 pub(crate) fn compile(agents: &[AgentRules]) -> Result<IdentityTables, IdentityError> {
     let uids = users(agents)?;
     let rules = rules(agents);
-    let automaton = match compiled::table(Rules::Identity, &format!("{rules:?}"), || build(&rules)) {
-        Ok(automaton) => automaton,
-        Err(error) => return Err(name_the_culprit(agents, error)),
-    };
+    let table = compiled::table(&KIND, &format!("{rules:?}"), || build(&rules)).map_err(|error| name_the_culprit(agents, error))?;
     Ok(IdentityTables {
-        classes: automaton.classes,
-        rows: automaton.rows,
+        table,
         targets: rules.iter().map(|rule| rule.target).collect(),
         rules: rules.iter().map(|rule| rule.label.clone()).collect(),
         uids,
@@ -204,17 +193,9 @@ fn rules(agents: &[AgentRules]) -> Vec<Rule> {
 
 fn build(rules: &[Rule]) -> Result<Table, IdentityError> {
     if rules.len() > MAX_RULES {
-        return Err(too_complex("rules", rules.len(), MAX_RULES));
+        return Err(TooMuch { what: "rules", need: rules.len(), most: MAX_RULES }.into());
     }
-    let automaton = automaton::explore(&mut Machine::new(rules)?)?;
-    if automaton.rows.len() > DFA_STATES {
-        return Err(too_complex("states", automaton.rows.len(), DFA_STATES));
-    }
-    Ok(automaton)
-}
-
-fn too_complex(what: &'static str, need: usize, most: usize) -> IdentityError {
-    IdentityError::TooComplex { agent: String::new(), what, need, most }
+    Ok(matcher::compile(&mut Machine::new(rules)?, &KIND)?)
 }
 
 /// Finds the first agent whose rules no longer fit, by halving: what fits goes
@@ -243,19 +224,10 @@ impl IdentityTables {
     /// argument vector: the very walk that the kernel makes.
     #[must_use]
     pub(crate) fn rule(&self, path: &[u8], argv: &[&[u8]]) -> Option<usize> {
-        let mut state = DFA_START;
-        for byte in kernel_input(path, argv) {
-            let class = usize::from(self.classes[usize::from(byte)]);
-            let next = self.rows.get(usize::from(state))?[class];
-            if next & DFA_ACCEPT != 0 {
-                return Some(usize::from(next & !DFA_ACCEPT));
-            }
-            if next == DFA_DEAD {
-                return None;
-            }
-            state = next;
+        match self.table.follow(kernel_input(path, argv)) {
+            Step::Accept(rule) => Some(rule),
+            Step::Go(_) | Step::Dead => None,
         }
-        None
     }
 
     /// The agent that a program started so belongs to; zero: one that is never

@@ -26,6 +26,7 @@ mod journal;
 mod json;
 pub mod kernel;
 pub mod keyring;
+mod matcher;
 mod metrics;
 pub mod name;
 mod neighbours;

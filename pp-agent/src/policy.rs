@@ -197,9 +197,9 @@ fn check_capacity(tables: &KernelTables, lasting: usize) -> Result<(), PolicyErr
         ("receipts", &maps::BUDGETS, 0, tables.budgets.len(), receipts),
         // Every receipt may have a limit of its own.
         ("limits of gateways", &maps::TURN_LIMITS, maps::BUDGETS.size, limits, policy),
-        ("states of agents' rules", &maps::DFA_ROWS, 0, tables.identity.rows.len(), agents),
+        ("states of agents' rules", &maps::DFA_ROWS, 0, tables.identity.table.rows.len(), agents),
         ("rules of agents", &maps::RULES, 0, tables.identity.targets.len(), agents),
-        ("states of rules about tools", &maps::TOOL_ROWS, 0, tables.tools.rows.len(), policy),
+        ("states of rules about tools", &maps::TOOL_ROWS, 0, tables.tools.table.rows.len(), policy),
     ] {
         let most = map.room() - reserved as usize;
         if need > most {

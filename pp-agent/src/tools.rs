@@ -6,29 +6,32 @@
 //! the kernel walks at every exec of a session. A hint and no guarantee: a
 //! renamed program passes it. The rules about behaviour are what holds.
 
-mod automaton;
 mod machine;
 mod shape;
 
+use regex_automata::hybrid::BuildError;
 use serde::Deserialize;
 
-use crate::compiled::{self, Rules};
+use crate::compiled;
+use crate::matcher::{self, TooMuch};
 use machine::{Machine, Walked};
-use pp_common::abi::{DFA_CLASSES, DFA_DEAD};
-use pp_common::tools::{MAX_TOOL_RULES, TOOL_OBSERVE, TOOL_REFUSE, ToolEnd};
+use pp_common::tools::{MAX_TOOL_RULES, TOOL_OBSERVE, TOOL_REFUSE, TOOL_STATES};
+
+const KIND: matcher::Kind = matcher::Kind {
+    name: "tools",
+    code: &[include_str!("tools.rs"), include_str!("tools/machine.rs"), include_str!("tools/shape.rs")],
+    most_states: TOOL_STATES,
+    most_explored: 60_000,
+};
 
 /// The tools that ship with the program.
 const SHIPPED: &str = include_str!("../../dist/tools.toml");
 
 /// What the kernel's tool maps hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ToolTables {
-    /// Class of each byte.
-    pub(crate) classes: [u8; 256],
-    /// Where each state goes by byte class.
-    pub(crate) rows: Vec<[u16; DFA_CLASSES]>,
-    /// What each state means at the end of the input.
-    pub(crate) ends: Vec<ToolEnd>,
+    /// The automaton, which is walked to the end of the input.
+    pub(crate) table: matcher::Table,
     /// What the codes mean, by `pp_common::tools::rule_of`.
     pub(crate) rules: Vec<ToolRule>,
 }
@@ -42,14 +45,6 @@ pub(crate) struct ToolRule {
     pub(crate) shape: Option<String>,
     /// ATT&CK techniques.
     pub(crate) attack: Vec<String>,
-}
-
-impl Default for ToolTables {
-    /// Tables that match nothing.
-    fn default() -> Self {
-        let dead = [DFA_DEAD; DFA_CLASSES];
-        Self { classes: [0; 256], rows: vec![dead, dead], ends: vec![ToolEnd::default(); 2], rules: Vec::new() }
-    }
 }
 
 /// Why rules cannot be compiled.
@@ -88,6 +83,19 @@ pub enum ToolError {
     },
 }
 
+impl From<TooMuch> for ToolError {
+    fn from(TooMuch { what, need, most }: TooMuch) -> Self {
+        Self::TooComplex { what, need, most }
+    }
+}
+
+impl From<Box<BuildError>> for ToolError {
+    fn from(error: Box<BuildError>) -> Self {
+        use std::error::Error as _;
+        Self::Table(error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}")))
+    }
+}
+
 fn nearest(tool: &str, known: &[String]) -> String {
     let near = known.iter().min_by_key(|name| strsim::damerau_levenshtein(name, tool));
     near.map_or_else(String::new, |name| format!("did you mean {name}?"))
@@ -124,8 +132,12 @@ struct Shape {
 /// # Errors
 /// It names no tool of the table, or is no line of words.
 pub(crate) fn check_allow(line: &str) -> Result<(), ToolError> {
+    shape::allowed(line, &shipped()?).map(drop)
+}
+
+fn shipped() -> Result<Vec<Tool>, ToolError> {
     let table: Table = toml::from_str(SHIPPED).map_err(|error| ToolError::Table(error.to_string()))?;
-    shape::allowed(line, &table.tool).map(drop)
+    Ok(table.tool)
 }
 
 /// Compiles the shipped table with what policy allows (see `docs/policy.md`).
@@ -133,10 +145,20 @@ pub(crate) fn check_allow(line: &str) -> Result<(), ToolError> {
 /// # Errors
 /// A bad line of `allow`, or more than the tables hold.
 pub(crate) fn compile(allow: &[String], observe: bool) -> Result<ToolTables, ToolError> {
-    let table: Table = toml::from_str(SHIPPED).map_err(|error| ToolError::Table(error.to_string()))?;
+    let tools = shipped()?;
+    let (rules, walked) = rules(&tools, allow)?;
+    let table = compiled::table(&KIND, &format!("{SHIPPED}{allow:?}{observe}"), || {
+        let refused = if observe { TOOL_OBSERVE } else { TOOL_REFUSE };
+        Ok::<_, ToolError>(matcher::compile(&mut Machine::new(&tools, walked, refused)?, &KIND)?)
+    })?;
+    Ok(ToolTables { table, rules })
+}
+
+/// The rules, and which of them are about which tool.
+fn rules(tools: &[Tool], allow: &[String]) -> Result<(Vec<ToolRule>, Vec<Walked>), ToolError> {
     let mut rules = Vec::new();
     let mut walked = Vec::new();
-    for tool in &table.tool {
+    for tool in tools {
         let mut rule = |shape: Option<&str>| {
             rules.push(ToolRule { tool: tool.name.clone(), shape: shape.map(str::to_owned), attack: tool.attack.clone() });
             rules.len()
@@ -144,19 +166,16 @@ pub(crate) fn compile(allow: &[String], observe: bool) -> Result<ToolTables, Too
         let shapes: Vec<_> = tool.shape.iter().map(|shape| (shape::telling(shape), rule(Some(&shape.name)))).collect();
         // Where a tool has no telling shape, no length of its arguments hides one.
         let unseen = (!shapes.is_empty()).then(|| rule(Some("more arguments than can be read")));
-        walked.push(Walked { shapes, allowed: Vec::new(), unseen, alone: Some(rule(None)) });
+        walked.push(Walked { shapes, allowed: Vec::new(), unseen, alone: rule(None) });
     }
     for line in allow {
-        let (tool, regex) = shape::allowed(line, &table.tool)?;
+        let (tool, regex) = shape::allowed(line, tools)?;
         walked[tool].allowed.push(regex);
     }
     if rules.len() > MAX_TOOL_RULES {
         return Err(ToolError::TooComplex { what: "rules", need: rules.len(), most: MAX_TOOL_RULES });
     }
-    let automaton = compiled::table(Rules::Tools, &format!("{SHIPPED}{allow:?}{observe}"), || {
-        automaton::build(&mut Machine::new(&table.tool, walked)?, if observe { TOOL_OBSERVE } else { TOOL_REFUSE })
-    })?;
-    Ok(ToolTables { classes: automaton.classes, rows: automaton.rows, ends: automaton.ends, rules })
+    Ok((rules, walked))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Cgroup and unit rules: which cgroups of this host they name right now.
 
-use super::{AgentRules, IdentityError, glob};
+use super::{AgentRules, IdentityError};
+use crate::matcher::glob;
 use crate::name::name_id;
 use pp_common::abi::NameId;
 use regex_automata::meta::Regex;

@@ -2,8 +2,9 @@
 //! everything else. A mark there would make each login an agent's session.
 
 use super::cgroups;
-use super::machine::{Machine, Step};
+use super::machine::Machine;
 use super::{IdentityError, PatternError};
+use crate::matcher::{Step, Walk as _};
 
 /// File names of programs that no rule marks, as globs.
 pub(crate) const NEVER: &[&str] = &[
@@ -131,15 +132,8 @@ pub(super) fn check_machine(machine: &mut Machine) -> Result<(), PatternError> {
 
 fn walk(machine: &mut Machine, path: &str, argv: &[&str]) -> Result<bool, IdentityError> {
     let argv: Vec<&[u8]> = argv.iter().map(|arg| arg.as_bytes()).collect();
-    let mut state = machine.start()?;
-    for byte in super::kernel_input(path.as_bytes(), &argv) {
-        match machine.step(state, byte)? {
-            Step::Go(next) => state = next,
-            Step::Accept(_) => return Ok(true),
-            Step::Dead => return Ok(false),
-        }
-    }
-    Ok(false)
+    let end = machine.follow(&super::kernel_input(path.as_bytes(), &argv))?;
+    Ok(matches!(end, Step::Accept(_)))
 }
 
 /// Cgroups that no rule may name, each with the unit that systemd knows it as.

@@ -1,5 +1,7 @@
 use super::*;
 use crate::config::Config;
+use crate::matcher::{glob, tests::agree};
+use pp_common::abi::{DFA_ACCEPT, DFA_CLASSES, DFA_DEAD};
 use proptest::prelude::*;
 use std::sync::LazyLock;
 
@@ -8,13 +10,13 @@ fn agent(name: &str, exec: &[&str], script: &[&str], module: &[&str]) -> AgentRu
     AgentRules { name: name.to_owned(), exec: owned(exec), script: owned(script), module: owned(module), ..AgentRules::default() }
 }
 
-static TABLES: LazyLock<IdentityTables> = LazyLock::new(|| {
-    compile(&[
+static AGENTS: LazyLock<[AgentRules; 2]> = LazyLock::new(|| {
+    [
         agent("alpha", &["alpha", "*/@a/alpha*/*", "/opt/alpha?/run"], &["*/@a/alpha*/*", "a.js"], &[]),
         agent("beta", &["beta-*"], &["*/bin/beta"], &["beta", "beta.main"]),
-    ])
-    .unwrap()
+    ]
 });
+static TABLES: LazyLock<IdentityTables> = LazyLock::new(|| compile(&*AGENTS).unwrap());
 
 /// The agent that a command line, its words parted by spaces, is marked with;
 /// the first word is the path and the name of the program.
@@ -147,10 +149,11 @@ fn words_beyond_what_the_kernel_reads_are_not_seen() {
 #[test]
 fn tables_keep_the_promises_that_the_kernel_relies_on() {
     let rules = u16::try_from(TABLES.targets.len()).unwrap();
-    let rows = u16::try_from(TABLES.rows.len()).unwrap();
-    assert_eq!(TABLES.rows[0], [DFA_DEAD; DFA_CLASSES]);
-    assert!(TABLES.classes.iter().all(|class| usize::from(*class) < DFA_CLASSES));
-    for next in TABLES.rows.iter().flatten() {
+    let Table { classes, rows: all, .. } = &TABLES.table;
+    let rows = u16::try_from(all.len()).unwrap();
+    assert_eq!(all[0], [DFA_DEAD; DFA_CLASSES]);
+    assert!(classes.iter().all(|class| usize::from(*class) < DFA_CLASSES));
+    for next in all.iter().flatten() {
         let valid = if next & DFA_ACCEPT != 0 { next & !DFA_ACCEPT < rules } else { *next < rows };
         assert!(valid, "{next:#x}");
     }
@@ -160,7 +163,7 @@ fn tables_keep_the_promises_that_the_kernel_relies_on() {
 fn shipped_agents_fit_the_kernel_tables_with_room_to_spare() {
     let config = Config::builtin().unwrap();
     let tables = &config.identity;
-    assert!(tables.rows.len() < DFA_STATES * 3 / 4, "{} states", tables.rows.len());
+    assert!(tables.table.rows.len() < DFA_STATES * 3 / 4, "{} states", tables.table.rows.len());
     assert!(tables.targets.len() < MAX_RULES / 2);
 }
 
@@ -260,6 +263,23 @@ proptest! {
                 prop_assert_eq!(script.is_some(), !expected.is_empty(), "script {} in {:?}", path, globs);
             }
         }
+    }
+}
+
+/// Words that lead far into the rules of [`AGENTS`], and some that do not.
+fn word() -> impl Strategy<Value = String> {
+    let known = ["node", "/usr/bin/python3.12", "bun", "sh", "run", "-r", "-um", "--", "-c", "a.js", "/n/@a/alpha-x/y", "/opt/alpha7/run"];
+    let more = ["/b/bin/beta", "beta", "beta.main", "beta-3", "/usr/sbin/sshd", ""];
+    let known = prop::sample::select([known.as_slice(), more.as_slice()].concat()).prop_map(str::to_owned);
+    prop_oneof![6 => known, 1 => "[-a-b/@.]{0,6}"]
+}
+
+proptest! {
+    #[test]
+    fn table_does_what_the_walk_does(words in prop::collection::vec(word(), 1..6)) {
+        static MACHINE: LazyLock<std::sync::Mutex<Machine>> = LazyLock::new(|| Machine::new(&rules(&*AGENTS)).unwrap().into());
+        let argv: Vec<&[u8]> = words.iter().map(String::as_bytes).collect();
+        agree(&mut *MACHINE.lock().unwrap(), &TABLES.table, &kernel_input(argv[0], &argv));
     }
 }
 

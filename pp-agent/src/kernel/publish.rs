@@ -9,17 +9,17 @@ use std::sync::Arc;
 
 use aya::maps::lpm_trie::Key;
 use pp_common::abi::{
-    BudgetValue, CONTROL_NEAR, CONTROL_OBSERVE, Control, DFA_CLASSES, DFA_STATES, DfaClasses, DfaRow, GatewayPortKey, Learned, LinkKey,
-    MAX_RULES, NameId, NearKey, PREFIX_HEAD_BITS, Place, PrefixKey, RuleTarget, ServiceKey, UserKey,
+    BudgetValue, CONTROL_NEAR, CONTROL_OBSERVE, Control, DFA_STATES, DfaClasses, DfaRow, GatewayPortKey, Learned, LinkKey, MAX_RULES, NameId,
+    NearKey, PREFIX_HEAD_BITS, Place, PrefixKey, RuleTarget, ServiceKey, UserKey,
 };
 use pp_common::dest::Addr;
 use pp_common::tools::TOOL_STATES;
 use pp_common::turns::{LIMIT_OF_GATEWAY, LIMIT_OF_RECEIPT, LimitKey, Limits};
 
 use super::{Gate, KernelError, maps::Maps, near, sys};
+use crate::matcher::Table;
 use crate::net::Prefix;
 use crate::policy::{Counts, KernelTables, grant_list};
-use crate::tools::ToolTables;
 
 /// The one way to what is in force: there is one of each gate.
 pub(crate) struct Publisher {
@@ -133,7 +133,7 @@ fn write(maps: &Maps, tables: &KernelTables, generation: u32) -> Result<(), Kern
         maps.grants.insert(&key, list)?;
     }
     write_limits(maps, tables, generation)?;
-    write_tools(maps, &tables.tools, generation)?;
+    write_tools(maps, &tables.tools.table, generation)?;
     write_identity(maps, tables, generation)
 }
 
@@ -162,34 +162,22 @@ fn write_receipts(maps: &Maps, tables: &KernelTables, generation: u32) -> Result
     Ok(())
 }
 
-fn write_tools(maps: &Maps, tools: &ToolTables, generation: u32) -> Result<(), KernelError> {
+fn write_tools(maps: &Maps, Table { classes, rows, ends }: &Table, generation: u32) -> Result<(), KernelError> {
     let half = generation & 1;
-    let first = half * to_u32(TOOL_STATES);
-    for (index, (next, end)) in (first..).zip(tools.rows.iter().zip(&tools.ends)) {
+    for (index, (next, end)) in (half * to_u32(TOOL_STATES)..).zip(rows.iter().zip(ends)) {
         maps.tool_rows.set(index, DfaRow { next: *next })?;
         maps.tool_ends.set(index, end)?;
     }
-    let classes = DfaClasses { class: tools.classes };
-    maps.tool_bytes.set(half, classes)
+    maps.tool_bytes.set(half, DfaClasses { class: *classes })
 }
 
 fn write_identity(maps: &Maps, tables: &KernelTables, generation: u32) -> Result<(), KernelError> {
     let identity = &tables.identity;
     let half = generation & 1;
-    let rows = half * to_u32(DFA_STATES);
-    for (index, next) in (rows..).zip(&identity.rows) {
-        let row = DfaRow { next: *next };
-        maps.dfa_rows.set(index, row)?;
+    for (index, next) in (half * to_u32(DFA_STATES)..).zip(&identity.table.rows) {
+        maps.dfa_rows.set(index, DfaRow { next: *next })?;
     }
-    if identity.rows.len() < 2 {
-        // No rule at all: the start state leads nowhere.
-        for index in rows..rows + 2 {
-            let row = DfaRow { next: [0; DFA_CLASSES] };
-            maps.dfa_rows.set(index, row)?;
-        }
-    }
-    let classes = DfaClasses { class: identity.classes };
-    maps.dfa_bytes.set(half, classes)?;
+    maps.dfa_bytes.set(half, DfaClasses { class: identity.table.classes })?;
     for (index, agent) in (half * to_u32(MAX_RULES)..).zip(&identity.targets) {
         let target = RuleTarget { agent: *agent };
         maps.rules.set(index, target)?;

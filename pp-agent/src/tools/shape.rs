@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use super::{Shape, Tool, ToolError};
+use crate::matcher::glob;
 
 /// Any number of arguments.
 const WORDS: &str = r"(?:[^\x00]*\x00)*";
@@ -36,7 +37,7 @@ pub(super) fn allowed(line: &str, tools: &[Tool]) -> Result<(usize, String), Too
         match word {
             "**" => regex.push_str(WORDS),
             _ if word.contains("**") => return Err(bad("** stands for whole arguments; leave a space on both sides")),
-            glob => write!(regex, r"{}\x00", part(glob)).unwrap_or_default(),
+            _ => write!(regex, r"{}\x00", glob::over_text(word)).unwrap_or_default(),
         }
     }
     if regex.is_empty() {
@@ -49,9 +50,4 @@ pub(super) fn allowed(line: &str, tools: &[Tool]) -> Result<(usize, String), Too
 /// A pattern over arguments: a space ends one, ` ... ` is any number of them.
 fn sequence(pattern: &str) -> String {
     pattern.replace(" ... ", &format!(r"\x00{WORDS}")).replace(' ', r"\x00")
-}
-
-/// A glob over one argument or file name.
-pub(super) fn part(glob: &str) -> String {
-    crate::identity::glob::over_text(glob)
 }

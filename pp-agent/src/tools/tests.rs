@@ -1,6 +1,8 @@
 use super::*;
-use pp_common::abi::{DFA_ACCEPT, DFA_START, EXEC_PATH_LEN};
+use crate::matcher::{Step, tests::agree};
+use pp_common::abi::EXEC_PATH_LEN;
 use pp_common::tools::{TOOL_ARGV_LEN, rule_of};
+use proptest::prelude::*;
 use std::sync::LazyLock;
 
 static TABLES: LazyLock<ToolTables> = LazyLock::new(|| compile(&[], false).unwrap());
@@ -12,16 +14,14 @@ impl ToolTables {
         let args: Vec<u8> = argv.iter().flat_map(|arg| arg.iter().copied().chain([0])).collect();
         let cut = args.len() > TOOL_ARGV_LEN - 1;
         let path = path.iter().copied().take(EXEC_PATH_LEN - 1).chain([0]);
-        let mut state = DFA_START;
-        for byte in path.chain(args.into_iter().take(TOOL_ARGV_LEN - 1)).chain([0]) {
-            let class = usize::from(self.classes[usize::from(byte)]);
-            state = self.rows.get(usize::from(state)).map_or(DFA_DEAD, |row| row[class]) & !DFA_ACCEPT;
-            if state == DFA_DEAD {
-                return 0;
+        let input = path.chain(args.into_iter().take(TOOL_ARGV_LEN - 1)).chain([0]);
+        match self.table.follow(input) {
+            Step::Go(state) => {
+                let end = self.table.ends[usize::from(state)];
+                if cut { end.cut } else { end.whole }
             }
+            Step::Accept(_) | Step::Dead => 0,
         }
-        let end = self.ends.get(usize::from(state)).copied().unwrap_or_default();
-        if cut { end.cut } else { end.whole }
     }
 
     /// The rule behind a code.
@@ -76,8 +76,9 @@ fn refused(line: &str, tool: &str) {
 #[test]
 fn shipped_table_leaves_room_for_policy() {
     // Half is left for what policy allows.
-    assert!(TABLES.rows.len() <= pp_common::tools::TOOL_STATES / 2, "{} states", TABLES.rows.len());
-    assert_eq!(TABLES.rows.len(), TABLES.ends.len());
+    let states = TABLES.table.rows.len();
+    assert!(states <= TOOL_STATES / 2, "{states} states");
+    assert_eq!(states, TABLES.table.ends.len());
 }
 
 #[test]
@@ -217,7 +218,34 @@ fn observing_host_refuses_no_program() {
     let tables = compile(&[], true).unwrap();
     let code = code_in(&tables, "hydra -L u -P p ssh://h");
     assert!(code & TOOL_OBSERVE != 0 && code & TOOL_REFUSE == 0);
-    assert!(tables.ends.iter().all(|end| (end.whole | end.cut) & TOOL_REFUSE == 0));
+    assert!(tables.table.ends.iter().all(|end| (end.whole | end.cut) & TOOL_REFUSE == 0));
+}
+
+/// Words that lead far into the shipped rules, and some that do not.
+fn word() -> impl Strategy<Value = String> {
+    let programs = ["/usr/bin/hydra", "nmap", "python3", "/lib64/ld-linux-x86-64.so.2", "patator.py", "medusa", "bash", "env"];
+    let options = ["-L", "-m", "-W", "--", "--library-path", "ssh_login", "-Pn", "-iL", "--script", "-p", "-c", ""];
+    let values = ["host=FILE0", "patator", "http-brute", "10.20.0.0/16", "10.20.4.7", "localhost", "1-100", "users.txt"];
+    let known = prop::sample::select([programs.as_slice(), &options, &values].concat()).prop_map(str::to_owned);
+    prop_oneof![6 => known, 1 => "[-a-c/*.0-9]{0,6}"]
+}
+
+proptest! {
+    #[test]
+    fn table_does_what_the_walk_does(words in prop::collection::vec(word(), 1..7)) {
+        const ALLOW: [&str; 2] = ["nmap ** localhost", "hydra -L * ** 10.20.4.?"];
+        static BOTH: LazyLock<(ToolTables, std::sync::Mutex<Machine>)> = LazyLock::new(|| {
+            let allow = ALLOW.map(str::to_owned);
+            let tools = shipped().unwrap();
+            let walked = rules(&tools, &allow).unwrap().1;
+            (compile(&allow, false).unwrap(), Machine::new(&tools, walked, TOOL_REFUSE).unwrap().into())
+        });
+        let mut input = words[0].clone() + "\0" + &words.join("\0") + "\0\0";
+        for length in [input.len(), input.len() - 1] {
+            input.truncate(length);
+            agree(&mut *BOTH.1.lock().unwrap(), &BOTH.0.table, input.as_bytes());
+        }
+    }
 }
 
 #[test]

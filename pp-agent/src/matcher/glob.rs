@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 /// Where a glob stands in the kernel's input; see [`over_path`].
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     /// The path given to `execve`.
     Exec,
     /// A script, which never begins with `-`: that would be an option.
@@ -15,7 +15,7 @@ pub(super) enum Place {
 /// A path glob, up to and with the NUL that ends the path. Without `/` it is
 /// compared with the last component only. Where it ends in `*` the rest of the
 /// path does not matter, so the match ends there.
-pub(super) fn over_path(glob: &str, place: Place) -> String {
+pub(crate) fn over_path(glob: &str, place: Place) -> String {
     let any = match place {
         Place::Exec => r"[^\x00]*",
         Place::Script => r"(?:[^\x00\-][^\x00]*)?",
@@ -43,13 +43,18 @@ pub(super) fn over_path(glob: &str, place: Place) -> String {
 }
 
 /// A glob over a single word, up to and with the NUL after it.
-pub(super) fn over_word(glob: &str) -> String {
+pub(crate) fn over_word(glob: &str) -> String {
     format!(r"{}\x00", part(glob, r"[^\x00]*"))
 }
 
 /// A glob over a whole text, without a NUL.
 pub(crate) fn over_text(glob: &str) -> String {
     part(glob, r"[^\x00]*")
+}
+
+/// A path whose last component is what this regular expression matches, up to and with the NUL that ends it.
+pub(crate) fn file_named(regex: &str) -> String {
+    format!(r"(?:[^\x00]*/)?{regex}\x00")
 }
 
 fn part(glob: &str, any: &str) -> String {
@@ -66,7 +71,7 @@ fn part(glob: &str, any: &str) -> String {
 }
 
 /// What is wrong with a glob before it is compiled, and what to do.
-pub(super) fn problem(glob: &str, path: bool) -> Option<&'static str> {
+pub(crate) fn problem(glob: &str, path: bool) -> Option<&'static str> {
     if glob.is_empty() {
         return Some("it is empty; remove it");
     }
