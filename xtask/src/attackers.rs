@@ -136,7 +136,7 @@ fail when one more attempt gets through.
 - **guesses**: passwords that the server was asked. The rules count connections. The lab's servers hang up after three wrong passwords, as
   common ones do; others would be asked more.
 - **simulated clock**: the kernel's decision (`pp_common::behaviour`) with the shipped limits, asked at the moments of a whole day.
-- Gap `packet`: with the backend `cgroup`, frames that a program writes itself pass every hook. With `lsm` and `fmod_ret` the socket is refused.
+- **gap `packet`**: frames that a program writes itself ([kernels](kernels.md#the-gaps)).
 
 A spray that is slower than the long window goes on: one guess each 75 s is 1152 a day, at SSH one a minute.
 
