@@ -1,9 +1,11 @@
 //! An event as one JSON object: the one list of its members, in their order, and how they become an [`Event`] again.
 
 use std::borrow::Cow;
+use std::mem;
 use std::net::{IpAddr, SocketAddr};
 
 use pp_common::decide::Reason;
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::build::{parse_session, session_text, transport_number, transport_text};
@@ -37,21 +39,36 @@ impl Member for u64 {
     }
 }
 
+/// Borrows a text from the input. With `borrow` alone, serde still copies each text in an `Option`.
+fn borrowed<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'a, str>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(transparent)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    Ok(Option::<Text<'a>>::deserialize(deserializer)?.map(|Text(text)| text))
+}
+
 macro_rules! members {
-    (always { $($always:ident: $given:ty,)* } absent { $($name:ident: $type:ty,)* }) => {
+    ($($name:ident: $type:ty $(= $read:literal)?,)*) => {
         /// The members of an event, each as it is written.
         #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
         pub(crate) struct Members<'a> {
-            $(pub(crate) $always: $given,)*
+            pub(crate) id: u64,
+            #[serde(borrow)]
+            pub(crate) time: Cow<'a, str>,
+            #[serde(borrow)]
+            pub(crate) host: Cow<'a, str>,
+            #[serde(borrow)]
+            pub(crate) kind: Cow<'a, str>,
             $(
                 #[serde(default, skip_serializing_if = "Member::is_absent")]
+                $(#[serde(borrow, deserialize_with = $read)])?
                 pub(crate) $name: $type,
             )*
         }
 
         impl<'a> Members<'a> {
-            fn new(event: &'a Event) -> Self {
-                let (time, host, kind) = (rfc3339(event.time_ms).into(), event.host.as_str().into(), event.kind_name().into());
+            fn new(event: &'a Event, time: Cow<'a, str>) -> Self {
+                let (host, kind) = (event.host.as_str().into(), event.kind_name().into());
                 Self { id: event.id, time, host, kind, $($name: Default::default(),)* }
             }
         }
@@ -59,47 +76,39 @@ macro_rules! members {
 }
 
 members! {
-    always {
-        id: u64,
-        time: Cow<'a, str>,
-        host: Cow<'a, str>,
-        kind: Cow<'a, str>,
-    }
-    absent {
-        verdict: Option<Cow<'a, str>>,
-        reason: Option<Cow<'a, str>>,
-        rule: Option<Cow<'a, str>>,
-        receipt: Option<Cow<'a, str>>,
-        budget: Option<Cow<'a, Usage>>,
-        session: Option<Cow<'a, str>>,
-        agent: Option<Cow<'a, str>>,
-        owner: Option<Cow<'a, Owner>>,
-        pid: Option<u32>,
-        parents: Cow<'a, [Parent]>,
-        executable: Option<Cow<'a, str>>,
-        argv: Cow<'a, [String]>,
-        command_line_account: Option<Cow<'a, str>>,
-        tool: Option<Cow<'a, str>>,
-        shape: Option<Cow<'a, str>>,
-        cgroup: Option<Cow<'a, str>>,
-        destination: Option<Endpoint>,
-        object: Option<Cow<'a, str>>,
-        service: Option<Cow<'a, str>>,
-        zone: Option<Cow<'a, str>>,
-        gateway: Option<Cow<'a, str>>,
-        hook: Option<Cow<'a, str>>,
-        backend: Option<Cow<'a, str>>,
-        repeats: u64,
-        attack: Cow<'a, [String]>,
-        request: Option<Cow<'a, str>>,
-        count: Option<u64>,
-        limit: Option<u64>,
-        window_s: Option<u64>,
-        cool_down_s: Option<u64>,
-        targets: Cow<'a, [String]>,
-        exempt: Option<Cow<'a, str>>,
-        detail: Option<Cow<'a, str>>,
-    }
+    verdict: Option<Cow<'a, str>> = "borrowed",
+    reason: Option<Cow<'a, str>> = "borrowed",
+    rule: Option<Cow<'a, str>> = "borrowed",
+    receipt: Option<Cow<'a, str>> = "borrowed",
+    budget: Option<Cow<'a, Usage>>,
+    session: Option<Cow<'a, str>> = "borrowed",
+    agent: Option<Cow<'a, str>> = "borrowed",
+    owner: Option<Cow<'a, Owner>>,
+    pid: Option<u32>,
+    parents: Cow<'a, [Parent]>,
+    executable: Option<Cow<'a, str>> = "borrowed",
+    argv: Cow<'a, [String]>,
+    command_line_account: Option<Cow<'a, str>> = "borrowed",
+    tool: Option<Cow<'a, str>> = "borrowed",
+    shape: Option<Cow<'a, str>> = "borrowed",
+    cgroup: Option<Cow<'a, str>> = "borrowed",
+    destination: Option<Endpoint>,
+    object: Option<Cow<'a, str>> = "borrowed",
+    service: Option<Cow<'a, str>> = "borrowed",
+    zone: Option<Cow<'a, str>> = "borrowed",
+    gateway: Option<Cow<'a, str>> = "borrowed",
+    hook: Option<Cow<'a, str>> = "borrowed",
+    backend: Option<Cow<'a, str>> = "borrowed",
+    repeats: u64,
+    attack: Cow<'a, [String]>,
+    request: Option<Cow<'a, str>> = "borrowed",
+    count: Option<u64>,
+    limit: Option<u64>,
+    window_s: Option<u64>,
+    cool_down_s: Option<u64>,
+    targets: Cow<'a, [String]>,
+    exempt: Option<Cow<'a, str>> = "borrowed",
+    detail: Option<Cow<'a, str>> = "borrowed",
 }
 
 /// An address as events write it.
@@ -124,8 +133,7 @@ impl From<Destination> for Endpoint {
 }
 
 /// IPv4 in its own form, whoever wrote it.
-fn destination(address: &str, port: Option<u16>, transport: &str) -> Result<Destination, String> {
-    let address: IpAddr = address.parse().map_err(|_| not_known("address", address))?;
+fn destination(address: IpAddr, port: Option<u16>, transport: &str) -> Result<Destination, String> {
     let transport = transport_number(transport).ok_or_else(|| not_known("transport", transport))?;
     Ok(Destination { address: address.to_canonical(), port, transport })
 }
@@ -135,8 +143,15 @@ fn target(text: &str) -> Result<Destination, String> {
     let wrong = || not_known("target", text);
     let (to, transport) = text.rsplit_once('/').ok_or_else(wrong)?;
     match to.parse::<SocketAddr>() {
-        Ok(to) => destination(&to.ip().to_string(), Some(to.port()), transport),
-        Err(_) => destination(to, None, transport).map_err(|_| wrong()),
+        Ok(to) => destination(to.ip(), Some(to.port()), transport),
+        Err(_) => destination(to.parse().map_err(|_| wrong())?, None, transport).map_err(|_| wrong()),
+    }
+}
+
+impl Endpoint {
+    fn destination(&self) -> Result<Destination, String> {
+        let address = self.address.parse().map_err(|_| not_known("address", &self.address))?;
+        destination(address, self.port, &self.transport)
     }
 }
 
@@ -155,10 +170,16 @@ impl Serialize for Event {
 /// A value that this version does not know is no error: the event is kept as it was written.
 impl<'de> Deserialize<'de> for Event {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let written = Members::deserialize(deserializer)?;
+        let mut written = Members::deserialize(deserializer)?;
         let event = written.event();
-        let is_known = Members::from(&event) == written;
-        Ok(Self { written: (!is_known).then(|| Box::new(written)), ..event })
+        let told = Members::told(&event, written.time_of(&event), written.session_of(&event));
+        written.lend(&told);
+        if told == written {
+            return Ok(event);
+        }
+        // Rare, so that a copy by way of a JSON value will do.
+        let written = serde_json::to_value(&written).and_then(Members::deserialize).map_err(D::Error::custom)?;
+        Ok(Self { written: Some(Box::new(written)), ..event })
     }
 }
 
@@ -168,18 +189,24 @@ fn text(value: &Option<String>) -> Option<Cow<'_, str>> {
 
 impl<'a> From<&'a Event> for Members<'a> {
     fn from(event: &'a Event) -> Self {
-        if let Some(written) = &event.written {
-            return (**written).clone();
+        match &event.written {
+            Some(written) => (**written).clone(),
+            None => Self::told(event, rfc3339(event.time_ms).into(), event.who.session.map(|session| session_text(session).into())),
         }
+    }
+}
+
+impl<'a> Members<'a> {
+    fn told(event: &'a Event, time: Cow<'a, str>, session: Option<Cow<'a, str>>) -> Self {
         let who = &event.who;
         let line = Self {
-            session: who.session.map(|session| session_text(session).into()),
+            session,
             agent: text(&who.agent),
             owner: who.owner.as_ref().map(Cow::Borrowed),
             backend: text(&who.backend),
             request: event.request().map(Cow::from),
             detail: text(&event.detail),
-            ..Self::new(event)
+            ..Self::new(event, time)
         };
         let line = match &who.process {
             Some(process) => Self {
@@ -223,9 +250,7 @@ impl<'a> From<&'a Event> for Members<'a> {
             Body::Unknown => line,
         }
     }
-}
 
-impl<'a> Members<'a> {
     fn at(self, place: &'a Place) -> Self {
         Self { service: text(&place.service), zone: text(&place.zone), gateway: text(&place.gateway), ..self }
     }
@@ -261,20 +286,59 @@ fn owned(member: &Option<Cow<'_, str>>) -> Option<String> {
     member.as_deref().map(str::to_owned)
 }
 
+fn taken<T: Clone>(list: &mut Cow<'_, [T]>) -> Vec<T> {
+    mem::take(list).into_owned()
+}
+
+/// Whether a time that can be read is as [`rfc3339`] writes it. A leap second is read as the second before it.
+fn is_plain(time: &str) -> bool {
+    const FORM: &[u8] = b"0000-00-00T00:00:00.000Z";
+    let is_of_form = |(byte, form): (u8, &u8)| byte == *form || *form == b'0' && byte.is_ascii_digit();
+    time.len() == FORM.len() && time.bytes().zip(FORM).all(is_of_form) && &time[17..19] != "60"
+}
+
 /// The reading side: what is not known is left out.
-impl Members<'_> {
-    fn event(&self) -> Event {
+impl<'a> Members<'a> {
+    /// The time of the event that was read from this. To write it anew takes longer than to see that it would be the same.
+    fn time_of(&self, event: &Event) -> Cow<'a, str> {
+        let is_same = event.time_ms != 0 && is_plain(&self.time);
+        if is_same { self.time.clone() } else { rfc3339(event.time_ms).into() }
+    }
+
+    /// The same for its session, which has 16 hex digits.
+    fn session_of(&self, event: &Event) -> Option<Cow<'a, str>> {
+        let session = event.who.session?;
+        let same = self.session.clone().filter(|text| !text.bytes().any(|byte| byte.is_ascii_uppercase()));
+        Some(same.unwrap_or_else(|| session_text(session).into()))
+    }
+
+    /// Gets back what [`Self::event`] moved to the event instead of copying it.
+    fn lend(&mut self, told: &Self) {
+        for (list, told) in [(&mut self.argv, &told.argv), (&mut self.attack, &told.attack)] {
+            if list.is_empty() {
+                *list = told.clone();
+            }
+        }
+        if self.parents.is_empty() {
+            self.parents = told.parents.clone();
+        }
+        self.budget = self.budget.take().or_else(|| told.budget.clone());
+        self.owner = self.owner.take().or_else(|| told.owner.clone());
+    }
+
+    /// Moves lists, the owner and the budget to the event, if its kind has them.
+    fn event(&mut self) -> Event {
         let process = self.pid.map(|pid| Process {
             pid,
-            parents: self.parents.to_vec(),
+            parents: taken(&mut self.parents),
             executable: owned(&self.executable),
-            argv: self.argv.to_vec(),
+            argv: taken(&mut self.argv),
             cgroup: owned(&self.cgroup),
         });
         let who = Who {
             session: self.session.as_deref().and_then(parse_session),
             agent: owned(&self.agent),
-            owner: self.owner.as_deref().cloned(),
+            owner: self.owner.take().map(Cow::into_owned),
             process,
             backend: owned(&self.backend),
         };
@@ -287,8 +351,8 @@ impl Members<'_> {
     }
 
     /// `None`: its kind or what changed is of another version.
-    fn body(&self, kind: Kind) -> Option<Body> {
-        let reason = self.reason.as_deref().unwrap_or_default();
+    fn body(&mut self, kind: Kind) -> Option<Body> {
+        let reason = &*self.reason.clone().unwrap_or_default();
         Some(match kind {
             Kind::Verdict => Body::Verdict(self.read_attempt()),
             Kind::Tamper => Body::Tamper(self.read_attempt()),
@@ -324,12 +388,12 @@ impl Members<'_> {
         Place { zone: owned(&self.zone), gateway: owned(&self.gateway), service: owned(&self.service) }
     }
 
-    fn read_tool(&self) -> Body {
+    fn read_tool(&mut self) -> Body {
         let verdict = self.read_verdict().unwrap_or(Verdict::Unknown);
-        Body::Exec(Tool { verdict, tool: owned(&self.tool), shape: owned(&self.shape), attack: self.attack.to_vec() })
+        Body::Exec(Tool { verdict, tool: owned(&self.tool), shape: owned(&self.shape), attack: taken(&mut self.attack) })
     }
 
-    fn read_attempt(&self) -> Box<Attempt> {
+    fn read_attempt(&mut self) -> Box<Attempt> {
         let trip = self.count.zip(self.window_s).map(|(count, window_s)| Trip {
             count,
             limit: self.limit.unwrap_or_default(),
@@ -341,15 +405,15 @@ impl Members<'_> {
         Box::new(Attempt {
             verdict: self.read_verdict(),
             reason: self.reason.as_deref().map(|name| Why::of_name(name).unwrap_or(Why::Unknown)),
-            destination: self.destination.as_ref().and_then(|to| destination(&to.address, to.port, &to.transport).ok()),
+            destination: self.destination.as_ref().and_then(|to| to.destination().ok()),
             object: owned(&self.object),
             place: self.read_place(),
             receipt: owned(&self.receipt),
-            budget: self.budget.as_deref().cloned(),
+            budget: self.budget.take().map(Cow::into_owned),
             command_line_account: owned(&self.command_line_account),
             hook: owned(&self.hook),
             repeats: self.repeats,
-            attack: self.attack.to_vec(),
+            attack: taken(&mut self.attack),
             trip,
         })
     }
@@ -360,7 +424,7 @@ impl Members<'_> {
     /// The first of them that cannot, in words.
     pub(crate) fn check_attempt(&self) -> Result<(), String> {
         if let Some(to) = &self.destination {
-            destination(&to.address, to.port, &to.transport)?;
+            to.destination()?;
         }
         parse_rfc3339(&self.time).ok_or_else(|| not_known("time", &self.time))?;
         self.targets.iter().try_for_each(|text| target(text).map(drop))
@@ -376,7 +440,7 @@ mod tests {
         let members = serde_json::to_value(event).unwrap();
         let mut members = members.as_object().unwrap().clone();
         members.insert(member.to_owned(), serde_json::from_str(value).unwrap());
-        let written: Members<'_> = serde_json::from_value(members.into()).unwrap();
+        let written = Members::deserialize(serde_json::Value::from(members)).unwrap();
         serde_json::to_string(&written).unwrap()
     }
 
@@ -396,7 +460,10 @@ mod tests {
             (refusal(), "verdict", "\"report\""),
             (refusal(), "reason", "\"tuesday\""),
             (refusal(), "time", "\"yesterday\""),
+            (refusal(), "time", "\"2026-11-18T11:06:60.999Z\""),
+            (refusal(), "time", "\"2026-13-18T11:06:39.999Z\""),
             (refusal(), "session", "\"abc\""),
+            (refusal(), "session", "\"0000000000000ABC\""),
             (refusal(), "request", "\"ask somebody\""),
             (refusal(), "rule", "\"claude-code exec\""),
             (refusal(), "tool", "\"nmap\""),
@@ -448,6 +515,42 @@ mod tests {
         let again: Event = serde_json::from_str(&serde_json::to_string(&refusal()).unwrap()).unwrap();
         assert!(again.written.is_none());
         assert_eq!(again, refusal());
+    }
+
+    /// Every member of every kind: also those that a kind does not have.
+    #[test]
+    fn every_event_is_told_with_all_that_was_written() {
+        let members = r#""session":"0000000000000abc","owner":{"uid":0,"name":"root"},"parents":[{"pid":7,"executable":"/bin/sh"}],
+            "argv":["a"],"budget":{"connections":1,"attempts":2,"accounts":["b"]},"attack":["T1046"],"detail":"\"c\"""#;
+        let reasons = ["tool", "released", "files", "open", "learned"].map(|name| format!("\"reason\":\"{name}\","));
+        let reasons = reasons.iter().map(String::as_str).chain(["", "\"pid\":1,", "\"verdict\":\"block\","]);
+        for kind in Kind::ALL.iter().map(|kind| kind.name()).chain(["teleport"]) {
+            for more in reasons.clone() {
+                let line = format!("{{\"id\":1,\"time\":\"2026-11-18T11:06:39.999Z\",\"host\":\"h\",\"kind\":\"{kind}\",{more}{members}}}");
+                let wanted: serde_json::Value = serde_json::from_str(&line).unwrap();
+                let text: Event = serde_json::from_str(&line).unwrap();
+                let value: Event = serde_json::from_value(wanted.clone()).unwrap();
+                assert_eq!(serde_json::to_value(&text).unwrap(), wanted);
+                assert_eq!(text, value);
+            }
+        }
+    }
+
+    #[test]
+    fn texts_are_not_copied_to_be_read() {
+        let line = serde_json::to_string(&refusal()).unwrap();
+        let members: Members<'_> = serde_json::from_str(&line).unwrap();
+        let texts = [Some(&members.time), Some(&members.host), Some(&members.kind), members.verdict.as_ref(), members.agent.as_ref()];
+        assert!(texts.iter().all(|text| matches!(text, Some(Cow::Borrowed(_)))), "{texts:?}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_plain_time_is_written_as_it_was_read(time in "[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:(60|[0-5][0-9])\\.[0-9]{3}Z") {
+            if let Some(time_ms) = parse_rfc3339(&time) {
+                assert_eq!(rfc3339(time_ms) == time, is_plain(&time));
+            }
+        }
     }
 
     #[test]
