@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use aya::maps::lpm_trie::Key;
 use pp_common::abi::{
-    BudgetValue, CONTROL_NEAR, CONTROL_OBSERVE, Control, DFA_STATES, DfaClasses, DfaRow, GatewayPortKey, Learned, LinkKey, MAX_RULES, NameId,
-    NearKey, PREFIX_HEAD_BITS, Place, PrefixKey, RuleTarget, ServiceKey, UserKey,
+    BudgetValue, CONTROL_NEAR, CONTROL_OBSERVE, Control, DFA_STATES, DfaClasses, DfaRow, GatewayPortKey, Learned, LinkKey, MAX_RULES,
+    NameId, NearKey, PREFIX_HEAD_BITS, Place, PrefixKey, RuleTarget, ServiceKey, UserKey,
 };
 use pp_common::dest::Addr;
 use pp_common::tools::TOOL_STATES;
