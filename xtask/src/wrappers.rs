@@ -44,7 +44,7 @@ pub(crate) fn bench(paths: &Paths, extra: bool, page: bool, args: &[String]) -> 
     if !page {
         return start(paths, &bin, "pp-bench", args, &env);
     }
-    let args = [args, &["--json".to_owned()]].concat();
+    let args = [args, &["--markdown".to_owned()]].concat();
     let output = command(paths, &bin, "pp-bench", &args, &env).stderr(Stdio::inherit()).output().context("pp-bench: did not start")?;
     let code = output.status.code().with_context(|| format!("pp-bench: {}", output.status))?;
     if code == 0 {

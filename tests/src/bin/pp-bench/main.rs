@@ -29,7 +29,7 @@ use pp_agent::os::host::kernel_release;
 use hooks::Hooks;
 use measure::{Bench, ROUNDS};
 use place::Place;
-use report::{LEGEND, Line, Report, head};
+use report::{LEGEND, Line, Report, head, markdown};
 use rows::Row;
 
 /// Measure what the hooks cost
@@ -54,6 +54,16 @@ struct Options {
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
+    /// Print nothing but the table, in Markdown
+    #[arg(long, conflicts_with = "json")]
+    markdown: bool,
+}
+
+impl Options {
+    /// Nothing but the result is printed, at the end.
+    fn is_quiet(&self) -> bool {
+        self.json || self.markdown
+    }
 }
 
 fn main() -> ExitCode {
@@ -90,18 +100,18 @@ fn bench(options: &Options) -> Result<bool> {
         rounds: options.rounds,
         others,
     };
-    let lines = table(&mut bench, &rows, options.json)?;
+    let lines = table(&mut bench, &rows, options.is_quiet())?;
     let mut with_extra = Vec::new();
     if let Some(extra) = extra {
-        say(options.json, "\nthe limits, tried on a build with one more hash and one more prefix lookup for unmarked callers:")?;
+        say(options.is_quiet(), "\nthe limits, tried on a build with one more hash and one more prefix lookup for unmarked callers:")?;
         rows.retain(|row| row.limit.is_some());
         bench.gate = gate(&extra)?;
-        with_extra = table(&mut bench, &rows, options.json)?;
+        with_extra = table(&mut bench, &rows, options.is_quiet())?;
     }
     drop(bench);
     drop(place);
     let report = Report { kernel: kernel_release(), object: object.display().to_string(), others, lines, with_extra };
-    conclude(&report, options.json)?;
+    conclude(&report, options)?;
     Ok(report.passes())
 }
 
@@ -113,40 +123,43 @@ fn gate(object: &Path) -> Result<Hooks> {
 }
 
 /// Measures the rows and shows each as soon as it is known.
-fn table(bench: &mut Bench<'_>, rows: &[Row], json: bool) -> Result<Vec<Line>> {
-    say(json, &head())?;
+fn table(bench: &mut Bench<'_>, rows: &[Row], is_quiet: bool) -> Result<Vec<Line>> {
+    say(is_quiet, &head())?;
     let mut lines = Vec::new();
     for row in rows {
         let cost = bench.measure(row).with_context(|| format!("{} at {}, {}", row.call, row.hooks, row.caller.name()))?;
         let line = Line::new(row, &cost);
-        say(json, &line.to_string())?;
+        say(is_quiet, &line.to_string())?;
         lines.push(line);
     }
     Ok(lines)
 }
 
-fn conclude(report: &Report, json: bool) -> Result<()> {
-    if json {
-        let mut out = std::io::stdout().lock();
+fn conclude(report: &Report, options: &Options) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    if options.json {
         serde_json::to_writer_pretty(&mut out, report)?;
         return Ok(writeln!(out)?);
     }
+    if options.markdown {
+        return Ok(write!(out, "{}", markdown(&report.lines))?);
+    }
     let exceeded = report.lines.iter().filter(|line| line.exceeds()).count();
-    say(json, &format!("\n{LEGEND}\nkernel {}, {}", report.kernel, report.object))?;
+    writeln!(out, "\n{LEGEND}\nkernel {}, {}", report.kernel, report.object)?;
     if exceeded > 0 {
-        say(json, &format!("{exceeded} limits EXCEEDED"))?;
+        writeln!(out, "{exceeded} limits EXCEEDED")?;
     } else {
-        say(json, "every limit holds")?;
+        writeln!(out, "every limit holds")?;
     }
     if !report.limits_bite() {
-        say(json, "the build that does too much was NOT noticed: the limits prove nothing on this machine now")?;
+        writeln!(out, "the build that does too much was NOT noticed: the limits prove nothing on this machine now")?;
     }
     Ok(())
 }
 
-/// A line of the table; with `--json`, nothing but the result itself is printed.
-fn say(json: bool, line: &str) -> Result<()> {
-    if !json {
+/// A line of the table, unless nothing but the result is printed.
+fn say(is_quiet: bool, line: &str) -> Result<()> {
+    if !is_quiet {
         writeln!(std::io::stdout().lock(), "{line}")?;
     }
     Ok(())

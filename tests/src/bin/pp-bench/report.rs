@@ -1,6 +1,6 @@
-//! The result, for a person and for a program.
+//! The result: a table in a terminal and on a page, and JSON.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use serde::Serialize;
 
@@ -56,33 +56,74 @@ impl Line {
     }
 }
 
+/// A column of the table, in a terminal and on the page of a run.
+struct Column {
+    head: &'static str,
+    page_head: &'static str,
+    /// Characters in a terminal.
+    width: usize,
+    /// In a terminal it ends at the right.
+    is_number: bool,
+    cell: fn(&Line) -> String,
+    page_cell: fn(&Line) -> String,
+}
+
+impl Column {
+    const fn text(head: &'static str, width: usize, cell: fn(&Line) -> String) -> Self {
+        Self { head, page_head: head, width, is_number: false, cell, page_cell: cell }
+    }
+
+    const fn number(head: &'static str, page_head: &'static str, width: usize, cell: fn(&Line) -> String) -> Self {
+        Self { head, page_head, width, is_number: true, cell, page_cell: cell }
+    }
+
+    fn padded(&self, text: &str) -> String {
+        let width = self.width;
+        if self.is_number { format!("{text:>width$}") } else { format!("{text:<width$}") }
+    }
+}
+
+/// The table, from left to right.
+const COLUMNS: [Column; 11] = [
+    Column::text("call", 18, |line| line.call.to_owned()),
+    Column::text("hooks", 15, |line| line.hooks.to_owned()),
+    Column::text("caller", 22, |line| line.caller.name().to_owned()),
+    Column::number("n", "rounds", 3, |line| line.rounds.to_string()),
+    Column::number("call ns", "call, ns", 7, |line| format!("{:.0}", line.call_ns.median)),
+    Column::number("empty, ns", "empty, ns", 21, |line| ns(&line.empty_ns)),
+    Column::number("gate, ns", "gate, ns", 21, |line| ns(&line.gate_ns)),
+    Column::number("gate - empty, ns", "gate - empty, ns", 21, |line| ns(&line.gate_over_empty_ns)),
+    Column::number("hook x", "hook x", 6, |line| line.hook_ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"))),
+    Column {
+        page_cell: |line| format!("{:.2}", line.call_ratio.median),
+        ..Column::number("call x", "call x", 18, |line| {
+            let Spread { low, median, high } = line.call_ratio;
+            format!("{median:.2} [{low:.2}..{high:.2}]")
+        })
+    },
+    Column::text("limit", 0, |line| match (line.within, line.allowance_ns) {
+        (Some(within), Some(most)) => format!("{} +{most:.0}", if within { "within" } else { "EXCEEDS" }),
+        _ => String::new(),
+    }),
+];
+
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verdict = match (self.within, self.allowance_ns) {
-            (Some(within), Some(most)) => format!("{} +{most:.0}", if within { "within" } else { "EXCEEDS" }),
-            _ => String::new(),
-        };
-        let hook_ratio = self.hook_ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
-        let Self { call, hooks, rounds, call_ns, empty_ns, gate_ns, gate_over_empty_ns, call_ratio, .. } = self;
-        write!(
-            f,
-            "{call:<18} {hooks:<15} {:<22} {rounds:>3} {:>7.0} {:>21} {:>21} {:>21} {hook_ratio:>6} {:>18} {verdict}",
-            self.caller.name(),
-            call_ns.median,
-            ns(empty_ns),
-            ns(gate_ns),
-            ns(gate_over_empty_ns),
-            format!("{:.2} [{:.2}..{:.2}]", call_ratio.median, call_ratio.low, call_ratio.high),
-        )
+        f.write_str(&COLUMNS.map(|column| column.padded(&(column.cell)(self))).join(" "))
     }
 }
 
 /// Above the lines of a table.
 pub(crate) fn head() -> String {
-    format!(
-        "{:<18} {:<15} {:<22} {:>3} {:>7} {:>21} {:>21} {:>21} {:>6} {:>18} limit",
-        "call", "hooks", "caller", "n", "call ns", "empty, ns", "gate, ns", "gate - empty, ns", "hook x", "call x"
-    )
+    COLUMNS.map(|column| column.padded(column.head)).join(" ")
+}
+
+/// The table in Markdown, for the page of a run.
+pub(crate) fn markdown(lines: &[Line]) -> String {
+    let row = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+    let mut table = row(&COLUMNS.map(|column| column.page_head.to_owned())) + &row(&COLUMNS.map(|_| "---".to_owned()));
+    table.extend(lines.iter().map(|line| row(&COLUMNS.map(|column| (column.page_cell)(line)))));
+    table
 }
 
 /// Below the lines of a table.
@@ -90,10 +131,7 @@ pub(crate) const LEGEND: &str = "n: rounds. call ns: with no program. empty, gat
      Counted connects: in place of the empty programs, the gate on a connect that its behaviour rules do not count.";
 
 fn ns(spread: &Spread) -> String {
-    let mut text = String::new();
-    // Writing to a string does not fail.
-    write!(text, "{:+.0} [{:+.0}..{:+.0}]", spread.median, spread.low, spread.high).unwrap_or_default();
-    text
+    format!("{:+.0} [{:+.0}..{:+.0}]", spread.median, spread.low, spread.high)
 }
 
 /// The whole run.
@@ -117,5 +155,50 @@ impl Report {
     /// The limits notice the build that does too much.
     pub(crate) fn limits_bite(&self) -> bool {
         self.with_extra.is_empty() || self.with_extra.iter().any(Line::exceeds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(within: Option<bool>) -> Line {
+        let spread = Spread { low: -1.4, median: 2.0, high: 3.0 };
+        Line {
+            call: "udp connect",
+            hooks: "connect4",
+            caller: Caller::CountedNew,
+            rounds: 12,
+            call_ns: Spread { median: 1543.2, ..spread },
+            empty_ns: spread,
+            gate_ns: spread,
+            gate_over_empty_ns: spread,
+            hook_ratio: within.map(|_| 1.38),
+            call_ratio: spread,
+            limit: None,
+            allowance_ns: within.map(|_| 15.0),
+            within,
+        }
+    }
+
+    #[test]
+    fn columns_of_a_terminal_stand_below_each_other() {
+        let head = "call               hooks           caller                   n call ns             empty, ns              gate, ns      gate - empty, ns hook x             call x limit";
+        let row = "udp connect        connect4        marked, counted first   12    1543           +2 [-1..+3]           +2 [-1..+3]           +2 [-1..+3]   1.38 2.00 [-1.40..3.00] within +15";
+        assert_eq!(super::head(), head);
+        assert_eq!(line(Some(true)).to_string(), row);
+    }
+
+    #[test]
+    fn page_has_a_row_for_each_line_and_names_what_exceeds() {
+        let page = markdown(&[line(Some(false)), line(None)]);
+        let rows: Vec<&str> = page.lines().collect();
+        let expected = [
+            "| call | hooks | caller | rounds | call, ns | empty, ns | gate, ns | gate - empty, ns | hook x | call x | limit |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+            "| udp connect | connect4 | marked, counted first | 12 | 1543 | +2 [-1..+3] | +2 [-1..+3] | +2 [-1..+3] | 1.38 | 2.00 | EXCEEDS +15 |",
+            "| udp connect | connect4 | marked, counted first | 12 | 1543 | +2 [-1..+3] | +2 [-1..+3] | +2 [-1..+3] | - | 2.00 |  |",
+        ];
+        assert_eq!(rows, expected);
     }
 }
