@@ -155,6 +155,16 @@ impl State {
         *held = Held::Shut(Shut { reason: reason.to_string(), was_absent });
     }
 
+    /// Closes the file, for good: the next daemon finds it whole, with nothing to repair.
+    pub(crate) fn close(&self) {
+        let closed = Held::Shut(Shut { reason: "the daemon is stopping".to_owned(), was_absent: false });
+        if let Held::Open(database) = std::mem::replace(&mut *self.held(), closed)
+            && let Err(source) = database::caught(|| Ok(database.close()?))
+        {
+            tracing::warn!("{}", self.error(source));
+        }
+    }
+
     /// Tries a state that is shut once more. A file that was there and is gone is not made anew: only a start does that.
     ///
     /// # Errors

@@ -205,6 +205,8 @@ async fn serve(args: &DaemonArgs, socket: &Path) -> Result<(), DaemonError> {
             daemon.reports.hub.read(accounted);
         }
         daemon.reports.hub.stop();
+        // Here, since its owners may outlive this.
+        daemon.state.close();
     };
     let ending = tokio::task::spawn_blocking(end).await;
     if let Err(error) = ending {
