@@ -79,7 +79,7 @@ pub(super) enum State {
     /// In the path. `rule` matched already; only the never-list can undo it.
     Path { never: LazyStateID, exec: Result<usize, LazyStateID>, names: LazyStateID },
     /// In the arguments of an interpreter.
-    Interpreter(At),
+    Interpreter(At<usize>),
     /// In the name of a module.
     Module { module: LazyStateID },
 }

@@ -292,6 +292,20 @@ fn option_that_looks_like_a_script_is_none() {
     assert!(found(&[b"node", b"a"]));
 }
 
+#[test]
+fn pattern_that_ends_in_a_star_holds_where_the_script_begins_like_a_subcommand() {
+    let tables = compile(&[agent("one", &[], &["*/ru*", "*/s*", "*/e*v*"], &[])]).unwrap();
+    let found = |line: &str| {
+        let argv: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+        tables.matches(format!("/usr/bin/{}", argv[0].escape_ascii()).as_bytes(), &argv).is_some()
+    };
+    let marked =
+        ["node rum.js", "bun rum.js", "bun run rum.js", "bun ru", "bun runs", "deno run rum.js", "deno serve server.ts", "deno evals"];
+    let not = ["bun run", "bun run r.js", "deno run", "deno serve x.ts", "deno eval", "bun -e run", "deno r"];
+    assert_eq!(marked.map(found), marked.map(|_| true));
+    assert_eq!(not.map(found), not.map(|_| false));
+}
+
 mod tree {
     use super::*;
     use std::fs;

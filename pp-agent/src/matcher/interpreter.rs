@@ -110,11 +110,11 @@ pub(crate) const LOADER: Family = Family {
 
 /// Where the walk over an interpreter's arguments stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum At {
+pub(crate) enum At<T> {
     /// In `argv[0]`, or in the value of an option.
     Value { family: usize },
-    /// In a word that may be an option, a subcommand or the script.
-    Word { family: usize, word: LazyStateID, script: LazyStateID },
+    /// In a word that may be an option, a subcommand or the script. `found` is what it is as the script, as far as that is known.
+    Word { family: usize, word: LazyStateID, script: LazyStateID, found: Option<T> },
     /// In the script.
     Script { script: LazyStateID },
 }
@@ -123,7 +123,7 @@ pub(crate) enum At {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next<T> {
     /// On.
-    Go(At),
+    Go(At<T>),
     /// To the name of a module, which begins with the next byte.
     Module,
     /// The script is one of those that are looked for.
@@ -155,23 +155,26 @@ impl Interpreters {
     }
 
     /// One byte further; `scripts` are those that are looked for.
-    pub(crate) fn step<T: Copy>(&mut self, at: At, byte: u8, scripts: &mut Part<T>) -> Result<Next<T>, TooMuch> {
+    pub(crate) fn step<T: Copy>(&mut self, at: At<T>, byte: u8, scripts: &mut Part<T>) -> Result<Next<T>, TooMuch> {
         Ok(match at {
             At::Value { family } if byte == 0 => Next::Go(self.next_word(family, scripts)?),
             At::Value { .. } => Next::Go(at),
-            At::Word { family, word, script } => match self.words[family].step(word, byte)? {
+            At::Word { family, word, script, found } => match self.words[family].step(word, byte)? {
                 (_, Some(Stop)) => Next::Dead,
                 (_, Some(Skip)) => Next::Go(self.next_word(family, scripts)?),
                 (_, Some(Value)) => Next::Go(At::Value { family }),
                 (_, Some(Module)) => Next::Module,
                 (_, Some(End)) => Next::Go(At::Script { script: scripts.start()? }),
-                (word, None) => match scripts.step(script, byte)? {
-                    // An option may match what ends in `*` before it is known to be one.
-                    (_, Some(found)) if word.is_dead() || byte == 0 => Next::Found(found),
-                    (script, _) if !word.is_dead() => Next::Go(At::Word { family, word, script }),
-                    (script, _) if !script.is_dead() => Next::Go(At::Script { script }),
-                    _ => Next::Dead,
-                },
+                (word, None) => {
+                    // What ends in `*` is found before the word is known to be no option, and not a second time.
+                    let (script, now) = scripts.step(script, byte)?;
+                    match found.or(now) {
+                        found if !word.is_dead() && byte != 0 => Next::Go(At::Word { family, word, script, found }),
+                        Some(found) => Next::Found(found),
+                        None if script.is_dead() => Next::Dead,
+                        None => Next::Go(At::Script { script }),
+                    }
+                }
             },
             At::Script { script } => match scripts.step(script, byte)? {
                 (_, Some(found)) => Next::Found(found),
@@ -181,7 +184,7 @@ impl Interpreters {
         })
     }
 
-    fn next_word<T: Copy>(&mut self, family: usize, scripts: &mut Part<T>) -> Result<At, TooMuch> {
-        Ok(At::Word { family, word: self.words[family].start()?, script: scripts.start()? })
+    fn next_word<T: Copy>(&mut self, family: usize, scripts: &mut Part<T>) -> Result<At<T>, TooMuch> {
+        Ok(At::Word { family, word: self.words[family].start()?, script: scripts.start()?, found: None })
     }
 }

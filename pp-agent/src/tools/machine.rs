@@ -41,7 +41,7 @@ pub(super) enum State {
     /// In `argv[0]` of a tool.
     OwnArgv0 { called: Called },
     /// In the arguments of an interpreter, or in `argv[0]` of something that is none: there it stands for the script.
-    Interpreter(At),
+    Interpreter(At<Called>),
     /// In the arguments of a tool; `Err`: its shape was telling, by this rule.
     Arguments { called: Called, shape: Result<LazyStateID, usize>, allowed: LazyStateID },
 }
