@@ -62,7 +62,7 @@ pub(crate) enum ClientError {
         doubt: Doubt,
     },
     /// The connection broke.
-    #[error("control socket {path}: {source}")]
+    #[error("control socket {path}: {}; the connection broke, and whether the daemon did it is not known: see its log", chain(source))]
     Http {
         /// The socket.
         path: PathBuf,
@@ -269,6 +269,11 @@ impl Lines {
     }
 }
 
+/// An error with what it came from: hyper's own words leave that out.
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |error| error.source()).fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 fn nonblocking(stream: OwnedFd) -> std::io::Result<UnixStream> {
     let stream = std::os::unix::net::UnixStream::from(stream);
     stream.set_nonblocking(true)?;
@@ -299,5 +304,22 @@ mod tests {
         let client = Client { patience: short, ..Client::new(&path, Named::OnCommandLine) };
         assert!(matches!(client.get::<Value>("/v1/status").await, Err(ClientError::Silent { .. })));
         assert!(matches!(client.delete::<Value>("/v1/receipts/x").await, Err(ClientError::Silent { .. })));
+    }
+
+    #[tokio::test]
+    async fn connection_that_breaks_names_its_cause() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let client = Client::new(&path, Named::OnCommandLine);
+        // It leaves with what was asked unread.
+        let leaving = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            std::thread::sleep(Duration::from_millis(50));
+            drop(stream);
+        });
+        let error = client.get::<Value>("/v1/status").await.unwrap_err().to_string();
+        leaving.join().unwrap();
+        assert!(error.contains("Connection reset by peer (os error 104); the connection broke"), "{error}");
     }
 }

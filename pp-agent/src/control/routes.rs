@@ -24,7 +24,7 @@ use crate::events::build::{parse_session, session_text};
 /// Most bytes of a request's body.
 pub(crate) const MAX_BODY: usize = 1024 * 1024;
 /// For how long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 
 type Answer = Result<Response, ApiError>;
 

@@ -271,7 +271,7 @@ async fn half_a_request_is_cut_off_and_others_are_served() {
     let path = world.path.clone();
     let half = tokio::task::spawn_blocking(move || {
         let mut stream = Blocking::connect(path).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         stream.write_all(b"GET /v1/status HTTP/1.1\r\nhos").unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).map(|_| answer)
