@@ -32,7 +32,7 @@ const FIRST: &str = "10.20.64.0:7000";
 /// Refusals of one storm: more than the ring buffer and the table of repeats have room for.
 const REFUSALS: u64 = 120_000;
 /// The same on an emulated processor.
-const EMULATED_REFUSALS: u64 = 60_000;
+const EMULATED_REFUSALS: u64 = 45_000;
 const PROCESSES: u64 = 8;
 /// Told refusals that the store keeps for sure, beside everything else.
 const STORED: u64 = 90_000;
