@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 mod api;
+mod causes;
 pub mod cli;
 mod clock;
 mod compiled;

@@ -23,6 +23,7 @@ use tokio_util::codec::{AnyDelimiterCodec, Decoder as _};
 
 use super::trust::{Doubt, Named, server_of};
 use crate::api::{ErrorAnswer, Problem};
+use crate::causes::chain;
 
 /// How long a server whose queue is full may take to take a connection, seconds.
 const CONNECT_TIMEOUT_S: i64 = 10;
@@ -62,7 +63,10 @@ pub(crate) enum ClientError {
         doubt: Doubt,
     },
     /// The connection broke.
-    #[error("control socket {path}: {}; the connection broke, and whether the daemon did it is not known: see its log", chain(source))]
+    #[error(
+        "control socket {path}: {}; the connection broke, a change that was asked for may be made or not: see systemctl status pp-agent",
+        chain(source)
+    )]
     Http {
         /// The socket.
         path: PathBuf,
@@ -269,11 +273,6 @@ impl Lines {
     }
 }
 
-/// An error with what it came from: hyper's own words leave that out.
-fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(error.source(), |error| error.source()).fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
 fn nonblocking(stream: OwnedFd) -> std::io::Result<UnixStream> {
     let stream = std::os::unix::net::UnixStream::from(stream);
     stream.set_nonblocking(true)?;
@@ -293,6 +292,8 @@ fn refusal(status: u16, bytes: &[u8]) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
 
     #[tokio::test]
@@ -312,12 +313,8 @@ mod tests {
         let path = folder.path().join("socket");
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let client = Client::new(&path, Named::OnCommandLine);
-        // It leaves with what was asked unread.
-        let leaving = std::thread::spawn(move || {
-            let (stream, _) = listener.accept().unwrap();
-            std::thread::sleep(Duration::from_millis(50));
-            drop(stream);
-        });
+        // It leaves with most of what was asked unread.
+        let leaving = std::thread::spawn(move || listener.accept().unwrap().0.read_exact(&mut [0]).unwrap());
         let error = client.get::<Value>("/v1/status").await.unwrap_err().to_string();
         leaving.join().unwrap();
         assert!(error.contains("Connection reset by peer (os error 104); the connection broke"), "{error}");

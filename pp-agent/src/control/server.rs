@@ -20,8 +20,8 @@ use super::access::Peer;
 use super::seats::{Class, Seat, Seats};
 use super::{ApiError, Governor, routes};
 
-/// For how long a request's head may take, and how long a connection may idle. A busy host's CLI may need seconds between the two; whoever is
-/// slow on purpose costs itself alone, see [`Seats`].
+/// For how long a request's head may take, and how long a connection may idle. On a busy host a caller may need
+/// seconds to begin. Whoever is slow on purpose costs itself alone, see [`Seats`].
 const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
 /// Most bytes of a request's head.
 const MAX_HEAD: usize = 64 * 1024;

@@ -61,7 +61,7 @@ fn map_data(map: &Map) -> Option<&MapData> {
 impl Twins {
     /// Parses the object and binds its programs to the maps.
     pub(super) fn new(object: &[u8], maps: Vec<(String, OwnedFd)>) -> Result<Self, String> {
-        let words = |error: &dyn std::error::Error| super::load::chain(error);
+        let words = |error: &dyn std::error::Error| crate::causes::chain(error);
         let mut object = Object::parse(object).map_err(|error| words(&error))?;
         let defined = std::mem::take(&mut object.maps);
         let bound = defined.iter().map(|(name, map)| {

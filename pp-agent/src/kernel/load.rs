@@ -34,6 +34,7 @@ use super::{
     programs::{self, FIRST, Hang, LAST, REFUSING},
     sys, version,
 };
+use crate::causes::chain;
 use crate::os::mounts::cgroup2_root;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PP_EBPF_OBJECT"));
@@ -457,19 +458,4 @@ pub(crate) struct Removed {
     pub(crate) flows: usize,
     /// Why not all such flows could be ended.
     pub(crate) problem: Option<KernelError>,
-}
-
-/// An error with its causes on one line; a verifier log keeps its lines.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let more = cause.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        source = cause.source();
-    }
-    text
 }
