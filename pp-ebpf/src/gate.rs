@@ -26,3 +26,4 @@ mod reach;
 mod socket;
 mod tasks;
 mod tools;
+mod walker;

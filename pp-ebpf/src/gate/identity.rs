@@ -1,18 +1,14 @@
 //! Which agent a program is: the identity rules, compiled by the daemon into
 //! one automaton over path and arguments, then user rules, then cgroup rules.
 
-use core::hint::black_box;
-
 use aya_ebpf::helpers::bpf_get_current_uid_gid;
-use pp_common::abi::{
-    Control, DFA_ACCEPT, DFA_CLASSES, DFA_DEAD, DFA_START, DFA_STATES, DfaClasses, EXEC_ARGV_LEN, MAX_CGROUP_DEPTH, MAX_RULES, NameId,
-    UserKey,
-};
+use pp_common::abi::{Control, EXEC_ARGV_LEN, MAX_CGROUP_DEPTH, MAX_RULES, NameId, UserKey};
 
 use super::{
     kernel::{current_task, offset, read},
     maps::{CGROUPS, DFA_BYTES, DFA_ROWS, ExecInput, RULES, USERS},
     mark::{control, current_tgid},
+    walker::Automaton,
 };
 
 /// `PF_KTHREAD`, `include/linux/sched.h`.
@@ -61,46 +57,9 @@ fn never_markable(control: &Control) -> bool {
 #[inline(always)]
 fn program_rule(control: &Control, input: &ExecInput, argv_len: usize) -> Option<u32> {
     let half = control.generation & 1;
-    let classes = DFA_BYTES.get(half)?;
-    let base = half * DFA_STATES as u32;
-    let mut state = DFA_START;
-    // VERIFIER: one way out of each loop beside the matches, by what was read and not by a length,
-    // so that the second loop is followed once and not for every length of the first.
-    for byte in &input.path {
-        state = step(base, classes, state, *byte)?;
-        if state & DFA_ACCEPT != 0 {
-            return Some(rule(state));
-        }
-        if *byte == 0 {
-            break;
-        }
-    }
-    // VERIFIER: opaque, or the compiler drops the end of the buffer as a bound of the loop.
-    let argv_len = black_box(argv_len);
-    for (i, byte) in input.argv[..EXEC_ARGV_LEN].iter().enumerate() {
-        state = step(base, classes, state, *byte)?;
-        if state & DFA_ACCEPT != 0 {
-            return Some(rule(state));
-        }
-        if i >= argv_len {
-            break;
-        }
-    }
-    None
-}
-
-#[inline(always)]
-fn rule(state: u16) -> u32 {
-    u32::from(state) & (MAX_RULES as u32 - 1)
-}
-
-/// One byte further; `None` once nothing can match any more.
-#[inline(always)]
-fn step(base: u32, classes: &DfaClasses, state: u16, byte: u8) -> Option<u16> {
-    let row = DFA_ROWS.get(base + (u32::from(state) & (DFA_STATES as u32 - 1)))?;
-    let class = usize::from(classes.class[usize::from(byte)]) & (DFA_CLASSES - 1);
-    let next = row.next[class];
-    if next == DFA_DEAD { None } else { Some(next) }
+    let automaton = Automaton { rows: &DFA_ROWS, classes: DFA_BYTES.get(half)?, half };
+    let state = automaton.walk::<EXEC_ARGV_LEN, true>(input, argv_len)?;
+    Some(u32::from(state) & (MAX_RULES as u32 - 1))
 }
 
 #[inline(always)]
