@@ -188,6 +188,8 @@ pub struct Control {
 pub const CONTROL_OBSERVE: u32 = 1;
 /// A link carries a protected place, or an address was learned: the maps of those are asked.
 pub const CONTROL_NEAR: u32 = 2;
+/// The daemon logs each attempt that is blocked: the programs write a line for it.
+pub const CONTROL_LOG: u32 = 4;
 
 /// Key of a longest-prefix map: the prefix length counts [`PREFIX_HEAD_BITS`]
 /// first. Addresses are 128 bits, IPv4 as `::ffff:a.b.c.d`.

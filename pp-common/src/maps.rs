@@ -13,6 +13,7 @@ use crate::behaviour::{MAX_GROUNDS, MAX_LOGIN_TARGETS, MAX_OWN, MAX_SESSIONS};
 use crate::delegate::MAX_DELEGATES;
 use crate::protect::{MAX_GUARDED, MAX_GUARDED_NAMES};
 use crate::tools::TOOL_STATES;
+use crate::trouble::TROUBLES;
 use crate::turns::MAX_TURN_LIMITS;
 
 /// Calls a macro with the rows of the table.
@@ -233,6 +234,17 @@ macro_rules! maps {
                     written "at fork, exec and exit",
                     read "the daemon",
                     full "the record is lost and counted";
+                // The name is aya-log's. Lines of one build are read by another: `line_tests.rs` has those of this layout.
+                /// Lines of the programs, for the daemon's log.
+                AYA_LOGS @ 1: Ring[() => u8; 128 * 1024],
+                    written "by every hook: warnings, and at debug what it blocks",
+                    read "the daemon",
+                    full "the line is lost; the verdict stands";
+                /// When a warning of each kind was last written, so that there is at most one a second.
+                WARNED @ UNPINNED: Array[u32 => u64; TROUBLES],
+                    written "by every hook, with a warning",
+                    read "the same",
+                    full "one entry for each kind";
                 /// Room for the path and arguments of the process that execs on this CPU.
                 EXEC_INPUT @ UNPINNED: PerCpuArray[u32 => ExecInput; 1],
                     written "at exec",

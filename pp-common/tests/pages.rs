@@ -12,6 +12,7 @@ use pp_common::{
     maps::{self, Map},
     record::{Hook, kind},
     tamper::{GuardHook, Tamper},
+    trouble::{TROUBLES, Trouble},
 };
 
 /// Begin and end of a generated part of a page; the name of the part follows.
@@ -91,9 +92,10 @@ fn reasons_and_hooks_are_on_the_page_of_events() {
 }
 
 #[test]
-fn counters_are_on_the_page_of_operations() {
+fn counters_and_lines_of_the_log_are_on_the_page_of_operations() {
     let rows = Counter::ALL.iter().map(|counter| format!("| `pp_kernel_{}_total` | {} |", counter.name(), cell(counter.text())));
-    holds("docs/operations.md", &[("counters", table("| metric | counts |", rows))]);
+    let lines: String = Trouble::ALL.iter().map(|trouble| format!("- `{}`\n", trouble.text())).collect();
+    holds("docs/operations.md", &[("counters", table("| metric | counts |", rows)), ("lines of the programs", lines)]);
 }
 
 /// The table of a set of codes.
@@ -166,8 +168,9 @@ fn what_lies_in_two_generations_has_room_for_both() {
 }
 
 #[test]
-fn every_counter_has_its_room() {
+fn every_counter_and_every_trouble_has_its_room() {
     assert!(Counter::ALL.iter().all(|counter| (*counter as u32) < maps::COUNTS.size));
+    assert!(Trouble::ALL.iter().all(|trouble| (*trouble as u32) < TROUBLES));
 }
 
 #[test]
@@ -180,7 +183,7 @@ fn no_code_and_no_name_is_given_twice_and_an_unknown_one_is_none() {
             assert_eq!($type::from_code($repr::MAX), None, stringify!($type));
         )+ };
     }
-    apart!(Verdict: u8, Reason: u8, Kind: u8, Hook: u8, Tamper: u8, GuardHook: u8, Counter: u32, Rule: u32, Action: u32);
+    apart!(Verdict: u8, Reason: u8, Kind: u8, Hook: u8, Tamper: u8, GuardHook: u8, Counter: u32, Rule: u32, Action: u32, Trouble: u32);
     for (code, name, _) in transport::ALL {
         assert_eq!((transport::name(*code), transport::from_name(name)), (Some(*name), Some(*code)));
     }

@@ -13,6 +13,7 @@ mod guard;
 mod hook;
 mod identity;
 mod kernel;
+mod log;
 mod lsm;
 mod maps;
 mod mark;

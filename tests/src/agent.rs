@@ -42,6 +42,7 @@ pub struct Daemon {
     programs: BTreeSet<u32>,
     binary: PathBuf,
     arguments: Vec<String>,
+    log_level: Option<String>,
     log: String,
 }
 
@@ -84,6 +85,7 @@ impl Daemon {
             programs: BTreeSet::new(),
             binary: lab.program("pp-agent"),
             arguments: Vec::new(),
+            log_level: None,
             log: String::new(),
         })
     }
@@ -122,6 +124,11 @@ impl Daemon {
         self.arguments.extend(arguments.iter().map(|word| (*word).to_owned()));
     }
 
+    /// Sets what it logs (`PP_LOG`), for the next start; `None`: as this process has it.
+    pub fn set_log_level(&mut self, level: Option<&str>) {
+        self.log_level = level.map(str::to_owned);
+    }
+
     /// The daemon's command line, for tests of a start that must fail.
     #[must_use]
     pub fn command(&self) -> Command {
@@ -141,7 +148,9 @@ impl Daemon {
             text(self.bpffs.clone()),
         ];
         arguments.extend(self.arguments.iter().cloned());
-        self.lab.command(Place::Engineering, &arguments)
+        let mut command = self.lab.command(Place::Engineering, &arguments);
+        command.envs(self.log_level.iter().map(|level| ("PP_LOG", level)));
+        command
     }
 
     /// Starts the prepared or ended daemon and waits until it is ready.

@@ -207,6 +207,9 @@ async fn serve(args: &DaemonArgs, socket: &Path) -> Result<(), DaemonError> {
         daemon.reports.hub.stop();
         // Here, since its owners may outlive this.
         daemon.state.close();
+        if let Err(error) = daemon.rules.change(|writer| writer.publisher.end_lines()) {
+            tracing::warn!("{error}; the programs go on writing a line for each attempt that they block");
+        }
     };
     let ending = tokio::task::spawn_blocking(end).await;
     if let Err(error) = ending {

@@ -22,7 +22,7 @@ use aya::{
 };
 use pp_common::{
     abi::Offsets,
-    maps::{self, Map, SOCKS, TASKS},
+    maps::{self, AYA_LOGS, Map, SOCKS, TASKS},
     protect::GuardOffsets,
 };
 use sha2::{Digest as _, Sha256};
@@ -289,9 +289,10 @@ impl Attached {
 }
 
 /// Programs that are attached have their maps: those of this build all of them, those of any the marks of processes. One made anew beside
-/// them would be written by the daemon and read by nobody.
+/// them would be written by the daemon and read by nobody. Lines for the log are read from the map that attached programs write to.
 fn complete(bpffs: &Path, attached: Attached, fresh: bool) -> Result<(), KernelError> {
-    let lost = pinned_maps().map(|map| map_pin(bpffs, map)).find(|pin| !pin.exists());
+    let needed = pinned_maps().filter(|map| map.name != AYA_LOGS.name);
+    let lost = needed.map(|map| map_pin(bpffs, map)).find(|pin| !pin.exists());
     match lost.filter(|_| attached.own || attached.others && fresh) {
         Some(path) => Err(KernelError::LostMap { path }),
         None => Ok(()),

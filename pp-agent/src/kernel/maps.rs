@@ -211,6 +211,17 @@ impl Maps {
         self.control.set(0, control)
     }
 
+    /// Sets or clears a `CONTROL_*` flag.
+    pub(super) fn set_flag(&self, flag: u32, wanted: bool) -> Result<(), KernelError> {
+        let control = self.control()?;
+        let flags = if wanted { control.flags | flag } else { control.flags & !flag };
+        if flags == control.flags {
+            return Ok(());
+        }
+        self.set_control(Control { flags, ..control })?;
+        self.keep_overflow()
+    }
+
     /// Puts the overflow word up again where it was written over in the same
     /// instant in which a process found no room.
     pub(super) fn keep_overflow(&self) -> Result<(), KernelError> {

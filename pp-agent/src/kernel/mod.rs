@@ -14,6 +14,7 @@ pub(crate) mod hooks;
 mod links;
 mod live;
 mod load;
+mod log;
 mod maps;
 mod near;
 pub mod offsets;
@@ -58,6 +59,7 @@ use crate::{
 };
 use earlier::EarlierSocks;
 use live::Live;
+use log::ProgramLog;
 use maps::{Locked, Maps, map_error, optional};
 use pids::Pids;
 
@@ -141,12 +143,18 @@ impl Gate {
         loader.attach_first()?;
         gate.choice = backend::choose(&gate, &mut loader)?;
         gate.refuses.store(gate.choice.proven, Ordering::Relaxed);
-        gate._links = loader.close()?;
+        let links = loader.close()?;
+        let log = ProgramLog::open(&links);
+        gate._links = links;
         if other_layout {
             mark_again(&gate)?;
             gate.earlier_socks = None;
         }
         load::drop_other_layouts(&options.bpffs)?;
+        gate.ask_for_lines()?;
+        if let Some(log) = log {
+            log.follow();
+        }
         Ok(gate)
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aya::maps::{HashMap, MapData};
-use pp_common::abi::{CONTROL_NEAR, Control, Learned, LinkKey, NearKey, Place};
+use pp_common::abi::{CONTROL_NEAR, Learned, LinkKey, NearKey, Place};
 use pp_common::decide::{Attempt, Decision, Link, Subject, decide, nearest_receipt};
 use pp_common::maps::LEARNED;
 
@@ -58,13 +58,7 @@ pub(super) fn write_all(
     // The maps before the flag that has them asked, and the flag before they are emptied.
     write(&maps.learned, &learned)?;
     write(&maps.links, links)?;
-    let control = maps.control()?;
-    let flags = if any { control.flags | CONTROL_NEAR } else { control.flags & !CONTROL_NEAR };
-    if flags != control.flags {
-        maps.set_control(Control { flags, ..control })?;
-        maps.keep_overflow()?;
-    }
-    Ok(())
+    maps.set_flag(CONTROL_NEAR, any)
 }
 
 /// Writes what is new or other, then removes what is not wanted any more.

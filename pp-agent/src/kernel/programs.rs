@@ -162,6 +162,11 @@ pub(super) fn stand_ins(program: &str) -> impl Iterator<Item = &'static Program>
     REFUSING.iter().filter(move |other| other.in_place_of == Some(program))
 }
 
+/// Every program.
+pub(super) fn all() -> impl Iterator<Item = &'static Program> {
+    FIRST.iter().chain(&REFUSING).chain(&LAST)
+}
+
 /// Every program that hangs with this backend beside the cgroup programs, or with those alone.
 pub(super) fn of(backend: Option<Backend>) -> impl Iterator<Item = (&'static Program, String)> {
     let refusing =

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use aya::maps::lpm_trie::Key;
 use pp_common::abi::{
-    BudgetValue, CONTROL_NEAR, CONTROL_OBSERVE, Control, DFA_STATES, DfaClasses, DfaRow, GatewayPortKey, Learned, LinkKey, MAX_RULES,
-    NameId, NearKey, PREFIX_HEAD_BITS, Place, PrefixKey, RuleTarget, ServiceKey, UserKey,
+    BudgetValue, CONTROL_LOG, CONTROL_NEAR, CONTROL_OBSERVE, Control, DFA_STATES, DfaClasses, DfaRow, GatewayPortKey, Learned, LinkKey,
+    MAX_RULES, NameId, NearKey, PREFIX_HEAD_BITS, Place, PrefixKey, RuleTarget, ServiceKey, UserKey,
 };
 use pp_common::dest::Addr;
 use pp_common::tools::TOOL_STATES;
@@ -61,6 +61,14 @@ impl Publisher {
         near::write_all(&self.gate.maps, links, learned)
     }
 
+    /// Has the programs write no more lines about what they block: nobody reads them.
+    ///
+    /// # Errors
+    /// The map cannot be read or written.
+    pub(crate) fn end_lines(&mut self) -> Result<(), KernelError> {
+        self.gate.maps.set_flag(CONTROL_LOG, false)
+    }
+
     /// Ends the overflow state once the task table has room again, unless a
     /// process that found no room is still there.
     ///
@@ -88,7 +96,7 @@ fn publish(maps: &Maps, tables: &KernelTables) -> Result<u32, KernelError> {
         }
     })?;
     let now = maps.control()?;
-    let flags = if tables.observe { CONTROL_OBSERVE } else { 0 } | now.flags & CONTROL_NEAR;
+    let flags = if tables.observe { CONTROL_OBSERVE } else { 0 } | now.flags & (CONTROL_NEAR | CONTROL_LOG);
     let overflow = now.overflow;
     let daemon = std::process::id();
     maps.set_control(Control { generation, flags, daemon, overflow })?;

@@ -14,10 +14,12 @@ use pp_common::{
     decide::{Attempt, Decision, Reason, Verdict, is_login_port},
     dest::Addr,
     record::Hook,
+    trouble::Trouble,
 };
 
 use super::{
     event::{NEW_ONLY, count, now_ns, report},
+    log::{Program, warn},
     maps::{BLANK, GROUNDS, HISTORIES, KeptAttempts, KeptHistory, LIMITS, LOGINS, OWN},
     mark::{control, sock_subject},
     reach::{Forget, refuse, scene},
@@ -48,11 +50,11 @@ impl Told {
 
 /// Judges an attempt to what nothing protects, counts it, and reports it where it is refused.
 #[inline(always)]
-pub(crate) fn behave(hook: Hook, sock: &SockMark, attempt: &Attempt, forget: &Forget) -> Verdict {
+pub(crate) fn behave(program: &'static Program, hook: Hook, sock: &SockMark, attempt: &Attempt, forget: &Forget) -> Verdict {
     let control = control();
     let subject = sock_subject(sock);
     let task_flags = if sock.flags & SOCK_CANARY != 0 { TASK_CANARY } else { 0 };
-    let scene = scene(hook, &subject, sock.tgid, task_flags, &control);
+    let scene = scene(program, hook, &subject, sock.tgid, task_flags, &control);
     let Some(limits) = LIMITS.get(control.generation & 1) else {
         return refuse(&scene, control, attempt, Reason::GateError);
     };
@@ -68,7 +70,7 @@ pub(crate) fn behave(hook: Hook, sock: &SockMark, attempt: &Attempt, forget: &Fo
     if is_known(subject.session, &target) || is_own(limits, &target.addr) {
         return Verdict::Allow;
     }
-    let Some(answer) = ask(subject.session, limits, &target, forget) else {
+    let Some(answer) = ask(program, subject.session, limits, &target, forget) else {
         count(Counter::HistoryFull);
         return refuse(&scene, control, attempt, Reason::GateError);
     };
@@ -103,8 +105,8 @@ fn is_own(limits: &Limits, addr: &Addr) -> bool {
 
 /// What the session's history says; `None` where there is no room to count what must be counted.
 #[inline(always)]
-fn ask(session: u64, limits: &Limits, target: &Target, forget: &Forget) -> Option<Answer> {
-    let tracked = history(session)?;
+fn ask(program: &'static Program, session: u64, limits: &Limits, target: &Target, forget: &Forget) -> Option<Answer> {
+    let tracked = history(program, session)?;
     let now = now_ns();
     // SAFETY: a map value with its lock; VERIFIER: no helper between lock and unlock.
     let answer = unsafe {
@@ -117,7 +119,7 @@ fn ask(session: u64, limits: &Limits, target: &Target, forget: &Forget) -> Optio
     if place == 0 {
         return Some(answer);
     }
-    let counted = attempts(&LoginKey { session, place, pad: 0 })?;
+    let counted = attempts(program, &LoginKey { session, place, pad: 0 })?;
     // SAFETY: as above, one lock after the other.
     let answer = unsafe {
         bpf_spin_lock(&raw mut (*counted).lock);
@@ -155,7 +157,7 @@ fn target(control: &Control, attempt: &Attempt) -> Option<Target> {
 
 /// The session's history, made where it had none; `None` where there is no room.
 #[inline(always)]
-fn history(session: u64) -> Option<*mut KeptHistory> {
+fn history(program: &'static Program, session: u64) -> Option<*mut KeptHistory> {
     if let Some(found) = HISTORIES.get_ptr_mut(&session) {
         return Some(found);
     }
@@ -163,13 +165,17 @@ fn history(session: u64) -> Option<*mut KeptHistory> {
     // SAFETY: zeros are an empty history, and a lock that nobody holds.
     let blank = unsafe { &*core::ptr::from_ref(blank).cast::<KeptHistory>() };
     // RACE: another CPU may have made it meanwhile; the one that is there counts.
-    match HISTORIES.insert(&session, blank, NEW_ONLY) {
+    let made = match HISTORIES.insert(&session, blank, NEW_ONLY) {
         Ok(()) | Err(_) => HISTORIES.get_ptr_mut(&session),
+    };
+    if made.is_none() {
+        warn(program, Trouble::HistoriesFull);
     }
+    made
 }
 
 #[inline(always)]
-fn attempts(key: &LoginKey) -> Option<*mut KeptAttempts> {
+fn attempts(program: &'static Program, key: &LoginKey) -> Option<*mut KeptAttempts> {
     if let Some(found) = LOGINS.get_ptr_mut(key) {
         return Some(found);
     }
@@ -177,7 +183,11 @@ fn attempts(key: &LoginKey) -> Option<*mut KeptAttempts> {
     // SAFETY: as in `history`, and `BLANK` is at least as large.
     let blank = unsafe { &*core::ptr::from_ref(blank).cast::<KeptAttempts>() };
     // RACE: as in `history`.
-    match LOGINS.insert(key, blank, NEW_ONLY) {
+    let made = match LOGINS.insert(key, blank, NEW_ONLY) {
         Ok(()) | Err(_) => LOGINS.get_ptr_mut(key),
+    };
+    if made.is_none() {
+        warn(program, Trouble::LoginsFull);
     }
+    made
 }

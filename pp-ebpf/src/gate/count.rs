@@ -6,19 +6,22 @@ use pp_common::{
     abi::{Budget, Counter, Flow, HeardKey, SOCK_FLOWS, Serial, SockMark, Spent},
     decide::{Attempt, affords},
     dest::Addr,
+    trouble::Trouble,
 };
 
 use super::{
     event::{count, now_ns},
+    log::{Program, warn},
     maps::{BUDGETS, CLAIMED, HEARD, OWN},
     near::netns,
 };
 
 /// Takes one flow from the receipt's budget. `false`: there is none left.
 #[inline(always)]
-pub(crate) fn spend(serial: Serial, login: bool) -> bool {
+pub(crate) fn spend(program: &'static Program, serial: Serial, login: bool) -> bool {
     let Some(value) = BUDGETS.get_ptr_mut(serial) else {
         count(Counter::BudgetErrors);
+        warn(program, Trouble::BudgetMissing);
         return false;
     };
     let attempts = u64::from(login);
@@ -132,7 +135,7 @@ fn heard_key(ear: Ear, far: &Attempt) -> Option<HeardKey> {
 
 /// Notes that a session sends from an address that is not the host's: of a container, or forged. `false`: there is no room to.
 #[inline(always)]
-pub(crate) fn claim(near: &Addr) -> bool {
+pub(crate) fn claim(program: &'static Program, near: &Addr) -> bool {
     if OWN.get_ptr(near).is_some() {
         return true;
     }
@@ -143,7 +146,11 @@ pub(crate) fn claim(near: &Addr) -> bool {
             unsafe { core::ptr::write_volatile(last, now) };
             true
         }
-        None => CLAIMED.insert(near, &now, 0).is_ok(),
+        None if CLAIMED.insert(near, &now, 0).is_ok() => true,
+        None => {
+            warn(program, Trouble::ClaimedFull);
+            false
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use pp_common::{
 use super::{
     call::MAY_WRITE,
     far::{Dialled, dialled, inet, protocol, sent_to, sk_of},
+    log::{Program, program},
     lsm::ear,
     mark::{current, tag},
     passed::{accepted, received, sender},
@@ -28,7 +29,7 @@ pub(crate) fn pp_entry_connect(ctx: FEntryContext) -> i32 {
     let address: *const c_void = ctx.arg(1);
     let length: i32 = ctx.arg(2);
     match dialled(address as u64, length as u32 as usize) {
-        Dialled::Inet(addr, port) => marked_or_killed(connecting(sock, task, addr, port)),
+        Dialled::Inet(addr, port) => marked_or_killed(connecting(program!(pp_entry_connect), sock, task, addr, port)),
         // Refused, or of no socket that egress sees.
         Dialled::Unspecified(..) | Dialled::Other | Dialled::Unreadable => 0,
     }
@@ -46,7 +47,7 @@ pub(crate) fn pp_entry_sendmsg(ctx: FEntryContext) -> i32 {
     }
     match sent_to(sk as u64, message as u64) {
         // SAFETY: checked just now.
-        (Dialled::Inet(..), connected) => marked_or_killed(unsafe { sender(sk, task, connected) }.is_some()),
+        (Dialled::Inet(..), connected) => marked_or_killed(unsafe { sender(program!(pp_entry_sendmsg), sk, task, connected) }.is_some()),
         (Dialled::Unspecified(..) | Dialled::Other | Dialled::Unreadable, _) => 0,
     }
 }
@@ -57,7 +58,7 @@ pub(crate) fn pp_entry_receive(ctx: FEntryContext) -> i32 {
     let Some(task) = current() else { return 0 };
     let file: *mut c_void = ctx.arg(0);
     // SAFETY: the function's own argument, which the verifier knows as a file.
-    marked_or_killed(unsafe { received(file, task) })
+    marked_or_killed(unsafe { received(program!(pp_entry_receive), file, task) })
 }
 
 /// Marks a socket that is written, before 6.5: there `sendfile` and `splice` pass no other function.
@@ -70,7 +71,7 @@ pub(crate) fn pp_entry_write(ctx: FEntryContext) -> i32 {
     }
     let file: *mut c_void = ctx.arg(0);
     // SAFETY: the function's own argument, which the verifier knows as a file.
-    marked_or_killed(unsafe { received(file, task) })
+    marked_or_killed(unsafe { received(program!(pp_entry_write), file, task) })
 }
 
 /// Marks what is accepted on a listener that the session did not make itself.
@@ -79,11 +80,11 @@ pub(crate) fn pp_entry_graft(ctx: FEntryContext) -> i32 {
     let Some(task) = current() else { return 0 };
     let sk: *mut c_void = ctx.arg(0);
     // SAFETY: the function's own argument.
-    marked_or_killed(unsafe { accepted(sk, task) })
+    marked_or_killed(unsafe { accepted(program!(pp_entry_graft), sk, task) })
 }
 
 #[inline(always)]
-fn connecting(sock: *const c_void, task: &TaskMark, addr: Addr, port: u16) -> bool {
+fn connecting(program: &'static Program, sock: *const c_void, task: &TaskMark, addr: Addr, port: u16) -> bool {
     let sk = sk_of(sock);
     if sk.is_null() || !inet(sk as u64) {
         return true;
@@ -93,7 +94,7 @@ fn connecting(sock: *const c_void, task: &TaskMark, addr: Addr, port: u16) -> bo
         None => SOCK_OPENED,
     };
     // SAFETY: checked just now.
-    unsafe { tag(sk, task, flags) }.is_some()
+    unsafe { tag(program, sk, task, flags) }.is_some()
 }
 
 /// A socket without a mark would send unseen. Nothing here can refuse, and without the memory for

@@ -12,10 +12,12 @@ use pp_common::{
     decide::{Attempt, Decision, Reason, Subject, Verdict},
     dest::Addr,
     record::{Hook, VerdictRecord, kind},
+    trouble::Trouble,
 };
 
 use super::{
     behaviour::Told,
+    log::{self, Program, warn},
     maps::{COUNTS, EVENTS, LIFECYCLE, REPEATS},
     near::Near,
 };
@@ -47,9 +49,10 @@ pub(crate) fn now_ns() -> u64 {
 
 /// Room for a record of a process; `None`: it is lost, and counted.
 #[inline(always)]
-pub(crate) fn begin_lifecycle<T: 'static>() -> Option<RingBufEntry<T>> {
+pub(crate) fn begin_lifecycle<T: 'static>(program: &'static Program) -> Option<RingBufEntry<T>> {
     let Some(entry) = LIFECYCLE.reserve_untyped::<T>(0) else {
         count(Counter::LostLifecycle);
+        warn(program, Trouble::LifecycleFull);
         return None;
     };
     count(Counter::Written);
@@ -77,10 +80,18 @@ pub(crate) fn count_refusal(verdict: Verdict, task_flags: u32) -> bool {
 }
 
 /// Room for the record of an attempt, and what of its pair was counted before. `None`: it is told as a repeat, or counted as lost.
+/// `trouble` is set where something has no room: one place for both to write the line of is enough of them.
 #[inline(always)]
-pub(crate) fn begin_attempt<T: 'static>(key: &RepeatKey, now: u64, always: bool, refusal: bool) -> Option<(RingBufEntry<T>, Due)> {
-    let due = due(key, now, always)?;
+pub(crate) fn begin_attempt<T: 'static>(
+    key: &RepeatKey,
+    now: u64,
+    always: bool,
+    refusal: bool,
+    trouble: &mut Option<Trouble>,
+) -> Option<(RingBufEntry<T>, Due)> {
+    let due = due(key, now, always, trouble)?;
     let Some(entry) = begin_verdict::<T>(refusal) else {
+        *trouble = Some(Trouble::EventsFull);
         no_room(key, refusal);
         return None;
     };
@@ -101,7 +112,7 @@ pub(crate) struct Due {
 /// undoes what another counts. What is added to an entry while the daemon removes it is missing
 /// from the sum, and the daemon tells what is missing as lost.
 #[inline(always)]
-fn due(key: &RepeatKey, now: u64, always: bool) -> Option<Due> {
+fn due(key: &RepeatKey, now: u64, always: bool, trouble: &mut Option<Trouble>) -> Option<Due> {
     let Some(seen) = REPEATS.get_ptr_mut(key) else {
         // SAFETY: no arguments.
         let (high, low) = unsafe { (bpf_get_prandom_u32(), bpf_get_prandom_u32()) };
@@ -110,8 +121,12 @@ fn due(key: &RepeatKey, now: u64, always: bool) -> Option<Due> {
         // RACE: another CPU may have made it meanwhile; that one stays, with what it has counted.
         let id = match REPEATS.insert(key, &first, NEW_ONLY) {
             Ok(()) => id,
-            // Full: repeats of this pair become records of their own.
-            Err(_) => 0,
+            Err(EEXIST) => 0,
+            // No room: repeats of this pair become records of their own.
+            Err(_) => {
+                *trouble = Some(Trouble::RepeatsFull);
+                0
+            }
         };
         return Some(Due { repeats: 0, id });
     };
@@ -141,6 +156,7 @@ fn no_room(key: &RepeatKey, refusal: bool) {
 
 /// Who did what, where it was seen, and what the tables were.
 pub(crate) struct Scene<'a> {
+    pub(crate) program: &'static Program,
     pub(crate) hook: Hook,
     pub(crate) subject: &'a Subject,
     pub(crate) tgid: u32,
@@ -167,11 +183,19 @@ pub(crate) fn report(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision, 
         return;
     }
     let refusal = count_refusal(decision.verdict, scene.task_flags);
-    write(scene, attempt, decision, told, refusal);
+    // VERIFIER: first, so that it is not remembered longer which way this went.
+    if refusal {
+        log::blocked(scene, attempt, decision);
+    }
+    let mut trouble = None;
+    write(scene, attempt, decision, told, refusal, &mut trouble);
+    if let Some(trouble) = trouble {
+        warn(scene.program, trouble);
+    }
 }
 
 #[inline(always)]
-fn write(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision, told: &Told, refusal: bool) {
+fn write(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision, told: &Told, refusal: bool, trouble: &mut Option<Trouble>) {
     let now = now_ns();
     let key = RepeatKey {
         session: scene.subject.session,
@@ -185,7 +209,7 @@ fn write(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision, told: &Told,
         canary: u8::from(scene.task_flags & TASK_CANARY != 0),
         pad: 0,
     };
-    let Some((mut entry, due)) = begin_attempt::<VerdictRecord>(&key, now, told.answer.count != 0, refusal) else { return };
+    let Some((mut entry, due)) = begin_attempt::<VerdictRecord>(&key, now, told.answer.count != 0, refusal, trouble) else { return };
     let record = entry.as_mut_ptr();
     // SAFETY: reserved memory of this size, every member of which is written here; one by one,
     // since the whole would not fit on the stack beside the caller's.
@@ -218,6 +242,9 @@ fn write(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision, told: &Told,
     }
     entry.submit(0);
 }
+
+/// As helpers return it.
+const EEXIST: i32 = -17;
 
 /// `BPF_NOEXIST` as the insert helpers take it.
 pub(crate) const NEW_ONLY: u64 = BPF_NOEXIST as u64;

@@ -15,18 +15,22 @@ use pp_common::{
     decide::Verdict,
     record::{EXEC_RECORD_ARGV, EXEC_RECORD_PATH, ExecRecord, RecordHeader, kind},
     tools::{TOOL_ARGV_LEN, TOOL_REFUSE},
+    trouble::Trouble,
 };
 
 use super::{
     event::{begin_lifecycle, begin_verdict, count, count_refusal, now_ns},
     identity::{Match, identify},
     kernel::{current_task, offset, read, start_ns},
+    log::{Program, program, warn},
     maps::{EXEC_INPUT, ExecInput, TASKS},
     mark::{current, current_tgid},
     pids::enter,
     tasks::{FIRST_MARK, insert, kill_current, task_record},
     tools::tool_rule,
 };
+
+const PROGRAM: &Program = program!(pp_exec);
 
 /// Runs once an exec can no longer fail, before the program's first instruction.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
@@ -59,8 +63,10 @@ fn judge(mark: &TaskMark, input: &ExecInput) {
         let refusal = count_refusal(Verdict::Block, mark.flags);
         match begin_verdict::<ExecRecord>(refusal) {
             Some(entry) => fill(entry, kind::TOOL, mark, input, u32::from(code)),
-            None if refusal => count(Counter::LostRefusals),
-            None => count(Counter::LostRecords),
+            None => {
+                warn(PROGRAM, Trouble::EventsFull);
+                count(if refusal { Counter::LostRefusals } else { Counter::LostRecords });
+            }
         }
         kill_current();
     } else if code != 0 {
@@ -88,13 +94,13 @@ fn begin(found: &Match, input: &mut ExecInput) -> Option<&'static TaskMark> {
         flags: TASK_ROOT,
     };
     enter(tgid);
-    if TASKS.insert(tgid, &mark, FIRST_MARK).is_ok() || insert(tgid, &mark) {
+    if TASKS.insert(tgid, &mark, FIRST_MARK).is_ok() || insert(PROGRAM, tgid, &mark) {
         input.begun = 1;
         exec_record(kind::SESSION_START, &mark, input, found.rule);
         // SAFETY: a map value, readable while this program runs.
         TASKS.get_ptr(tgid).map(|mark| unsafe { &*mark })
     } else {
-        task_record(kind::TABLE_FULL, &mark, tgid, 0);
+        task_record(PROGRAM, kind::TABLE_FULL, &mark, tgid, 0);
         kill_current();
         None
     }
@@ -151,7 +157,7 @@ fn argv(task: u64) -> Option<(u64, u64)> {
 
 #[inline(always)]
 fn exec_record(kind: u32, mark: &TaskMark, input: &ExecInput, rule: u32) {
-    if let Some(entry) = begin_lifecycle::<ExecRecord>() {
+    if let Some(entry) = begin_lifecycle::<ExecRecord>(PROGRAM) {
         fill(entry, kind, mark, input, rule);
     }
 }

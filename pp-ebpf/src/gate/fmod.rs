@@ -23,6 +23,7 @@ use super::{
     call::{self, Call, MAY_WRITE},
     far::{Dialled, connected, protocol, sock_behind},
     hook::judged_after,
+    log::{Program, program},
     lsm::ear,
     mark::{control, current_tgid, subject},
     near::{Near, number},
@@ -32,25 +33,25 @@ use super::{
 /// Refuses a connect of any transport.
 #[lsm(hook = "socket_connect")]
 pub(crate) fn pp_fmod_connect(ctx: LsmContext) -> i32 {
-    call::connect(&ctx, |call| reach(call, Hook::LsmConnect))
+    call::connect(&ctx, |call| reach(program!(pp_fmod_connect), call, Hook::LsmConnect))
 }
 
 /// Refuses datagrams with an address, TCP Fast Open, and writes on a socket
 /// that is connected into a zone, whoever connected it.
 #[lsm(hook = "socket_sendmsg")]
 pub(crate) fn pp_fmod_sendmsg(ctx: LsmContext) -> i32 {
-    call::sendmsg(&ctx, |call| reach(call, Hook::LsmSendmsg))
+    call::sendmsg(&ctx, |call| reach(program!(pp_fmod_sendmsg), call, Hook::LsmSendmsg))
 }
 
 /// Refuses what is written into a zone by `sendfile` and `splice` on 5.10.
 #[lsm(hook = "file_permission")]
 pub(crate) fn pp_fmod_splice(ctx: LsmContext) -> i32 {
-    written(&ctx)
+    written(&ctx, program!(pp_fmod_splice))
 }
 
 /// What is written to a file, if that is a connected socket.
 #[inline(always)]
-pub(crate) fn written(ctx: &LsmContext) -> i32 {
+pub(crate) fn written(ctx: &LsmContext, program: &'static Program) -> i32 {
     judged_after(ctx.arg(2), |task| {
         let (file, mask): (u64, u32) = (ctx.arg(0), ctx.arg(1));
         if mask & MAY_WRITE == 0 {
@@ -62,7 +63,7 @@ pub(crate) fn written(ctx: &LsmContext) -> i32 {
             None => return Verdict::Block,
         };
         match connected(sk as u64) {
-            Dialled::Inet(addr, port) => reach(Call { task, sk, addr, port, connected: true, name: 0 }, Hook::LsmWrite),
+            Dialled::Inet(addr, port) => reach(program, Call { task, sk, addr, port, connected: true, name: 0 }, Hook::LsmWrite),
             Dialled::Unspecified(..) | Dialled::Other => Verdict::Allow,
             Dialled::Unreadable => Verdict::Block,
         }
@@ -70,7 +71,7 @@ pub(crate) fn written(ctx: &LsmContext) -> i32 {
 }
 
 #[inline(always)]
-fn reach(call: Call, hook: Hook) -> Verdict {
+fn reach(program: &'static Program, call: Call, hook: Hook) -> Verdict {
     let Call { task, sk, addr, port, name, .. } = call;
     if sk.is_null() {
         return Verdict::Block;
@@ -84,6 +85,6 @@ fn reach(call: Call, hook: Hook) -> Verdict {
     }
     let control = control();
     let subject = subject(task);
-    let scene = scene(hook, &subject, current_tgid(), task.flags, &control).near(Near::call(number(sk), name));
+    let scene = scene(program, hook, &subject, current_tgid(), task.flags, &control).near(Near::call(number(sk), name));
     judge_alone(&scene, control, attempt)
 }

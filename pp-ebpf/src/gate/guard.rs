@@ -16,6 +16,7 @@ use pp_common::{
 use super::{
     event::{begin_attempt, count, count_refusal, now_ns},
     kernel::{current_task, offset, read},
+    log::{program, warn},
     maps::{GUARDED, NAMES, WATCH},
     mark::current_tgid,
 };
@@ -299,33 +300,39 @@ pub(crate) fn report<const WORDS: usize>(
         canary: u8::from(task.flags & TASK_CANARY != 0),
         pad: 0,
     };
-    let Some((mut entry, due)) = begin_attempt::<GuardRecord>(&key, now, false, refusal) else { return };
-    let record = entry.as_mut_ptr();
-    // SAFETY: reserved memory of this size, every member of which is written here.
-    unsafe {
-        (*record).header.kind = record_kind;
-        (*record).header.flags = task.flags;
-        (*record).header.time_ns = now;
-        (*record).header.session = task.session;
-        (*record).header.agent = task.agent;
-        (*record).header.owner = task.owner;
-        (*record).header.tgid = current_tgid();
-        (*record).ino = object.key.ino;
-        (*record).repeats = due.repeats;
-        (*record).repeats_id = due.id;
-        (*record).dev = object.key.dev;
-        (*record).target_tgid = object.target_tgid;
-        (*record).number = object.number;
-        (*record).what = what as u8;
-        (*record).hook = hook as u8;
-        (*record).verdict = verdict as u8;
-        (*record).pad = 0;
-        let into = (&raw mut (*record).text).cast::<u64>();
-        for i in 0..TEXT_WORDS {
-            into.add(i).write_volatile(if i < WORDS { text[i] } else { 0 });
+    let mut trouble = None;
+    if let Some((mut entry, due)) = begin_attempt::<GuardRecord>(&key, now, false, refusal, &mut trouble) {
+        let record = entry.as_mut_ptr();
+        // SAFETY: reserved memory of this size, every member of which is written here.
+        unsafe {
+            (*record).header.kind = record_kind;
+            (*record).header.flags = task.flags;
+            (*record).header.time_ns = now;
+            (*record).header.session = task.session;
+            (*record).header.agent = task.agent;
+            (*record).header.owner = task.owner;
+            (*record).header.tgid = current_tgid();
+            (*record).ino = object.key.ino;
+            (*record).repeats = due.repeats;
+            (*record).repeats_id = due.id;
+            (*record).dev = object.key.dev;
+            (*record).target_tgid = object.target_tgid;
+            (*record).number = object.number;
+            (*record).what = what as u8;
+            (*record).hook = hook as u8;
+            (*record).verdict = verdict as u8;
+            (*record).pad = 0;
+            let into = (&raw mut (*record).text).cast::<u64>();
+            for i in 0..TEXT_WORDS {
+                into.add(i).write_volatile(if i < WORDS { text[i] } else { 0 });
+            }
         }
+        entry.submit(0);
     }
-    entry.submit(0);
+    // VERIFIER: "Unreleased reference" on 5.10 where the record is not submitted before.
+    if let Some(trouble) = trouble {
+        warn(program!(programs), trouble);
+    }
 }
 
 impl Object {

@@ -19,6 +19,7 @@ use super::{
     far::{port_of, protocol},
     fmod::written,
     hook::{judged, judged_after},
+    log::{Program, program},
     mark::{control, subject, tag},
     near::{Near, number},
     passed::{accepted, received, sender},
@@ -48,7 +49,7 @@ pub(crate) fn pp_lsm_create(ctx: LsmContext) -> i32 {
         }
         let control = control();
         let subject = subject(task);
-        let scene = scene(Hook::LsmCreate, &subject, super::mark::current_tgid(), task.flags, &control);
+        let scene = scene(program!(pp_lsm_create), Hook::LsmCreate, &subject, super::mark::current_tgid(), task.flags, &control);
         let nowhere = attempt(Addr([0; 2]), family as u16, 0, Kind::Portless);
         refuse(&scene, control, &nowhere, Reason::SocketFamily)
     })
@@ -60,7 +61,7 @@ pub(crate) fn pp_lsm_receive(ctx: LsmContext) -> i32 {
     judged_after(ctx.arg(1), |task| {
         let file: *mut c_void = ctx.arg(0);
         // SAFETY: the hook's own argument, which the verifier knows as a file.
-        if unsafe { received(file, task) } { Verdict::Allow } else { Verdict::Block }
+        if unsafe { received(program!(pp_lsm_receive), file, task) } { Verdict::Allow } else { Verdict::Block }
     })
 }
 
@@ -74,14 +75,14 @@ pub(crate) fn pp_lsm_write(ctx: LsmContext) -> i32 {
         }
         let file: *mut c_void = ctx.arg(0);
         // SAFETY: the hook's own argument, which the verifier knows as a file.
-        if unsafe { received(file, task) } { Verdict::Allow } else { Verdict::Block }
+        if unsafe { received(program!(pp_lsm_write), file, task) } { Verdict::Allow } else { Verdict::Block }
     })
 }
 
 /// The same on 5.10, which gives programs no socket of a file: what is written is judged there and then, by destination alone.
 #[lsm(hook = "file_permission")]
 pub(crate) fn pp_lsm_splice(ctx: LsmContext) -> i32 {
-    written(&ctx)
+    written(&ctx, program!(pp_lsm_splice))
 }
 
 /// Marks what is accepted on a listener that the session did not make itself.
@@ -91,7 +92,7 @@ pub(crate) fn pp_lsm_graft(ctx: LsmContext) -> i32 {
         let sk: *mut c_void = ctx.arg(0);
         // SAFETY: the hook's own argument. Without a mark the first send tries again and is refused if
         // that fails too.
-        match unsafe { accepted(sk, task) } {
+        match unsafe { accepted(program!(pp_lsm_graft), sk, task) } {
             true | false => Verdict::Allow,
         }
     })
@@ -105,6 +106,7 @@ pub(crate) fn pp_lsm_fork(ctx: LsmContext) -> i32 {
 
 #[inline(always)]
 fn connect(call: Call) -> Verdict {
+    const PROGRAM: &Program = program!(pp_lsm_connect);
     let Call { task, sk, addr, port, name, .. } = call;
     if sk.is_null() {
         return Verdict::Block;
@@ -113,25 +115,26 @@ fn connect(call: Call) -> Verdict {
     let mut attempt = attempt(addr, port, u32::from(protocol), Kind::Open);
     let flags = connects(&mut attempt, ear(sk, task));
     // SAFETY: checked just now.
-    let Some(mark) = (unsafe { tag(sk, task, flags) }) else { return Verdict::Block };
+    let Some(mark) = (unsafe { tag(PROGRAM, sk, task, flags) }) else { return Verdict::Block };
     let control = control();
     let subject = subject(task);
-    let scene = scene(Hook::LsmConnect, &subject, mark.tgid, task.flags, &control).near(Near::call(number(sk.cast_const()), name));
+    let scene = scene(PROGRAM, Hook::LsmConnect, &subject, mark.tgid, task.flags, &control).near(Near::call(number(sk.cast_const()), name));
     judge(&scene, control, mark, attempt, Counting::Later)
 }
 
 #[inline(always)]
 fn send(call: Call) -> Verdict {
+    const PROGRAM: &Program = program!(pp_lsm_sendmsg);
     let Call { task, sk, addr, port, connected, name } = call;
     let Some(protocol) = protocol(sk as u64) else { return Verdict::Block };
     let mut attempt = attempt(addr, port, u32::from(protocol), Kind::Open);
     // SAFETY: checked where the call was read.
-    let Some(mark) = (unsafe { sender(sk, task, connected) }) else { return Verdict::Block };
+    let Some(mark) = (unsafe { sender(PROGRAM, sk, task, connected) }) else { return Verdict::Block };
     let answer = if connected { mark.flags & SOCK_OPENED == 0 } else { heard_from(ear(sk, task), &attempt) };
     attempt.kind = if answer { Kind::Answer } else { Kind::Open };
     let control = control();
     let subject = subject(task);
-    let scene = scene(Hook::LsmSendmsg, &subject, mark.tgid, task.flags, &control).near(Near::call(number(sk.cast_const()), name));
+    let scene = scene(PROGRAM, Hook::LsmSendmsg, &subject, mark.tgid, task.flags, &control).near(Near::call(number(sk.cast_const()), name));
     judge(&scene, control, mark, attempt, Counting::Later)
 }
 

@@ -11,11 +11,13 @@ use pp_common::{
     abi::{Control, Counter, PREFIX_HEAD_BITS, PrefixKey, SOCK_CANARY, SOCK_REFUSED, SockMark, TASK_CANARY, TaskMark, UserKey},
     decide::Subject,
     dest::Addr,
+    trouble::Trouble,
 };
 
 use super::{
     event::count,
     kernel::{current_task, offset, read, start_ns},
+    log::{Program, program, warn},
     maps::{CONTROL, DOOMED, PLACES, SOCKS, TASKS, USER_BITS},
     pids::may_be_marked,
 };
@@ -86,6 +88,7 @@ fn verified(tgid: u32, mark: *mut TaskMark) -> Option<&'static TaskMark> {
         }
         None => {
             count(Counter::ReadErrors);
+            warn(program!(programs), Trouble::Unreadable);
             Some(mark)
         }
     }
@@ -170,7 +173,7 @@ pub(crate) unsafe fn sock_mark(sk: *mut c_void) -> Option<&'static mut SockMark>
 ///
 /// `sk` must be a pointer the verifier knows as a socket.
 #[inline(always)]
-pub(crate) unsafe fn tag(sk: *mut c_void, task: &TaskMark, flags: u32) -> Option<&'static mut SockMark> {
+pub(crate) unsafe fn tag(program: &'static Program, sk: *mut c_void, task: &TaskMark, flags: u32) -> Option<&'static mut SockMark> {
     let canary = if task.flags & TASK_CANARY != 0 { SOCK_CANARY } else { 0 };
     // SAFETY: the caller's.
     let found = unsafe { sock_mark(sk) };
@@ -194,6 +197,7 @@ pub(crate) unsafe fn tag(sk: *mut c_void, task: &TaskMark, flags: u32) -> Option
     };
     let Some(mark) = made else {
         count(Counter::SockMarkFull);
+        warn(program, Trouble::SocketUnmarked);
         return None;
     };
     mark.session = task.session;

@@ -14,6 +14,7 @@ use pp_common::{
 
 use super::{
     count::{Ear, claim, forget, hear, heard_by, is_claimed},
+    log::program,
     maps::OWN,
     mark::{control, sock_mark, sock_subject},
     near::{Near, number},
@@ -79,8 +80,12 @@ fn judge_packet(ctx: &SkBuffContext, sk: *mut bpf_sock, sock: &mut SockMark, way
         Way::Out => Hook::Egress,
         Way::In => Hook::Ingress,
     };
+    let program = match way {
+        Way::Out => program!(pp_egress),
+        Way::In => program!(pp_ingress),
+    };
     let task_flags = if sock.flags & SOCK_CANARY != 0 { TASK_CANARY } else { 0 };
-    let scene = scene(hook, &subject, sock.tgid, task_flags, &control);
+    let scene = scene(program, hook, &subject, sock.tgid, task_flags, &control);
     let Some(far) = far_end(ctx, way) else {
         let nowhere = attempt(Addr([0; 2]), 0, 0, Kind::Portless);
         return cgroup_return(refuse(&scene, control, &nowhere, Reason::Malformed));
@@ -98,7 +103,7 @@ fn judge_packet(ctx: &SkBuffContext, sk: *mut bpf_sock, sock: &mut SockMark, way
     let raw = way == Way::Out && own.raw && !matches!(far.kind, Kind::Portless);
     // What comes in is not to be taken for somebody else's: where it leaves, a connection is known by its first packet.
     let claims = way == Way::Out && (far.transport != transport::TCP || begins);
-    if claims && !claim(&near) {
+    if claims && !claim(program, &near) {
         return cgroup_return(refuse(&scene, control, &far, Reason::Malformed));
     }
     far.kind = kind(ctx, sock, &far, (&near, ear), way, raw);

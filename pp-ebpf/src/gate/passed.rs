@@ -8,6 +8,7 @@ use pp_common::abi::{SOCK_OPENED, SockMark, TaskMark};
 
 use super::{
     far::{inet, sk_of},
+    log::Program,
     mark::{sock_mark, tag},
 };
 
@@ -17,7 +18,7 @@ use super::{
 ///
 /// `file` must be a pointer the verifier knows as a file.
 #[inline(always)]
-pub(crate) unsafe fn received(file: *mut c_void, task: &TaskMark) -> bool {
+pub(crate) unsafe fn received(program: &'static Program, file: *mut c_void, task: &TaskMark) -> bool {
     // SAFETY: the caller's.
     let sock = unsafe { bpf_sock_from_file(file.cast()) };
     if sock.is_null() {
@@ -31,7 +32,7 @@ pub(crate) unsafe fn received(file: *mut c_void, task: &TaskMark) -> bool {
     match unsafe { sock_mark(sk) } {
         Some(mark) if mark.session == task.session => true,
         // SAFETY: as above. Who opened it is not known: it counts as opened.
-        Some(_) | None => unsafe { tag(sk, task, SOCK_OPENED) }.is_some(),
+        Some(_) | None => unsafe { tag(program, sk, task, SOCK_OPENED) }.is_some(),
     }
 }
 
@@ -41,12 +42,12 @@ pub(crate) unsafe fn received(file: *mut c_void, task: &TaskMark) -> bool {
 ///
 /// `sk` must be null or a pointer the verifier knows as a socket.
 #[inline(always)]
-pub(crate) unsafe fn accepted(sk: *mut c_void, task: &TaskMark) -> bool {
+pub(crate) unsafe fn accepted(program: &'static Program, sk: *mut c_void, task: &TaskMark) -> bool {
     if sk.is_null() || !inet(sk as u64) {
         return true;
     }
     // SAFETY: checked just now.
-    unsafe { tag(sk, task, 0) }.is_some()
+    unsafe { tag(program, sk, task, 0) }.is_some()
 }
 
 /// Marks the socket of a message. `None`: it has no mark, and the message must be refused.
@@ -55,11 +56,11 @@ pub(crate) unsafe fn accepted(sk: *mut c_void, task: &TaskMark) -> bool {
 ///
 /// `sk` must be a pointer the verifier knows as a socket.
 #[inline(always)]
-pub(crate) unsafe fn sender(sk: *mut c_void, task: &TaskMark, connected: bool) -> Option<&'static mut SockMark> {
+pub(crate) unsafe fn sender(program: &'static Program, sk: *mut c_void, task: &TaskMark, connected: bool) -> Option<&'static mut SockMark> {
     // SAFETY: the caller's.
     let known = unsafe { sock_mark(sk) }.is_some_and(|mark| mark.session == task.session);
     // A connected socket that came from elsewhere counts as opened.
     let flags = if connected && !known { SOCK_OPENED } else { 0 };
     // SAFETY: as above.
-    unsafe { tag(sk, task, flags) }
+    unsafe { tag(program, sk, task, flags) }
 }

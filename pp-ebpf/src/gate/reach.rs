@@ -8,7 +8,7 @@ use pp_common::{
         Budget, CONTROL_NEAR, CONTROL_OBSERVE, Control, GatewayPortKey, GrantList, Learned, LinkKey, NameId, NearKey, PREFIX_HEAD_BITS,
         Place, PrefixKey, SOCK_OPENED, Serial, Service, ServiceKey, SockMark, Spent, TASK_CANARY, UserKey,
     },
-    decide::{Attempt, Decision, Kind, Link, Reason, Tables, Verdict, decide, transport},
+    decide::{Attempt, Decision, Kind, Link, Reason, Subject, Tables, Verdict, decide, transport},
     dest::Addr,
     record::Hook,
     turns::{DEFAULT_MAX_BYTES_OUT, DEFAULT_MAX_TURNS, LIMIT_OF_GATEWAY, LIMIT_OF_RECEIPT, LimitKey, Limits, Way, count},
@@ -20,6 +20,7 @@ use super::{
     behaviour::{Told, behave},
     count::{Ear, heard_from, remember, remembered, spend},
     event::{Scene, now_ns, report},
+    log::Program,
     maps::{ASIDE, BUDGETS, EXEMPT, GATEWAY_PORTS, GRANTS, LEARNED, LINKS, PLACES, SERVICES, TURN_LIMITS, USER_BITS},
     near::Near,
 };
@@ -205,7 +206,7 @@ fn settle(scene: &Scene<'_>, control: Control, sock: &mut SockMark, mut attempt:
             return decision;
         }
         if matches!(decision.reason, Reason::Receipt) {
-            if spend(decision.serial, decision.login) {
+            if spend(scene.program, decision.serial, decision.login) {
                 remember(sock, &attempt, decision.serial);
             } else {
                 decision = decision.exhausted();
@@ -236,7 +237,7 @@ pub(crate) fn judge_and_count(
     let open = forget.number(u64::from(matches!(decision.reason, Reason::NotProtected)));
     let blocked = forget.number(u64::from(matches!(decision.verdict, Verdict::Block)));
     if open & counts != 0 {
-        return behave(scene.hook, sock, &forget.attempt(&attempt), &forget);
+        return behave(scene.program, scene.hook, sock, &forget.attempt(&attempt), &forget);
     }
     if blocked != 0 { Verdict::Block } else { Verdict::Allow }
 }
@@ -394,6 +395,13 @@ pub(crate) fn is_service(transport: u8, port: u16, control: &Control) -> bool {
 
 /// A scene of the running process.
 #[inline(always)]
-pub(crate) fn scene<'a>(hook: Hook, subject: &'a pp_common::decide::Subject, tgid: u32, task_flags: u32, control: &Control) -> Scene<'a> {
-    Scene { hook, subject, tgid, task_flags, generation: control.generation, near: Near::NOWHERE }
+pub(crate) fn scene<'a>(
+    program: &'static Program,
+    hook: Hook,
+    subject: &'a Subject,
+    tgid: u32,
+    task_flags: u32,
+    control: &Control,
+) -> Scene<'a> {
+    Scene { program, hook, subject, tgid, task_flags, generation: control.generation, near: Near::NOWHERE }
 }

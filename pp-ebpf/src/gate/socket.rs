@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use pp_common::{
     abi::{SOCK_GRANTED, SOCK_REFUSED, SockMark, TaskMark},
-    decide::{Kind, Verdict, transport},
+    decide::{Attempt, Kind, Verdict, transport},
     dest::Addr,
     record::Hook,
     turns::Talk,
@@ -17,6 +17,7 @@ use pp_common::{
 use super::{
     count::{Ear, forget, heard_from},
     kernel::{offset, read},
+    log::{Program, program},
     mark::{control, current, subject, tag},
     near::{Near, number},
     reach::{Counting, Forget, attempt, cgroup_return, connects, judge, judge_and_count, scene},
@@ -31,7 +32,7 @@ pub(crate) fn pp_sock_create(ctx: SockContext) -> i32 {
     match current() {
         None => ALLOW,
         // SAFETY: the context is the socket that is being made.
-        Some(task) => match unsafe { tag(ctx.sock.cast(), task, 0) } {
+        Some(task) => match unsafe { tag(program!(pp_sock_create), ctx.sock.cast(), task, 0) } {
             Some(_) => ALLOW,
             None => REFUSE,
         },
@@ -43,7 +44,7 @@ pub(crate) fn pp_sock_create(ctx: SockContext) -> i32 {
 pub(crate) fn pp_connect4(ctx: SockAddrContext) -> i32 {
     match current() {
         None => ALLOW,
-        Some(task) => connect(ctx.sock_addr, task, v4(ctx.sock_addr)),
+        Some(task) => connect(program!(pp_connect4), ctx.sock_addr, task, v4(ctx.sock_addr)),
     }
 }
 
@@ -52,7 +53,7 @@ pub(crate) fn pp_connect4(ctx: SockAddrContext) -> i32 {
 pub(crate) fn pp_connect6(ctx: SockAddrContext) -> i32 {
     match current() {
         None => ALLOW,
-        Some(task) => connect(ctx.sock_addr, task, v6(ctx.sock_addr)),
+        Some(task) => connect(program!(pp_connect6), ctx.sock_addr, task, v6(ctx.sock_addr)),
     }
 }
 
@@ -61,7 +62,7 @@ pub(crate) fn pp_connect6(ctx: SockAddrContext) -> i32 {
 pub(crate) fn pp_sendmsg4(ctx: SockAddrContext) -> i32 {
     match current() {
         None => ALLOW,
-        Some(task) => sendmsg(ctx.sock_addr, task, v4(ctx.sock_addr)),
+        Some(task) => sendmsg(program!(pp_sendmsg4), ctx.sock_addr, task, v4(ctx.sock_addr)),
     }
 }
 
@@ -70,26 +71,26 @@ pub(crate) fn pp_sendmsg4(ctx: SockAddrContext) -> i32 {
 pub(crate) fn pp_sendmsg6(ctx: SockAddrContext) -> i32 {
     match current() {
         None => ALLOW,
-        Some(task) => sendmsg(ctx.sock_addr, task, v6(ctx.sock_addr)),
+        Some(task) => sendmsg(program!(pp_sendmsg6), ctx.sock_addr, task, v6(ctx.sock_addr)),
     }
 }
 
 #[inline(always)]
-fn connect(ctx: *mut bpf_sock_addr, task: &TaskMark, addr: Addr) -> i32 {
+fn connect(program: &'static Program, ctx: *mut bpf_sock_addr, task: &TaskMark, addr: Addr) -> i32 {
     // SAFETY: context words, read one by one as the verifier wants them.
     let (port, protocol) = unsafe { (port(ctx), (*ctx).protocol) };
-    reach(ctx, task, attempt(addr, port, protocol, Kind::Open), Hook::Connect)
+    reach(program, ctx, task, attempt(addr, port, protocol, Kind::Open), Hook::Connect)
 }
 
 #[inline(always)]
-fn sendmsg(ctx: *mut bpf_sock_addr, task: &TaskMark, addr: Addr) -> i32 {
+fn sendmsg(program: &'static Program, ctx: *mut bpf_sock_addr, task: &TaskMark, addr: Addr) -> i32 {
     // SAFETY: as in `connect`.
     let (port, protocol) = unsafe { (port(ctx), (*ctx).protocol) };
-    reach(ctx, task, attempt(addr, port, protocol, Kind::Open), Hook::Sendmsg)
+    reach(program, ctx, task, attempt(addr, port, protocol, Kind::Open), Hook::Sendmsg)
 }
 
 #[inline(always)]
-fn reach(ctx: *mut bpf_sock_addr, task: &TaskMark, mut attempt: pp_common::decide::Attempt, hook: Hook) -> i32 {
+fn reach(program: &'static Program, ctx: *mut bpf_sock_addr, task: &TaskMark, mut attempt: Attempt, hook: Hook) -> i32 {
     // SAFETY: the socket of the context; null only where the kernel has none to give.
     let sk = unsafe { (*ctx).__bindgen_anon_1.sk };
     if sk.is_null() {
@@ -107,7 +108,7 @@ fn reach(ctx: *mut bpf_sock_addr, task: &TaskMark, mut attempt: pp_common::decid
         0
     };
     // SAFETY: as above.
-    let Some(sock) = (unsafe { tag(sk.cast(), task, flags) }) else {
+    let Some(sock) = (unsafe { tag(program, sk.cast(), task, flags) }) else {
         return REFUSE;
     };
     // The kernel asks once for each connection. One socket may make many, after `connect(AF_UNSPEC)`.
@@ -121,7 +122,7 @@ fn reach(ctx: *mut bpf_sock_addr, task: &TaskMark, mut attempt: pp_common::decid
     let attempt = forgets.attempt(&attempt);
     let control = control();
     let subject = subject(task);
-    let scene = scene(hook, &subject, sock.tgid, task.flags, &control);
+    let scene = scene(program, hook, &subject, sock.tgid, task.flags, &control);
     // Only a link-local address needs the call's own word for its link.
     let name = if attempt.addr.is_link_local() { dialled(ctx) } else { 0 };
     let scene = scene.near(Near::call(number(sk.cast_const().cast()), name));

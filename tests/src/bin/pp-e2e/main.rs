@@ -76,6 +76,8 @@ mod peers;
 mod policies;
 #[path = "../../../e2e/posture.rs"]
 mod posture;
+#[path = "../../../e2e/program_log.rs"]
+mod program_log;
 #[path = "../../../e2e/receipts.rs"]
 mod receipts;
 #[path = "../../../e2e/refusals.rs"]
@@ -145,6 +147,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("bad_input", bad_input::TESTS),
     ("posture", posture::TESTS),
     ("lifetime", lifetime::TESTS),
+    ("program_log", program_log::TESTS),
     ("state", state::TESTS),
     ("state_long", state::LONG),
     ("accounts", accounts::TESTS),

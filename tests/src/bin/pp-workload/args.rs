@@ -163,6 +163,8 @@ pub(crate) enum Command {
     },
     /// Connect to the target in a network namespace that has it as an address of its own
     NewNetwork { target: SocketAddr },
+    /// Write so many times what is no line to a pinned buffer of lines for the log
+    SpoilLog { buffer: PathBuf, times: u32 },
     /// Take a pinned link from its hook, or give it a program that refuses nothing
     HarmLink { pin: PathBuf, how: Harm },
     /// Attach a program at a cgroup that undoes refusals of connects, or sends them elsewhere, until killed

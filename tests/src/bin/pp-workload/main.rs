@@ -19,6 +19,7 @@ mod peers;
 mod raw;
 mod servers;
 mod sink;
+mod spoil;
 mod storms;
 mod tamper;
 mod tap;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         Command::LeaderGone { list } => tricks::leader_gone(list),
         Command::Become { trick, cgroup, pid, command } => tricks::run(trick, cgroup.as_deref(), pid, &command),
         Command::NewNetwork { target } => tricks::new_network(target),
+        Command::SpoilLog { buffer, times } => spoil::run(&buffer, times),
         Command::HarmLink { pin, how } => undo::harm(&pin, how),
         Command::OverrideConnect { cgroup, only, to } => undo::run(&cgroup, only, to),
         Command::PeerFd { socket, request } => control::peer_fd(&socket, &request),

@@ -30,14 +30,14 @@ const USER_IP4: i16 = 4;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Instruction {
+pub(crate) struct Instruction {
     code: u8,
     registers: u8,
     offset: i16,
     immediate: i32,
 }
 
-const fn instruction(code: u8, registers: u8, offset: i16, immediate: i32) -> Instruction {
+pub(crate) const fn instruction(code: u8, registers: u8, offset: i16, immediate: i32) -> Instruction {
     Instruction { code, registers, offset, immediate }
 }
 
@@ -70,7 +70,7 @@ struct LinkCreate {
     flags: u32,
 }
 
-fn call<T>(command: libc::c_long, attributes: &T) -> io::Result<libc::c_long> {
+pub(crate) fn call<T>(command: libc::c_long, attributes: &T) -> io::Result<libc::c_long> {
     // SAFETY: a prefix of `union bpf_attr` of that size, valid for the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -96,7 +96,7 @@ pub(crate) fn run(cgroup: &Path, only: Ipv4Addr, to: Option<Ipv4Addr>) -> Result
     let mut program = vec![instruction(0x61, 0x12, USER_IP4, 0), instruction(0x56, 2, 2, word(only))];
     program.extend(act);
     program.extend(GO_ON);
-    let program = load(&program)?;
+    let program = load_for_connect(&program)?;
     let target = File::open(cgroup).with_context(|| cgroup.display().to_string())?;
     let create = LinkCreate {
         prog_fd: u32::try_from(program.as_raw_fd())?,
@@ -113,32 +113,42 @@ pub(crate) fn run(cgroup: &Path, only: Ipv4Addr, to: Option<Ipv4Addr>) -> Result
 
 /// Does to a pinned link of a connect4 program what root can do.
 pub(crate) fn harm(pin: &Path, how: Harm) -> Result<()> {
-    let name = std::ffi::CString::new(pin.display().to_string())?;
-    let link = bpf(BPF_OBJ_GET, &[name.as_ptr() as u64, 0]).with_context(|| pin.display().to_string())?;
+    let link = pinned(pin)?;
     let number = u32::try_from(link.as_raw_fd())?;
     match how {
         Harm::Detach => call(BPF_LINK_DETACH, &[number])?,
         Harm::Replace => {
-            let program = load(&GO_ON)?;
+            let program = load_for_connect(&GO_ON)?;
             call(BPF_LINK_UPDATE, &[number, u32::try_from(program.as_raw_fd())?, 0, 0])?
         }
     };
     outcome::print(&json!({"done": true}))
 }
 
-fn load(program: &[Instruction]) -> Result<OwnedFd> {
+/// Opens what is pinned there.
+pub(crate) fn pinned(pin: &Path) -> Result<OwnedFd> {
+    let name = std::ffi::CString::new(pin.display().to_string())?;
+    bpf(BPF_OBJ_GET, &[name.as_ptr() as u64, 0]).with_context(|| pin.display().to_string())
+}
+
+fn load_for_connect(program: &[Instruction]) -> Result<OwnedFd> {
+    load(BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_CGROUP_INET4_CONNECT, program)
+}
+
+/// Loads a program of this type, for this place.
+pub(crate) fn load(kind: u32, place: u32, program: &[Instruction]) -> Result<OwnedFd> {
     // Before 5.11 programs count as locked memory. Later kernels need no such right, and not every machine has it.
     match setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
         Ok(()) | Err(Errno::EPERM) => {}
         Err(error) => return Err(error.into()),
     }
     let load = ProgLoad {
-        prog_type: BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
+        prog_type: kind,
         insn_cnt: u32::try_from(program.len())?,
         insns: program.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
         prog_name: *b"lab_undo\0\0\0\0\0\0\0\0",
-        expected_attach_type: BPF_CGROUP_INET4_CONNECT,
+        expected_attach_type: place,
         ..ProgLoad::default()
     };
     bpf(BPF_PROG_LOAD, &load).context("the kernel does not take the program")
