@@ -92,8 +92,8 @@ pub(crate) fn end_marked(gate: &Gate) -> Vec<EndedFlow> {
 fn over(gate: &Gate, link: Link, attempt: &Attempt, mark: &SockMark) -> Option<Decision> {
     let subject = Subject { session: mark.session, agent: mark.agent, owner: mark.owner };
     let decision = gate.decide_on(link, &subject, attempt);
-    if decision.reason == Reason::Receipt && mark.talk.over != 0 {
-        return Some(decision.cut(cut_for(mark.talk.over)));
+    if decision.reason == Reason::Receipt && mark.turn_count.over != 0 {
+        return Some(decision.cut(cut_for(mark.turn_count.over)));
     }
     if decision.verdict == Verdict::Block {
         return Some(decision);

@@ -24,7 +24,7 @@ use pp_common::abi::{
     GRANT_LOGIN, Grant, MAX_GRANTS_PER_PREFIX, MAX_USER_BITS, NameId, PLACE_GATEWAY_ALL_PORTS, PLACE_GATEWAY_OBSERVE, PLACE_GATEWAY_OWN,
     PLACE_ZONE_OBSERVE, Place, SERVICE_OBSERVE, Serial, Service,
 };
-use pp_common::behaviour::{self, GROUND_PORTS, Ground, MAX_OWN};
+use pp_common::behaviour::{self, EXEMPT_PORTS, JudgedNetwork, MAX_OWN};
 use pp_common::dest::Addr;
 use pp_common::maps;
 use pp_common::turns::Limits;
@@ -44,7 +44,7 @@ pub(crate) struct KernelTables {
     /// Networks where services do not count.
     pub(crate) exempt: Vec<Prefix>,
     /// What the behaviour rules make of networks, flattened.
-    pub(crate) grounds: Vec<(Prefix, Ground)>,
+    pub(crate) grounds: Vec<(Prefix, JudgedNetwork)>,
     /// What the behaviour rules allow.
     pub(crate) limits: behaviour::Limits,
     /// Who is an agent.
@@ -124,7 +124,7 @@ pub(crate) enum PolicyError {
         remedy: &'static str,
     },
     /// Too many port ranges are exempt at one place.
-    #[error("{prefix}: {need} port ranges are exempt there, {most} fit; join ranges, or exempt the network", most = GROUND_PORTS)]
+    #[error("{prefix}: {need} port ranges are exempt there, {most} fit; join ranges, or exempt the network", most = EXEMPT_PORTS)]
     ExemptPorts {
         /// The place.
         prefix: Prefix,

@@ -15,7 +15,7 @@ pub use near::*;
 
 use crate::codes::codes;
 use crate::dest::Addr;
-use crate::turns::Talk;
+use crate::turns::TurnCount;
 
 /// Version of everything in this crate that crosses the kernel boundary. The
 /// daemon replaces running programs of another version before it does anything
@@ -80,11 +80,11 @@ pub const TASK_CANARY: u32 = 2;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
-    /// The far end.
+    /// The remote end.
     pub addr: Addr,
     /// The receipt it was counted under; zero means the slot is free.
     pub serial: Serial,
-    /// The far end's port.
+    /// The remote end's port.
     pub port: u16,
     /// IP protocol number.
     pub transport: u8,
@@ -92,7 +92,7 @@ pub struct Flow {
     pub pad: u8,
 }
 
-/// A far end that spoke first to a datagram port of a session. The value is the number of the interface that its datagram came in by.
+/// A remote end that spoke first to a datagram port of a session. The value is the number of the interface that its datagram came in by.
 ///
 /// By port and not by socket: a server may answer each client on a socket of its own (`SO_REUSEPORT` and `connect`).
 #[repr(C)]
@@ -100,7 +100,7 @@ pub struct Flow {
 pub struct HeardKey {
     /// The session.
     pub session: u64,
-    /// The far end.
+    /// The remote end.
     pub addr: Addr,
     /// The network namespace it was heard in: interfaces of another may have the same numbers, and a session makes such ones.
     pub netns: u32,
@@ -114,7 +114,7 @@ pub struct HeardKey {
     pub pad: [u8; 7],
 }
 
-/// Most far ends that are remembered to have spoken first, of all sockets together.
+/// Most remote ends that are remembered to have spoken first, of all sockets together.
 pub const MAX_HEARD: u32 = 32_768;
 
 /// Most addresses that are not the host's and that sessions send from: those of containers, and forged ones.
@@ -152,12 +152,12 @@ pub struct SockMark {
     /// Flows already counted.
     pub flows: [Flow; SOCK_FLOWS],
     /// How far the conversation with a gateway has gone.
-    pub talk: Talk,
+    pub turn_count: TurnCount,
 }
 
 /// The session opened this flow, it was not accepted: service ports count.
 pub const SOCK_OPENED: u32 = 1;
-/// A receipt allowed a datagram on this socket: ingress judges services too.
+/// A receipt allowed a datagram on this socket: ingress checks services too.
 pub const SOCK_GRANTED: u32 = 2;
 /// The mark belongs to the daemon's canary.
 pub const SOCK_CANARY: u32 = 4;
@@ -279,7 +279,7 @@ pub struct GatewayPortKey {
 pub struct RepeatKey {
     /// The session.
     pub session: u64,
-    /// The far end.
+    /// The remote end.
     pub addr: Addr,
     /// Its port.
     pub port: u16,
@@ -303,7 +303,7 @@ pub struct RepeatKey {
 pub struct Repeats {
     /// When the last record of this pair was written.
     pub written_ns: u64,
-    /// Attempts that wrote none, since there is this entry. It only ever grows: the daemon knows how many of them it has told.
+    /// Attempts that wrote none, since there is this entry. It only ever grows: the daemon knows how many of them it has reported.
     pub count: u64,
     /// Random; tells this entry from one that the pair had before.
     pub id: u64,

@@ -1,5 +1,5 @@
-//! Behaviour rules: how often, how wide and for how long a session may reach
-//! for what nothing protects. Scans and credential sprays are told by what they
+//! Rate rules: how often, how wide and for how long a session may reach
+//! for what nothing protects. Scans and credential sprays are recognised by what they
 //! do, since a tool can be called anything.
 //!
 //! Pure and exact: an attempt counts when it was allowed to go out, whatever
@@ -16,11 +16,11 @@
 
 mod branchless;
 mod history;
-mod judge;
+mod rules;
 
 use branchless::Branchless;
 pub use history::{Attempts, History, Kept, KeptAttempts, KeptHistory, LoginKey, Pair, Trip};
-pub use judge::{Answer, again, attempt, step, trip};
+pub use rules::{Answer, again, attempt, step, trip};
 
 use crate::codes::codes;
 use crate::decide::{Kind, Reason, transport};
@@ -50,17 +50,17 @@ const INDEX: usize = 64;
 pub const MAX_SESSIONS: u32 = 16_384;
 /// Most login targets of all sessions together.
 pub const MAX_LOGIN_TARGETS: u32 = 32_768;
-/// Most networks that policy judges or exempts, gateways among them, counting two generations.
-pub const MAX_GROUNDS: u32 = 32_768;
+/// Most networks that policy checks or exempts, gateways among them, counting two generations.
+pub const MAX_JUDGED_NETWORKS: u32 = 32_768;
 /// Port ranges that are exempt in one network.
-pub const GROUND_PORTS: usize = 8;
+pub const EXEMPT_PORTS: usize = 8;
 /// Words of the zeros that new histories are made of.
 pub const BLANK_WORDS: usize = size_of::<KeptHistory>() / 8;
 /// Most addresses of the host itself.
 pub const MAX_OWN: u32 = 1_024;
 
 codes! {
-    /// What a behaviour rule is about.
+    /// What a rate rule is about.
     #[derive(PartialOrd, Ord)]
     enum Rule: u32 {
         /// Connections to one login target.
@@ -188,23 +188,23 @@ impl PortRange {
 /// kernel sees the most specific alone.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ground {
-    /// `GROUND_*` flags.
+pub struct JudgedNetwork {
+    /// `NETWORK_*` flags.
     pub flags: u32,
     /// Ports that are exempt.
-    pub ports: [PortRange; GROUND_PORTS],
+    pub ports: [PortRange; EXEMPT_PORTS],
     /// Zero.
     pub pad: u32,
 }
 
-/// Destinations in the network are judged.
-pub const GROUND_INTERNAL: u32 = 1;
-/// Loopback: judged only where policy asks for it.
-pub const GROUND_OWN: u32 = 2;
+/// Destinations in the network are checked.
+pub const NETWORK_INTERNAL: u32 = 1;
+/// Loopback: checked only where policy asks for it.
+pub const NETWORK_OWN: u32 = 2;
 /// Every port is exempt.
-pub const GROUND_EXEMPT: u32 = 4;
+pub const NETWORK_EXEMPT: u32 = 4;
 
-/// Which attempts to a destination are judged.
+/// Which attempts to a destination are checked.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -216,29 +216,29 @@ pub enum Scope {
     Logins = 2,
 }
 
-/// How a destination that nothing protects is judged.
+/// How a destination that nothing protects is checked.
 #[must_use]
 #[inline(always)]
-pub fn scope(ground: Option<&Ground>, login: bool, port: u16) -> Scope {
+pub fn scope(network: Option<&JudgedNetwork>, login: bool, port: u16) -> Scope {
     let elsewhere = if login { Scope::Logins } else { Scope::Nothing };
-    let Some(ground) = ground else { return elsewhere };
-    if ground.flags & (GROUND_OWN | GROUND_EXEMPT) != 0 || exempt(ground, u64::from(port)) {
+    let Some(network) = network else { return elsewhere };
+    if network.flags & (NETWORK_OWN | NETWORK_EXEMPT) != 0 || exempt(network, u64::from(port)) {
         return Scope::Nothing;
     }
-    if ground.flags & GROUND_INTERNAL != 0 { Scope::Internal } else { elsewhere }
+    if network.flags & NETWORK_INTERNAL != 0 { Scope::Internal } else { elsewhere }
 }
 
 #[inline(always)]
-fn exempt(ground: &Ground, port: u64) -> bool {
+fn exempt(network: &JudgedNetwork, port: u64) -> bool {
     // Ranges are filled from the first.
-    if ground.ports[0].first > ground.ports[0].last {
+    if network.ports[0].first > network.ports[0].last {
         return false;
     }
     let number = Branchless::new();
     let mut hit = 0;
     let mut i = 0;
-    while i < GROUND_PORTS {
-        let range = &ground.ports[i];
+    while i < EXEMPT_PORTS {
+        let range = &network.ports[i];
         hit |= (number.less(port, u64::from(range.first)) | number.less(u64::from(range.last), port)) ^ 1;
         i += 1;
     }
@@ -274,7 +274,7 @@ pub struct Target {
     pub what: u32,
     /// One: a login port or a gateway.
     pub login: u32,
-    /// One: judged by every rule; else by how many hosts its logins reach.
+    /// One: checked by every rule; else by how many hosts its logins reach.
     pub internal: u32,
 }
 
@@ -299,7 +299,7 @@ pub const fn transport_of(what: u32) -> u8 {
 
 const _: () = {
     assert!(size_of::<Limits>() == 8 + 10 * 4);
-    assert!(size_of::<Ground>() == 4 + GROUND_PORTS * 4 + 4);
+    assert!(size_of::<JudgedNetwork>() == 4 + EXEMPT_PORTS * 4 + 4);
     assert!(size_of::<Pair>() == 16 + 8 + 2 * 4);
     assert!(size_of::<Trip>() == 8 + 16 + 4 + 4);
     assert!(size_of::<History>() == 3 * 8 + 4 * 4 + INDEX + (MAX_PAIRS + MAX_LOGINS) * 32 + MAX_TRIPS * 32);
@@ -320,7 +320,7 @@ mod pod {
             unsafe impl aya::Pod for $t {}
         )* };
     }
-    pod!(Limits, Ground, LoginKey, Kept<History>, Kept<Attempts>);
+    pod!(Limits, JudgedNetwork, LoginKey, Kept<History>, Kept<Attempts>);
 }
 
 #[cfg(test)]

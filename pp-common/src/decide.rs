@@ -65,19 +65,19 @@ codes! {
         /// The session opens a flow, or sends on one that it opened.
         Open = 0, "open";
         /// Traffic of a connection that the session accepted, or a datagram to a
-        /// far end that spoke first: judged against zones and gateways only.
+        /// remote end that spoke first: checked against zones and gateways only.
         Answer = 1, "answer";
         /// A UDP `connect()`: it sends nothing, so any live grant that names the
-        /// address lets it pass; its datagrams are judged instead.
+        /// address lets it pass; its datagrams are checked instead.
         UdpConnect = 2, "udp_connect";
         /// A packet without a port of its own (ICMP, a later fragment, an unknown
-        /// protocol): judged by address, and only a grant of every port covers it.
+        /// protocol): checked by address, and only a grant of every port covers it.
         Portless = 3, "portless";
     }
 }
 
 impl Kind {
-    /// The kind that a hook kept as a number; one that is unknown is judged as the widest.
+    /// The kind that a hook kept as a number; one that is unknown is checked as the widest.
     #[must_use]
     #[inline(always)]
     pub const fn or_widest(code: u8) -> Self {
@@ -91,7 +91,7 @@ impl Kind {
 /// One attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// The far end.
+    /// The remote end.
     pub addr: Addr,
     /// Its port, host byte order.
     pub port: u16,
@@ -237,7 +237,7 @@ impl Decision {
         Self { reason: Reason::FlowRefused, observe: false, ..self }.blocked()
     }
 
-    /// What an attempt that would go out becomes when a behaviour rule refuses it.
+    /// What an attempt that would go out becomes when a rate rule refuses it.
     #[inline(always)]
     pub const fn by_rule(self, reason: Reason, observe: bool) -> Self {
         Self { reason, observe: self.observe | observe, ..self }.blocked()
@@ -287,7 +287,7 @@ pub trait Tables {
     /// Whether budgets are asked here. Where it is not known which flows were
     /// counted they are not: a hook that knows follows.
     #[inline(always)]
-    fn counted(&self) -> bool {
+    fn charges(&self) -> bool {
         true
     }
     /// Boot time, nanoseconds.
@@ -298,10 +298,10 @@ pub trait Tables {
     fn zero(&self) -> u64 {
         0
     }
-    /// The number last put aside. It can only ever change which reason is given.
-    fn aside(&self) -> u32;
-    /// Puts a number aside.
-    fn put_aside(&self, number: u32);
+    /// The number that was set last. It can only ever change which reason is given.
+    fn scratch(&self) -> u32;
+    /// Keeps a number.
+    fn set_scratch(&self, number: u32);
 }
 
 /// Decides one attempt of a marked task or socket.
@@ -331,7 +331,7 @@ pub fn decide(tables: &impl Tables, subject: &Subject, attempt: &Attempt) -> Dec
     let serial = match tables.grants(&addr) {
         Some(list) => live_grant(tables, &ask, list),
         None => {
-            tables.put_aside(Reason::NoReceipt as u32);
+            tables.set_scratch(Reason::NoReceipt as u32);
             None
         }
     };
@@ -344,7 +344,7 @@ pub fn decide(tables: &impl Tables, subject: &Subject, attempt: &Attempt) -> Dec
             decision
         }
         None => {
-            decision.reason = match Reason::from_code(tables.aside() as u8) {
+            decision.reason = match Reason::from_code(tables.scratch() as u8) {
                 Some(reason) => reason,
                 None => Reason::NoReceipt,
             };

@@ -30,7 +30,7 @@ struct Memory {
     user_bits: HashMap<u32, u64>,
     budgets: HashMap<Serial, Budget>,
     counted: bool,
-    aside: Cell<u32>,
+    scratch: Cell<u32>,
     link: Option<Link>,
     learned: HashMap<NearKey, Learned>,
     links: HashMap<LinkKey, Place>,
@@ -78,17 +78,17 @@ impl Tables for Memory {
     fn budget(&self, serial: Serial) -> Option<Budget> {
         self.budgets.get(&serial).copied()
     }
-    fn counted(&self) -> bool {
+    fn charges(&self) -> bool {
         self.counted
     }
     fn now_ns(&self) -> u64 {
         self.now_ns
     }
-    fn aside(&self) -> u32 {
-        self.aside.get()
+    fn scratch(&self) -> u32 {
+        self.scratch.get()
     }
-    fn put_aside(&self, number: u32) {
-        self.aside.set(number);
+    fn set_scratch(&self, number: u32) {
+        self.scratch.set(number);
     }
 }
 
@@ -116,7 +116,7 @@ fn plant() -> Memory {
         user_bits: HashMap::from([(OWNER, 1)]),
         budgets: HashMap::new(),
         counted: true,
-        aside: Cell::new(0),
+        scratch: Cell::new(0),
         link: None,
         learned: HashMap::new(),
         links: HashMap::new(),
@@ -592,7 +592,7 @@ fn link_local_addresses_belong_to_what_their_link_carries() {
     assert_eq!(tables.reason(v6("fe80::77", 443)), Reason::NoReceipt);
     assert_eq!(tables.reason(v6("fe80::77", 80)), Reason::NotProtected);
     assert_eq!(tables.reason(v6("fd00::77", 443)), Reason::NotProtected);
-    // What came to the session by itself is not judged by the link as a whole.
+    // What came to the session by itself is not checked by the link as a whole.
     assert_eq!(tables.reason(of_kind(v6("fe80::77", 443), Kind::Answer)), Reason::NotProtected);
     assert_eq!(tables.reason(of_kind(v6("fe80::77", 443), Kind::UdpConnect)), Reason::NoReceipt);
     tables.link = Some(Link { netns: NETNS, ifindex: ETH0, flags: LINK_PACKET | LINK_IN });

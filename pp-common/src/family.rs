@@ -1,4 +1,4 @@
-//! Which kinds of socket can be judged by where they send.
+//! Which kinds of socket can be checked by where they send.
 
 const AF_UNIX: i32 = 1;
 const AF_INET: i32 = 2;
@@ -17,10 +17,10 @@ const SOCK_PACKET: i32 = 10;
 /// (`AF_PACKET`, `AF_XDP`), field buses (`AF_CAN`), the host of a virtual
 /// machine (`AF_VSOCK`), and families whose packets the kernel sends by itself
 /// on sockets of its own (`AF_RXRPC`, `AF_TIPC`, `AF_RDS`, `AF_PPPOX`). Those
-/// named are local, or judged by destination, or (Bluetooth) reach no network.
+/// named are local, or checked by destination, or (Bluetooth) reach no network.
 #[must_use]
 #[inline(always)]
-pub const fn is_judged(family: i32, kind: i32) -> bool {
+pub const fn is_allowed(family: i32, kind: i32) -> bool {
     match family {
         AF_INET => kind != SOCK_PACKET,
         AF_UNIX | AF_INET6 | AF_NETLINK | AF_BLUETOOTH | AF_ALG | AF_SMC => true,
@@ -38,17 +38,17 @@ mod tests {
     #[test]
     fn what_ordinary_programs_use_is_judged() {
         for family in [1, 2, 10, 16, 31, 38, 43] {
-            assert!(is_judged(family, SOCK_STREAM), "family {family}");
+            assert!(is_allowed(family, SOCK_STREAM), "family {family}");
         }
-        assert!(is_judged(AF_INET, SOCK_RAW));
+        assert!(is_allowed(AF_INET, SOCK_RAW));
     }
 
     #[test]
     fn raw_frames_field_buses_and_the_kernels_own_senders_are_not() {
         // packet, xdp, vsock, can, rxrpc, tipc, rds, pppox, llc, ieee802154, qipcrtr, and what no kernel has yet.
         for family in [17, 44, 40, 29, 33, 30, 21, 24, 26, 36, 42, 0, -1, 99] {
-            assert!(!is_judged(family, SOCK_STREAM) && !is_judged(family, SOCK_RAW), "family {family}");
+            assert!(!is_allowed(family, SOCK_STREAM) && !is_allowed(family, SOCK_RAW), "family {family}");
         }
-        assert!(!is_judged(AF_INET, SOCK_PACKET));
+        assert!(!is_allowed(AF_INET, SOCK_PACKET));
     }
 }

@@ -9,7 +9,7 @@ use crate::abi::{
     COUNTERS, DFA_STATES, MAX_CGROUPS, MAX_CLAIMED, MAX_DOOMED, MAX_EXEMPT, MAX_GATEWAY_PORTS, MAX_GRANT_PREFIXES, MAX_HEARD, MAX_LINKS,
     MAX_NEAR, MAX_PLACES, MAX_RECEIPTS, MAX_REPEATS, MAX_RULES, MAX_SERVICES, MAX_TASKS, MAX_USER_BITS, MAX_USERS, PID_PAGES,
 };
-use crate::behaviour::{MAX_GROUNDS, MAX_LOGIN_TARGETS, MAX_OWN, MAX_SESSIONS};
+use crate::behaviour::{MAX_JUDGED_NETWORKS, MAX_LOGIN_TARGETS, MAX_OWN, MAX_SESSIONS};
 use crate::delegate::MAX_DELEGATES;
 use crate::protect::{MAX_GUARDED, MAX_GUARDED_NAMES};
 use crate::tools::TOOL_STATES;
@@ -37,14 +37,14 @@ macro_rules! maps {
                     written "at fork and exit; removed by the daemon where it marks the process itself",
                     read "every hook, while `overflow` is up",
                     full "counted; the child's hooks find the mark of one of 8 ancestors";
-                // Layout 1 had no `Talk`, layout 2 other ends that spoke first: `kernel/earlier.rs`.
+                // Layout 1 had no `TurnCount`, layout 2 other ends that spoke first: `kernel/earlier.rs`.
                 /// Marks of sockets.
                 SOCKS @ SOCKS_LAYOUT socks: SkStorage[i32 => SockMark; 0],
                     written "by socket, connect and send hooks; by the daemon when it adopts a process",
                     read "connect, send, egress and ingress hooks; `sock_diag`, for the daemon",
                     full "cannot fill; without memory for a mark the caller is refused";
                 // Layout 1 had no network namespace. Who has spoken first has to speak once more.
-                /// Far ends that spoke first to a datagram port of a session, with the interface they came in by.
+                /// Remote ends that spoke first to a datagram port of a session, with the interface they came in by.
                 HEARD @ 2 heard: LruHash[HeardKey => u32; MAX_HEARD],
                     written "at ingress; removed by the daemon with an address of `CLAIMED`",
                     read "egress and send hooks",
@@ -172,27 +172,27 @@ macro_rules! maps {
                 /// What each session reached for lately.
                 HISTORIES @ 1 histories: HashLazy[u64 => KeptHistory; MAX_SESSIONS],
                     written "by cgroup programs; cleared by the daemon once a session has ended and all of it is over",
-                    read "behaviour rules; the daemon",
+                    read "rate rules; the daemon",
                     full "what a further session does is refused where it would have to be counted. Only what is used takes memory, 6 KB an entry";
                 /// Connections to login targets, at most 32 a session.
                 LOGINS @ 1 logins: HashLazy[LoginKey => KeptAttempts; MAX_LOGIN_TARGETS],
                     written "as `HISTORIES`",
-                    read "behaviour rules",
+                    read "rate rules",
                     full "a connection to a further login target is refused. Only what is used takes memory, 700 bytes an entry";
-                /// What the behaviour rules allow.
+                /// What the rate rules allow.
                 LIMITS @ 1 limits: ArrayGen[u32 => behaviour::Limits; 2],
                     written "by the daemon",
-                    read "behaviour rules",
+                    read "rate rules",
                     full "one entry a generation";
-                /// Networks that the behaviour rules judge, and exemptions.
-                GROUNDS @ 1 grounds: PrefixGen[PrefixKey => Ground; MAX_GROUNDS],
+                /// Networks that the rate rules check, and exemptions.
+                GROUNDS @ 1 judged_networks: PrefixGen[PrefixKey => JudgedNetwork; MAX_JUDGED_NETWORKS],
                     written "by the daemon",
-                    read "behaviour rules",
+                    read "rate rules",
                     full "the policy is refused";
                 /// The host's own addresses.
                 OWN @ 1 own: Hash[Addr => u32; MAX_OWN],
                     written "by the daemon, every second",
-                    read "behaviour rules, egress and ingress",
+                    read "rate rules, egress and ingress",
                     full "the daemon logs it; attempts to the others are judged";
                 // Layout 1 counted the repeats since the last record, this one all of them.
                 /// Repeats of one refusal.
@@ -200,8 +200,8 @@ macro_rules! maps {
                     written "made and counted by every hook that reports; removed by the daemon once a pair rests",
                     read "the daemon",
                     full "each attempt of a further pair is a record";
-                /// How many of the repeats of an entry the daemon has told, by the entry's id: for the daemon that comes after it.
-                TOLD @ 1 told: Hash[u64 => u64; 2 * MAX_REPEATS],
+                /// How many of the repeats of an entry the daemon has reported, by the entry's id: for the daemon that comes after it.
+                TOLD @ 1 reported: Hash[u64 => u64; 2 * MAX_REPEATS],
                     written "by the daemon",
                     read "the next daemon",
                     full "twice the size of `REPEATS`, whose entries they go with; what cannot be kept is logged";
@@ -222,7 +222,7 @@ macro_rules! maps {
                 /// Zeros, of which new histories are made.
                 BLANK @ 1: Array[u32 => [u64; BLANK_WORDS]; 1],
                     written "never",
-                    read "behaviour rules",
+                    read "rate rules",
                     full "one entry";
                 /// Verdicts, for the daemon.
                 EVENTS @ 1: Ring[() => u8; 4 * 1024 * 1024],
@@ -251,8 +251,8 @@ macro_rules! maps {
                     read "exec",
                     full "one entry for each CPU";
                 /// What the mark of the socket lends to decisions elsewhere, for fmod_ret programs. Another program may run in between, which
-                /// can change a reason that is told and nothing else.
-                ASIDE @ UNPINNED: PerCpuArray[u32 => Aside; 1],
+                /// can change a reason that is reported and nothing else.
+                SCRATCH @ UNPINNED: PerCpuArray[u32 => Scratch; 1],
                     written "by fmod_ret programs",
                     read "the same",
                     full "one entry for each CPU";

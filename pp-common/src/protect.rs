@@ -346,12 +346,12 @@ pub const fn is_login_file(name: u64, folder: u64) -> bool {
 const PROPAGATION: u64 = 0x001e_0000;
 const MS_MOVE: u64 = 0x2000;
 
-/// Whether a session may mount over this place. `felt`: other processes of the
+/// Whether a session may mount over this place. `seen_by_others`: other processes of the
 /// daemon's mount namespace would see it.
 #[must_use]
 #[inline(always)]
-pub const fn mount(flags: u64, place: &Place, felt: bool) -> Option<Tamper> {
-    if flags & PROPAGATION != 0 || !felt {
+pub const fn mount(flags: u64, place: &Place, seen_by_others: bool) -> Option<Tamper> {
+    if flags & PROPAGATION != 0 || !seen_by_others {
         return None;
     }
     // What is moved is named by a path that this hook cannot follow.
@@ -361,8 +361,8 @@ pub const fn mount(flags: u64, place: &Place, felt: bool) -> Option<Tamper> {
 /// Whether a session may take away the mount whose root has these flags.
 #[must_use]
 #[inline(always)]
-pub const fn unmount(root: u32, felt: bool) -> Option<Tamper> {
-    if root & GUARD_MOUNT != 0 && felt { Some(Tamper::Unmount) } else { None }
+pub const fn unmount(root: u32, seen_by_others: bool) -> Option<Tamper> {
+    if root & GUARD_MOUNT != 0 && seen_by_others { Some(Tamper::Unmount) } else { None }
 }
 
 const _: () = {

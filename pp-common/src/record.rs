@@ -2,7 +2,7 @@
 //!
 //! Each begins with [`RecordHeader`]. User space reads them with
 //! [`VerdictRecord::from_bytes`] and its siblings, which check the length; a
-//! code that is unknown stays a number until `from_code` has judged it.
+//! code that is unknown stays a number until `from_code` has checked it.
 
 use crate::{abi::NameId, codes::codes, dest::Addr};
 
@@ -79,13 +79,13 @@ pub struct RecordHeader {
     pub tgid: u32,
 }
 
-/// A verdict that is worth telling.
+/// A verdict that is worth reporting.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VerdictRecord {
     /// The header.
     pub header: RecordHeader,
-    /// The far end.
+    /// The remote end.
     pub addr: Addr,
     /// Zone, zero: none.
     pub zone: NameId,
@@ -101,7 +101,7 @@ pub struct VerdictRecord {
     pub serial: u32,
     /// Generation of the tables it was decided by.
     pub generation: u32,
-    /// The far end's port; for `socket_family` the address family.
+    /// The remote end's port; for `socket_family` the address family.
     pub port: u16,
     /// IP protocol number.
     pub transport: u8,
@@ -113,7 +113,7 @@ pub struct VerdictRecord {
     pub hook: u8,
     /// Zero.
     pub pad: [u8; 2],
-    /// Where a behaviour rule tripped just now: how many there would have been;
+    /// Where a rate rule tripped just now: how many there would have been;
     /// else zero.
     pub count: u32,
     /// How many the rule allows ...

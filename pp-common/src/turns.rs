@@ -21,8 +21,8 @@ pub const MAX_TURN_LIMITS: u32 = 2 * (8_192 + 4_096);
 
 /// Which way a payload went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// From the session to the far end.
+pub enum Direction {
+    /// From the session to the remote end.
     Out,
     /// To the session.
     In,
@@ -33,7 +33,7 @@ pub enum Way {
 /// other's counts.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Talk {
+pub struct TurnCount {
     /// Payload bytes sent.
     pub bytes_out: u64,
     /// Turns so far.
@@ -102,32 +102,32 @@ impl Default for Limits {
 /// for the reason that is returned.
 #[must_use]
 #[inline(always)]
-pub fn count(talk: &mut Talk, limits: &Limits, way: Way, payload: u32) -> Option<Reason> {
-    if talk.over != 0 {
-        return Some(cut_for(talk.over));
+pub fn charge_packet(turn_count: &mut TurnCount, limits: &Limits, direction: Direction, payload: u32) -> Option<Reason> {
+    if turn_count.over != 0 {
+        return Some(cut_for(turn_count.over));
     }
     if payload == 0 {
         return None;
     }
-    if matches!(way, Way::In) {
-        talk.answers = talk.answers.wrapping_add(1);
+    if matches!(direction, Direction::In) {
+        turn_count.answers = turn_count.answers.wrapping_add(1);
         return None;
     }
-    let answers = talk.answers;
-    let begins = talk.turns == 0 || answers != talk.answers_seen;
-    let turns = talk.turns.saturating_add(begins as u32);
-    let bytes_out = talk.bytes_out.saturating_add(payload as u64);
+    let answers = turn_count.answers;
+    let begins = turn_count.turns == 0 || answers != turn_count.answers_seen;
+    let turns = turn_count.turns.saturating_add(begins as u32);
+    let bytes_out = turn_count.bytes_out.saturating_add(payload as u64);
     if turns > limits.max_turns {
-        talk.over = Reason::TurnsExhausted as u32;
+        turn_count.over = Reason::TurnsExhausted as u32;
         return Some(Reason::TurnsExhausted);
     }
     if bytes_out > limits.max_bytes_out {
-        talk.over = Reason::BytesExhausted as u32;
+        turn_count.over = Reason::BytesExhausted as u32;
         return Some(Reason::BytesExhausted);
     }
-    talk.turns = turns;
-    talk.bytes_out = bytes_out;
-    talk.answers_seen = answers;
+    turn_count.turns = turns;
+    turn_count.bytes_out = bytes_out;
+    turn_count.answers_seen = answers;
     None
 }
 
@@ -152,7 +152,7 @@ pub const fn header_len(protocol: u8, offset_byte: u8) -> u32 {
 }
 
 const _: () = {
-    assert!(size_of::<Talk>() == 8 + 4 * 4);
+    assert!(size_of::<TurnCount>() == 8 + 4 * 4);
     assert!(size_of::<LimitKey>() == 8 + 2 * 4);
     assert!(size_of::<Limits>() == 8 + 2 * 4);
 };
@@ -172,81 +172,84 @@ mod tests {
 
     const LIMITS: Limits = Limits { max_bytes_out: 1_000, max_turns: 3, pad: 0 };
 
-    fn ask(talk: &mut Talk) -> Option<Reason> {
-        count(talk, &LIMITS, Way::Out, 10)
+    fn ask(turn_count: &mut TurnCount) -> Option<Reason> {
+        charge_packet(turn_count, &LIMITS, Direction::Out, 10)
     }
 
-    fn answer(talk: &mut Talk) -> Option<Reason> {
-        count(talk, &LIMITS, Way::In, 500)
+    fn answer(turn_count: &mut TurnCount) -> Option<Reason> {
+        charge_packet(turn_count, &LIMITS, Direction::In, 500)
     }
 
     #[test]
     fn exactly_as_many_requests_pass_as_there_are_turns() {
-        let mut talk = Talk::default();
+        let mut turn_count = TurnCount::default();
         for turn in 1..=LIMITS.max_turns {
-            assert_eq!(ask(&mut talk), None, "{turn}");
-            assert_eq!(answer(&mut talk), None, "{turn}");
-            assert_eq!(talk.turns, turn);
+            assert_eq!(ask(&mut turn_count), None, "{turn}");
+            assert_eq!(answer(&mut turn_count), None, "{turn}");
+            assert_eq!(turn_count.turns, turn);
         }
-        assert_eq!(ask(&mut talk), Some(Reason::TurnsExhausted));
-        assert_eq!(talk.turns, LIMITS.max_turns);
+        assert_eq!(ask(&mut turn_count), Some(Reason::TurnsExhausted));
+        assert_eq!(turn_count.turns, LIMITS.max_turns);
     }
 
     #[test]
     fn cut_flow_is_cut_in_both_ways_and_for_good() {
-        let mut talk = Talk { over: Reason::BytesExhausted as u32, ..Talk::default() };
-        assert_eq!(answer(&mut talk), Some(Reason::BytesExhausted));
-        assert_eq!(ask(&mut talk), Some(Reason::BytesExhausted));
-        assert_eq!(count(&mut talk, &Limits::NONE, Way::Out, 0), Some(Reason::BytesExhausted));
+        let mut turn_count = TurnCount { over: Reason::BytesExhausted as u32, ..TurnCount::default() };
+        assert_eq!(answer(&mut turn_count), Some(Reason::BytesExhausted));
+        assert_eq!(ask(&mut turn_count), Some(Reason::BytesExhausted));
+        assert_eq!(charge_packet(&mut turn_count, &Limits::NONE, Direction::Out, 0), Some(Reason::BytesExhausted));
     }
 
     #[test]
     fn request_in_several_segments_is_one_turn() {
-        let mut talk = Talk::default();
+        let mut turn_count = TurnCount::default();
         for _ in 0..20 {
-            assert_eq!(ask(&mut talk), None);
+            assert_eq!(ask(&mut turn_count), None);
         }
-        assert_eq!((talk.turns, talk.bytes_out), (1, 200));
+        assert_eq!((turn_count.turns, turn_count.bytes_out), (1, 200));
     }
 
     #[test]
     fn bare_acknowledgements_are_no_turns() {
-        let mut talk = Talk::default();
+        let mut turn_count = TurnCount::default();
         for _ in 0..20 {
-            assert_eq!(ask(&mut talk).or(answer(&mut talk)).or(answer(&mut talk)), None);
-            for way in [Way::Out, Way::In] {
-                assert_eq!(count(&mut talk, &LIMITS, way, 0), None);
+            assert_eq!(ask(&mut turn_count).or(answer(&mut turn_count)).or(answer(&mut turn_count)), None);
+            for direction in [Direction::Out, Direction::In] {
+                assert_eq!(charge_packet(&mut turn_count, &LIMITS, direction, 0), None);
             }
-            if talk.turns == LIMITS.max_turns {
+            if turn_count.turns == LIMITS.max_turns {
                 break;
             }
         }
-        assert_eq!(talk.turns, LIMITS.max_turns);
+        assert_eq!(turn_count.turns, LIMITS.max_turns);
     }
 
     #[test]
     fn server_that_speaks_first_costs_no_turn() {
-        let mut talk = Talk::default();
-        assert_eq!(answer(&mut talk).or(answer(&mut talk)), None);
-        assert_eq!(ask(&mut talk), None);
-        assert_eq!(talk.turns, 1);
+        let mut turn_count = TurnCount::default();
+        assert_eq!(answer(&mut turn_count).or(answer(&mut turn_count)), None);
+        assert_eq!(ask(&mut turn_count), None);
+        assert_eq!(turn_count.turns, 1);
     }
 
     #[test]
     fn last_byte_passes_and_the_next_does_not() {
-        let mut talk = Talk::default();
-        assert_eq!(count(&mut talk, &LIMITS, Way::Out, 1_000), None);
-        assert_eq!(count(&mut talk, &LIMITS, Way::Out, 1), Some(Reason::BytesExhausted));
-        assert_eq!(talk.bytes_out, 1_000);
+        let mut turn_count = TurnCount::default();
+        assert_eq!(charge_packet(&mut turn_count, &LIMITS, Direction::Out, 1_000), None);
+        assert_eq!(charge_packet(&mut turn_count, &LIMITS, Direction::Out, 1), Some(Reason::BytesExhausted));
+        assert_eq!(turn_count.bytes_out, 1_000);
     }
 
     #[test]
     fn counters_at_their_ends_do_not_begin_anew() {
-        let mut talk = Talk { turns: u32::MAX, bytes_out: u64::MAX, answers: u32::MAX, ..Talk::default() };
-        assert_eq!(answer(&mut talk), None);
-        assert_eq!(talk.answers, 0);
-        talk.answers_seen = u32::MAX;
-        assert_eq!(count(&mut talk, &Limits { max_bytes_out: u64::MAX, ..LIMITS }, Way::Out, 1), Some(Reason::TurnsExhausted));
+        let mut turn_count = TurnCount { turns: u32::MAX, bytes_out: u64::MAX, answers: u32::MAX, ..TurnCount::default() };
+        assert_eq!(answer(&mut turn_count), None);
+        assert_eq!(turn_count.answers, 0);
+        turn_count.answers_seen = u32::MAX;
+        assert_eq!(
+            charge_packet(&mut turn_count, &Limits { max_bytes_out: u64::MAX, ..LIMITS }, Direction::Out, 1),
+            Some(Reason::TurnsExhausted)
+        );
     }
 
     #[test]
@@ -267,16 +270,16 @@ mod tests {
     fn turns_are_the_changes_of_direction_of_any_conversation() {
         let mut seed = 0x9e37_79b9_u32;
         for _ in 0..2_000 {
-            let (mut talk, mut turns, mut bytes, mut last) = (Talk::default(), 0, 0, Way::In);
+            let (mut turn_count, mut turns, mut bytes, mut last) = (TurnCount::default(), 0, 0, Direction::In);
             for _ in 0..24 {
                 seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                let way = if seed & 0x8000 == 0 { Way::Out } else { Way::In };
+                let direction = if seed & 0x8000 == 0 { Direction::Out } else { Direction::In };
                 let payload = (seed >> 16) % 60;
-                let cut = count(&mut talk, &LIMITS, way, payload);
+                let cut = charge_packet(&mut turn_count, &LIMITS, direction, payload);
                 if payload > 0 {
-                    let begins = matches!((last, way), (Way::In, Way::Out));
-                    last = way;
-                    if matches!(way, Way::Out) {
+                    let begins = matches!((last, direction), (Direction::In, Direction::Out));
+                    last = direction;
+                    if matches!(direction, Direction::Out) {
                         turns += u32::from(begins);
                         bytes += u64::from(payload);
                     }
@@ -286,7 +289,7 @@ mod tests {
                 if over {
                     break;
                 }
-                assert_eq!((talk.turns, talk.bytes_out), (turns, bytes));
+                assert_eq!((turn_count.turns, turn_count.bytes_out), (turns, bytes));
             }
         }
     }

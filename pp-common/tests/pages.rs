@@ -124,7 +124,7 @@ fn codes_are_on_their_page() {
             ("tampering", codes!(Tamper)),
             ("hooks of tampering", codes!(GuardHook)),
             ("counters", codes!(Counter)),
-            ("behaviour rules", codes!(Rule)),
+            ("rate rules", codes!(Rule)),
             ("delegates", codes!(Action)),
             ("what delegates are known by", codes!(mod by)),
             ("transports", codes!(mod transport)),

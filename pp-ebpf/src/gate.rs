@@ -1,29 +1,31 @@
 //! The gate: what each hook does. Left out of the host's build and of the one that `cargo xtask bench` compares with.
 
+mod attach;
+mod barrier;
 mod behaviour;
+mod budget;
 mod call;
-mod count;
 mod delegate;
 mod entry;
 mod event;
 mod exec;
-mod far;
 mod fmod;
 mod guard;
 mod hook;
 mod identity;
+mod inherited;
 mod kernel;
 mod log;
 mod lsm;
 mod maps;
 mod mark;
-mod moves;
 mod near;
 mod packet;
-mod passed;
+mod peers;
 mod pids;
 mod protect;
 mod reach;
+mod remote;
 mod socket;
 mod tasks;
 mod tools;

@@ -72,7 +72,7 @@ impl Gate {
         let control = self.maps.control()?;
         let addr = attempt.addr.embedded().unwrap_or(attempt.addr);
         let key = Key::new(PREFIX_HEAD_BITS + 128, PrefixKey { generation: control.generation, pad: 0, addr });
-        let ground = self.maps.grounds.get(&key);
+        let ground = self.maps.judged_networks.get(&key);
         let login = is_login_port(attempt.transport, attempt.port);
         let found = scope(ground.as_ref(), login, attempt.port);
         let limits = self.maps.limits.get(control.generation & 1)?;

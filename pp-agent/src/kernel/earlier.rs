@@ -9,14 +9,14 @@ use std::{
 use aya::maps::{Map, MapData, SkStorage};
 use pp_common::{
     abi::{Flow, NameId, SockMark},
-    turns::Talk,
+    turns::TurnCount,
 };
 
 use super::{KernelError, map_error, optional};
 
 const NAME: &str = "SOCKS of an earlier build";
 
-/// The mark in layout 1. Layout 2 is the same with a [`Talk`] behind it.
+/// The mark in layout 1. Layout 2 is the same with a [`TurnCount`] behind it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct First {
@@ -39,7 +39,7 @@ pub(super) struct First {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Second {
     first: First,
-    talk: Talk,
+    turn_count: TurnCount,
 }
 
 const _: () = assert!(size_of::<First>() == 192 && size_of::<Second>() == 216);
@@ -95,7 +95,7 @@ impl EarlierSocks {
 
 /// The mark in this build's layout. Far ends that spoke first have to speak once more.
 fn extend(second: &Second) -> SockMark {
-    let Second { first, talk } = *second;
+    let Second { first, turn_count } = *second;
     SockMark {
         session: first.session,
         agent: first.agent,
@@ -104,7 +104,7 @@ fn extend(second: &Second) -> SockMark {
         tgid: first.tgid,
         next_flow: first.next_flow,
         flows: first.flows,
-        talk,
+        turn_count,
         ..SockMark::default()
     }
 }
@@ -119,9 +119,9 @@ mod tests {
         let mut first = First { session: 7, agent: 9, owner: 1_000, flags: SOCK_REFUSED, tgid: 77, scratch: 5, ..First::default() };
         first.flows[1].serial = 5;
         first.peers[3] = [1, 2, 502];
-        let talk = Talk { turns: 3, ..Talk::default() };
-        let mark = extend(&Second { first, talk });
+        let turn_count = TurnCount { turns: 3, ..TurnCount::default() };
+        let mark = extend(&Second { first, turn_count });
         assert_eq!((mark.session, mark.agent, mark.owner, mark.flags, mark.tgid), (7, 9, 1_000, SOCK_REFUSED, 77));
-        assert_eq!((mark.flows[1].serial, mark.talk.turns, mark.spare, mark.scratch), (5, 3, 0, 0));
+        assert_eq!((mark.flows[1].serial, mark.turn_count.turns, mark.spare, mark.scratch), (5, 3, 0, 0));
     }
 }

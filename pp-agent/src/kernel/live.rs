@@ -23,7 +23,7 @@ pub(super) struct Live<'a> {
     generation: u32,
     flags: u32,
     lists: [OnceCell<Box<GrantList>>; 2],
-    aside: Cell<u32>,
+    scratch: Cell<u32>,
     link: Option<Link>,
 }
 
@@ -35,7 +35,7 @@ impl<'a> Live<'a> {
             generation: control.generation,
             flags: control.flags,
             lists: [OnceCell::new(), OnceCell::new()],
-            aside: Cell::new(0),
+            scratch: Cell::new(0),
             link: None,
         }
     }
@@ -107,12 +107,12 @@ impl Tables for Live<'_> {
         })
     }
 
-    fn aside(&self) -> u32 {
-        self.aside.get()
+    fn scratch(&self) -> u32 {
+        self.scratch.get()
     }
 
-    fn put_aside(&self, number: u32) {
-        self.aside.set(number);
+    fn set_scratch(&self, number: u32) {
+        self.scratch.set(number);
     }
 
     fn now_ns(&self) -> u64 {

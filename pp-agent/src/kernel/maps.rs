@@ -11,7 +11,7 @@ use pp_common::abi::{
     RepeatKey, Repeats, RuleTarget, Service, ServiceKey, SockMark, TaskMark, UserKey,
 };
 use pp_common::{
-    behaviour::{self, Ground, KeptAttempts, KeptHistory, LoginKey},
+    behaviour::{self, JudgedNetwork, KeptAttempts, KeptHistory, LoginKey},
     delegate::DelegateKey,
     dest::Addr,
     maps,

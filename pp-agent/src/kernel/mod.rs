@@ -458,7 +458,7 @@ impl Gate {
             return Ok(false);
         }
         self.maps.repeats.remove(key)?;
-        self.maps.told.remove(&seen.id)?;
+        self.maps.reported.remove(&seen.id)?;
         Ok(true)
     }
 
@@ -467,7 +467,7 @@ impl Gate {
     /// # Errors
     /// The map cannot be read.
     pub(crate) fn told(&self) -> Result<Vec<(u64, u64)>, KernelError> {
-        self.maps.told.entries()
+        self.maps.reported.entries()
     }
 
     /// Keeps how many repeats of an entry were told, for the daemon after this one.
@@ -475,7 +475,7 @@ impl Gate {
     /// # Errors
     /// The map cannot be written.
     pub(crate) fn keep_told(&self, id: u64, count: u64) -> Result<(), KernelError> {
-        self.maps.told.insert(&id, &count)
+        self.maps.reported.insert(&id, &count)
     }
 
     /// Drops what was told of an entry that is gone.
@@ -483,7 +483,7 @@ impl Gate {
     /// # Errors
     /// The map cannot be written.
     pub(crate) fn remove_told(&self, id: u64) -> Result<(), KernelError> {
-        self.maps.told.remove(&id)
+        self.maps.reported.remove(&id)
     }
 
     /// Waits until every program that runs now has returned, and so has every one that had begun a record before one of these.

@@ -131,7 +131,7 @@ fn write(maps: &Maps, tables: &KernelTables, generation: u32) -> Result<(), Kern
     }
     for (prefix, ground) in &tables.grounds {
         let key = prefix_key(generation, prefix);
-        maps.grounds.insert(&key, ground)?;
+        maps.judged_networks.insert(&key, ground)?;
     }
     maps.limits.set(generation & 1, tables.limits)?;
     write_receipts(maps, tables, generation)?;

@@ -5,7 +5,7 @@ use super::{PolicyError, distinct};
 use crate::config::Config;
 use crate::net::Prefix;
 use ipnet::IpNet;
-use pp_common::behaviour::{GROUND_EXEMPT, GROUND_INTERNAL, GROUND_OWN, GROUND_PORTS, Ground, PortRange};
+use pp_common::behaviour::{EXEMPT_PORTS, JudgedNetwork, NETWORK_EXEMPT, NETWORK_INTERNAL, NETWORK_OWN, PortRange};
 
 /// Networks that are an organisation's own: RFC 1918, RFC 6598, RFC 4193, RFC 4291.
 const INTERNAL: [&str; 6] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7", "fe80::/10"];
@@ -20,7 +20,7 @@ pub(super) fn loopback() -> Vec<Prefix> {
     fixed(&LOOPBACK)
 }
 
-pub(super) fn grounds(config: &Config) -> Result<Vec<(Prefix, Ground)>, PolicyError> {
+pub(super) fn grounds(config: &Config) -> Result<Vec<(Prefix, JudgedNetwork)>, PolicyError> {
     let rules = &config.behaviour;
     let loopback = loopback();
     let mut internal = fixed(&INTERNAL);
@@ -35,21 +35,21 @@ pub(super) fn grounds(config: &Config) -> Result<Vec<(Prefix, Ground)>, PolicyEr
     let covered = |by: &[Prefix], prefix: &Prefix| by.iter().any(|wide| wide.covers(prefix));
     let ground = |prefix: Prefix| {
         let is_gateway = gateways.binary_search(&prefix).is_ok();
-        let mut ground = Ground { flags: 0, ports: [PortRange::NONE; GROUND_PORTS], pad: 0 };
+        let mut ground = JudgedNetwork { flags: 0, ports: [PortRange::NONE; EXEMPT_PORTS], pad: 0 };
         if is_gateway || covered(&internal, &prefix) {
-            ground.flags |= GROUND_INTERNAL;
+            ground.flags |= NETWORK_INTERNAL;
         }
         if !is_gateway && !rules.count_own && covered(&loopback, &prefix) {
-            ground.flags |= GROUND_OWN;
+            ground.flags |= NETWORK_OWN;
         }
         let here = exempt.iter().filter(|(wide, _)| !is_gateway && wide.covers(&prefix));
         let ports = distinct(here.filter_map(|(_, ports)| {
             if ports.is_none() {
-                ground.flags |= GROUND_EXEMPT;
+                ground.flags |= NETWORK_EXEMPT;
             }
             *ports
         }));
-        if ports.len() > GROUND_PORTS {
+        if ports.len() > EXEMPT_PORTS {
             return Err(PolicyError::ExemptPorts { prefix, need: ports.len() });
         }
         for (slot, (first, last)) in ground.ports.iter_mut().zip(ports) {

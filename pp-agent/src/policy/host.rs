@@ -103,11 +103,11 @@ impl Tables for HostTables {
         self.now_ns
     }
 
-    fn put_aside(&self, number: u32) {
+    fn set_scratch(&self, number: u32) {
         self.aside.store(number, Ordering::Relaxed);
     }
 
-    fn aside(&self) -> u32 {
+    fn scratch(&self) -> u32 {
         self.aside.load(Ordering::Relaxed)
     }
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 
 use pp_common::abi::NameId;
-use pp_common::behaviour::{Ground, LIMITS_OBSERVE, LONG_NS, Limits, MAX_LOGINS, MAX_PAIRS, Rule, SHORT_NS, Scope, scope};
+use pp_common::behaviour::{JudgedNetwork, LIMITS_OBSERVE, LONG_NS, Limits, MAX_LOGINS, MAX_PAIRS, Rule, SHORT_NS, Scope, scope};
 use pp_common::decide::{Attempt, Decision, Kind, Reason, Subject, Tables, decide};
 
 use super::told::{About, Blind, Told};
@@ -34,7 +34,7 @@ type Pattern = (String, Option<u64>, Rule, Option<IpAddr>, Option<(u8, u16)>);
 pub(crate) struct Draft<'a> {
     config: &'a Config,
     tables: HostTables,
-    grounds: Vec<(Prefix, Ground)>,
+    grounds: Vec<(Prefix, JudgedNetwork)>,
     limits: Limits,
     names: HashMap<NameId, String>,
     /// What was decided about attempts that a receipt allowed.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use pp_common::behaviour::GROUND_PORTS;
+use pp_common::behaviour::EXEMPT_PORTS;
 use pp_common::decide::transport;
 use serde::Serialize;
 
@@ -273,7 +273,7 @@ impl<'a> Observed<'a> {
         let idea = |((network, port), seen): (&(IpNet, u16), &Seen)| {
             let used = ports.entry(*network).or_default();
             *used += 1;
-            let network = common(seen.to.iter().map(|to| IpNet::from(to.address))).filter(|_| *used <= GROUND_PORTS)?;
+            let network = common(seen.to.iter().map(|to| IpNet::from(to.address))).filter(|_| *used <= EXEMPT_PORTS)?;
             Some(ExemptIdea { exemption: Exemption { network, ports: Some((*port, *port)) }, seen: seen.clone() })
         };
         self.tripped.iter().filter_map(idea).collect()

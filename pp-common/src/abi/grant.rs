@@ -6,7 +6,7 @@ use super::{NameId, Serial};
 pub const MAX_GRANTS_PER_PREFIX: usize = 16;
 
 /// One line of a grant: a receipt's port range on the prefix that holds it,
-/// with all that is needed to judge it but its budget.
+/// with all that is needed to check it but its budget.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Grant {

@@ -41,9 +41,9 @@ pub struct Trip {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct History {
-    /// The last attempt that was judged.
+    /// The last attempt that was checked.
     pub seen_ns: u64,
-    /// Everything that is judged is blocked until then.
+    /// Everything that is checked is blocked until then.
     pub all_until_ns: u64,
     /// The last end of `trips`.
     pub trips_until_ns: u64,

@@ -61,12 +61,12 @@ impl Ask {
     }
 }
 
-/// Looks for a live grant. Where there is none, the nearest reason is put
-/// aside: kept in a register it would, for the verifier, multiply the loop's
+/// Looks for a live grant. Where there is none, the nearest reason is kept
+/// in the scratch number: in a register it would, for the verifier, multiply the loop's
 /// iterations by the reasons found before.
 #[inline(always)]
 pub(super) fn live_grant(tables: &impl Tables, ask: &Ask, list: &GrantList) -> Option<Serial> {
-    tables.put_aside(Reason::NoReceipt as u32);
+    tables.set_scratch(Reason::NoReceipt as u32);
     let mut i = 0;
     while i < MAX_GRANTS_PER_PREFIX {
         if i as u32 >= list.len {
@@ -80,8 +80,8 @@ pub(super) fn live_grant(tables: &impl Tables, ask: &Ask, list: &GrantList) -> O
         if matches!(reason, Reason::Receipt) {
             return Some(serial);
         }
-        if reason as u32 > tables.aside() {
-            tables.put_aside(reason as u32);
+        if reason as u32 > tables.scratch() {
+            tables.set_scratch(reason as u32);
         }
         i += 1;
     }
@@ -105,7 +105,7 @@ pub fn nearest_receipt(tables: &impl Tables, subject: &Subject, attempt: &Attemp
 #[inline(always)]
 fn judge_grant(tables: &impl Tables, ask: &Ask, grant: &Grant) -> Reason {
     // VERIFIER: combined anew for each grant, so that what a branch here finds
-    // out about them is not carried into the judging of the next.
+    // out about them is not carried into the checking of the next.
     let zero = black_box(tables.zero());
     let any_transport = black_box(ask.any_transport ^ zero) != 0;
     let login = black_box(ask.login ^ zero) != 0;
@@ -134,7 +134,7 @@ fn judge_grant(tables: &impl Tables, ask: &Ask, grant: &Grant) -> Reason {
     if login && grant.flags & GRANT_LOGIN == 0 {
         return Reason::CredentialScope;
     }
-    if !tables.counted() || free || ask.counted == grant.serial {
+    if !tables.charges() || free || ask.counted == grant.serial {
         return Reason::Receipt;
     }
     if grant.flags & GRANT_EXHAUSTED != 0 {

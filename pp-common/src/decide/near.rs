@@ -61,7 +61,7 @@ pub(super) fn near(tables: &impl Tables, attempt: &Attempt, addr: &Addr) -> Near
             return Near::Nothing;
         }
     }
-    // A link as a whole is judged by what sessions open: multicast DNS and the like answer from link-local addresses.
+    // A link as a whole is checked by what sessions open: multicast DNS and the like answer from link-local addresses.
     if !scoped || link.flags & LINK_IN != 0 || matches!(attempt.kind, Kind::Answer) {
         return Near::Nothing;
     }

@@ -1,5 +1,5 @@
-//! The behaviour rules at the hooks: finds what the session reached for before,
-//! asks [`pp_common::behaviour`] under its lock, and says what to tell.
+//! The rate rules at the hooks: finds what the session reached for before,
+//! asks [`pp_common::behaviour`] under its lock, and says what to report.
 //!
 //! Only cgroup programs come here. Where there is no room for what must be
 //! counted, the attempt is refused.
@@ -18,29 +18,30 @@ use pp_common::{
 };
 
 use super::{
+    barrier::Barrier,
     event::{NEW_ONLY, count, now_ns, report},
     log::{Program, warn},
     maps::{BLANK, GROUNDS, HISTORIES, KeptAttempts, KeptHistory, LIMITS, LOGINS, OWN},
     mark::{control, sock_subject},
-    reach::{Forget, refuse, scene},
+    reach::{refuse, scene},
 };
 
 /// Nanoseconds in a second.
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// What the record of an attempt says of the rules.
-pub(crate) struct Told {
+pub(crate) struct RuleReport {
     pub(crate) answer: Answer,
     pub(crate) cool_down_s: u32,
-    /// All ones where repeats are told host by host.
+    /// All ones where repeats are reported host by host.
     pub(crate) host_mask: u64,
-    /// All ones where repeats are told port by port.
+    /// All ones where repeats are reported port by port.
     pub(crate) port_mask: u16,
 }
 
-impl Told {
+impl RuleReport {
     /// The rules had no say.
-    pub(crate) const NOTHING: Self = Self {
+    pub(crate) const NONE: Self = Self {
         answer: Answer { rule: 0, count: 0, limit: 0, window_s: 0, login: 0 },
         cool_down_s: 0,
         host_mask: u64::MAX,
@@ -48,9 +49,9 @@ impl Told {
     };
 }
 
-/// Judges an attempt to what nothing protects, counts it, and reports it where it is refused.
+/// Checks an attempt to what nothing protects, counts it, and reports it where it is refused.
 #[inline(always)]
-pub(crate) fn behave(program: &'static Program, hook: Hook, sock: &SockMark, attempt: &Attempt, forget: &Forget) -> Verdict {
+pub(crate) fn apply_rate_rules(program: &'static Program, hook: Hook, sock: &SockMark, attempt: &Attempt, barrier: &Barrier) -> Verdict {
     let control = control();
     let subject = sock_subject(sock);
     let task_flags = if sock.flags & SOCK_CANARY != 0 { TASK_CANARY } else { 0 };
@@ -62,30 +63,30 @@ pub(crate) fn behave(program: &'static Program, hook: Hook, sock: &SockMark, att
         return Verdict::Allow;
     };
     let target = Target {
-        addr: Addr([forget.number(target.addr.0[0]), forget.number(target.addr.0[1])]),
-        what: forget.number(u64::from(target.what)) as u32,
-        login: forget.number(u64::from(target.login)) as u32,
-        internal: forget.number(u64::from(target.internal)) as u32,
+        addr: Addr([barrier.opaque(target.addr.0[0]), barrier.opaque(target.addr.0[1])]),
+        what: barrier.opaque(u64::from(target.what)) as u32,
+        login: barrier.opaque(u64::from(target.login)) as u32,
+        internal: barrier.opaque(u64::from(target.internal)) as u32,
     };
     if is_known(subject.session, &target) || is_own(limits, &target.addr) {
         return Verdict::Allow;
     }
-    let Some(answer) = ask(program, subject.session, limits, &target, forget) else {
+    let Some(answer) = ask(program, subject.session, limits, &target, barrier) else {
         count(Counter::HistoryFull);
         return refuse(&scene, control, attempt, Reason::GateError);
     };
-    let answer = Answer { rule: forget.number(u64::from(answer.rule)) as u32, ..answer };
+    let answer = Answer { rule: barrier.opaque(u64::from(answer.rule)) as u32, ..answer };
     let Some(rule) = answer.refusal() else {
         return Verdict::Allow;
     };
     let decision = Decision::PASS.by_rule(rule.reason(), (limits.flags & LIMITS_OBSERVE) | (control.flags & CONTROL_OBSERVE) != 0);
-    let told = Told {
+    let rule_report = RuleReport {
         answer,
         cool_down_s: (limits.cool_down_ns / SECOND_NS) as u32,
         host_mask: if rule.names_host() { u64::MAX } else { 0 },
         port_mask: if rule.names_port() { u16::MAX } else { 0 },
     };
-    report(&scene, attempt, &decision, &told);
+    report(&scene, attempt, &decision, &rule_report);
     decision.verdict
 }
 
@@ -105,7 +106,7 @@ fn is_own(limits: &Limits, addr: &Addr) -> bool {
 
 /// What the session's history says; `None` where there is no room to count what must be counted.
 #[inline(always)]
-fn ask(program: &'static Program, session: u64, limits: &Limits, target: &Target, forget: &Forget) -> Option<Answer> {
+fn ask(program: &'static Program, session: u64, limits: &Limits, target: &Target, barrier: &Barrier) -> Option<Answer> {
     let tracked = history(program, session)?;
     let now = now_ns();
     // SAFETY: a map value with its lock; VERIFIER: no helper between lock and unlock.
@@ -115,7 +116,7 @@ fn ask(program: &'static Program, session: u64, limits: &Limits, target: &Target
         bpf_spin_unlock(&raw mut (*tracked).lock);
         answer
     };
-    let place = forget.number(u64::from(answer.login)) as u32;
+    let place = barrier.opaque(u64::from(answer.login)) as u32;
     if place == 0 {
         return Some(answer);
     }
@@ -127,7 +128,7 @@ fn ask(program: &'static Program, session: u64, limits: &Limits, target: &Target
         bpf_spin_unlock(&raw mut (*counted).lock);
         answer
     };
-    if forget.number(u64::from(answer.rule)) != 0 {
+    if barrier.opaque(u64::from(answer.rule)) != 0 {
         // SAFETY: as above.
         unsafe {
             bpf_spin_lock(&raw mut (*tracked).lock);
@@ -138,7 +139,7 @@ fn ask(program: &'static Program, session: u64, limits: &Limits, target: &Target
     Some(answer)
 }
 
-/// The target, if the rules judge it.
+/// The target, if the rules check it.
 #[inline(always)]
 fn target(control: &Control, attempt: &Attempt) -> Option<Target> {
     let addr = match attempt.addr.embedded() {

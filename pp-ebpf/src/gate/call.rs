@@ -6,9 +6,9 @@ use aya_ebpf::programs::LsmContext;
 use pp_common::{abi::TaskMark, decide::Verdict, dest::Addr};
 
 use super::{
-    far::{Dialled, dialled, named, sent_to, sk_of},
-    hook::judged_after,
+    hook::for_session_after,
     near::number,
+    remote::{Remote, named, remote_of, sent_to, sk_of},
 };
 
 /// Bit of the mask of `file_permission`: the file is written.
@@ -19,7 +19,7 @@ pub(crate) struct Call {
     pub(crate) task: &'static TaskMark,
     /// The `struct sock`, as a pointer the verifier knows; may be null.
     pub(crate) sk: *mut c_void,
-    /// The far end.
+    /// The remote end.
     pub(crate) addr: Addr,
     pub(crate) port: u16,
     /// It is the one that the socket is connected to.
@@ -30,23 +30,23 @@ pub(crate) struct Call {
 
 /// `socket_connect`: what has no address of the internet protocols goes through, what cannot be read does not.
 #[inline(always)]
-pub(crate) fn connect(ctx: &LsmContext, judge: impl FnOnce(Call) -> Verdict) -> i32 {
-    judged_after(ctx.arg(3), |task| {
+pub(crate) fn connect(ctx: &LsmContext, enforce: impl FnOnce(Call) -> Verdict) -> i32 {
+    for_session_after(ctx.arg(3), |task| {
         let sock: *const c_void = ctx.arg(0);
         let address: *const c_void = ctx.arg(1);
         let length: i32 = ctx.arg(2);
-        match dialled(address as u64, length as u32 as usize) {
-            Dialled::Inet(addr, port) => judge(Call { task, sk: sk_of(sock), addr, port, connected: false, name: number(address) }),
-            Dialled::Unspecified(..) | Dialled::Other => Verdict::Allow,
-            Dialled::Unreadable => Verdict::Block,
+        match remote_of(address as u64, length as u32 as usize) {
+            Remote::Inet(addr, port) => enforce(Call { task, sk: sk_of(sock), addr, port, connected: false, name: number(address) }),
+            Remote::Unspecified(..) | Remote::Other => Verdict::Allow,
+            Remote::Unreadable => Verdict::Block,
         }
     })
 }
 
 /// `socket_sendmsg`: the same of a message, whose socket may be connected.
 #[inline(always)]
-pub(crate) fn sendmsg(ctx: &LsmContext, judge: impl FnOnce(Call) -> Verdict) -> i32 {
-    judged_after(ctx.arg(3), |task| {
+pub(crate) fn sendmsg(ctx: &LsmContext, enforce: impl FnOnce(Call) -> Verdict) -> i32 {
+    for_session_after(ctx.arg(3), |task| {
         let sock: *const c_void = ctx.arg(0);
         let message: *const c_void = ctx.arg(1);
         let sk = sk_of(sock);
@@ -54,11 +54,11 @@ pub(crate) fn sendmsg(ctx: &LsmContext, judge: impl FnOnce(Call) -> Verdict) -> 
             return Verdict::Allow;
         }
         match sent_to(sk as u64, message as u64) {
-            (Dialled::Inet(addr, port), connected) => {
-                judge(Call { task, sk, addr, port, connected, name: named(message as u64, connected) })
+            (Remote::Inet(addr, port), connected) => {
+                enforce(Call { task, sk, addr, port, connected, name: named(message as u64, connected) })
             }
-            (Dialled::Unspecified(..) | Dialled::Other, _) => Verdict::Allow,
-            (Dialled::Unreadable, _) => Verdict::Block,
+            (Remote::Unspecified(..) | Remote::Other, _) => Verdict::Allow,
+            (Remote::Unreadable, _) => Verdict::Block,
         }
     })
 }

@@ -15,7 +15,7 @@ use pp_common::{
 
 use super::{
     guard::{BY_TGID, Name, Object, Text, at, inode, is_root, report, task_of},
-    hook::judged_after,
+    hook::for_session_after,
     kernel::{offset, read},
     maps::DELEGATES,
     mark::{control, mark_of},
@@ -24,13 +24,13 @@ use super::{
 /// Refuses to connect to a delegate.
 #[lsm(hook = "unix_stream_connect")]
 pub(crate) fn pp_lsm_unix_connect(ctx: LsmContext) -> i32 {
-    judged_after(ctx.arg(3), |task| call(task, GuardHook::UnixConnect, ctx.arg(1)))
+    for_session_after(ctx.arg(3), |task| call(task, GuardHook::UnixConnect, ctx.arg(1)))
 }
 
 /// Refuses datagrams to a delegate.
 #[lsm(hook = "unix_may_send")]
 pub(crate) fn pp_lsm_unix_send(ctx: LsmContext) -> i32 {
-    judged_after(ctx.arg(2), |task| {
+    for_session_after(ctx.arg(2), |task| {
         let other: *const c_void = ctx.arg(1);
         match read::<u64>(other as u64, offset!(socket_sk)) {
             // Closed on that side.

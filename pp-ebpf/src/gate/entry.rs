@@ -12,12 +12,12 @@ use pp_common::{
 
 use super::{
     call::MAY_WRITE,
-    far::{Dialled, dialled, inet, protocol, sent_to, sk_of},
+    inherited::{accepted, received, sender},
     log::{Program, program},
     lsm::ear,
     mark::{current, tag},
-    passed::{accepted, received, sender},
     reach::{attempt, connects},
+    remote::{Remote, inet, protocol, remote_of, sent_to, sk_of},
     tasks::kill_current,
 };
 
@@ -28,10 +28,10 @@ pub(crate) fn pp_entry_connect(ctx: FEntryContext) -> i32 {
     let sock: *const c_void = ctx.arg(0);
     let address: *const c_void = ctx.arg(1);
     let length: i32 = ctx.arg(2);
-    match dialled(address as u64, length as u32 as usize) {
-        Dialled::Inet(addr, port) => marked_or_killed(connecting(program!(pp_entry_connect), sock, task, addr, port)),
+    match remote_of(address as u64, length as u32 as usize) {
+        Remote::Inet(addr, port) => marked_or_killed(connecting(program!(pp_entry_connect), sock, task, addr, port)),
         // Refused, or of no socket that egress sees.
-        Dialled::Unspecified(..) | Dialled::Other | Dialled::Unreadable => 0,
+        Remote::Unspecified(..) | Remote::Other | Remote::Unreadable => 0,
     }
 }
 
@@ -47,8 +47,8 @@ pub(crate) fn pp_entry_sendmsg(ctx: FEntryContext) -> i32 {
     }
     match sent_to(sk as u64, message as u64) {
         // SAFETY: checked just now.
-        (Dialled::Inet(..), connected) => marked_or_killed(unsafe { sender(program!(pp_entry_sendmsg), sk, task, connected) }.is_some()),
-        (Dialled::Unspecified(..) | Dialled::Other | Dialled::Unreadable, _) => 0,
+        (Remote::Inet(..), connected) => marked_or_killed(unsafe { sender(program!(pp_entry_sendmsg), sk, task, connected) }.is_some()),
+        (Remote::Unspecified(..) | Remote::Other | Remote::Unreadable, _) => 0,
     }
 }
 

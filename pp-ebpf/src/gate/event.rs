@@ -16,7 +16,7 @@ use pp_common::{
 };
 
 use super::{
-    behaviour::Told,
+    behaviour::RuleReport,
     log::{self, Program, warn},
     maps::{COUNTS, EVENTS, LIFECYCLE, REPEATS},
     near::Near,
@@ -79,7 +79,7 @@ pub(crate) fn count_refusal(verdict: Verdict, task_flags: u32) -> bool {
     refusal
 }
 
-/// Room for the record of an attempt, and what of its pair was counted before. `None`: it is told as a repeat, or counted as lost.
+/// Room for the record of an attempt, and what of its pair was counted before. `None`: it is reported as a repeat, or counted as lost.
 /// `trouble` is set where something has no room: one place for both to write the line of is enough of them.
 #[inline(always)]
 pub(crate) fn begin_attempt<T: 'static>(
@@ -105,12 +105,12 @@ pub(crate) struct Due {
 }
 
 /// Whether this attempt of a pair is written: the first is, and one after [`REPEAT_WINDOW_NS`], and
-/// where `always`. `None`: it is counted in the pair's entry, and told by that.
+/// where `always`. `None`: it is counted in the pair's entry, and reported by that.
 ///
 /// Every attempt ends up in exactly one place: a record, the `count` of its entry, or, in
 /// [`no_room`], as lost. RACE: `count` is added to atomically and never taken back, so that no CPU
 /// undoes what another counts. What is added to an entry while the daemon removes it is missing
-/// from the sum, and the daemon tells what is missing as lost.
+/// from the sum, and the daemon reports what is missing as lost.
 #[inline(always)]
 fn due(key: &RepeatKey, now: u64, always: bool, trouble: &mut Option<Trouble>) -> Option<Due> {
     let Some(seen) = REPEATS.get_ptr_mut(key) else {
@@ -176,9 +176,9 @@ impl Scene<'_> {
 /// Writes a record of a decision that says something; the first of a pair at once, its repeats
 /// within the window as a number.
 #[inline(always)]
-pub(crate) fn report(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision, told: &Told) {
+pub(crate) fn report(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision, rule: &RuleReport) {
     count(Counter::Judged);
-    // A probe is asked by the gate's own command: no attempt to tell of.
+    // A probe is asked by the gate's own command: no attempt to report.
     if matches!(decision.reason, Reason::NotProtected | Reason::Probe) {
         return;
     }
@@ -188,28 +188,28 @@ pub(crate) fn report(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision, 
         log::blocked(scene, attempt, decision);
     }
     let mut trouble = None;
-    write(scene, attempt, decision, told, refusal, &mut trouble);
+    write(scene, attempt, decision, rule, refusal, &mut trouble);
     if let Some(trouble) = trouble {
         warn(scene.program, trouble);
     }
 }
 
 #[inline(always)]
-fn write(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision, told: &Told, refusal: bool, trouble: &mut Option<Trouble>) {
+fn write(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision, rule: &RuleReport, refusal: bool, trouble: &mut Option<Trouble>) {
     let now = now_ns();
     let key = RepeatKey {
         session: scene.subject.session,
-        // What a tripped rule refuses is told pattern by pattern, not pair by pair.
-        addr: Addr([attempt.addr.0[0] & told.host_mask, attempt.addr.0[1] & told.host_mask]),
-        port: attempt.port & told.port_mask,
-        transport: attempt.transport & told.port_mask as u8,
+        // What a tripped rule refuses is reported pattern by pattern, not pair by pair.
+        addr: Addr([attempt.addr.0[0] & rule.host_mask, attempt.addr.0[1] & rule.host_mask]),
+        port: attempt.port & rule.port_mask,
+        transport: attempt.transport & rule.port_mask as u8,
         verdict: decision.verdict as u8,
         reason: decision.reason as u8,
         packet: u8::from(matches!(scene.hook, Hook::Egress | Hook::Ingress)),
         canary: u8::from(scene.task_flags & TASK_CANARY != 0),
         pad: 0,
     };
-    let Some((mut entry, due)) = begin_attempt::<VerdictRecord>(&key, now, told.answer.count != 0, refusal, trouble) else { return };
+    let Some((mut entry, due)) = begin_attempt::<VerdictRecord>(&key, now, rule.answer.count != 0, refusal, trouble) else { return };
     let record = entry.as_mut_ptr();
     // SAFETY: reserved memory of this size, every member of which is written here; one by one,
     // since the whole would not fit on the stack beside the caller's.
@@ -235,10 +235,10 @@ fn write(scene: &Scene<'_>, attempt: &Attempt, decision: &Decision, told: &Told,
         (*record).reason = decision.reason as u8;
         (*record).hook = scene.hook as u8;
         (*record).pad = [0; 2];
-        (*record).count = told.answer.count;
-        (*record).limit = told.answer.limit;
-        (*record).window_s = told.answer.window_s;
-        (*record).cool_down_s = told.cool_down_s;
+        (*record).count = rule.answer.count;
+        (*record).limit = rule.answer.limit;
+        (*record).window_s = rule.answer.window_s;
+        (*record).cool_down_s = rule.cool_down_s;
     }
     entry.submit(0);
 }

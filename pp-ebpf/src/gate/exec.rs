@@ -48,14 +48,14 @@ pub(crate) fn pp_exec(ctx: RawTracePointContext) -> i32 {
         },
     };
     if let Some(mark) = marked {
-        judge(mark, input);
+        enforce_tool_rules(mark, input);
     }
     0
 }
 
 /// Tells what a session runs, and ends what its rules refuse before the first instruction.
 #[inline(always)]
-fn judge(mark: &TaskMark, input: &ExecInput) {
+fn enforce_tool_rules(mark: &TaskMark, input: &ExecInput) {
     // VERIFIER: lengths and flags lie in the map, so that nothing is known of them here, and the
     // walk is followed once for both ways to get here.
     let code = tool_rule(input, input.argv_len as usize, input.cut != 0);

@@ -2,11 +2,11 @@
 //! `lsm.rs` which need the mark of the socket: fmod_ret programs cannot have it.
 //! The others of `lsm.rs` are loaded as they are.
 //!
-//! So these judge by destination alone. They ask no budget, since they cannot
+//! So these check by destination alone. They ask no budget, since they cannot
 //! know whether the flow was counted; the cgroup programs, which run after
-//! them, do. And a message is judged as an answer, by zones and gateways: who
-//! opened its flow is known at egress, which judges services. The marks that
-//! egress judges by are written by `entry.rs`, before these run.
+//! them, do. And a message is checked as an answer, by zones and gateways: who
+//! opened its flow is known at egress, which checks services. The marks that
+//! egress checks by are written by `entry.rs`, before these run.
 //!
 //! Loaded as LSM programs they would do the same; the loader knows which is for
 //! which backend.
@@ -21,13 +21,13 @@ use pp_common::{
 
 use super::{
     call::{self, Call, MAY_WRITE},
-    far::{Dialled, connected, protocol, sock_behind},
-    hook::judged_after,
+    hook::for_session_after,
     log::{Program, program},
     lsm::ear,
     mark::{control, current_tgid, subject},
     near::{Near, number},
-    reach::{attempt, connects, judge_alone, scene},
+    reach::{attempt, connects, enforce_by_destination, scene},
+    remote::{Remote, connected, protocol, sock_behind},
 };
 
 /// Refuses a connect of any transport.
@@ -52,7 +52,7 @@ pub(crate) fn pp_fmod_splice(ctx: LsmContext) -> i32 {
 /// What is written to a file, if that is a connected socket.
 #[inline(always)]
 pub(crate) fn written(ctx: &LsmContext, program: &'static Program) -> i32 {
-    judged_after(ctx.arg(2), |task| {
+    for_session_after(ctx.arg(2), |task| {
         let (file, mask): (u64, u32) = (ctx.arg(0), ctx.arg(1));
         if mask & MAY_WRITE == 0 {
             return Verdict::Allow;
@@ -63,9 +63,9 @@ pub(crate) fn written(ctx: &LsmContext, program: &'static Program) -> i32 {
             None => return Verdict::Block,
         };
         match connected(sk as u64) {
-            Dialled::Inet(addr, port) => reach(program, Call { task, sk, addr, port, connected: true, name: 0 }, Hook::LsmWrite),
-            Dialled::Unspecified(..) | Dialled::Other => Verdict::Allow,
-            Dialled::Unreadable => Verdict::Block,
+            Remote::Inet(addr, port) => reach(program, Call { task, sk, addr, port, connected: true, name: 0 }, Hook::LsmWrite),
+            Remote::Unspecified(..) | Remote::Other => Verdict::Allow,
+            Remote::Unreadable => Verdict::Block,
         }
     })
 }
@@ -86,5 +86,5 @@ fn reach(program: &'static Program, call: Call, hook: Hook) -> Verdict {
     let control = control();
     let subject = subject(task);
     let scene = scene(program, hook, &subject, current_tgid(), task.flags, &control).near(Near::call(number(sk), name));
-    judge_alone(&scene, control, attempt)
+    enforce_by_destination(&scene, control, attempt)
 }

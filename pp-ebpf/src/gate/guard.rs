@@ -206,14 +206,14 @@ pub(crate) fn mount(vfsmount: u64) -> u64 {
 /// Whether others feel what happens to this mount: the caller is in the daemon's mount namespace,
 /// or the mount has peers in other namespaces.
 #[inline(always)]
-pub(crate) fn felt(mount: u64) -> Option<bool> {
+pub(crate) fn affects_others(mount: u64) -> Option<bool> {
     let group: u32 = read(mount, at!(mount_mnt_group_id))?;
-    Some(group != 0 || at_home()?)
+    Some(group != 0 || in_daemon_namespace()?)
 }
 
 /// Whether the caller is in the daemon's mount namespace, or it is not known which that is.
 #[inline(always)]
-pub(crate) fn at_home() -> Option<bool> {
+pub(crate) fn in_daemon_namespace() -> Option<bool> {
     let proxy: u64 = read(current_task(), at!(task_nsproxy))?;
     let namespace: u64 = read(proxy, at!(nsproxy_mnt_ns))?;
     let number: u32 = read(namespace, at!(mnt_namespace_inum))?;
@@ -261,14 +261,14 @@ pub(crate) fn is_root() -> bool {
     }
 }
 
-/// Refuses, and tells it.
+/// Refuses, and reports it.
 #[inline(always)]
 pub(crate) fn refuse(task: &TaskMark, hook: GuardHook, what: Tamper, object: Object, name: &Name) -> Verdict {
     report(task, kind::TAMPER, hook, what, Verdict::Block, object, name);
     Verdict::Block
 }
 
-/// The same where there is no name to tell.
+/// The same where there is no name to report.
 #[inline(always)]
 pub(crate) fn refuse_nameless(task: &TaskMark, hook: GuardHook, what: Tamper, object: Object) -> Verdict {
     refuse(task, hook, what, object, &[0; NAME_WORDS])

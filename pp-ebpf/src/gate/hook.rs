@@ -8,20 +8,20 @@ use super::mark::current;
 
 const EPERM: i32 = 1;
 
-/// What a hook answers that is told what others have: their refusal stands, and for a session's process `judge` is asked.
+/// What a hook answers that runs after others: their refusal stands, and for a session's process `enforce` decides.
 #[inline(always)]
-pub(crate) fn judged_after(earlier: i32, judge: impl FnOnce(&'static TaskMark) -> Verdict) -> i32 {
+pub(crate) fn for_session_after(earlier: i32, enforce: impl FnOnce(&'static TaskMark) -> Verdict) -> i32 {
     if earlier != 0 {
         return earlier;
     }
-    judged(judge)
+    for_session(enforce)
 }
 
-/// What a hook answers: 0, unless its caller is a session's process and `judge` refuses.
+/// What a hook answers: 0, unless its caller is a session's process and `enforce` refuses.
 #[inline(always)]
-pub(crate) fn judged(judge: impl FnOnce(&'static TaskMark) -> Verdict) -> i32 {
+pub(crate) fn for_session(enforce: impl FnOnce(&'static TaskMark) -> Verdict) -> i32 {
     match current() {
-        Some(task) => lsm_return(judge(task)),
+        Some(task) => lsm_return(enforce(task)),
         None => 0,
     }
 }

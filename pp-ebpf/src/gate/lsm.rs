@@ -9,21 +9,21 @@ use pp_common::{
     abi::{SOCK_OPENED, TaskMark},
     decide::{Kind, Reason, Verdict},
     dest::Addr,
-    family::is_judged,
+    family::is_allowed,
     record::Hook,
 };
 
 use super::{
     call::{self, Call, MAY_WRITE},
-    count::{Ear, heard_from},
-    far::{port_of, protocol},
     fmod::written,
-    hook::{judged, judged_after},
+    hook::{for_session, for_session_after},
+    inherited::{accepted, received, sender},
     log::{Program, program},
     mark::{control, subject, tag},
     near::{Near, number},
-    passed::{accepted, received, sender},
-    reach::{Counting, attempt, connects, judge, refuse, scene},
+    peers::{Ear, heard_from},
+    reach::{Charging, attempt, connects, enforce, refuse, scene},
+    remote::{port_of, protocol},
 };
 
 /// Refuses a connect of any transport.
@@ -33,18 +33,18 @@ pub(crate) fn pp_lsm_connect(ctx: LsmContext) -> i32 {
 }
 
 /// Refuses datagrams with an address, TCP Fast Open, and writes on a socket
-/// that is connected to a protected far end, whoever connected it.
+/// that is connected to a protected remote end, whoever connected it.
 #[lsm(hook = "socket_sendmsg")]
 pub(crate) fn pp_lsm_sendmsg(ctx: LsmContext) -> i32 {
     call::sendmsg(&ctx, send)
 }
 
-/// Refuses sockets whose traffic no hook can judge by destination.
+/// Refuses sockets whose traffic no hook can check by destination.
 #[lsm(hook = "socket_create")]
 pub(crate) fn pp_lsm_create(ctx: LsmContext) -> i32 {
-    judged_after(ctx.arg(4), |task| {
+    for_session_after(ctx.arg(4), |task| {
         let (family, kind, kern): (i32, i32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(3));
-        if kern != 0 || is_judged(family, kind) {
+        if kern != 0 || is_allowed(family, kind) {
             return Verdict::Allow;
         }
         let control = control();
@@ -55,10 +55,10 @@ pub(crate) fn pp_lsm_create(ctx: LsmContext) -> i32 {
     })
 }
 
-/// Marks a socket that is handed over, so that egress and the next send judge it.
+/// Marks a socket that is handed over, so that egress and the next send check it.
 #[lsm(hook = "file_receive")]
 pub(crate) fn pp_lsm_receive(ctx: LsmContext) -> i32 {
-    judged_after(ctx.arg(1), |task| {
+    for_session_after(ctx.arg(1), |task| {
         let file: *mut c_void = ctx.arg(0);
         // SAFETY: the hook's own argument, which the verifier knows as a file.
         if unsafe { received(program!(pp_lsm_receive), file, task) } { Verdict::Allow } else { Verdict::Block }
@@ -68,7 +68,7 @@ pub(crate) fn pp_lsm_receive(ctx: LsmContext) -> i32 {
 /// Marks a socket that is written, before 6.5: there `sendfile` and `splice` pass no other hook.
 #[lsm(hook = "file_permission")]
 pub(crate) fn pp_lsm_write(ctx: LsmContext) -> i32 {
-    judged_after(ctx.arg(2), |task| {
+    for_session_after(ctx.arg(2), |task| {
         let mask: u32 = ctx.arg(1);
         if mask & MAY_WRITE == 0 {
             return Verdict::Allow;
@@ -79,7 +79,7 @@ pub(crate) fn pp_lsm_write(ctx: LsmContext) -> i32 {
     })
 }
 
-/// The same on 5.10, which gives programs no socket of a file: what is written is judged there and then, by destination alone.
+/// The same on 5.10, which gives programs no socket of a file: what is written is checked there and then, by destination alone.
 #[lsm(hook = "file_permission")]
 pub(crate) fn pp_lsm_splice(ctx: LsmContext) -> i32 {
     written(&ctx, program!(pp_lsm_splice))
@@ -88,7 +88,7 @@ pub(crate) fn pp_lsm_splice(ctx: LsmContext) -> i32 {
 /// Marks what is accepted on a listener that the session did not make itself.
 #[lsm(hook = "sock_graft")]
 pub(crate) fn pp_lsm_graft(ctx: LsmContext) -> i32 {
-    judged(|task| {
+    for_session(|task| {
         let sk: *mut c_void = ctx.arg(0);
         // SAFETY: the hook's own argument. Without a mark the first send tries again and is refused if
         // that fails too.
@@ -101,7 +101,7 @@ pub(crate) fn pp_lsm_graft(ctx: LsmContext) -> i32 {
 /// Refuses to fork while the task table has no room for the child's mark.
 #[lsm(hook = "task_alloc")]
 pub(crate) fn pp_lsm_fork(ctx: LsmContext) -> i32 {
-    judged_after(ctx.arg(2), |_task| if control().overflow != 0 { Verdict::Block } else { Verdict::Allow })
+    for_session_after(ctx.arg(2), |_task| if control().overflow != 0 { Verdict::Block } else { Verdict::Allow })
 }
 
 #[inline(always)]
@@ -119,7 +119,7 @@ fn connect(call: Call) -> Verdict {
     let control = control();
     let subject = subject(task);
     let scene = scene(PROGRAM, Hook::LsmConnect, &subject, mark.tgid, task.flags, &control).near(Near::call(number(sk.cast_const()), name));
-    judge(&scene, control, mark, attempt, Counting::Later)
+    enforce(&scene, control, mark, attempt, Charging::Later)
 }
 
 #[inline(always)]
@@ -135,7 +135,7 @@ fn send(call: Call) -> Verdict {
     let control = control();
     let subject = subject(task);
     let scene = scene(PROGRAM, Hook::LsmSendmsg, &subject, mark.tgid, task.flags, &control).near(Near::call(number(sk.cast_const()), name));
-    judge(&scene, control, mark, attempt, Counting::Later)
+    enforce(&scene, control, mark, attempt, Charging::Later)
 }
 
 /// Where the session hears by this socket.

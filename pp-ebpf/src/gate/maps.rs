@@ -13,7 +13,7 @@ use pp_common::abi::{
     Control, DfaClasses, DfaRow, EXEC_PATH_LEN, GatewayPortKey, GrantList, HeardKey, Learned, LinkKey, NameId, NearKey, PID_PAGE, Place,
     PrefixKey, RepeatKey, Repeats, RuleTarget, Service, ServiceKey, SockMark, TaskMark, UserKey,
 };
-use pp_common::behaviour::{self, Attempts, BLANK_WORDS, Ground, History, LoginKey};
+use pp_common::behaviour::{self, Attempts, BLANK_WORDS, History, JudgedNetwork, LoginKey};
 use pp_common::delegate::DelegateKey;
 use pp_common::dest::Addr;
 use pp_common::maps;
@@ -89,7 +89,7 @@ pp_common::maps!(define);
 
 /// A decision's scratch number and its zero.
 #[repr(C)]
-pub(crate) struct Aside {
+pub(crate) struct Scratch {
     pub(crate) scratch: u32,
     pub(crate) pad: u32,
     /// Zero, always: the programs rely on it.

@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use pp_common::decide::{LINK_DISCOVERY, LINK_IN, LINK_PACKET, Link};
-use pp_common::turns::Way;
+use pp_common::turns::Direction;
 
 use super::kernel::{offset, read};
 
@@ -35,9 +35,9 @@ impl Near {
 
     /// A packet of this socket.
     #[inline(always)]
-    pub(crate) fn packet(sk: u64, ifindex: u32, way: Way, discovery: bool) -> Self {
-        let way = if way == Way::In { LINK_IN } else { 0 };
-        Self { sk, name: 0, ifindex, flags: LINK_PACKET | way | if discovery { LINK_DISCOVERY } else { 0 } }
+    pub(crate) fn packet(sk: u64, ifindex: u32, direction: Direction, discovery: bool) -> Self {
+        let direction = if direction == Direction::In { LINK_IN } else { 0 };
+        Self { sk, name: 0, ifindex, flags: LINK_PACKET | direction | if discovery { LINK_DISCOVERY } else { 0 } }
     }
 
     /// The link. Its namespace is zero where it cannot be read, which refuses.
@@ -46,7 +46,7 @@ impl Near {
         Link { netns: netns(self.sk), ifindex: self.ifindex(), flags: self.flags }
     }
 
-    /// Zero: not known before the packet leaves, and judged then.
+    /// Zero: not known before the packet leaves, and checked then.
     #[inline(always)]
     fn ifindex(&self) -> u32 {
         if self.flags & LINK_PACKET != 0 {

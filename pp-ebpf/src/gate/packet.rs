@@ -1,5 +1,5 @@
 //! Egress and ingress: the last gate. Every packet of a marked socket is
-//! judged by its real far end, after any rewriting, until the receipt that
+//! checked by its real remote end, after any rewriting, until the receipt that
 //! allowed it ends.
 
 use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_sk_fullsock, macros::cgroup_skb, programs::SkBuffContext};
@@ -9,16 +9,18 @@ use pp_common::{
     decide::{Attempt, Kind, Reason, Verdict, transport},
     dest::Addr,
     record::Hook,
-    turns::{Way, header_len},
+    turns::{Direction, header_len},
 };
 
 use super::{
-    count::{Ear, claim, forget, hear, heard_by, is_claimed},
+    barrier::Barrier,
+    budget::clear_charge,
     log::program,
     maps::OWN,
     mark::{control, sock_mark, sock_subject},
     near::{Near, number},
-    reach::{Counting, Forget, Segment, attempt, cgroup_return, is_service, judge, judge_and_count, refuse, scene},
+    peers::{Ear, claim, hear, heard_by, is_claimed},
+    reach::{Charging, Segment, attempt, cgroup_return, enforce, enforce_with_rate_rules, is_service, refuse, scene},
 };
 
 const ALLOW: i32 = 1;
@@ -44,22 +46,22 @@ const STRICT_ROUTE: u8 = 137;
 /// Extension headers, or options, looked through before a packet counts as malformed.
 const MAX_EXTENSIONS: usize = 4;
 
-/// Judges what a marked socket sends.
+/// Decides what a marked socket sends.
 #[cgroup_skb(egress)]
 // VERIFIER: before 6.2 a call of a function of ours makes every scalar precise, which multiplies the states to look at.
 #[inline(always)]
 pub(crate) fn pp_egress(ctx: SkBuffContext) -> i32 {
-    packet(&ctx, Way::Out)
+    packet(&ctx, Direction::Out)
 }
 
-/// Judges what a marked socket receives.
+/// Decides what a marked socket receives.
 #[cgroup_skb(ingress)]
 pub(crate) fn pp_ingress(ctx: SkBuffContext) -> i32 {
-    packet(&ctx, Way::In)
+    packet(&ctx, Direction::In)
 }
 
 #[inline(always)]
-fn packet(ctx: &SkBuffContext, way: Way) -> i32 {
+fn packet(ctx: &SkBuffContext, direction: Direction) -> i32 {
     // SAFETY: a member of the context; null where the packet has no full socket.
     let sk = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
     if sk.is_null() {
@@ -67,66 +69,66 @@ fn packet(ctx: &SkBuffContext, way: Way) -> i32 {
     }
     // SAFETY: checked just now.
     match unsafe { sock_mark(sk.cast()) } {
-        Some(sock) if sock.session != 0 => judge_packet(ctx, sk, sock, way),
+        Some(sock) if sock.session != 0 => enforce_packet(ctx, sk, sock, direction),
         Some(_) | None => ALLOW,
     }
 }
 
 #[inline(always)]
-fn judge_packet(ctx: &SkBuffContext, sk: *mut bpf_sock, sock: &mut SockMark, way: Way) -> i32 {
+fn enforce_packet(ctx: &SkBuffContext, sk: *mut bpf_sock, sock: &mut SockMark, direction: Direction) -> i32 {
     let control = control();
     let subject = sock_subject(sock);
-    let hook = match way {
-        Way::Out => Hook::Egress,
-        Way::In => Hook::Ingress,
+    let hook = match direction {
+        Direction::Out => Hook::Egress,
+        Direction::In => Hook::Ingress,
     };
-    let program = match way {
-        Way::Out => program!(pp_egress),
-        Way::In => program!(pp_ingress),
+    let program = match direction {
+        Direction::Out => program!(pp_egress),
+        Direction::In => program!(pp_ingress),
     };
     let task_flags = if sock.flags & SOCK_CANARY != 0 { TASK_CANARY } else { 0 };
     let scene = scene(program, hook, &subject, sock.tgid, task_flags, &control);
-    let Some(far) = far_end(ctx, way) else {
+    let Some(remote) = headers(ctx, direction) else {
         let nowhere = attempt(Addr([0; 2]), 0, 0, Kind::Portless);
         return cgroup_return(refuse(&scene, control, &nowhere, Reason::Malformed));
     };
     // VERIFIER: which way through the headers was taken is not followed through all that comes; what is found out below of the sockets
-    // likewise, see `forget` further down.
-    let forgets = Forget::of(sock);
-    let Far { attempt: mut far, near, near_port, payload, begins, discovery } = far.forgotten(&forgets);
+    // likewise, see `hidden` further down.
+    let barrier = Barrier::of(sock);
+    let Headers { attempt: mut remote, near, near_port, payload, begins, discovery } = remote.hidden(&barrier);
     // SAFETY: a member of the context.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
     let sk_number = number(sk.cast_const().cast());
-    let scene = scene.near(Near::packet(sk_number, ifindex, way, discovery));
+    let scene = scene.near(Near::packet(sk_number, ifindex, direction, discovery));
     let ear = Ear { session: sock.session, sk: sk_number, port: near_port };
-    let own = Own::of(sk).forgotten(&forgets);
-    let raw = way == Way::Out && own.raw && !matches!(far.kind, Kind::Portless);
+    let own = Own::of(sk).hidden(&barrier);
+    let raw = direction == Direction::Out && own.raw && !matches!(remote.kind, Kind::Portless);
     // What comes in is not to be taken for somebody else's: where it leaves, a connection is known by its first packet.
-    let claims = way == Way::Out && (far.transport != transport::TCP || begins);
+    let claims = direction == Direction::Out && (remote.transport != transport::TCP || begins);
     if claims && !claim(program, &near) {
-        return cgroup_return(refuse(&scene, control, &far, Reason::Malformed));
+        return cgroup_return(refuse(&scene, control, &remote, Reason::Malformed));
     }
-    far.kind = kind(ctx, sock, &far, (&near, ear), way, raw);
-    if raw && far.transport == transport::TCP && begins {
-        // A raw socket may begin many connections to one far end: each is one.
-        forget(sock, &far);
+    remote.kind = kind(ctx, sock, &remote, (&near, ear), direction, raw);
+    if raw && remote.transport == transport::TCP && begins {
+        // A raw socket may begin many connections to one remote end: each is one.
+        clear_charge(sock, &remote);
     }
-    let answers = matches!(far.kind, Kind::Answer) && far.transport != transport::TCP;
-    if way == Way::In && answers && !own.raw && sock.flags & (SOCK_OPENED | SOCK_GRANTED) == 0 {
-        let interface = spoke_first(ctx, &far, near_port, own.port, &control);
+    let answers = matches!(remote.kind, Kind::Answer) && remote.transport != transport::TCP;
+    if direction == Direction::In && answers && !own.raw && sock.flags & (SOCK_OPENED | SOCK_GRANTED) == 0 {
+        let interface = spoke_first(ctx, &remote, near_port, own.port, &control);
         if interface != 0 {
-            hear(ear, &far, interface);
+            hear(ear, &remote, interface);
         }
     }
-    let one_flow = forgets.number(u64::from(own.one_flow(far.transport)));
-    let over = one_flow & forgets.number(u64::from(sock.flags & SOCK_REFUSED != 0));
-    let counting = Counting::Packet(Segment { way, payload, over });
-    let verdict = match way {
-        Way::Out => {
-            let counts = counts_at_egress(far.kind, far.transport, raw && far.transport == transport::TCP);
-            judge_and_count(&scene, control, sock, far, counting, counts)
+    let one_flow = barrier.opaque(u64::from(own.one_flow(remote.transport)));
+    let over = one_flow & barrier.opaque(u64::from(sock.flags & SOCK_REFUSED != 0));
+    let charging = Charging::Packet(Segment { direction, payload, over });
+    let verdict = match direction {
+        Direction::Out => {
+            let rated = counts_at_egress(remote.kind, remote.transport, raw && remote.transport == transport::TCP);
+            enforce_with_rate_rules(&scene, control, sock, remote, charging, rated)
         }
-        Way::In => judge(&scene, control, sock, forgets.attempt(&far), counting),
+        Direction::In => enforce(&scene, control, sock, barrier.attempt(&remote), charging),
     };
     if matches!(verdict, Verdict::Block) && one_flow != 0 {
         sock.flags |= SOCK_REFUSED;
@@ -136,16 +138,16 @@ fn judge_packet(ctx: &SkBuffContext, sk: *mut bpf_sock, sock: &mut SockMark, way
 
 /// Whether the session opened this flow or answers on it.
 #[inline(always)]
-fn kind(ctx: &SkBuffContext, sock: &SockMark, far: &Attempt, (near, ear): (&Addr, Ear), way: Way, raw: bool) -> Kind {
-    if raw || matches!(far.kind, Kind::Portless) {
-        return far.kind;
+fn kind(ctx: &SkBuffContext, sock: &SockMark, remote: &Attempt, (near, ear): (&Addr, Ear), direction: Direction, raw: bool) -> Kind {
+    if raw || matches!(remote.kind, Kind::Portless) {
+        return remote.kind;
     }
     let opened = sock.flags & (SOCK_OPENED | SOCK_GRANTED) != 0;
-    if far.transport == transport::TCP || way == Way::In {
-        let forged = way == Way::In && far.transport == transport::TCP && is_forged(ctx, &far.addr, near);
+    if remote.transport == transport::TCP || direction == Direction::In {
+        let forged = direction == Direction::In && remote.transport == transport::TCP && is_forged(ctx, &remote.addr, near);
         return if opened || forged { Kind::Open } else { Kind::Answer };
     }
-    let heard = heard_by(ear, far);
+    let heard = heard_by(ear, remote);
     // It goes back the way it came: who is heard by one interface has said nothing about what another leads to.
     if !opened && heard != 0 && heard == interface(ctx) { Kind::Answer } else { Kind::Open }
 }
@@ -153,20 +155,20 @@ fn kind(ctx: &SkBuffContext, sock: &SockMark, far: &Attempt, (near, ear): (&Addr
 /// Whether the packet came from a socket that may be bound to any address, or a raw one: by loopback from an address that is not this
 /// host's, or from one that a session sends from. A listener must not be made to answer a device.
 #[inline(always)]
-fn is_forged(ctx: &SkBuffContext, far: &Addr, near: &Addr) -> bool {
-    let looped = interface(ctx) == LOOPBACK && far != near;
-    (looped || is_claimed(far)) && OWN.get_ptr(far).is_none()
+fn is_forged(ctx: &SkBuffContext, remote: &Addr, near: &Addr) -> bool {
+    let looped = interface(ctx) == LOOPBACK && remote != near;
+    (looped || is_claimed(remote)) && OWN.get_ptr(remote).is_none()
 }
 
-/// The interface by which a far end has spoken first; zero: nobody but this host need have made the datagram, or it went to a port of OT,
+/// The interface by which a remote end has spoken first; zero: nobody but this host need have made the datagram, or it went to a port of OT,
 /// where devices speak by themselves.
 #[inline(always)]
-fn spoke_first(ctx: &SkBuffContext, far: &Attempt, near_port: u16, own_port: u16, control: &Control) -> u32 {
+fn spoke_first(ctx: &SkBuffContext, remote: &Attempt, near_port: u16, own_port: u16, control: &Control) -> u32 {
     let interface = interface(ctx);
     // SAFETY: a member of the context.
     let kind = unsafe { (*ctx.skb.skb).pkt_type };
-    let made_here = interface == LOOPBACK || kind == PACKET_LOOPBACK || OWN.get_ptr(&far.addr).is_some() || is_claimed(&far.addr);
-    let of_ot = is_service(far.transport, near_port, control) || is_service(far.transport, own_port, control);
+    let made_here = interface == LOOPBACK || kind == PACKET_LOOPBACK || OWN.get_ptr(&remote.addr).is_some() || is_claimed(&remote.addr);
+    let of_ot = is_service(remote.transport, near_port, control) || is_service(remote.transport, own_port, control);
     if made_here || of_ot { 0 } else { interface }
 }
 
@@ -203,12 +205,12 @@ impl Own {
 
     /// The same, of which the verifier knows nothing.
     #[inline(always)]
-    fn forgotten(self, forgets: &Forget) -> Self {
+    fn hidden(self, barrier: &Barrier) -> Self {
         Self {
-            raw: forgets.number(u64::from(self.raw)) != 0,
-            stream: forgets.number(u64::from(self.stream)) != 0,
-            listens: forgets.number(u64::from(self.listens)) != 0,
-            port: forgets.number(u64::from(self.port)) as u16,
+            raw: barrier.opaque(u64::from(self.raw)) != 0,
+            stream: barrier.opaque(u64::from(self.stream)) != 0,
+            listens: barrier.opaque(u64::from(self.listens)) != 0,
+            port: barrier.opaque(u64::from(self.port)) as u16,
         }
     }
 
@@ -220,7 +222,7 @@ impl Own {
 }
 
 /// What a packet's headers say.
-struct Far {
+struct Headers {
     /// Where it goes, or comes from.
     attempt: Attempt,
     /// This end's address.
@@ -235,46 +237,46 @@ struct Far {
     discovery: bool,
 }
 
-impl Far {
+impl Headers {
     /// The same, of which the verifier knows nothing.
     #[inline(always)]
-    fn forgotten(self, forgets: &Forget) -> Self {
+    fn hidden(self, barrier: &Barrier) -> Self {
         Self {
-            attempt: forgets.attempt(&self.attempt),
-            near: forgets.addr(&self.near),
-            near_port: forgets.number(u64::from(self.near_port)) as u16,
-            payload: forgets.number(u64::from(self.payload)) as u32,
-            begins: forgets.number(u64::from(self.begins)) != 0,
-            discovery: forgets.number(u64::from(self.discovery)) != 0,
+            attempt: barrier.attempt(&self.attempt),
+            near: barrier.addr(&self.near),
+            near_port: barrier.opaque(u64::from(self.near_port)) as u16,
+            payload: barrier.opaque(u64::from(self.payload)) as u32,
+            begins: barrier.opaque(u64::from(self.begins)) != 0,
+            discovery: barrier.opaque(u64::from(self.discovery)) != 0,
         }
     }
 }
 
 /// What a packet's headers say; `None` where they cannot be read.
 #[inline(always)]
-fn far_end(ctx: &SkBuffContext, way: Way) -> Option<Far> {
+fn headers(ctx: &SkBuffContext, direction: Direction) -> Option<Headers> {
     // SAFETY: a member of the context.
     match unsafe { (*ctx.skb.skb).protocol } {
-        ETH_P_IP_BE => far_end_v4(ctx, way),
-        ETH_P_IPV6_BE => far_end_v6(ctx, way),
+        ETH_P_IP_BE => headers_v4(ctx, direction),
+        ETH_P_IPV6_BE => headers_v6(ctx, direction),
         _ => None,
     }
 }
 
 #[inline(always)]
-fn far_end_v4(ctx: &SkBuffContext, way: Way) -> Option<Far> {
+fn headers_v4(ctx: &SkBuffContext, direction: Direction) -> Option<Headers> {
     let first: [u8; 10] = ctx.load(0).ok()?;
     let [source, destination]: [[u8; 4]; 2] = ctx.load(12).ok()?;
-    let (octets, near) = match way {
-        Way::Out => (destination, source),
-        Way::In => (source, destination),
+    let (octets, near) = match direction {
+        Direction::Out => (destination, source),
+        Direction::In => (source, destination),
     };
     let header_len = usize::from(first[0] & 0x0f) * 4;
-    if header_len > IPV4_HEADER && way == Way::Out && !goes_straight(ctx, header_len) {
+    if header_len > IPV4_HEADER && direction == Direction::Out && !goes_straight(ctx, header_len) {
         return None;
     }
     let later_fragment = first[6] & 0x1f != 0 || first[7] != 0;
-    ports(ctx, [Addr::v4(octets), Addr::v4(near)], header_len, first[9], later_fragment, way)
+    ports(ctx, [Addr::v4(octets), Addr::v4(near)], header_len, first[9], later_fragment, direction)
 }
 
 /// Whether no option asks routers to send the packet on to somewhere else; `false` where the options cannot be read to their end.
@@ -300,12 +302,12 @@ fn goes_straight(ctx: &SkBuffContext, header_len: usize) -> bool {
 }
 
 #[inline(always)]
-fn far_end_v6(ctx: &SkBuffContext, way: Way) -> Option<Far> {
+fn headers_v6(ctx: &SkBuffContext, direction: Direction) -> Option<Headers> {
     let mut next: u8 = ctx.load(6).ok()?;
     let [source, destination]: [[u32; 4]; 2] = ctx.load(8).ok()?;
-    let (words, near) = match way {
-        Way::Out => (destination, source),
-        Way::In => (source, destination),
+    let (words, near) = match direction {
+        Direction::Out => (destination, source),
+        Direction::In => (source, destination),
     };
     let mut at = 40usize;
     let mut later_fragment = false;
@@ -324,7 +326,7 @@ fn far_end_v6(ctx: &SkBuffContext, way: Way) -> Option<Far> {
                 later_fragment = fragment[2] != 0 || fragment[3] & 0xf8 != 0;
                 at += 8;
             }
-            // A routing header names a further destination that nothing here judges.
+            // A routing header names a further destination that nothing here checks.
             43 => return None,
             _ => break,
         }
@@ -333,27 +335,34 @@ fn far_end_v6(ctx: &SkBuffContext, way: Way) -> Option<Far> {
         // More than is looked through: what lies behind is not known.
         return None;
     }
-    ports(ctx, [Addr::v6_words(words), Addr::v6_words(near)], at, next, later_fragment, way)
+    ports(ctx, [Addr::v6_words(words), Addr::v6_words(near)], at, next, later_fragment, direction)
 }
 
 #[inline(always)]
-fn ports(ctx: &SkBuffContext, [addr, near]: [Addr; 2], at: usize, protocol: u8, later_fragment: bool, way: Way) -> Option<Far> {
+fn ports(
+    ctx: &SkBuffContext,
+    [addr, near]: [Addr; 2],
+    at: usize,
+    protocol: u8,
+    later_fragment: bool,
+    direction: Direction,
+) -> Option<Headers> {
     // From the network header on, also of a batch that is cut into packets later, whose own length
     // field may be zero.
     let rest = ctx.len().saturating_sub(at as u32);
     if later_fragment || !has_ports(protocol) {
         let attempt = attempt(addr, 0, u32::from(protocol), Kind::Portless);
         let discovery = protocol == transport::ICMPV6 && !later_fragment && matches!(ctx.load::<u8>(at), Ok(130..=137 | 143));
-        return Some(Far { attempt, near, near_port: 0, payload: rest, begins: false, discovery });
+        return Some(Headers { attempt, near, near_port: 0, payload: rest, begins: false, discovery });
     }
     let [source, destination]: [[u8; 2]; 2] = ctx.load(at).ok()?;
-    let (near_port, far_port) = match way {
-        Way::Out => (source, destination),
-        Way::In => (destination, source),
+    let (near_port, remote_port) = match direction {
+        Direction::Out => (source, destination),
+        Direction::In => (destination, source),
     };
     let [offset, flags]: [u8; 2] = if protocol == transport::TCP { ctx.load(at + 12).ok()? } else { [0; 2] };
     let payload = rest.saturating_sub(header_len(protocol, offset));
     let begins = flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
-    let attempt = attempt(addr, u16::from_be_bytes(far_port), u32::from(protocol), Kind::Open);
-    Some(Far { attempt, near, near_port: u16::from_be_bytes(near_port), payload, begins, discovery: false })
+    let attempt = attempt(addr, u16::from_be_bytes(remote_port), u32::from(protocol), Kind::Open);
+    Some(Headers { attempt, near, near_port: u16::from_be_bytes(near_port), payload, begins, discovery: false })
 }

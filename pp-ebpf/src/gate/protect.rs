@@ -1,5 +1,5 @@
 //! Tamper rules: what a session may not do to its own gate, and to the files
-//! by which others would act for it later. Only marked tasks are judged; the
+//! by which others would act for it later. Only marked tasks are checked; the
 //! decisions are `pp_common::protect`.
 //!
 //! These programs use arguments and task marks alone, so that they can hang at
@@ -12,14 +12,17 @@ use pp_common::{
     abi::TaskMark,
     decide::Verdict,
     protect::{
-        GuardHook, InodeKey, NAME_WORDS, S_IFREG, Tamper, Touch, device, file_type, kernel_code, magic, mount as judge_mount, setting,
+        GuardHook, InodeKey, NAME_WORDS, S_IFREG, Tamper, Touch, device, file_type, kernel_code, magic, mount as check_mount, setting,
         signal, touch, trace, unmount,
     },
 };
 
 use super::{
-    guard::{Name, Object, at, at_home, felt, file_system, inode, look, mount, name_hash, path, proc_owner, refuse, refuse_nameless},
-    hook::{judged, judged_after},
+    guard::{
+        Name, Object, affects_others, at, file_system, in_daemon_namespace, inode, look, mount, name_hash, path, proc_owner, refuse,
+        refuse_nameless,
+    },
+    hook::{for_session, for_session_after},
     kernel::{offset, read},
     mark::{control, mark_of},
 };
@@ -36,7 +39,7 @@ const SIGIO: u64 = 29;
 /// Refuses signals to the daemon.
 #[lsm(hook = "task_kill")]
 pub(crate) fn pp_lsm_kill(ctx: LsmContext) -> i32 {
-    judged_after(ctx.arg(4), |task| {
+    for_session_after(ctx.arg(4), |task| {
         let (target, number): (u64, i32) = (ctx.arg(0), ctx.arg(2));
         let Some(tgid) = read::<u32>(target, offset!(task_tgid)) else {
             return unreadable(task, GuardHook::Kill);
@@ -57,7 +60,7 @@ pub(crate) fn pp_lsm_kill(ctx: LsmContext) -> i32 {
 /// ends or stops a process, and the daemon ignores those that are left (SIGIO, real-time signals).
 #[lsm(hook = "file_fcntl")]
 pub(crate) fn pp_lsm_fcntl(ctx: LsmContext) -> i32 {
-    judged_after(ctx.arg(3), |task| {
+    for_session_after(ctx.arg(3), |task| {
         let (command, argument): (u32, u64) = (ctx.arg(1), ctx.arg(2));
         let daemon = control().daemon;
         let refused = match command {
@@ -88,7 +91,7 @@ fn owner_ex(address: u64) -> Option<u32> {
 /// Refuses to reach into processes of no session or another one.
 #[lsm(hook = "ptrace_access_check")]
 pub(crate) fn pp_lsm_ptrace(ctx: LsmContext) -> i32 {
-    judged_after(ctx.arg(2), |task| {
+    for_session_after(ctx.arg(2), |task| {
         let (target, mode): (u64, u32) = (ctx.arg(0), ctx.arg(1));
         let own = mark_of(target).is_some_and(|mark| mark.session == task.session);
         match trace(mode, own) {
@@ -105,7 +108,7 @@ pub(crate) fn pp_lsm_ptrace(ctx: LsmContext) -> i32 {
 /// gate is made of, and a session has no other use for it.
 #[lsm(hook = "bpf")]
 pub(crate) fn pp_lsm_bpf(ctx: LsmContext) -> i32 {
-    judged(|task| {
+    for_session(|task| {
         let command: u32 = ctx.arg(0);
         refuse_nameless(task, GuardHook::Bpf, Tamper::Bpf, Object::number(command))
     })
@@ -114,7 +117,7 @@ pub(crate) fn pp_lsm_bpf(ctx: LsmContext) -> i32 {
 /// Refuses to unmount what holds pins, policy or state.
 #[lsm(hook = "sb_umount")]
 pub(crate) fn pp_lsm_umount(ctx: LsmContext) -> i32 {
-    judged_after(ctx.arg(2), |task| {
+    for_session_after(ctx.arg(2), |task| {
         let vfsmount: u64 = ctx.arg(0);
         let mut name: Name = [0; NAME_WORDS];
         match umount(vfsmount, &mut name) {
@@ -132,13 +135,13 @@ fn umount(vfsmount: u64, name: &mut Name) -> Option<(InodeKey, Option<Tamper>)> 
     // The end of a mount reaches the peers of the mount below it.
     let parent: u64 = read(mount(vfsmount), at!(mount_mnt_parent))?;
     super::guard::read_name(root, name)?;
-    Some((key, unmount(flags, felt(parent)?)))
+    Some((key, unmount(flags, affects_others(parent)?)))
 }
 
 /// Refuses to mount over what is guarded, where the daemon would see it.
 #[lsm(hook = "sb_mount")]
 pub(crate) fn pp_lsm_mount(ctx: LsmContext) -> i32 {
-    judged_after(ctx.arg(5), |task| {
+    for_session_after(ctx.arg(5), |task| {
         let (to, flags): (u64, u64) = (ctx.arg(1), ctx.arg(3));
         mount_at(task, GuardHook::Mount, to, flags)
     })
@@ -147,7 +150,7 @@ pub(crate) fn pp_lsm_mount(ctx: LsmContext) -> i32 {
 /// Refuses the same by the newer calls, and to move what holds something guarded.
 #[lsm(hook = "move_mount")]
 pub(crate) fn pp_lsm_move_mount(ctx: LsmContext) -> i32 {
-    judged_after(ctx.arg(2), |task| {
+    for_session_after(ctx.arg(2), |task| {
         let (from, to): (u64, u64) = (ctx.arg(0), ctx.arg(1));
         match moved(from) {
             Some(None) => mount_at(task, GuardHook::MoveMount, to, 0),
@@ -167,17 +170,17 @@ fn moved(from: u64) -> Option<Option<InodeKey>> {
         return Some(None);
     }
     let (key, flags) = inode(read(dentry, at!(dentry_d_inode))?)?;
-    Some(unmount(flags, felt(above)?).map(|_| key))
+    Some(unmount(flags, affects_others(above)?).map(|_| key))
 }
 
 #[inline(always)]
 fn mount_at(task: &TaskMark, hook: GuardHook, to: u64, flags: u64) -> Verdict {
     let Some((dentry, vfsmount)) = path(to) else { return unreadable(task, hook) };
     let mut name: Name = [0; NAME_WORDS];
-    let (Some(seen), Some(felt)) = (look(dentry, &mut name), felt(mount(vfsmount))) else {
+    let (Some(seen), Some(seen_by_others)) = (look(dentry, &mut name), affects_others(mount(vfsmount))) else {
         return unreadable(task, hook);
     };
-    match judge_mount(flags, &seen.place, felt) {
+    match check_mount(flags, &seen.place, seen_by_others) {
         Some(what) => refuse(task, hook, what, Object::file(seen.key), &name),
         None => Verdict::Allow,
     }
@@ -186,7 +189,7 @@ fn mount_at(task: &TaskMark, hook: GuardHook, to: u64, flags: u64) -> Verdict {
 /// Refuses to exchange the root of the daemon's mount namespace.
 #[lsm(hook = "sb_pivotroot")]
 pub(crate) fn pp_lsm_pivot(ctx: LsmContext) -> i32 {
-    judged_after(ctx.arg(2), |task| match at_home() {
+    for_session_after(ctx.arg(2), |task| match in_daemon_namespace() {
         Some(false) => Verdict::Allow,
         Some(true) => refuse_nameless(task, GuardHook::Pivot, Tamper::Mount, Object::NONE),
         None => unreadable(task, GuardHook::Pivot),
@@ -196,7 +199,7 @@ pub(crate) fn pp_lsm_pivot(ctx: LsmContext) -> i32 {
 /// Refuses to open for writing what is guarded, and devices that lead around the gate.
 #[lsm(hook = "file_open")]
 pub(crate) fn pp_lsm_open(ctx: LsmContext) -> i32 {
-    judged_after(ctx.arg(1), |task| {
+    for_session_after(ctx.arg(1), |task| {
         let file: u64 = ctx.arg(0);
         let (Some(mode), Some(node)) = (read::<u32>(file, at!(file_f_mode)), read::<u64>(file, at!(file_f_inode))) else {
             return unreadable(task, GuardHook::Open);
@@ -242,31 +245,31 @@ fn kernels_own(node: u64, dentry: u64) -> Option<Option<Tamper>> {
 /// Refuses to make files where none may be made.
 #[lsm(hook = "inode_create")]
 pub(crate) fn pp_lsm_inode_create(ctx: LsmContext) -> i32 {
-    judged(|task| touched(task, GuardHook::Create, Touch::Create, ctx.arg(1)))
+    for_session(|task| touched(task, GuardHook::Create, Touch::Create, ctx.arg(1)))
 }
 
 /// Refuses to make folders there.
 #[lsm(hook = "inode_mkdir")]
 pub(crate) fn pp_lsm_mkdir(ctx: LsmContext) -> i32 {
-    judged(|task| touched(task, GuardHook::Mkdir, Touch::Create, ctx.arg(1)))
+    for_session(|task| touched(task, GuardHook::Mkdir, Touch::Create, ctx.arg(1)))
 }
 
 /// Refuses to make devices, pipes and sockets there.
 #[lsm(hook = "inode_mknod")]
 pub(crate) fn pp_lsm_mknod(ctx: LsmContext) -> i32 {
-    judged(|task| touched(task, GuardHook::Mknod, Touch::Create, ctx.arg(1)))
+    for_session(|task| touched(task, GuardHook::Mknod, Touch::Create, ctx.arg(1)))
 }
 
 /// Refuses to make symbolic links there.
 #[lsm(hook = "inode_symlink")]
 pub(crate) fn pp_lsm_symlink(ctx: LsmContext) -> i32 {
-    judged(|task| touched(task, GuardHook::Symlink, Touch::Create, ctx.arg(1)))
+    for_session(|task| touched(task, GuardHook::Symlink, Touch::Create, ctx.arg(1)))
 }
 
 /// Refuses other names for what is guarded, and guarded names for others.
 #[lsm(hook = "inode_link")]
 pub(crate) fn pp_lsm_link(ctx: LsmContext) -> i32 {
-    judged(|task| {
+    for_session(|task| {
         let (old, new): (u64, u64) = (ctx.arg(0), ctx.arg(2));
         match touched(task, GuardHook::Link, Touch::Link, old) {
             Verdict::Allow => touched(task, GuardHook::Link, Touch::Create, new),
@@ -278,25 +281,25 @@ pub(crate) fn pp_lsm_link(ctx: LsmContext) -> i32 {
 /// Refuses to remove what is guarded.
 #[lsm(hook = "inode_unlink")]
 pub(crate) fn pp_lsm_unlink(ctx: LsmContext) -> i32 {
-    judged(|task| touched(task, GuardHook::Unlink, Touch::Remove, ctx.arg(1)))
+    for_session(|task| touched(task, GuardHook::Unlink, Touch::Remove, ctx.arg(1)))
 }
 
 /// Refuses to remove folders that are guarded.
 #[lsm(hook = "inode_rmdir")]
 pub(crate) fn pp_lsm_rmdir(ctx: LsmContext) -> i32 {
-    judged(|task| touched(task, GuardHook::Rmdir, Touch::Remove, ctx.arg(1)))
+    for_session(|task| touched(task, GuardHook::Rmdir, Touch::Remove, ctx.arg(1)))
 }
 
 /// Refuses to rename what is guarded, and to replace it by something else.
 #[lsm(hook = "inode_rename")]
 pub(crate) fn pp_lsm_rename(ctx: LsmContext) -> i32 {
-    judged(|task| rename(task, ctx.arg(1), ctx.arg(3)))
+    for_session(|task| rename(task, ctx.arg(1), ctx.arg(3)))
 }
 
 /// The same for the function that calls the hook, which takes one more argument.
 #[lsm(hook = "inode_rename")]
 pub(crate) fn pp_fmod_rename(ctx: LsmContext) -> i32 {
-    judged(|task| rename(task, ctx.arg(1), ctx.arg(3)))
+    for_session(|task| rename(task, ctx.arg(1), ctx.arg(3)))
 }
 
 #[inline(always)]
@@ -310,26 +313,26 @@ fn rename(task: &TaskMark, old: u64, new: u64) -> Verdict {
 /// Refuses to truncate what is guarded.
 #[lsm(hook = "path_truncate")]
 pub(crate) fn pp_lsm_truncate(ctx: LsmContext) -> i32 {
-    judged(|task| touched_path(task, GuardHook::Truncate, Touch::Write, ctx.arg(0)))
+    for_session(|task| touched_path(task, GuardHook::Truncate, Touch::Write, ctx.arg(0)))
 }
 
 /// Refuses to change the rights of what is guarded.
 #[lsm(hook = "path_chmod")]
 pub(crate) fn pp_lsm_chmod(ctx: LsmContext) -> i32 {
-    judged(|task| touched_path(task, GuardHook::Chmod, Touch::Attributes, ctx.arg(0)))
+    for_session(|task| touched_path(task, GuardHook::Chmod, Touch::Attributes, ctx.arg(0)))
 }
 
 /// Refuses to give away what is guarded.
 #[lsm(hook = "path_chown")]
 pub(crate) fn pp_lsm_chown(ctx: LsmContext) -> i32 {
-    judged(|task| touched_path(task, GuardHook::Chown, Touch::Attributes, ctx.arg(0)))
+    for_session(|task| touched_path(task, GuardHook::Chown, Touch::Attributes, ctx.arg(0)))
 }
 
 /// The same on kernels whose programs cannot have the new owner, a structure passed by value (5.10). Newer kernels pass
 /// something else first.
 #[lsm(hook = "inode_setattr")]
 pub(crate) fn pp_lsm_setattr(ctx: LsmContext) -> i32 {
-    judged(|task| {
+    for_session(|task| {
         let (dentry, change): (u64, u64) = (ctx.arg(0), ctx.arg(1));
         // What changes is the first member of `struct iattr`.
         match read::<u32>(change, 0) {
@@ -343,7 +346,7 @@ pub(crate) fn pp_lsm_setattr(ctx: LsmContext) -> i32 {
 /// Refuses modules, kernels and rules that the kernel would read from a file.
 #[lsm(hook = "kernel_read_file")]
 pub(crate) fn pp_lsm_read_file(ctx: LsmContext) -> i32 {
-    judged_after(ctx.arg(3), |task| {
+    for_session_after(ctx.arg(3), |task| {
         let (file, id): (u64, u32) = (ctx.arg(0), ctx.arg(1));
         match kernel_code(id) {
             Some(what) => named(task, GuardHook::ReadFile, what, read(file, at!(file_dentry)), Object::number(id)),
@@ -355,7 +358,7 @@ pub(crate) fn pp_lsm_read_file(ctx: LsmContext) -> i32 {
 /// Refuses modules and kernels that come from the caller's memory.
 #[lsm(hook = "kernel_load_data")]
 pub(crate) fn pp_lsm_load_data(ctx: LsmContext) -> i32 {
-    judged_after(ctx.arg(2), |task| {
+    for_session_after(ctx.arg(2), |task| {
         let id: u32 = ctx.arg(0);
         match kernel_code(id) {
             Some(what) => refuse_nameless(task, GuardHook::LoadData, what, Object::number(id)),

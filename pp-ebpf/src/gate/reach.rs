@@ -11,18 +11,20 @@ use pp_common::{
     decide::{Attempt, Decision, Kind, Link, Reason, Subject, Tables, Verdict, decide, transport},
     dest::Addr,
     record::Hook,
-    turns::{DEFAULT_MAX_BYTES_OUT, DEFAULT_MAX_TURNS, LIMIT_OF_GATEWAY, LIMIT_OF_RECEIPT, LimitKey, Limits, Way, count},
+    turns::{DEFAULT_MAX_BYTES_OUT, DEFAULT_MAX_TURNS, Direction, LIMIT_OF_GATEWAY, LIMIT_OF_RECEIPT, LimitKey, Limits, charge_packet},
 };
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 
 use super::{
-    behaviour::{Told, behave},
-    count::{Ear, heard_from, remember, remembered, spend},
+    barrier::{Barrier, hide_attempt, hide_link},
+    behaviour::{RuleReport, apply_rate_rules},
+    budget::{charge, charged_under, note_charge},
     event::{Scene, now_ns, report},
     log::Program,
-    maps::{ASIDE, BUDGETS, EXEMPT, GATEWAY_PORTS, GRANTS, LEARNED, LINKS, PLACES, SERVICES, TURN_LIMITS, USER_BITS},
+    maps::{BUDGETS, EXEMPT, GATEWAY_PORTS, GRANTS, LEARNED, LINKS, PLACES, SCRATCH, SERVICES, TURN_LIMITS, USER_BITS},
     near::Near,
+    peers::{Ear, heard_from},
 };
 
 /// `IPPROTO_MPTCP`, which sockets carry though the wire says TCP.
@@ -31,24 +33,24 @@ const PREFIX_BITS: u32 = PREFIX_HEAD_BITS + 128;
 
 /// The maps in force, as [`decide`] reads them.
 ///
-/// `COUNTED`: whether new flows are asked for in budgets here.
-pub(crate) struct Live<const COUNTED: bool> {
+/// `CHARGES`: whether budgets are asked about new flows.
+pub(crate) struct Live<const CHARGES: bool> {
     pub(crate) control: Control,
-    /// In the mark of the socket that is judged, or in [`ASIDE`].
+    /// In the mark of the socket that is checked, or in [`SCRATCH`].
     pub(crate) scratch: *mut u32,
     /// Zero, from memory that nobody writes.
     pub(crate) zero: u64,
     pub(crate) near: Near,
 }
 
-impl<const COUNTED: bool> Live<COUNTED> {
+impl<const CHARGES: bool> Live<CHARGES> {
     #[inline(always)]
     fn prefix(&self, addr: &Addr) -> Key<PrefixKey> {
         Key::new(PREFIX_BITS, PrefixKey { generation: self.control.generation, pad: 0, addr: *addr })
     }
 }
 
-impl<const COUNTED: bool> Tables for Live<COUNTED> {
+impl<const CHARGES: bool> Tables for Live<CHARGES> {
     #[inline(always)]
     fn flags(&self) -> u32 {
         self.control.flags
@@ -112,7 +114,7 @@ impl<const COUNTED: bool> Tables for Live<COUNTED> {
     #[inline(always)]
     fn budget(&self, serial: Serial) -> Option<Budget> {
         let budget = BUDGETS.get_ptr(serial)?;
-        // SAFETY: a map value; `spend` asks again under the lock before anything is allowed. An
+        // SAFETY: a map value; `charge` asks again under the lock before anything is allowed. An
         // element recycled meanwhile fails the test of its own key.
         unsafe {
             ((*budget).serial == serial).then_some(Budget {
@@ -124,8 +126,8 @@ impl<const COUNTED: bool> Tables for Live<COUNTED> {
     }
 
     #[inline(always)]
-    fn counted(&self) -> bool {
-        COUNTED
+    fn charges(&self) -> bool {
+        CHARGES
     }
 
     #[inline(always)]
@@ -139,25 +141,25 @@ impl<const COUNTED: bool> Tables for Live<COUNTED> {
     }
 
     #[inline(always)]
-    fn aside(&self) -> u32 {
+    fn scratch(&self) -> u32 {
         // SAFETY: a member of a map value, which outlives this program's run; volatile, so that it
         // is really read back.
         unsafe { core::ptr::read_volatile(self.scratch) }
     }
 
     #[inline(always)]
-    fn put_aside(&self, number: u32) {
-        // SAFETY: as in `aside`.
+    fn set_scratch(&self, number: u32) {
+        // SAFETY: as in `scratch`.
         unsafe { core::ptr::write_volatile(self.scratch, number) };
     }
 }
 
-/// Whether a hook may take the budget's lock and is the one that counts.
+/// Whether a hook may take the budget's lock and is the one that charges.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Counting {
-    /// A cgroup program: counts each new flow once.
+pub(crate) enum Charging {
+    /// A cgroup program: charges each new flow once.
     Here,
-    /// An LSM program: a cgroup program follows and counts.
+    /// An LSM program: a cgroup program follows and charges.
     Later,
     /// Egress or ingress: as `Here`, and the packet counts in its flow.
     Packet(Segment),
@@ -166,138 +168,101 @@ pub(crate) enum Counting {
 /// What a packet carries.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Segment {
-    pub(crate) way: Way,
+    pub(crate) direction: Direction,
     pub(crate) payload: u32,
     /// Not zero: a packet of its flow was refused before.
     pub(crate) over: u64,
 }
 
-/// Judges an attempt on a marked socket, counts it where it is a new flow, reports it.
+/// Decides an attempt on a marked socket, charges it where it is a new flow, reports it.
 #[inline(always)]
-pub(crate) fn judge(scene: &Scene<'_>, control: Control, sock: &mut SockMark, attempt: Attempt, counting: Counting) -> Verdict {
-    settle(scene, control, sock, attempt, counting).verdict
+pub(crate) fn enforce(scene: &Scene<'_>, control: Control, sock: &mut SockMark, attempt: Attempt, charging: Charging) -> Verdict {
+    decide_and_charge(scene, control, sock, attempt, charging).verdict
 }
 
 #[inline(always)]
-fn settle(scene: &Scene<'_>, control: Control, sock: &mut SockMark, mut attempt: Attempt, counting: Counting) -> Decision {
+fn decide_and_charge(scene: &Scene<'_>, control: Control, sock: &mut SockMark, mut attempt: Attempt, charging: Charging) -> Decision {
     // SAFETY: a member of a map value.
     let zero = unsafe { core::ptr::read_volatile(&raw const sock.zero) };
-    let kind = forget_paths(zero, &mut attempt);
-    attempt.counted = remembered(sock, &attempt);
+    let kind = hide_attempt(zero, &mut attempt);
+    attempt.counted = charged_under(sock, &attempt);
     let control = unless_canary(scene, control);
-    let near = forget_link(zero, scene.near);
+    let near = hide_link(zero, scene.near);
     let tables = Live::<true> { control, scratch: &raw mut sock.scratch, zero, near };
     let mut decision = decide(&tables, scene.subject, &attempt);
-    let over = matches!(counting, Counting::Packet(segment) if segment.over != 0);
+    let over = matches!(charging, Charging::Packet(segment) if segment.over != 0);
     if over && !matches!(decision.reason, Reason::Receipt) && !matches!(decision.verdict, Verdict::Block) {
         decision = decision.over();
     }
     if matches!(decision.reason, Reason::Receipt) {
         let kind = black_box(kind ^ zero as u8);
         let known = kind == Kind::UdpConnect as u8 || attempt.counted == decision.serial;
-        if let Counting::Packet(segment) = counting {
-            match converse(control, sock, &decision, segment) {
+        if let Charging::Packet(segment) = charging {
+            match charge_turn(control, sock, &decision, segment) {
                 Some(reason) => decision = decision.cut(reason),
                 None if over => decision = decision.over(),
                 None if known => return decision,
                 None => {}
             }
-        } else if known || matches!(counting, Counting::Later) {
+        } else if known || matches!(charging, Charging::Later) {
             return decision;
         }
         if matches!(decision.reason, Reason::Receipt) {
-            if spend(scene.program, decision.serial, decision.login) {
-                remember(sock, &attempt, decision.serial);
+            if charge(scene.program, decision.serial, decision.login) {
+                note_charge(sock, &attempt, decision.serial);
             } else {
                 decision = decision.exhausted();
             }
         }
     }
-    report(scene, &attempt, &decision, &Told::NOTHING);
+    report(scene, &attempt, &decision, &RuleReport::NONE);
     decision
 }
 
-/// The same at a hook where attempts count for the behaviour rules; `counts`: as this one does.
+/// The same at a hook where attempts count for the rate rules; `rated`: this one does.
 ///
-/// VERIFIER: nothing that judging found out is known when counting begins, so that the rules are
+/// VERIFIER: nothing that the decision found out is known behind it, so that the rules are
 /// followed once and not for every way through the decision.
 #[inline(always)]
-pub(crate) fn judge_and_count(
+pub(crate) fn enforce_with_rate_rules(
     scene: &Scene<'_>,
     control: Control,
     sock: &mut SockMark,
     attempt: Attempt,
-    counting: Counting,
-    counts: bool,
+    charging: Charging,
+    rated: bool,
 ) -> Verdict {
-    let forget = Forget(&raw const sock.zero);
-    let counts = forget.number(u64::from(counts));
-    let attempt = forget.attempt(&attempt);
-    let decision = settle(scene, control, sock, attempt, counting);
-    let open = forget.number(u64::from(matches!(decision.reason, Reason::NotProtected)));
-    let blocked = forget.number(u64::from(matches!(decision.verdict, Verdict::Block)));
-    if open & counts != 0 {
-        return behave(scene.program, scene.hook, sock, &forget.attempt(&attempt), &forget);
+    let barrier = Barrier::of(sock);
+    let rated = barrier.opaque(u64::from(rated));
+    let attempt = barrier.attempt(&attempt);
+    let decision = decide_and_charge(scene, control, sock, attempt, charging);
+    let open = barrier.opaque(u64::from(matches!(decision.reason, Reason::NotProtected)));
+    let blocked = barrier.opaque(u64::from(matches!(decision.verdict, Verdict::Block)));
+    if open & rated != 0 {
+        return apply_rate_rules(scene.program, scene.hook, sock, &barrier.attempt(&attempt), &barrier);
     }
     if blocked != 0 { Verdict::Block } else { Verdict::Allow }
 }
 
-/// Zero, in memory that nobody writes.
-pub(crate) struct Forget(*const u64);
-
-impl Forget {
-    /// By the zero of this mark.
-    #[inline(always)]
-    pub(crate) fn of(sock: &SockMark) -> Self {
-        Self(&raw const sock.zero)
-    }
-
-    /// The number, of which the verifier knows nothing any more. Zero is read anew each time: what
-    /// a comparison finds out about one reading is not known of the next.
-    #[inline(always)]
-    pub(crate) fn number(&self, number: u64) -> u64 {
-        // SAFETY: a member of a map value, which outlives this program's run.
-        black_box(number ^ unsafe { core::ptr::read_volatile(self.0) })
-    }
-
-    /// The same of an address.
-    #[inline(always)]
-    pub(crate) fn addr(&self, addr: &Addr) -> Addr {
-        Addr([self.number(addr.0[0]), self.number(addr.0[1])])
-    }
-
-    /// The same of an attempt.
-    #[inline(always)]
-    pub(crate) fn attempt(&self, attempt: &Attempt) -> Attempt {
-        Attempt {
-            addr: self.addr(&attempt.addr),
-            port: self.number(u64::from(attempt.port)) as u16,
-            transport: self.number(u64::from(attempt.transport)) as u8,
-            kind: Kind::or_widest(self.number(attempt.kind as u64) as u8),
-            counted: 0,
-        }
-    }
-}
-
-/// Judges an attempt by its destination alone, without the mark of a socket: no budget is asked,
-/// and nothing is counted; the cgroup programs that follow do both.
+/// Decides an attempt by its destination alone, without the mark of a socket: no budget is asked,
+/// and nothing is charged; the cgroup programs that follow do both.
 #[inline(always)]
-pub(crate) fn judge_alone(scene: &Scene<'_>, control: Control, mut attempt: Attempt) -> Verdict {
-    let Some(aside) = ASIDE.get_ptr_mut(0) else { return Verdict::Block };
+pub(crate) fn enforce_by_destination(scene: &Scene<'_>, control: Control, mut attempt: Attempt) -> Verdict {
+    let Some(element) = SCRATCH.get_ptr_mut(0) else { return Verdict::Block };
     // SAFETY: members of this CPU's element.
-    let (zero, scratch) = unsafe { (core::ptr::read_volatile(&raw const (*aside).zero), &raw mut (*aside).scratch) };
-    forget_paths(zero, &mut attempt);
+    let (zero, scratch) = unsafe { (core::ptr::read_volatile(&raw const (*element).zero), &raw mut (*element).scratch) };
+    hide_attempt(zero, &mut attempt);
     let control = unless_canary(scene, control);
-    let decision = decide(&Live::<false> { control, scratch, zero, near: forget_link(zero, scene.near) }, scene.subject, &attempt);
+    let decision = decide(&Live::<false> { control, scratch, zero, near: hide_link(zero, scene.near) }, scene.subject, &attempt);
     if !matches!(decision.reason, Reason::Receipt) {
-        report(scene, &attempt, &decision, &Told::NOTHING);
+        report(scene, &attempt, &decision, &RuleReport::NONE);
     }
     decision.verdict
 }
 
-/// Counts a packet of an allowed flow to a gateway. `None`: it may pass; otherwise why not.
+/// Charges a packet of an allowed flow to a gateway. `None`: it may pass; otherwise why not.
 #[inline(always)]
-fn converse(control: Control, sock: &mut SockMark, decision: &Decision, segment: Segment) -> Option<Reason> {
+fn charge_turn(control: Control, sock: &mut SockMark, decision: &Decision, segment: Segment) -> Option<Reason> {
     if decision.gateway == 0 {
         return None;
     }
@@ -315,7 +280,7 @@ fn converse(control: Control, sock: &mut SockMark, decision: &Decision, segment:
         Some(own) => limits.and(*own),
         None => limits,
     };
-    count(&mut sock.talk, &limits, segment.way, segment.payload)
+    charge_packet(&mut sock.turn_count, &limits, segment.direction, segment.payload)
 }
 
 /// The canary finds out whether the hooks refuse: nothing is observed for it.
@@ -324,25 +289,6 @@ fn unless_canary(scene: &Scene<'_>, mut control: Control) -> Control {
     const _: () = assert!(TASK_CANARY >> 1 == CONTROL_OBSERVE);
     control.flags &= !((scene.task_flags & TASK_CANARY) >> 1);
     control
-}
-
-/// VERIFIER: combines the attempt with a zero from memory that nobody writes, so that what the
-/// paths before knew of it need not be followed through what comes after.
-#[inline(always)]
-fn forget_paths(zero: u64, attempt: &mut Attempt) -> u8 {
-    attempt.transport = black_box(attempt.transport ^ zero as u8);
-    attempt.port = black_box(attempt.port ^ zero as u16);
-    attempt.addr.0[0] = black_box(attempt.addr.0[0] ^ zero);
-    attempt.addr.0[1] = black_box(attempt.addr.0[1] ^ zero);
-    let kind = black_box(attempt.kind as u8 ^ zero as u8);
-    attempt.kind = Kind::or_widest(kind);
-    kind
-}
-
-/// VERIFIER: as `forget_paths`.
-#[inline(always)]
-fn forget_link(zero: u64, near: Near) -> Near {
-    Near { name: black_box(near.name ^ zero), flags: black_box(near.flags ^ zero as u32), ..near }
 }
 
 /// What the cgroup hooks return: 1 lets through, 0 refuses.
@@ -358,7 +304,7 @@ pub(crate) fn cgroup_return(verdict: Verdict) -> i32 {
 #[inline(always)]
 pub(crate) fn refuse(scene: &Scene<'_>, control: Control, attempt: &Attempt, reason: Reason) -> Verdict {
     let decision = Decision::refuse(reason, unless_canary(scene, control).flags);
-    report(scene, attempt, &decision, &Told::NOTHING);
+    report(scene, attempt, &decision, &RuleReport::NONE);
     decision.verdict
 }
 

@@ -11,16 +11,18 @@ use pp_common::{
     decide::{Attempt, Kind, Verdict, transport},
     dest::Addr,
     record::Hook,
-    turns::Talk,
+    turns::TurnCount,
 };
 
 use super::{
-    count::{Ear, forget, heard_from},
+    barrier::Barrier,
+    budget::clear_charge,
     kernel::{offset, read},
     log::{Program, program},
     mark::{control, current, subject, tag},
     near::{Near, number},
-    reach::{Counting, Forget, attempt, cgroup_return, connects, judge, judge_and_count, scene},
+    peers::{Ear, heard_from},
+    reach::{Charging, attempt, cgroup_return, connects, enforce, enforce_with_rate_rules, scene},
 };
 
 const ALLOW: i32 = 1;
@@ -39,7 +41,7 @@ pub(crate) fn pp_sock_create(ctx: SockContext) -> i32 {
     }
 }
 
-/// Judges a connect to an IPv4 address.
+/// Decides a connect to an IPv4 address.
 #[cgroup_sock_addr(connect4)]
 pub(crate) fn pp_connect4(ctx: SockAddrContext) -> i32 {
     match current() {
@@ -48,7 +50,7 @@ pub(crate) fn pp_connect4(ctx: SockAddrContext) -> i32 {
     }
 }
 
-/// Judges a connect to an IPv6 address.
+/// Decides a connect to an IPv6 address.
 #[cgroup_sock_addr(connect6)]
 pub(crate) fn pp_connect6(ctx: SockAddrContext) -> i32 {
     match current() {
@@ -57,7 +59,7 @@ pub(crate) fn pp_connect6(ctx: SockAddrContext) -> i32 {
     }
 }
 
-/// Judges a datagram to an IPv4 address.
+/// Decides a datagram to an IPv4 address.
 #[cgroup_sock_addr(sendmsg4)]
 pub(crate) fn pp_sendmsg4(ctx: SockAddrContext) -> i32 {
     match current() {
@@ -66,7 +68,7 @@ pub(crate) fn pp_sendmsg4(ctx: SockAddrContext) -> i32 {
     }
 }
 
-/// Judges a datagram to an IPv6 address.
+/// Decides a datagram to an IPv6 address.
 #[cgroup_sock_addr(sendmsg6)]
 pub(crate) fn pp_sendmsg6(ctx: SockAddrContext) -> i32 {
     match current() {
@@ -113,25 +115,25 @@ fn reach(program: &'static Program, ctx: *mut bpf_sock_addr, task: &TaskMark, mu
     };
     // The kernel asks once for each connection. One socket may make many, after `connect(AF_UNSPEC)`.
     if hook as u8 == Hook::Connect as u8 && matches!(attempt.kind, Kind::Open) {
-        forget(sock, &attempt);
+        clear_charge(sock, &attempt);
         begin_anew(sock);
     }
     // VERIFIER: which kind of call it is, and that it answers, is not followed through the decision.
-    let forgets = Forget::of(sock);
-    let flags = forgets.number(u64::from(flags));
-    let attempt = forgets.attempt(&attempt);
+    let barrier = Barrier::of(sock);
+    let flags = barrier.opaque(u64::from(flags));
+    let attempt = barrier.attempt(&attempt);
     let control = control();
     let subject = subject(task);
     let scene = scene(program, hook, &subject, sock.tgid, task.flags, &control);
     // Only a link-local address needs the call's own word for its link.
-    let name = if attempt.addr.is_link_local() { dialled(ctx) } else { 0 };
+    let name = if attempt.addr.is_link_local() { sockaddr_of(ctx) } else { 0 };
     let scene = scene.near(Near::call(number(sk.cast_const().cast()), name));
     // A datagram counts where it leaves, however it was sent; a UDP connect sends none.
     let verdict = if hook as u8 == Hook::Connect as u8 {
         let opens = attempt.transport == transport::TCP;
-        judge_and_count(&scene, control, sock, attempt, Counting::Here, opens)
+        enforce_with_rate_rules(&scene, control, sock, attempt, Charging::Here, opens)
     } else {
-        judge(&scene, control, sock, attempt, Counting::Here)
+        enforce(&scene, control, sock, attempt, Charging::Here)
     };
     if flags == 0 && matches!(verdict, Verdict::Allow) && sock.flows[0].serial != 0 {
         sock.flags |= SOCK_GRANTED;
@@ -142,14 +144,14 @@ fn reach(program: &'static Program, ctx: *mut bpf_sock_addr, task: &TaskMark, mu
 /// Of another connection: how far the one before went says nothing of this one.
 #[inline(always)]
 fn begin_anew(sock: &mut SockMark) {
-    sock.talk = Talk { bytes_out: 0, turns: 0, answers: 0, answers_seen: 0, over: 0 };
+    sock.turn_count = TurnCount { bytes_out: 0, turns: 0, answers: 0, answers_seen: 0, over: 0 };
     sock.flags &= !SOCK_REFUSED;
 }
 
 /// The address that the call names, as the kernel holds it: the context leaves out which link it means. Zero: it cannot be
-/// read, and egress, which knows the link, judges.
+/// read, and egress, which knows the link, checks.
 #[inline(always)]
-fn dialled(ctx: *mut bpf_sock_addr) -> u64 {
+fn sockaddr_of(ctx: *mut bpf_sock_addr) -> u64 {
     match read::<u64>(number(ctx.cast_const().cast()), offset!(sock_addr_uaddr)) {
         Some(address) => address,
         None => 0,

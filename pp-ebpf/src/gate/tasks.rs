@@ -60,7 +60,7 @@ pub(crate) fn pp_exit(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     match threads_left(ctx.arg(0)) {
-        Some(0) => forget(tgid),
+        Some(0) => remove_mark(tgid),
         // Other threads go on.
         Some(_) => {}
         // The mark stays; its start time tells the next process of this pid apart.
@@ -74,7 +74,7 @@ pub(crate) fn pp_exit(ctx: RawTracePointContext) -> i32 {
 
 /// Removes what is known of a process that has ended.
 #[inline(always)]
-fn forget(tgid: u32) {
+fn remove_mark(tgid: u32) {
     if let Some(found) = TASKS.get_ptr(tgid) {
         // SAFETY: a map value, copied before it is removed.
         let mark = unsafe { *found };

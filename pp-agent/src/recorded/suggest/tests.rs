@@ -133,7 +133,7 @@ fn one_network_gets_no_more_exempt_ports_than_it_can_have() {
     let policy = Config::of_text("");
     let told: Vec<Event> = (1..=12).map(|port| tripped(port, &[])).collect();
     let open = beside(&policy, &put_back(&proposal(&policy, &told)));
-    assert_eq!(open.behaviour.exempt.len(), GROUND_PORTS);
+    assert_eq!(open.behaviour.exempt.len(), EXEMPT_PORTS);
     assert!(policy::compile(&open, &[], &[], &[]).is_ok());
 }
 

@@ -13,7 +13,7 @@ use pp_common::abi::{
     BudgetValue, Control, Grant, GrantList, MAX_GRANTS_PER_PREFIX, PID_PAGE, PREFIX_HEAD_BITS, Place, PrefixKey, SOCK_OPENED, Service,
     ServiceKey, SockMark, TaskMark, UserKey,
 };
-use pp_common::behaviour::{GROUND_EXEMPT, GROUND_INTERNAL, GROUND_PORTS, Ground, History, Kept, Limits, PortRange};
+use pp_common::behaviour::{EXEMPT_PORTS, History, JudgedNetwork, Kept, Limits, NETWORK_EXEMPT, NETWORK_INTERNAL, PortRange};
 use pp_common::decide::transport;
 use pp_common::dest::Addr;
 
@@ -67,12 +67,12 @@ pub(crate) fn publish(ebpf: &mut Ebpf) -> Result<()> {
     user_bits.insert(UserKey { generation: GENERATION, uid: OWNER }, 1, 0)?;
     let mut grants: LpmTrie<_, PrefixKey, GrantList> = open(ebpf, "GRANTS")?;
     grants.insert(&key(GRANTED, 32), receipt(), 0)?;
-    let mut grounds: LpmTrie<_, PrefixKey, Ground> = open(ebpf, "GROUNDS")?;
-    let internal = Ground { flags: GROUND_INTERNAL, ports: [PortRange::NONE; GROUND_PORTS], pad: 0 };
+    let mut grounds: LpmTrie<_, PrefixKey, JudgedNetwork> = open(ebpf, "GROUNDS")?;
+    let internal = JudgedNetwork { flags: NETWORK_INTERNAL, ports: [PortRange::NONE; EXEMPT_PORTS], pad: 0 };
     for (network, len) in [(COUNTED, 8), (Ipv4Addr::new(172, 16, 0, 0), 12), (Ipv4Addr::new(192, 168, 0, 0), 16)] {
         grounds.insert(&key(network, len), internal, 0)?;
     }
-    grounds.insert(&key(UNCOUNTED, 16), Ground { flags: GROUND_INTERNAL | GROUND_EXEMPT, ..internal }, 0)?;
+    grounds.insert(&key(UNCOUNTED, 16), JudgedNetwork { flags: NETWORK_INTERNAL | NETWORK_EXEMPT, ..internal }, 0)?;
     let mut limits: Array<_, Limits> = open(ebpf, "LIMITS")?;
     limits.set(GENERATION & 1, Limits::DEFAULT, 0)?;
     let mut control: Array<_, Control> = open(ebpf, "CONTROL")?;

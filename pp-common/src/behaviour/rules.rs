@@ -1,4 +1,4 @@
-//! The judging: one attempt against what the session reached for before.
+//! The rules: one attempt against what the session reached for before.
 
 use core::hint::black_box;
 
@@ -78,7 +78,7 @@ fn put(place: &mut Pair, target: &Target, now_ns: u64) {
     place.seen_ns = now_ns;
 }
 
-/// Judges one attempt by what the session reached for before, and counts it
+/// Checks one attempt by what the session reached for before, and counts it
 /// where it may go out. Under the session's lock.
 #[inline(always)]
 pub fn step(history: &mut History, limits: &Limits, target: &Target, now_ns: u64) -> Answer {
@@ -270,7 +270,7 @@ pub fn trip(history: &mut History, limits: &Limits, rule: u32, target: &Target, 
     };
 }
 
-/// Judges one connection to a login target by those before it, and counts it
+/// Checks one connection to a login target by those before it, and counts it
 /// where it may go out. Under the lock of the target's attempts.
 #[inline(always)]
 pub fn attempt(attempts: &mut Attempts, limits: &Limits, target: &Target, now_ns: u64) -> Answer {

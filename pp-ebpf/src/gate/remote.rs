@@ -1,4 +1,4 @@
-//! The far end of a call, from the arguments of the kernel's functions: what the
+//! The remote end of a call, from the arguments of the kernel's functions: what the
 //! LSM hooks and the functions that call them have in common.
 
 use core::ffi::c_void;
@@ -17,8 +17,8 @@ const S_IFSOCK: u16 = 0o140_000;
 const SOCKADDR_IN_LEN: usize = 8;
 const SOCKADDR_IN6_LEN: usize = 24;
 
-/// The far end that an address or a socket names.
-pub(crate) enum Dialled {
+/// The remote end that an address or a socket names.
+pub(crate) enum Remote {
     Inet(Addr, u16),
     /// Without a family, which UDP takes for IPv4.
     Unspecified(Addr, u16),
@@ -27,20 +27,20 @@ pub(crate) enum Dialled {
     Unreadable,
 }
 
-/// The far end of a message on a socket, and whether it is the one that the socket is connected to.
+/// The remote end of a message on a socket, and whether it is the one that the socket is connected to.
 #[inline(always)]
-pub(crate) fn sent_to(sk: u64, message: u64) -> (Dialled, bool) {
+pub(crate) fn sent_to(sk: u64, message: u64) -> (Remote, bool) {
     match read::<u64>(message, offset!(msghdr_name)) {
         Some(0) => (connected(sk), true),
         // TCP ignores the address of a message once it is connected or connecting.
         Some(_) if stream_to_somewhere(sk) => (connected(sk), true),
         // UDP takes an address without a family for IPv4.
-        Some(name) => match dialled(name, SOCKADDR_IN6_LEN) {
-            Dialled::Unspecified(addr, port) if port != 0 => (Dialled::Inet(addr, port), false),
-            Dialled::Unspecified(..) => (Dialled::Other, false),
-            far => (far, false),
+        Some(name) => match remote_of(name, SOCKADDR_IN6_LEN) {
+            Remote::Unspecified(addr, port) if port != 0 => (Remote::Inet(addr, port), false),
+            Remote::Unspecified(..) => (Remote::Other, false),
+            remote => (remote, false),
         },
-        None => (Dialled::Unreadable, false),
+        None => (Remote::Unreadable, false),
     }
 }
 
@@ -56,7 +56,7 @@ pub(crate) fn named(message: u64, connected: bool) -> u64 {
     }
 }
 
-/// Whether a TCP socket has a far end, or that cannot be read.
+/// Whether a TCP socket has a remote end, or that cannot be read.
 #[inline(always)]
 fn stream_to_somewhere(sk: u64) -> bool {
     match (protocol(sk), read::<u16>(sk, offset!(sk_dport_be))) {
@@ -66,31 +66,31 @@ fn stream_to_somewhere(sk: u64) -> bool {
     }
 }
 
-/// The far end that a kernel copy of a socket address names.
+/// The remote end that a kernel copy of a socket address names.
 #[inline(always)]
-pub(crate) fn dialled(address: u64, length: usize) -> Dialled {
-    let Some(family) = read::<u16>(address, 0) else { return Dialled::Unreadable };
+pub(crate) fn remote_of(address: u64, length: usize) -> Remote {
+    let Some(family) = read::<u16>(address, 0) else { return Remote::Unreadable };
     match family {
         AF_INET | AF_UNSPEC => {
             if length < SOCKADDR_IN_LEN {
-                return Dialled::Other;
+                return Remote::Other;
             }
             let (Some(port), Some(octets)) = (read::<[u8; 2]>(address, 2), read(address, 4)) else {
-                return Dialled::Unreadable;
+                return Remote::Unreadable;
             };
             let (addr, port) = (Addr::v4(octets), u16::from_be_bytes(port));
-            if family == AF_INET { Dialled::Inet(addr, port) } else { Dialled::Unspecified(addr, port) }
+            if family == AF_INET { Remote::Inet(addr, port) } else { Remote::Unspecified(addr, port) }
         }
         AF_INET6 => {
             if length < SOCKADDR_IN6_LEN {
-                return Dialled::Other;
+                return Remote::Other;
             }
             let (Some(port), Some(octets)) = (read::<[u8; 2]>(address, 2), read(address, 8)) else {
-                return Dialled::Unreadable;
+                return Remote::Unreadable;
             };
-            Dialled::Inet(Addr::v6_words(octets), u16::from_be_bytes(port))
+            Remote::Inet(Addr::v6_words(octets), u16::from_be_bytes(port))
         }
-        _ => Dialled::Other,
+        _ => Remote::Other,
     }
 }
 
@@ -106,23 +106,23 @@ pub(crate) fn sock_behind(file: u64) -> Option<Option<u64>> {
     Some((sk != 0).then_some(sk))
 }
 
-/// The far end that a socket is connected to.
+/// The remote end that a socket is connected to.
 #[inline(always)]
-pub(crate) fn connected(sk: u64) -> Dialled {
-    let Some(family) = read::<u16>(sk, offset!(sk_family)) else { return Dialled::Unreadable };
+pub(crate) fn connected(sk: u64) -> Remote {
+    let Some(family) = read::<u16>(sk, offset!(sk_family)) else { return Remote::Unreadable };
     let Some(port) = read::<[u8; 2]>(sk, offset!(sk_dport_be)).map(u16::from_be_bytes) else {
-        return Dialled::Unreadable;
+        return Remote::Unreadable;
     };
     let addr = match family {
         AF_INET => read(sk, offset!(sk_daddr)).map(Addr::v4),
         AF_INET6 => read(sk, offset!(sk_v6_daddr)).map(Addr::v6_words),
-        _ => return Dialled::Other,
+        _ => return Remote::Other,
     };
     match addr {
         // Not connected: the address, if any, comes with each message.
-        Some(_) if port == 0 => Dialled::Other,
-        Some(addr) => Dialled::Inet(addr, port),
-        None => Dialled::Unreadable,
+        Some(_) if port == 0 => Remote::Other,
+        Some(addr) => Remote::Inet(addr, port),
+        None => Remote::Unreadable,
     }
 }
 

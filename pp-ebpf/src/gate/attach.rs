@@ -1,5 +1,5 @@
-//! The daemon's cgroup: a session that moves the daemon to another one, to starve or to stop it there, is ended, and the daemon
-//! told, which goes back. Nothing stands before such a move that could refuse it: it is a number written to a file.
+//! Guards the daemon's cgroup. No hook can refuse a move to another one: it is a number written to a file. A process of a session that moves
+//! the daemon, to starve or to stop it, is killed, and the move is reported. The daemon then goes back.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use pp_common::{

@@ -7,9 +7,9 @@ use aya_ebpf::helpers::generated::bpf_sock_from_file;
 use pp_common::abi::{SOCK_OPENED, SockMark, TaskMark};
 
 use super::{
-    far::{inet, sk_of},
     log::Program,
     mark::{sock_mark, tag},
+    remote::{inet, sk_of},
 };
 
 /// Marks the socket behind a file that is handed over. `false`: it has no mark.
