@@ -19,11 +19,8 @@ use crate::turns::TurnCount;
 
 /// Version of everything in this crate that crosses the kernel boundary. The
 /// daemon replaces running programs of another version before it does anything
-/// else. `PP_ABI_VERSION` at build time overrides it, for the upgrade test.
-pub const ABI_VERSION: u32 = match option_env!("PP_ABI_VERSION") {
-    Some(text) => parse_u32(text),
-    None => 5,
-};
+/// else.
+pub const ABI_VERSION: u32 = 5;
 
 /// Identifies an agent, zone, gateway or service by its name: the first eight
 /// bytes, little endian, of the name's SHA-256. Zero means none.
@@ -421,18 +418,6 @@ codes! {
 
 /// Room for counters.
 pub const COUNTERS: u32 = 16;
-
-const fn parse_u32(text: &str) -> u32 {
-    let bytes = text.as_bytes();
-    let mut value = 0u32;
-    let mut i = 0;
-    while i < bytes.len() {
-        assert!(bytes[i].is_ascii_digit(), "PP_ABI_VERSION must be a number");
-        value = value * 10 + (bytes[i] - b'0') as u32;
-        i += 1;
-    }
-    value
-}
 
 const _: () = {
     assert!(PID_PAGE * PID_PAGES as usize == 4 << 20);

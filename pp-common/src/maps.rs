@@ -39,7 +39,7 @@ macro_rules! maps {
                     full "counted; the child's hooks find the mark of one of 8 ancestors";
                 // Layout 1 had no `TurnCount`, layout 2 other ends that spoke first: `kernel/earlier.rs`.
                 /// Marks of sockets.
-                SOCKS @ SOCKS_LAYOUT socks: SkStorage[i32 => SockMark; 0],
+                SOCKS @ 3 socks: SkStorage[i32 => SockMark; 0],
                     written "by socket, connect and send hooks; by the daemon when it adopts a process",
                     read "connect, send, egress and ingress hooks; `sock_diag`, for the daemon",
                     full "cannot fill; without memory for a mark the caller is refused";
@@ -315,9 +315,6 @@ pub struct Map {
 
 /// The layout of a map that is made anew at each start.
 pub const UNPINNED: u32 = 0;
-
-/// The build for the upgrade test has a layout of its own, so that the test sees the marks of open sockets carried over.
-const SOCKS_LAYOUT: u32 = if option_env!("PP_ABI_VERSION").is_some() { 4 } else { 3 };
 
 impl Map {
     /// Whether it outlives the daemon.
