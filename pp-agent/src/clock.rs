@@ -1,5 +1,4 @@
-//! The two clocks: boot time, which the kernel decides by, and wall time,
-//! which receipts and people speak.
+//! The two clocks: boot time, which the kernel uses for deadlines, and wall time, which receipts and people use.
 
 use std::time::Duration;
 
@@ -41,7 +40,7 @@ impl Now {
         self.offset_ms().saturating_add(ms(boot_ns))
     }
 
-    /// The boot time of a wall instant; one before this boot is zero.
+    /// The boot time of a wall instant; zero if it is before this boot.
     #[must_use]
     pub(crate) fn boot_of(&self, wall_ms: i64) -> u64 {
         let ahead_ms = wall_ms.saturating_sub(self.wall_ms);
@@ -67,14 +66,14 @@ pub(crate) fn parse_rfc3339(text: &str) -> Option<i64> {
     text.parse::<Timestamp>().ok().map(|time| time.as_millisecond())
 }
 
-/// A length of time as jiff's friendly format has it: `90s`, `1h 30m`, `1d`. A day has 24 hours here.
+/// A duration in jiff's friendly format: `90s`, `1h 30m`, `1d`. A day has 24 hours.
 #[must_use]
 pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let span: Span = text.parse().ok()?;
     span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?.try_into().ok()
 }
 
-/// Identifies this boot of the kernel; empty where `/proc` has none.
+/// Identifies this boot of the kernel; empty if `/proc` does not have it.
 #[must_use]
 pub(crate) fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()

@@ -1,7 +1,7 @@
-//! Tables that rules were compiled to, kept by what they were compiled from: in memory, and beside the state for the next start.
+//! A cache of compiled rules, by the source that they were compiled from: in memory, and on disk for the next start.
 //!
-//! Compiling takes half a second, on a slow machine several; most starts and reloads have the rules of the one before. A file is
-//! only ever a shortcut: what is missing, damaged or somebody else's is compiled anew and said.
+//! Compiling takes half a second, or several on a slow machine, and most starts and reloads have the same rules as before. A file is only a
+//! cache: if it is missing, damaged or belongs to another user, the rules are compiled again, and that is logged.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,19 +18,19 @@ use sha2::{Digest as _, Sha256};
 use crate::matcher::{self, Kind, Table};
 use crate::trusted::{self, FileCheck};
 
-/// SHA-256 of what a table comes from.
+/// SHA-256 of the source of a table.
 type Key = [u8; 32];
 
-/// The last table of each kind: most reloads change another part of policy.
+/// The last table of each kind, since most reloads change another part of policy.
 static LAST: Mutex<BTreeMap<&'static str, (Key, Table)>> = Mutex::new(BTreeMap::new());
 static FOLDER: OnceLock<PathBuf> = OnceLock::new();
 
-/// Files that are kept: a few policies tried in turn.
+/// How many files are kept, for a few policies that are tried in turn.
 const MOST_FILES: usize = 8;
 /// The largest file: 8,192 rows of 256 bytes, their ends, and the head.
 const MOST_BYTES: u64 = 4 << 20;
 
-/// From now on tables are kept in this folder, which only root can write.
+/// Sets the folder for tables. Only root can write to it.
 pub(crate) fn keep_in(folder: PathBuf) {
     let kept = FOLDER.get_or_init(|| folder);
     tracing::debug!("compiled rules are kept in {}", kept.display());
@@ -39,7 +39,7 @@ pub(crate) fn keep_in(folder: PathBuf) {
 /// The table of these rules, which `source` describes completely.
 ///
 /// # Errors
-/// What `compile` says where it had to be asked.
+/// The errors of `compile`, if it had to be called.
 pub(crate) fn table<E>(kind: &Kind, source: &str, compile: impl FnOnce() -> Result<Table, E>) -> Result<Table, E> {
     let key = key(kind, source);
     let last = || LAST.lock().unwrap_or_else(PoisonError::into_inner);
@@ -71,7 +71,7 @@ pub(crate) fn table<E>(kind: &Kind, source: &str, compile: impl FnOnce() -> Resu
 
 fn key(kind: &Kind, source: &str) -> Key {
     let mut hash = Sha256::new();
-    // What numbers in a row mean.
+    // The ABI defines the meaning of numbers in a row.
     hash.update(ABI_VERSION.to_le_bytes());
     let code = [include_str!("compiled.rs")].into_iter().chain(matcher::CODE).chain(kind.code.iter().copied());
     for part in code.chain([kind.name, source]) {
@@ -118,7 +118,7 @@ fn make_room(folder: &Path) -> io::Result<()> {
     files.iter().take(surplus).try_for_each(|(_, file)| fs::remove_file(file))
 }
 
-/// SHA-256 of what follows; the classes; the number of rows, and they; the number of ends, and they. Numbers are little-endian.
+/// The format: SHA-256 of the rest, classes, number of rows, rows, number of ends, ends. Numbers are little-endian.
 fn encode(table: &Table) -> Vec<u8> {
     let mut body = table.classes.to_vec();
     body.extend(count(table.rows.len()));
@@ -135,7 +135,7 @@ fn count(length: usize) -> [u8; 4] {
     u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes()
 }
 
-/// `None`: damaged.
+/// Reads a table; `None`: it is damaged.
 fn decode(kind: &Kind, bytes: &[u8]) -> Option<Table> {
     let (digest, body) = bytes.split_at_checked(32)?;
     if Sha256::digest(body).as_slice() != digest {

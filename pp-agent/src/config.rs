@@ -1,8 +1,7 @@
-//! What the operator wrote: `policy.toml` and the drop-ins beside it, read,
-//! merged and judged as a whole. A value of [`Config`] has no error in it.
+//! The policy of the operator: `policy.toml` and its drop-ins, read, merged and checked as a whole. A [`Config`] is always valid.
 //!
-//! Strict: an unknown key, a clash or a term this build does not enforce is an
-//! error with file and line, and the caller keeps what was in force before.
+//! It is strict. An unknown key, a contradiction, or a term that this build does not enforce is an error with file and line. The caller
+//! then keeps the policy in force.
 
 mod agents;
 mod behaviour;
@@ -43,7 +42,7 @@ pub(crate) enum Mode {
     /// It is refused.
     #[default]
     Enforce,
-    /// It goes through and is reported as one that would have been refused.
+    /// It is allowed, and reported as one that would have been refused.
     Observe,
 }
 
@@ -69,15 +68,15 @@ pub(crate) enum Require {
 /// A valid policy.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// What receipts call this host. Without it no receipt can be registered.
+    /// The name of this host in receipts. Without it no receipt can be registered.
     pub(crate) host: Option<String>,
-    /// What receipts call this organisation. Without it no receipt can be registered.
+    /// The name of this organisation in receipts. Without it no receipt can be registered.
     pub(crate) tenant: Option<String>,
     /// The whole host's mode.
     pub(crate) mode: Mode,
-    /// The posture that is demanded, if any.
+    /// The required posture, if any.
     pub(crate) require: Option<Require>,
-    /// Whether receipts may leave out the users they hold for.
+    /// Whether receipts may omit the users that they are for.
     pub(crate) any_user: bool,
     /// Most marked processes at once.
     pub(crate) max_tasks: u32,
@@ -85,17 +84,17 @@ pub struct Config {
     pub(crate) zones: Vec<Zone>,
     /// Gateways, as written.
     pub(crate) gateways: Vec<Gateway>,
-    /// Services and where they do not count.
+    /// Services, and where they are not protected.
     pub(crate) services: Services,
     /// What sessions may run of known tools.
     pub(crate) exec: Exec,
-    /// What agents may reach for without a receipt, and how much of it.
+    /// The rate rules: how much agents may reach without a receipt.
     pub(crate) behaviour: Behaviour,
-    /// Agents: the operator's with what is shipped under their names, then the other shipped ones.
+    /// Agents: the operator's, including the shipped rules of the same names, then the other shipped ones.
     pub(crate) agents: Vec<AgentRules>,
-    /// Whose receipts open what.
+    /// Who may sign receipts for what.
     pub(crate) authorities: Vec<Authority>,
-    /// Servers that act for their callers: the operator's with what is shipped under their names, then the other shipped ones.
+    /// Servers that act for their callers: the operator's, including the shipped rows of the same names, then the other shipped ones.
     pub(crate) delegates: Vec<Delegate>,
     /// The agents' rules, compiled, without cgroups.
     pub identity: IdentityTables,
@@ -107,13 +106,13 @@ pub struct Config {
     pub(crate) sources: Vec<Source>,
     /// What the operator should know about it, one sentence each.
     pub(crate) notes: Vec<String>,
-    /// Which tables and lists add to what is shipped, in one sentence. Earlier versions took some of them in its place.
+    /// Which tables and lists add to what is shipped, in one sentence.
     pub(crate) adds: Option<String>,
-    /// What is probably not meant as it is written.
+    /// What is probably a mistake.
     pub(crate) warnings: Vec<String>,
-    /// What of the shipped protection does not hold.
+    /// What of the shipped protection is off.
     pub(crate) off: Vec<Off>,
-    /// What in the folder of drop-ins was not read.
+    /// Entries of the folder of drop-ins that were not read.
     pub(crate) not_read: Vec<NotRead>,
 }
 
@@ -126,7 +125,7 @@ pub(crate) struct Zone {
     pub(crate) networks: Vec<IpNet>,
     /// Hardware addresses of devices in it.
     pub(crate) macs: Vec<Mac>,
-    /// Its own mode; the host's where that observes.
+    /// Its own mode; the host's if that observes.
     pub(crate) mode: Mode,
 }
 
@@ -141,27 +140,27 @@ pub(crate) struct Gateway {
     pub(crate) macs: Vec<Mac>,
     /// The ports that are protected; empty: all.
     pub(crate) ports: Vec<u16>,
-    /// Its own mode; the host's where that observes.
+    /// Its own mode; the host's if that observes.
     pub(crate) mode: Mode,
-    /// How far one flow to it may go.
+    /// The limits of each flow to it.
     pub(crate) limits: Limits,
 }
 
 /// Which services are protected, and where not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Services {
-    /// The services that count outside zones.
+    /// The services that are protected outside zones.
     pub(crate) enabled: Vec<&'static ServiceRow>,
-    /// Networks in which services do not count.
+    /// Networks in which services are not protected.
     pub(crate) exempt: Vec<IpNet>,
-    /// Their mode; the host's where that observes.
+    /// Their mode; the host's if that observes.
     pub(crate) mode: Mode,
 }
 
-/// What sessions may run of the tools that rules are about.
+/// Which tools sessions may run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Exec {
-    /// Their mode; the host's where that observes.
+    /// Their mode; the host's if that observes.
     pub(crate) mode: Mode,
     /// Command lines that are neither refused nor reported.
     pub(crate) allow: Vec<String>,
@@ -190,7 +189,7 @@ impl std::fmt::Display for UnknownAgent {
 
 #[cfg(test)]
 impl Config {
-    /// The policy that this text is.
+    /// The policy of this text.
     pub(crate) fn of_text(text: &str) -> Self {
         Self::from_sources(vec![Source { name: "policy.toml".to_owned(), text: text.to_owned() }]).expect("a policy")
     }
@@ -200,31 +199,30 @@ impl Config {
     /// Reads the policy of this host. Without any file: [`Config::builtin`].
     ///
     /// # Errors
-    /// The first thing that is wrong, with file and line.
+    /// The first error, with file and line.
     pub(crate) fn load(paths: &Paths, file_check: FileCheck) -> Result<Self, ConfigError> {
         let (sources, not_read) = source::read_all(paths, file_check)?;
         Ok(Self { not_read, ..Self::from_sources(sources)? })
     }
 
-    /// What in the folder of drop-ins is not read, also while a policy cannot be.
+    /// Entries of the folder of drop-ins that are not read, also if the policy cannot be read.
     #[must_use]
     pub(crate) fn not_read(paths: &Paths) -> Vec<NotRead> {
         source::not_read(paths)
     }
 
-    /// The same from texts that were read before, such as the last good policy.
+    /// Makes a policy of texts that were read before, such as the last good policy.
     ///
     /// # Errors
-    /// The first thing that is wrong, with file and line.
+    /// The first error, with file and line.
     pub(crate) fn from_sources(sources: Vec<Source>) -> Result<Self, ConfigError> {
         check::check(sources)
     }
 
-    /// What holds where there is no policy at all: the shipped services and
-    /// agents, enforcing, no zones, no authorities.
+    /// The policy for a host without one: the shipped services and agents, enforcing, without zones and authorities.
     ///
     /// # Errors
-    /// None in a build whose tests pass: the shipped agents are compiled there.
+    /// None in a build whose tests pass, since they compile the shipped agents.
     pub fn builtin() -> Result<Self, ConfigError> {
         check::check(Vec::new())
     }
@@ -235,8 +233,7 @@ impl Config {
         self.agents.iter().any(|agent| agent.name == name)
     }
 
-    /// What is to be said of a receipt or a session of an agent that policy does not know, with the name that was
-    /// probably meant.
+    /// The warning about a receipt or session whose agent policy does not know, with the name that was probably meant.
     #[must_use]
     pub(crate) fn unknown_agent(&self, name: &str) -> Option<UnknownAgent> {
         (!self.knows_agent(name)).then(|| UnknownAgent { name: name.to_owned(), nearest: agents::nearest(name, &self.agents) })

@@ -1,7 +1,7 @@
-//! `run --confine`: what a launcher can take from the command it starts.
+//! `run --confine`: removes rights from the command that it starts.
 //!
-//! Capabilities, the way to new ones, the system calls of [`filter`], and open files. All of it holds for the command and what it starts,
-//! whatever the backend of the gate is. Nothing here can be undone by them, and each step that fails keeps the command from being started.
+//! It removes capabilities, the way to new ones, the system calls of [`filter`], and open files. This applies to the command and everything
+//! that it starts, with every backend of the gate, and cannot be undone. If a step fails, the command is not started.
 
 mod filter;
 
@@ -12,24 +12,24 @@ use rustix::thread::{self, CapabilitySet, CapabilitySets};
 
 use crate::os::process::close_at_exec;
 
-/// What stops working, in a line for who starts the command.
+/// What stops working, in one line for the user.
 pub(crate) const STOPS: &str = "no sudo and no other privileges, no containers, namespaces or mounts, no debuggers, no io_uring, no 32-bit programs, \
                          no sockets but unix, IP and netlink";
 
 /// The first file descriptor that is not standard.
 pub(crate) const FIRST_OWN: RawFd = 3;
 
-/// Why a command cannot be confined. It is not started then.
+/// Why a command cannot be confined. It is then not started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfineError {
-    /// The filter knows the system calls of one architecture.
+    /// There is a filter for one architecture only.
     #[cfg(not(target_arch = "x86_64"))]
     #[error("--confine: not available on {0}, only on x86_64; run without it")]
     Architecture(&'static str),
     /// The filter cannot be made.
     #[error("--confine: the filter of system calls cannot be made: {0}")]
     Filter(#[from] seccompiler::BackendError),
-    /// The kernel does not take the filter.
+    /// The kernel refuses the filter.
     #[error("--confine: the kernel does not take the filter of system calls: {0}; nothing was started")]
     Install(#[from] seccompiler::Error),
     /// A step that the kernel refused.
@@ -40,15 +40,15 @@ pub(crate) enum ConfineError {
         /// What the kernel said.
         error: io::Error,
     },
-    /// The kernel said yes to each step, and it is not so.
+    /// A step succeeded but had no effect.
     #[error("--confine: {0} after it was taken away; nothing was started")]
     NotTaken(&'static str),
-    /// `--keep-fd` names what is not there.
+    /// `--keep-fd` names a descriptor that is not open.
     #[error("--keep-fd {0}: no such file descriptor is open")]
     NotOpen(RawFd),
 }
 
-/// A confinement that is ready to be entered.
+/// A confinement that is prepared.
 #[derive(Debug)]
 pub(crate) struct Confinement {
     filters: Vec<seccompiler::BpfProgram>,
@@ -56,7 +56,7 @@ pub(crate) struct Confinement {
 }
 
 impl Confinement {
-    /// Prepares it; nothing has changed yet. `keep` are file descriptors above 2 that the command is to have.
+    /// Prepares a confinement, without changing anything. `keep` are file descriptors above 2 that the command keeps.
     ///
     /// # Errors
     /// This architecture has no filter, or a descriptor of `keep` is not open.
@@ -68,11 +68,11 @@ impl Confinement {
         Ok(Self { filters: filter::programs()?, keep: keep.to_vec() })
     }
 
-    /// Confines the calling thread and the program that it becomes. It must be the only thread, and what comes next is the exec: other
-    /// open files are closed by that.
+    /// Confines the calling thread and the program that it executes. It must be the only thread and must execute next, which closes other
+    /// open files.
     ///
     /// # Errors
-    /// A step failed, after others were taken already: the caller may only report it and end.
+    /// A step failed after others succeeded. The caller may only report it and exit.
     pub(crate) fn enter(&self) -> Result<(), ConfineError> {
         drop_capabilities()?;
         thread::set_no_new_privs(true).map_err(step("no_new_privs"))?;
@@ -88,7 +88,7 @@ fn step<E: Into<io::Error>>(step: &'static str) -> impl Fn(E) -> ConfineError {
     move |error| ConfineError::Step { step, error: error.into() }
 }
 
-/// The bounding set first, which takes a capability to change. Without that one the set stays, and `no_new_privs` keeps it from mattering.
+/// Drops the bounding set first, which needs a capability. Without that capability the set stays, but `no_new_privs` makes it useless.
 fn drop_capabilities() -> Result<(), ConfineError> {
     let held = thread::capabilities(None).map_err(step("capabilities"))?;
     if held.effective.contains(CapabilitySet::SETPCAP) {
@@ -101,7 +101,7 @@ fn drop_capabilities() -> Result<(), ConfineError> {
     thread::set_capabilities(None, none).map_err(step("capabilities"))
 }
 
-/// The capabilities in the bounding set, also those that only a newer kernel knows. A number that the kernel does not know is an error to it.
+/// The capabilities in the bounding set, including those of newer kernels. The kernel returns an error for a number that it does not know.
 fn bounding_set() -> impl Iterator<Item = CapabilitySet> {
     let all = (0..u64::BITS).map(|number| CapabilitySet::from_bits_retain(1 << number));
     all.filter(|capability| thread::capability_is_in_bounding_set(*capability).unwrap_or(false))
@@ -120,13 +120,13 @@ fn open_descriptors() -> Result<Vec<RawFd>, ConfineError> {
     listing().map_err(step("/proc/self/fd"))
 }
 
-/// Has the exec close everything that is neither standard nor to be kept.
+/// Marks every descriptor that is neither standard nor kept, so that the exec closes it.
 fn close_others(keep: &[RawFd]) -> Result<(), ConfineError> {
     let others = open_descriptors()?.into_iter().filter(|fd| *fd >= FIRST_OWN && !keep.contains(fd));
     for fd in others {
         match close_at_exec(fd) {
             Ok(()) => {}
-            // The folder that was just read.
+            // The descriptor of the folder that was read is closed by now.
             Err(error) if error.raw_os_error() == Some(libc::EBADF) => {}
             Err(error) => return Err(step("open files")(error)),
         }
@@ -134,7 +134,7 @@ fn close_others(keep: &[RawFd]) -> Result<(), ConfineError> {
     Ok(())
 }
 
-/// What the kernel says of this thread now.
+/// Checks the state of this thread with the kernel.
 fn confirm() -> Result<(), ConfineError> {
     let held = thread::capabilities(None).map_err(step("capabilities"))?;
     if !(held.effective | held.permitted | held.inheritable).is_empty() {

@@ -1,5 +1,5 @@
-//! A redb file that neither damage nor a power cut turns into a dead daemon: a file is there whole or not at all, and what redb panics on is an
-//! error. State and events lie in such files.
+//! A redb file that survives damage and power cuts. A file exists whole or not at all, and a panic of redb becomes an error. State and
+//! events are in such files.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -11,19 +11,19 @@ use std::time::{Duration, Instant};
 use redb::backends::FileBackend;
 use redb::{Builder, Database, Error, StorageBackend, WriteTransaction};
 
-/// For how long another program that makes a file in the same folder is waited for.
+/// How long to wait for another program that makes a file in the same folder.
 const OTHERS: Duration = Duration::from_secs(10);
 
-/// How much is read of a file before it is believed.
+/// How much of a file is checked when it is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Check {
-    /// The checksum of every page: for a file that nothing may be missing from.
+    /// The checksum of every page, for a file in which nothing may be missing.
     Whole,
-    /// What redb reads by itself: all after a crash, little otherwise.
+    /// What redb checks by itself: everything after a crash, little otherwise.
     Usual,
 }
 
-/// A redb file and what lies between redb and the disk: nothing, but in tests.
+/// A redb file and the storage backend between redb and the disk. Only tests use another backend than the file itself.
 pub(crate) struct Place<B> {
     path: PathBuf,
     check: Check,
@@ -56,21 +56,21 @@ impl<B: StorageBackend> Place<B> {
         &self.path
     }
 
-    /// Whether nothing lies there. Where that cannot be known, something does.
+    /// Whether there is no file. An error other than "not found" counts as a file.
     #[must_use]
     pub(crate) fn is_absent(&self) -> bool {
         matches!(fs::symlink_metadata(&self.path), Err(error) if error.kind() == ErrorKind::NotFound)
     }
 
-    /// Opens the file as it is. One that is empty is damaged: none is ever made so.
+    /// Opens the file. An empty file is damaged, since none is ever made empty.
     ///
     /// # Errors
-    /// It is absent, damaged, open elsewhere, or the disk says no.
+    /// It is absent, damaged or open elsewhere, or the disk failed.
     pub(crate) fn open(&self) -> Result<Database, Error> {
         self.open_checked(self.check)
     }
 
-    /// The same, looked at this closely.
+    /// Opens the file with another check.
     ///
     /// # Errors
     /// As [`Place::open`].
@@ -78,11 +78,11 @@ impl<B: StorageBackend> Place<B> {
         self.open_at(&self.path, check)
     }
 
-    /// Makes the file, if there is none: built under another name, synced, and only then given its own. A power cut leaves either
-    /// no file or a whole one.
+    /// Makes the file if there is none. It is built under another name, synced, and then renamed, so that a power cut leaves either no file
+    /// or a whole one.
     ///
     /// # Errors
-    /// The disk says no; there is no file then, or a whole one.
+    /// The disk failed. There is no file then, or a whole one.
     pub(crate) fn make(&self, tables: impl Fn(&WriteTransaction) -> Result<(), Error>) -> Result<(), Error> {
         let folder = self.path.parent().ok_or_else(|| Error::Io(ErrorKind::InvalidInput.into()))?;
         let folder = File::open(folder).map_err(Error::Io)?;
@@ -102,7 +102,7 @@ impl<B: StorageBackend> Place<B> {
                 Ok(write.commit()?)
             })?;
             database.close()?;
-            // What is given its name is known to be readable.
+            // Checked before it is renamed.
             self.open_at(&building, Check::Whole)?.close()?;
             File::open(&building).and_then(|file| file.sync_all()).map_err(Error::Io)?;
             fs::rename(&building, &self.path).map_err(Error::Io)?;
@@ -116,7 +116,7 @@ impl<B: StorageBackend> Place<B> {
         built
     }
 
-    /// The name of a file that is not whole yet.
+    /// The name of the file while it is built.
     fn building(&self) -> PathBuf {
         let mut name = self.path.file_name().unwrap_or_default().to_owned();
         name.push(".new");
@@ -140,8 +140,8 @@ impl<B: StorageBackend> Place<B> {
     }
 }
 
-/// Does something with a database; a panic of redb's, which damage can bring about, is an error. The database itself is to outlive `work`: what
-/// is dropped while a panic is on its way must not panic as well.
+/// Uses a database, and turns a panic of redb, which damage can cause, into an error. The database must outlive `work`: dropping it while a
+/// panic unwinds could panic again.
 ///
 /// # Errors
 /// Those of `work`, and [`Error::Corrupted`] in place of a panic.
@@ -152,7 +152,7 @@ pub(crate) fn caught<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Er
     })
 }
 
-/// Whether the error means that the database is of no more use, and must be opened again.
+/// Whether the database is unusable after this error and must be opened again.
 #[must_use]
 pub(crate) const fn ends_use(error: &Error) -> bool {
     matches!(
@@ -161,7 +161,7 @@ pub(crate) const fn ends_use(error: &Error) -> bool {
     )
 }
 
-/// Whether the error says that what is in the file is not what was written there.
+/// Whether the error means that the contents of the file are damaged.
 #[must_use]
 pub(crate) fn is_damage(error: &Error) -> bool {
     match error {
@@ -178,7 +178,7 @@ fn remove(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Waits a while for the folder, until its descriptor is closed.
+/// Locks the folder until its descriptor is closed. Waits for up to [`OTHERS`].
 fn lock(folder: &File) -> io::Result<()> {
     let deadline = Instant::now() + OTHERS;
     loop {

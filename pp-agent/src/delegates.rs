@@ -1,5 +1,4 @@
-//! Delegates: the servers of this host that act for whoever asks them, as the
-//! build ships them and as policy changes them.
+//! Delegates: servers of this host that act for their callers. The build ships a list, which policy changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -13,7 +12,7 @@ pub(crate) struct Delegate {
     pub(crate) name: String,
     /// What happens to a session that calls it.
     pub(crate) action: Action,
-    /// Paths its sockets are bound to, `*` for any one part or piece of one; with a leading `@`, abstract names.
+    /// Paths of its sockets. A `*` stands for one part of a path, or for a piece of it. A leading `@` marks an abstract name.
     pub(crate) paths: Vec<String>,
     /// Command names of the processes that listen, as `ps -o comm` shows them.
     pub(crate) listeners: Vec<String>,
@@ -21,10 +20,10 @@ pub(crate) struct Delegate {
     pub(crate) ports: Vec<u16>,
 }
 
-/// The gateway that the ports of delegates make of this host: its name in events, `check` and authorities.
+/// The name of this host as a gateway, in events, `check` and authorities. Its ports are those of the delegates.
 pub(crate) const THIS_HOST: &str = "this-host";
 
-/// The ports that sessions are refused on the host's own addresses: of two delegates with one port the first decides.
+/// The ports that sessions are refused on the host's own addresses. If two delegates have the same port, the first decides.
 #[must_use]
 pub(crate) fn own_ports(delegates: &[Delegate]) -> BTreeSet<u16> {
     let mut actions: BTreeMap<u16, Action> = BTreeMap::new();
@@ -53,7 +52,7 @@ struct Shipped {
     ports: &'static [u16],
 }
 
-/// The shipped list. A server that was started by a session itself is never a delegate to it.
+/// The shipped list. A server that a session has started itself is never a delegate for that session.
 const SHIPPED: [Shipped; 19] = [
     row("docker", Action::Refuse, &["/run/docker.sock", "/var/run/docker.sock", "/run/user/*/docker.sock"], &["dockerd"]),
     row("containerd", Action::Refuse, &["/run/containerd/containerd.sock"], &["containerd"]),
@@ -105,7 +104,7 @@ pub(crate) fn shipped() -> Vec<Delegate> {
         .collect()
 }
 
-/// The paths that are there now: `*` is any one part of a path, or a piece of one.
+/// The existing paths that match a pattern. A `*` stands for one part of a path, or for a piece of it.
 #[must_use]
 pub(crate) fn expand(pattern: &str) -> Vec<PathBuf> {
     let mut found = vec![PathBuf::from("/")];

@@ -1,17 +1,16 @@
-//! Makes text that somebody else wrote safe to show: argv, paths, summaries and every field of a receipt.
+//! Escapes untrusted text for display: argv, paths, summaries and every field of a receipt.
 
 /// Returns `text` with each character that could move the cursor, hide, reorder or break a line written as an escape.
 ///
-/// Escaped are control characters, format characters (all bidi controls and zero-width ones), line and paragraph
-/// separators, unusual spaces, unassigned and private characters, and combining marks (`\u{202e}`, `\n`, `\t`). The
-/// backslash is doubled, so that no text can pretend to have been escaped. Quotes and printable characters of any
-/// script stay as they are.
+/// Control and format characters are escaped (all bidi controls and zero-width ones), such as `\u{202e}`, `\n` and `\t`. So are line and
+/// paragraph separators, unusual spaces, unassigned and private characters, and combining marks. The backslash is doubled, so that no text
+/// can look as if it were escaped. Quotes and printable characters of any script stay as they are.
 #[must_use]
 pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
-            // `char::escape_debug` would escape these two for the sake of Rust literals.
+            // `char::escape_debug` escapes these two for Rust literals.
             '"' | '\'' => out.push(character),
             other => out.extend(other.escape_debug()),
         }

@@ -1,5 +1,5 @@
-//! Ending flows that are open when their receipt ends. The kernel refuses
-//! their packets from the deadline on; this makes the program hear of it.
+//! Ends flows that are open when their receipt ends. The kernel refuses their packets from the deadline on; ending them notifies the
+//! program.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -24,20 +24,20 @@ pub(crate) struct EndedFlow {
     pub(crate) pid: u32,
     /// The socket's mark.
     pub(crate) mark: SockMark,
-    /// The attempt as it was judged now.
+    /// The attempt that was decided now.
     pub(crate) attempt: Attempt,
-    /// The link it goes by.
+    /// The link that it uses.
     pub(crate) link: Link,
-    /// Why it may not go on.
+    /// Why it was ended.
     pub(crate) decision: Decision,
-    /// The program was told; `false`: only its packets are refused.
-    pub(crate) told: bool,
-    /// No process had it open any more: `pid` is the last that used it.
+    /// Whether the program was notified; `false`: only its packets are refused.
+    pub(crate) notified: bool,
+    /// Whether no process had it open any more. Then `pid` is the last that used it.
     pub(crate) orphan: bool,
 }
 
-/// Ends every flow that the tables no longer allow, or of which a packet was refused: those of marked processes, and TCP flows with a mark
-/// that others have open or nobody. Blocking: it looks at the open files of every marked process.
+/// Ends every flow that the tables no longer allow, or that had a packet refused. These are flows of marked processes, and marked TCP flows
+/// that other processes or none have open. Blocking: it looks at the open files of every marked process.
 ///
 /// # Errors
 /// The kernel's tables cannot be read.
@@ -53,14 +53,14 @@ pub(crate) fn end(gate: &Gate) -> Result<Vec<EndedFlow>, KernelError> {
             let attempt = attempt(peer, socket.transport, &mark);
             let link = Link { netns: socket.netns, ifindex: socket.ifindex, flags: 0 };
             let Some(decision) = over(gate, link, &attempt, &mark) else { continue };
-            let told = match sockets::destroy(&socket) {
+            let notified = match sockets::destroy(&socket) {
                 Ok(()) => true,
                 Err(error) => {
                     tracing::warn!("process {pid}: its flow cannot be ended: {error}");
                     false
                 }
             };
-            ended.push(EndedFlow { pid, mark, attempt, link, decision, told, orphan: false });
+            ended.push(EndedFlow { pid, mark, attempt, link, decision, notified, orphan: false });
         }
     }
     gate.look_for_namespaces()?;
@@ -68,18 +68,18 @@ pub(crate) fn end(gate: &Gate) -> Result<Vec<EndedFlow>, KernelError> {
     Ok(ended)
 }
 
-/// The same of TCP flows by their marks alone, in the network namespaces that are known.
+/// Ends TCP flows by their marks alone, in the network namespaces that are known.
 #[must_use]
 pub(crate) fn end_marked(gate: &Gate) -> Vec<EndedFlow> {
     let mut ended = Vec::new();
     for (namespace, socket) in gate.marked_sockets() {
         let mark = socket.mark;
         let attempt = attempt(socket.peer, transport::TCP, &mark);
-        // The inode of a namespace's file is a number of 32 bits; another one would refuse.
+        // The inode number of a namespace has 32 bits. Zero is no namespace, and its flows are refused.
         let link = Link { netns: u32::try_from(namespace.1).unwrap_or(0), ifindex: socket.ifindex, flags: 0 };
         let Some(decision) = over(gate, link, &attempt, &mark) else { continue };
         match gate.destroy(&namespace, &socket) {
-            Ok(true) => ended.push(EndedFlow { pid: mark.tgid, mark, attempt, link, decision, told: true, orphan: socket.orphan }),
+            Ok(true) => ended.push(EndedFlow { pid: mark.tgid, mark, attempt, link, decision, notified: true, orphan: socket.orphan }),
             Ok(false) => {}
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => tracing::debug!("a flow ended by itself"),
             Err(error) => tracing::warn!("process {}: a flow that it left cannot be ended: {error}", mark.tgid),
@@ -88,7 +88,7 @@ pub(crate) fn end_marked(gate: &Gate) -> Vec<EndedFlow> {
     ended
 }
 
-/// Why a flow may not go on; `None`: it may.
+/// Why a flow must end; `None`: it may stay open.
 fn over(gate: &Gate, link: Link, attempt: &Attempt, mark: &SockMark) -> Option<Decision> {
     let subject = Subject { session: mark.session, agent: mark.agent, owner: mark.owner };
     let decision = gate.decide_on(link, &subject, attempt);
@@ -98,8 +98,8 @@ fn over(gate: &Gate, link: Link, attempt: &Attempt, mark: &SockMark) -> Option<D
     if decision.verdict == Verdict::Block {
         return Some(decision);
     }
-    // Where the far end that was dialled is not the one that is reached, or another receipt would allow it by now, only the kernel saw what
-    // it refused.
+    // The kernel marked the socket when it refused a packet. The tables may allow the flow by now. Another receipt may, or its packets may
+    // reach another remote end than the socket's.
     let refused = mark.flags & SOCK_REFUSED != 0 && attempt.transport == transport::TCP;
     refused.then(|| decision.over())
 }

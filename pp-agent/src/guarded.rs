@@ -1,32 +1,31 @@
-//! What sessions may not change: the gate's own files, and those by which
-//! others would act for a session later. Pure; `kernel/guard.rs` finds what
-//! lies at these paths.
+//! Files that sessions may not change: the gate's own, and those that make other programs act for a session later. Pure; `kernel/guard.rs`
+//! finds what is at these paths.
 
 use std::path::{Path, PathBuf};
 
 /// How much is guarded at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// The file, its name, its rights.
+    /// The file, its name and its permissions.
     File,
     /// Everything in and below the folder.
     Tree,
-    /// Writing to files right in the folder: a cgroup.
+    /// Writing to files directly in the folder, which is a cgroup.
     Files,
 }
 
 /// One guarded path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
-    /// Where.
+    /// The path.
     pub(crate) path: PathBuf,
-    /// How much.
+    /// How much is guarded there.
     pub(crate) extent: Extent,
-    /// Not the gate's own, but something that acts later.
+    /// Whether it is not the gate's own, but something that other programs act on later.
     pub(crate) later: bool,
 }
 
-/// Where the gate keeps its own.
+/// The gate's own files.
 #[derive(Clone, Debug)]
 pub(crate) struct Own<'a> {
     /// The policy.
@@ -39,15 +38,15 @@ pub(crate) struct Own<'a> {
     pub(crate) bpffs: &'a Path,
     /// The control socket.
     pub(crate) socket: &'a Path,
-    /// What the canary reaches for.
+    /// What the canary tries to reach.
     pub(crate) decoys: [&'a Path; 2],
-    /// The program that runs.
+    /// The running program.
     pub(crate) program: Option<PathBuf>,
     /// The cgroup directory it is in, below this root.
     pub(crate) cgroup: Option<(PathBuf, PathBuf)>,
 }
 
-/// Folders whose content is run, or obeyed, by others.
+/// Folders whose contents other programs run or obey.
 const LATER_TREES: [&str; 34] = [
     "/etc/cron.d",
     "/etc/cron.hourly",
@@ -89,7 +88,7 @@ const LATER_TREES: [&str; 34] = [
 const LATER_FILES: [&str; 7] =
     ["/etc/crontab", "/etc/anacrontab", "/etc/ld.so.preload", "/etc/ld.so.conf", "/etc/pam.conf", "/etc/sudoers", "/etc/rc.local"];
 
-/// Where a home keeps what its user's service manager runs.
+/// Folders in a home directory whose contents the user's service manager runs.
 const LATER_IN_HOMES: [&str; 2] = [".config/systemd", ".local/share/systemd"];
 
 /// Every guarded path of this host.
@@ -123,10 +122,10 @@ pub(crate) fn targets(own: &Own<'_>, homes: &[PathBuf]) -> Vec<Target> {
     targets
 }
 
-/// The homes of people, and root's, from the text of `/etc/passwd`.
+/// The home directories of people and of root, from the text of `/etc/passwd`.
 #[must_use]
 pub(crate) fn homes(passwd: &str) -> Vec<PathBuf> {
-    /// The first number that distributions give to people; below it are services.
+    /// The first uid that distributions use for people. Smaller uids are services.
     const PEOPLE: u32 = 1_000;
     let mut homes: Vec<PathBuf> = passwd
         .lines()

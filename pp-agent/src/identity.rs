@@ -1,10 +1,8 @@
-//! Which process is an agent: the rules of policy, compiled into the tables
-//! that the kernel walks at every exec.
+//! Which processes are agents: the rules of policy, compiled into the tables that the kernel walks at every exec.
 //!
-//! One automaton reads the path given to `execve` and the argument vector once
-//! and ends in the first rule that matches. Rule 0 is the list of programs that
-//! are never marked. Users and cgroups are looked up only where no rule of the
-//! automaton matched; a cgroup rule holds for the cgroups below it too.
+//! One automaton reads the path given to `execve` and the argument vector once, and ends in the first rule that matches. Rule 0 is the list
+//! of programs that are never marked. Users and cgroups are looked up only if no rule of the automaton matched. A cgroup rule also applies
+//! to the cgroups below.
 
 mod cgroups;
 mod machine;
@@ -27,20 +25,20 @@ const KIND: matcher::Kind = matcher::Kind {
     most_explored: 20_000,
 };
 
-/// One agent's rules, as policy states them.
+/// The rules of one agent, as written in policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct AgentRules {
     /// The agent.
     pub(crate) name: String,
-    /// Globs over the path given to `execve`; without `/`: over its file name.
+    /// Globs over the path given to `execve`; without `/`, over its file name.
     pub(crate) exec: Vec<String>,
-    /// The same over the script that an interpreter was given.
+    /// Globs over the path of an interpreter's script; without `/`, over its file name.
     pub(crate) script: Vec<String>,
     /// Names after an interpreter's `-m`.
     pub(crate) module: Vec<String>,
     /// Users, as written.
     pub(crate) user: Vec<String>,
-    /// The uids they stand for.
+    /// The uids of these users.
     pub(crate) uids: Vec<u32>,
     /// Globs over the path of a cgroup below the root of cgroup2.
     pub(crate) cgroup: Vec<String>,
@@ -51,9 +49,9 @@ pub(crate) struct AgentRules {
 /// What the kernel's identity maps hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IdentityTables {
-    /// The automaton: it accepts by the index of a rule.
+    /// The automaton. It accepts with the index of a rule.
     pub(crate) table: Table,
-    /// What each rule means: the agent, or zero where it marks nothing.
+    /// The agent of each rule; zero: it marks nothing.
     pub(crate) targets: Vec<NameId>,
     /// Each rule in words, in the order of `targets`.
     pub(crate) rules: Vec<String>,
@@ -61,7 +59,7 @@ pub struct IdentityTables {
     pub(crate) uids: Vec<(u32, NameId)>,
     /// Cgroups that belong to an agent, by cgroup id.
     pub(crate) cgroups: Vec<(u64, NameId)>,
-    /// What the numbers are called.
+    /// Names for the numbers.
     pub(crate) names: Vec<(NameId, String)>,
 }
 
@@ -87,7 +85,7 @@ pub enum IdentityError {
     TooComplex {
         /// The first agent that does not fit.
         agent: String,
-        /// What there is too much of.
+        /// What is too large.
         what: &'static str,
         /// How much is needed.
         need: usize,
@@ -112,8 +110,7 @@ impl From<TooMuch> for IdentityError {
     }
 }
 
-/// Compiles the rules of every agent; an earlier agent wins where two match at
-/// the same byte.
+/// Compiles the rules of every agent. If two match at the same byte, the earlier agent wins.
 ///
 /// # Errors
 /// A bad pattern, two agents with one user, or more than the tables hold.
@@ -131,8 +128,8 @@ pub(crate) fn compile(agents: &[AgentRules]) -> Result<IdentityTables, IdentityE
     })
 }
 
-/// Says what a pattern of policy would mark that must never be marked. `kind`
-/// is the key it stands under: `exec`, `script`, `module`, `cgroup` or `unit`.
+/// Checks that a pattern of policy does not mark what must never be marked. `kind` is its key: `exec`, `script`, `module`, `cgroup` or
+/// `unit`.
 ///
 /// # Errors
 /// A pattern that is no glob, or the danger.
@@ -198,8 +195,7 @@ fn build(rules: &[Rule]) -> Result<Table, IdentityError> {
     Ok(matcher::compile(&mut Machine::new(rules)?, &KIND)?)
 }
 
-/// Finds the first agent whose rules no longer fit, by halving: what fits goes
-/// on to fit with fewer agents.
+/// Finds the first agent whose rules do not fit, by bisection: rules that fit also fit with fewer agents.
 fn name_the_culprit(agents: &[AgentRules], error: IdentityError) -> IdentityError {
     let IdentityError::TooComplex { mut what, mut need, mut most, .. } = error else {
         return error;
@@ -220,8 +216,7 @@ fn name_the_culprit(agents: &[AgentRules], error: IdentityError) -> IdentityErro
 }
 
 impl IdentityTables {
-    /// The rule that these tables find for a program started with this path and
-    /// argument vector: the very walk that the kernel makes.
+    /// The rule that these tables find for a program with this path and argument vector. It is the same walk as in the kernel.
     #[must_use]
     pub(crate) fn rule(&self, path: &[u8], argv: &[&[u8]]) -> Option<usize> {
         match self.table.follow(kernel_input(path, argv)) {
@@ -230,22 +225,22 @@ impl IdentityTables {
         }
     }
 
-    /// The agent that a program started so belongs to; zero: one that is never
-    /// marked; `None`: no rule, so its user and cgroup decide.
+    /// The agent of a program with this path and argument vector. Zero: it is never marked. `None`: no rule matches, so its user and cgroup
+    /// decide.
     #[must_use]
     pub fn matches(&self, path: &[u8], argv: &[&[u8]]) -> Option<NameId> {
         self.rule(path, argv).and_then(|rule| self.targets.get(rule).copied())
     }
 
-    /// The name behind a number, where policy names it.
+    /// The name of a number, if policy has it.
     #[must_use]
     pub fn name(&self, id: NameId) -> Option<&str> {
         self.names.iter().find(|(known, _)| *known == id).map(|(_, name)| name.as_str())
     }
 }
 
-/// What the kernel reads: the path, NUL, each argument with its NUL, and one
-/// NUL more where there is room; both parts cut where the kernel cuts them.
+/// The bytes that the kernel reads: the path, NUL, each argument with its NUL, and another NUL if there is room. Both parts are cut where
+/// the kernel cuts them.
 fn kernel_input(path: &[u8], argv: &[&[u8]]) -> Vec<u8> {
     let mut input: Vec<u8> = path.iter().copied().take(EXEC_PATH_LEN - 1).collect();
     input.push(0);

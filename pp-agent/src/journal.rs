@@ -1,4 +1,4 @@
-//! Where the daemon's own words and its events are logged.
+//! Where the daemon's log and its events go.
 
 use std::io::IsTerminal;
 
@@ -8,9 +8,8 @@ use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use crate::events::journal::TARGET;
 
-/// Starts logging: events to the journal alone; the daemon's own words to the
-/// journal when systemd started it, else to stderr. Without a journal events
-/// stay on the socket and in the store, and the log says so.
+/// Starts logging. Events go to the journal only. The daemon's log goes to the journal if systemd started it, else to stderr. Without a
+/// journal, events are only on the socket and in the store, and the log says so.
 pub(crate) fn start() {
     let filter = EnvFilter::try_from_env("PP_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();

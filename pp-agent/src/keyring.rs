@@ -1,7 +1,7 @@
 //! The trusted public keys: `keys.json` in Permission Protocol's key-set format.
 //!
-//! A key set is read all or nothing. A key id that appears twice, a status that is not known and a key that cannot
-//! verify anything are errors here, not surprises at the first receipt.
+//! A key set is read all or nothing. A duplicate key id, an unknown status and an unusable key are errors when the file is loaded, not only
+//! at the first receipt.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -35,18 +35,18 @@ pub struct Key {
     verifying: Option<VerifyingKey>,
 }
 
-/// What a key may still do. A revoked key verifies nothing, whatever the date on the receipt.
+/// What a key may do. A revoked key verifies nothing, not even older receipts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyStatus {
     /// Signs new receipts.
     Active,
-    /// No longer signs; receipts it signed stay good.
+    /// Does not sign any more, but verifies receipts that it signed.
     Rotated,
     /// Verifies nothing.
     Revoked,
 }
 
-/// Why a key set is not usable. Nothing of it is used then.
+/// Why a key set is not usable. No key of it is used then.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum KeySetError {
     /// Not JSON, or a JSON object names a member twice.
@@ -66,7 +66,7 @@ pub enum KeySetError {
         /// The member's name.
         member: &'static str,
     },
-    /// Two entries have the same id, so that it is open which one is meant.
+    /// Two entries have the same id, which is ambiguous.
     #[error("key {}: listed twice; keep one entry for each key id", escape(.key))]
     Duplicate {
         /// The key id.
@@ -94,7 +94,7 @@ pub enum KeySetError {
         /// Decoded size in bytes.
         length: usize,
     },
-    /// 32 bytes that no private key belongs to, or that anybody can sign for.
+    /// 32 bytes without a private key, or for which anybody can sign.
     #[error("key {}: the {PUBLIC_KEY_LENGTH} bytes are not a usable Ed25519 public key", escape(.key))]
     Unusable {
         /// The key id.
@@ -111,7 +111,7 @@ pub enum KeyFileError {
         /// The file.
         path: PathBuf,
     },
-    /// The file is not read: the system, its size, or who could have written it stands against it.
+    /// The file is refused because of an error, its size, or its owner and mode.
     #[error("{}: {problem}", .path.display())]
     File {
         /// The file.
@@ -175,8 +175,7 @@ impl Keyring {
         self.keys.values().find(|key| key.verifying.as_ref() == Some(public))
     }
 
-    /// What of the set and of those who are to sign with it comes to nothing, one sentence each: keys that cannot be used here,
-    /// and the ids among `signers` that no key has.
+    /// Warnings, one sentence each: keys that cannot be used here, and the ids in `signers` that no key has.
     pub fn comes_to_nothing<'a>(&self, signers: impl IntoIterator<Item = &'a str>) -> Vec<String> {
         let unusable = self.keys.values().filter(|key| key.verifying.is_none());
         let unusable = unusable.map(|key| format!("key {}: is no Ed25519 key, so no receipt that it signed is taken", escape(&key.id)));
@@ -196,7 +195,7 @@ impl Keyring {
         self.keys.len()
     }
 
-    /// Whether there is no key at all: then no receipt can be registered.
+    /// Whether there is no key. Then no receipt can be registered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
@@ -220,7 +219,7 @@ impl Key {
             other => return Err(KeySetError::Status { key: id, status: other.to_owned() }),
         };
         let encoded = member(&id, "public_key_b64")?;
-        // A set may hold keys of algorithms that came later; they are kept so that a receipt can be told why its key does not do.
+        // Keys of newer algorithms are kept, so that the message about a receipt can say why its key cannot be used.
         if member(&id, "alg")? != ED25519 {
             return Ok(Self { id, status, verifying: None });
         }
@@ -240,7 +239,7 @@ impl Key {
         &self.id
     }
 
-    /// What the key may still do.
+    /// What the key may do.
     #[must_use]
     pub fn status(&self) -> KeyStatus {
         self.status

@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // The daemon's own child, which is no command for people.
+    // The child of the daemon's canary, which is no command for people.
     if std::env::args().nth(1).as_deref() == Some(pp_agent::kernel::canary::COMMAND) {
         return match pp_agent::kernel::canary::child(&std::env::args_os().skip(2).map(Into::into).collect::<Vec<_>>()) {
             Ok(()) => ExitCode::SUCCESS,

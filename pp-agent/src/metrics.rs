@@ -1,6 +1,6 @@
 //! Counters in Prometheus' text format 0.0.4.
 //!
-//! Written by hand: `prometheus-client` writes OpenMetrics alone, in which counters, their types and their help have other texts.
+//! It is not made by `prometheus-client`, which only writes OpenMetrics, where counters, their types and their help have other texts.
 
 use std::fmt::Write;
 
@@ -11,22 +11,22 @@ use pp_common::abi::Counter;
 pub(crate) struct Text(String);
 
 impl Text {
-    /// A counter: only ever grows.
+    /// A counter, which only grows.
     pub(crate) fn counter(&mut self, name: &str, help: &str, value: u64) {
         self.metric(name, help, "counter", value);
     }
 
-    /// A gauge: goes up and down.
+    /// A gauge, which goes up and down.
     pub(crate) fn gauge(&mut self, name: &str, help: &str, value: u64) {
         self.metric(name, help, "gauge", value);
     }
 
-    /// A counter of several values, told apart by one label.
+    /// A counter of several values, distinguished by one label.
     pub(crate) fn counters(&mut self, name: &str, help: &str, label: &str, values: &[(String, u64)]) {
         self.labelled(name, help, "counter", label, values);
     }
 
-    /// A gauge of several values, told apart by one label.
+    /// A gauge of several values, distinguished by one label.
     pub(crate) fn gauges(&mut self, name: &str, help: &str, label: &str, values: &[(String, u64)]) {
         self.labelled(name, help, "gauge", label, values);
     }
@@ -38,7 +38,7 @@ impl Text {
         }
     }
 
-    /// A gauge of one that carries its facts in labels.
+    /// A gauge with the value one and facts in its labels.
     pub(crate) fn info(&mut self, name: &str, help: &str, labels: &[(&str, &str)]) {
         let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{}\"", escape_label(value))).collect();
         self.write(format_args!("# HELP {name} {help}\n# TYPE {name} gauge\n{name}{{{}}} 1\n", labels.join(",")));

@@ -1,4 +1,4 @@
-//! The numbers that kernel maps hold for names and sessions.
+//! The numbers for names and sessions in the kernel's maps.
 
 use pp_common::abi::NameId;
 use sha2::{Digest, Sha256};
@@ -25,7 +25,7 @@ pub(crate) fn session_text(session: u64) -> String {
     format!("{session:016x}")
 }
 
-/// The session of 16 hex digits.
+/// Reads a session of 16 hex digits.
 #[must_use]
 pub(crate) fn parse_session(text: &str) -> Option<u64> {
     (text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit())).then(|| u64::from_str_radix(text, 16).ok()).flatten()

@@ -1,15 +1,18 @@
-//! Addresses of protected devices that policy does not name: the links that carry a place, and which neighbours answer with a
-//! protected device's hardware address.
+//! Addresses of protected devices that policy does not name. They come from links that carry a place, and from neighbours that answer with
+//! a protected device's hardware address.
 //!
-//! [`Book`] is the whole of it and is pure: it takes what `read.rs` found in each network namespace and says what the kernel's maps
-//! must hold and what there is to tell.
+//! [`Book`] holds all of it and is pure. It takes what `read.rs` found in each network namespace, and says what the kernel's maps must
+//! hold and what to report.
 
 mod book;
+mod notice;
 mod read;
 mod resolvers;
 mod unanswered;
+mod view;
 
-pub(crate) use book::{Book, Known, Told, What};
+pub(crate) use book::{Book, Known};
+pub(crate) use notice::{Notice, NoticeKind};
 pub(crate) use read::Watched;
 pub(crate) use resolvers::{Resolver, resolvers};
 pub(crate) use unanswered::unanswered;
@@ -36,7 +39,7 @@ pub(crate) struct Snapshot {
     pub(crate) connected: Vec<(u32, Prefix)>,
     /// Next hops of routes.
     pub(crate) hops: Vec<(u32, IpAddr)>,
-    /// Who answers on which link.
+    /// The neighbours that answer.
     pub(crate) neighbours: Vec<Neighbour>,
 }
 
@@ -58,16 +61,16 @@ pub(crate) struct Neighbour {
     pub(crate) link: u32,
     /// Its address.
     pub(crate) addr: IpAddr,
-    /// What it answers with.
+    /// Its hardware address.
     pub(crate) mac: Mac,
-    /// It says that it is a router.
+    /// Whether it says that it is a router.
     pub(crate) router: bool,
 }
 
-/// What policy protects, as neighbours are compared with.
+/// What policy protects, in the form that neighbours are compared with.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Protected {
-    /// Zones and gateways, flattened; neither this host nor the canary.
+    /// The networks of zones and gateways, without this host and the canary.
     pub(crate) places: Vec<(Prefix, Place)>,
     /// Hardware addresses that policy gives.
     pub(crate) macs: Vec<(Mac, Place)>,
@@ -101,8 +104,8 @@ pub(crate) fn addr(ip: IpAddr) -> Addr {
     }
 }
 
-/// One place that is at least as strict as each of these: a zone, which protects every port, before a gateway; what enforces before
-/// what observes; of several gateways every port of the first.
+/// One place that is at least as strict as each of these. A zone, which protects every port, wins over a gateway. A place that enforces
+/// wins over one that observes. Of several gateways, the first counts with every port.
 #[must_use]
 pub(crate) fn combine(places: impl IntoIterator<Item = Place>) -> Place {
     let (mut zones, mut gateways): (Vec<_>, Vec<_>) = (Vec::new(), Vec::new());
@@ -116,7 +119,7 @@ pub(crate) fn combine(places: impl IntoIterator<Item = Place>) -> Place {
     }
     let (zone_observes, zone) = zones.into_iter().min().unwrap_or_default();
     if gateways.iter().any(|(observes, ..)| *observes == 0) || (zone != 0 && zone_observes == 0) {
-        // One that observes would weaken what enforces.
+        // A gateway that observes would weaken one that enforces.
         gateways.retain(|(observes, ..)| *observes == 0);
     }
     gateways.sort_unstable();

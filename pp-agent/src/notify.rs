@@ -1,25 +1,25 @@
-//! Words to the service manager, if one listens.
+//! Notifies the service manager, if there is one.
 
 use sd_notify::NotifyState;
 
-/// The daemon is ready; `status` is shown by `systemctl status`.
+/// Reports that the daemon is ready. `systemctl status` shows `status`.
 pub(crate) fn ready(status: &str) {
     send(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// The status line changed.
+/// Updates the status line.
 pub(crate) fn status(status: &str) {
     send(&[NotifyState::Status(status)]);
 }
 
-/// The daemon is alive. To be said more often than `WatchdogSec=` of its unit.
+/// Reports that the daemon is alive. Must be called more often than `WatchdogSec=` of its unit.
 pub(crate) fn alive() {
     if sd_notify::watchdog_enabled().is_some() {
         send(&[NotifyState::Watchdog]);
     }
 }
 
-/// The daemon stops.
+/// Reports that the daemon stops.
 pub(crate) fn stopping() {
     send(&[NotifyState::Stopping]);
 }

@@ -1,15 +1,14 @@
-//! Policy and receipts, turned into what the kernel's tables hold. Pure: the
-//! same input always gives the same tables, so that publishing them twice
+//! Turns policy and receipts into the kernel's tables. Pure: the same input always gives the same tables, so publishing them twice
 //! changes nothing.
 
-mod beside;
 pub(crate) mod canary;
-mod grounds;
 mod host;
+mod learned;
+mod networks;
 mod surface;
 
-pub(crate) use beside::Beside;
 pub(crate) use host::{HostTables, grant_list};
+pub(crate) use learned::LearnedPlaces;
 pub(crate) use surface::PolicySurface;
 
 use crate::config::{Config, Mode};
@@ -30,47 +29,47 @@ use pp_common::maps;
 use pp_common::turns::Limits;
 use std::collections::BTreeMap;
 
-/// Everything the daemon decides that the maps hold, in plain collections.
+/// The contents of the kernel's tables, in plain collections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct KernelTables {
-    /// The whole host observes.
+    /// Whether the whole host observes.
     pub(crate) observe: bool,
-    /// Zones and gateways, flattened: each entry carries the zone around it.
+    /// Zones and gateways; each entry names the zone around it.
     pub(crate) places: Vec<(Prefix, Place)>,
-    /// The ports of gateways that list some.
+    /// The ports of gateways that list ports.
     pub(crate) gateway_ports: Vec<(NameId, u16)>,
     /// Services that count outside zones, by (IP protocol number, port).
     pub(crate) services: Vec<((u8, u16), Service)>,
     /// Networks where services do not count.
     pub(crate) exempt: Vec<Prefix>,
-    /// What the behaviour rules make of networks, flattened.
-    pub(crate) grounds: Vec<(Prefix, JudgedNetwork)>,
-    /// What the behaviour rules allow.
+    /// The networks that the rate rules judge or exempt.
+    pub(crate) judged_networks: Vec<(Prefix, JudgedNetwork)>,
+    /// The limits of the rate rules.
     pub(crate) limits: behaviour::Limits,
-    /// Who is an agent.
+    /// Which processes are agents.
     pub(crate) identity: IdentityTables,
-    /// Grants, flattened: each entry holds those of every prefix around it.
+    /// Grants; each entry includes those of every prefix around it.
     pub(crate) grants: Vec<(Prefix, Vec<Grant>)>,
     /// Each receipt's serial, most new flows (zero: no limit) and most logins.
     pub(crate) budgets: Vec<(Serial, u64, u64)>,
-    /// Whose counts the kernel keeps, beside those of `budgets`.
+    /// Receipts whose counts the kernel keeps, in addition to those of `budgets`.
     pub(crate) counts: Counts,
     /// The bit of each owner in [`Grant::users`].
     pub(crate) user_bits: Vec<(u32, u64)>,
-    /// What is known of tools that sessions run.
+    /// The rules about tools that sessions run.
     pub(crate) tools: ToolTables,
     /// How far a flow to each gateway may go.
     pub(crate) gateway_limits: Vec<(NameId, Limits)>,
-    /// Most turns on each flow to a gateway, of receipts that say so.
+    /// Most turns on each flow to a gateway, for receipts that limit them.
     pub(crate) receipt_turns: Vec<(Serial, u32)>,
 }
 
-/// Receipts whose counts are kept though the tables may not name them: they open nothing for now.
+/// Receipts whose counts are kept even if the tables do not name them, because they open nothing at present.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Counts {
-    /// Of these.
+    /// These receipts.
     Of(Vec<Serial>),
-    /// Of every one, since it is not known which receipts there are.
+    /// Every receipt, since it is not known which there are.
     All,
 }
 
@@ -80,8 +79,8 @@ impl Default for Counts {
     }
 }
 
-/// A registered receipt as its grants and budget are made of it. An ended one belongs in here
-/// for as long as a refusal should still name it.
+/// The part of a registered receipt that grants and budget are made of. An ended receipt stays in the tables for as long as refusals
+/// should name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GrantSource {
     /// Its number on this host.
@@ -92,23 +91,23 @@ pub(crate) struct GrantSource {
     pub(crate) session: u64,
     /// The owners it names; none: every owner.
     pub(crate) uids: Option<Vec<u32>>,
-    /// Where.
+    /// Its targets.
     pub(crate) targets: Vec<Target>,
-    /// First instant, boot nanoseconds.
+    /// When it starts to open them, boot nanoseconds.
     pub(crate) from_ns: u64,
-    /// First instant after, boot nanoseconds.
+    /// When it stops, boot nanoseconds.
     pub(crate) until_ns: u64,
     /// Most new flows; zero: no limit.
     pub(crate) max_connections: u64,
     /// Most new flows to login ports and gateways; zero: those stay closed.
     pub(crate) max_attempts: u64,
-    /// Most turns on each flow to a gateway; zero: what policy says.
+    /// Most turns on each flow to a gateway; zero: the limit of policy.
     pub(crate) max_turns: u32,
-    /// Why it opens nothing any more: `GRANT_REVOKED`, `GRANT_EXHAUSTED`, or zero.
+    /// Why it has ended: `GRANT_REVOKED`, `GRANT_EXHAUSTED`, or zero.
     pub(crate) ended: u8,
 }
 
-/// Why tables cannot be built. What was in force stays so.
+/// Why tables cannot be built. What is in force stays in force.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PolicyError {
     /// A kernel table is too small.
@@ -123,7 +122,7 @@ pub(crate) enum PolicyError {
         /// What to do.
         remedy: &'static str,
     },
-    /// Too many port ranges are exempt at one place.
+    /// One network has too many exempt port ranges.
     #[error("{prefix}: {need} port ranges are exempt there, {most} fit; join ranges, or exempt the network", most = EXEMPT_PORTS)]
     ExemptPorts {
         /// The place.
@@ -131,7 +130,7 @@ pub(crate) enum PolicyError {
         /// How many there are.
         need: usize,
     },
-    /// Too many receipts overlap at one place.
+    /// Too many receipts overlap in one network.
     #[error("{prefix}: {need} grants hold there, {most} fit; revoke receipts that are no longer needed", most = MAX_GRANTS_PER_PREFIX)]
     Grants {
         /// The place.
@@ -141,13 +140,11 @@ pub(crate) enum PolicyError {
     },
 }
 
-/// Builds the tables of a policy, the receipts registered under it, the
-/// cgroups that its rules name right now, and the host's `own` addresses,
-/// beside loopback.
+/// Builds the tables of a policy, its registered receipts, the cgroups that its rules name now, and the host's `own` addresses apart from
+/// loopback.
 ///
 /// # Errors
-/// More than the kernel's tables hold; those of policy and of grants have room
-/// for two generations.
+/// They need more than the kernel's tables hold. The tables of policy and of grants have room for two generations.
 pub(crate) fn compile(
     config: &Config,
     receipts: &[GrantSource],
@@ -163,7 +160,7 @@ pub(crate) fn compile(
         gateway_ports: gateway_ports(config),
         services: services(config),
         exempt: distinct(config.services.exempt.iter().map(|net| Prefix::from(*net))),
-        grounds: grounds::grounds(config)?,
+        judged_networks: networks::judged_networks(config)?,
         limits: config.behaviour.limits,
         identity,
         tools: config.tools.clone(),
@@ -178,8 +175,8 @@ pub(crate) fn compile(
     Ok(tables)
 }
 
-/// Addresses that come to this host later must find room, or nothing could be published any more, a revocation no more than a policy:
-/// `lasting` is how many places there are without them.
+/// Reserves room for addresses that this host may get later. Without it nothing could be published, not even a revocation. `lasting` is the
+/// number of places without such addresses.
 fn check_capacity(tables: &KernelTables, lasting: usize) -> Result<(), PolicyError> {
     let policy = "shorten the policy";
     let receipts = "revoke receipts that are no longer needed";
@@ -190,12 +187,12 @@ fn check_capacity(tables: &KernelTables, lasting: usize) -> Result<(), PolicyErr
         ("gateway ports", &maps::GATEWAY_PORTS, 0, tables.gateway_ports.len(), policy),
         ("service ports", &maps::SERVICES, 0, tables.services.len(), policy),
         ("exempt networks", &maps::EXEMPT, 0, tables.exempt.len(), policy),
-        ("networks of behaviour rules and gateways", &maps::GROUNDS, 0, tables.grounds.len(), policy),
+        ("networks of behaviour rules and gateways", &maps::GROUNDS, 0, tables.judged_networks.len(), policy),
         ("users of agents", &maps::USERS, 0, tables.identity.uids.len(), policy),
         ("cgroups of agents", &maps::CGROUPS, 0, tables.identity.cgroups.len(), policy),
         ("receipt targets", &maps::GRANTS, 0, tables.grants.len(), receipts),
         ("receipts", &maps::BUDGETS, 0, tables.budgets.len(), receipts),
-        // Every receipt may have a limit of its own.
+        // Every receipt may have its own limit.
         ("limits of gateways", &maps::TURN_LIMITS, maps::BUDGETS.size, limits, policy),
         ("states of agents' rules", &maps::DFA_ROWS, 0, tables.identity.table.rows.len(), agents),
         ("rules of agents", &maps::RULES, 0, tables.identity.targets.len(), agents),
@@ -209,9 +206,8 @@ fn check_capacity(tables: &KernelTables, lasting: usize) -> Result<(), PolicyErr
     Ok(())
 }
 
-/// One entry for each network of a zone and each gateway. The longest prefix
-/// that matches is the only one the kernel sees, so a gateway's entry carries
-/// the zone around it.
+/// One entry for each network of a zone and each gateway. The kernel sees only the longest prefix that matches, so the entry of a gateway
+/// names the zone around it.
 fn places(config: &Config, own: &[Addr]) -> Vec<(Prefix, Place)> {
     let mut places: BTreeMap<Prefix, Place> = BTreeMap::new();
     for zone in &config.zones {
@@ -224,7 +220,7 @@ fn places(config: &Config, own: &[Addr]) -> Vec<(Prefix, Place)> {
         let covering = zones.iter().filter(|(zone, _)| zone.covers(prefix));
         covering.max_by_key(|(zone, _)| zone.len).map(|(_, place)| *place).unwrap_or_default()
     };
-    // This host as a gateway to itself. A zone inside loopback protects every port there anyway.
+    // This host is a gateway to itself. A zone inside loopback protects every port there already.
     if !own_ports(&config.delegates).is_empty() {
         for prefix in this_host(own) {
             let around = around(&prefix);
@@ -238,13 +234,13 @@ fn places(config: &Config, own: &[Addr]) -> Vec<(Prefix, Place)> {
         let flags = around.flags | all_ports | flag(gateway.mode, PLACE_GATEWAY_OBSERVE);
         places.insert(address, Place { gateway: name_id(&gateway.name), flags, ..around });
     }
-    // What the canary tries to reach; nobody else has a use for it.
+    // The destination of the canary. Nothing else uses it.
     let canary = Prefix::from(IpNet::from(std::net::IpAddr::V4(canary::ADDRESS)));
     places.insert(canary, Place { zone: name_id(canary::AGENT), ..Place::default() });
     places.into_iter().collect()
 }
 
-/// Zones and gateways as policy writes them: neither this host nor the canary.
+/// Zones and gateways as policy names them, without this host and the canary.
 #[must_use]
 pub(crate) fn named_places(config: &Config) -> Vec<(Prefix, Place)> {
     let (own, canary) = (name_id(THIS_HOST), name_id(canary::AGENT));
@@ -269,7 +265,7 @@ pub(crate) fn mac_places(config: &Config) -> Vec<(Mac, Place)> {
 
 /// Loopback, and the host's other addresses.
 fn this_host(own: &[Addr]) -> impl Iterator<Item = Prefix> + use<'_> {
-    grounds::loopback().into_iter().chain(own.iter().map(|addr| Prefix { addr: addr.octets(), len: 128 }))
+    networks::loopback().into_iter().chain(own.iter().map(|addr| Prefix { addr: addr.octets(), len: 128 }))
 }
 
 fn gateway_limits(config: &Config) -> Vec<(NameId, Limits)> {
@@ -324,12 +320,12 @@ fn user_bits(receipts: &[GrantSource]) -> Result<Vec<(u32, u64)>, PolicyError> {
 fn users(receipt: &GrantSource, bits: &[(u32, u64)]) -> u64 {
     let Some(uids) = &receipt.uids else { return u64::MAX };
     let named = bits.iter().filter(|(uid, _)| uids.contains(uid)).fold(0, |all, (_, bit)| all | bit);
-    // Every one of the most owners there can be: not the same as any owner.
+    // All bits set would mean any owner.
     if named == u64::MAX { named & !1 } else { named }
 }
 
-/// One entry for each network that a receipt names, with the grants of every
-/// network around it: the kernel sees only the longest that matches.
+/// One entry for each network that a receipt names. It also has the grants of every network around it, since the kernel sees only the
+/// longest matching prefix.
 fn grants(receipts: &[GrantSource], bits: &[(u32, u64)]) -> Result<Vec<(Prefix, Vec<Grant>)>, PolicyError> {
     let mut own: BTreeMap<Prefix, Vec<Grant>> = BTreeMap::new();
     for receipt in receipts {

@@ -1,4 +1,4 @@
-//! Whether the kernel sees this process as marked, found out from what it refuses, without asking anybody.
+//! Finds out whether this process is marked, from what the kernel refuses it.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -7,11 +7,11 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, socket};
 use pp_common::decide::{PROBE, PROBE_PORT};
 
-/// Whether a connect to [`PROBE`] is refused to this process: to marked ones it is, in every mode and by every backend. Unmarked ones
-/// connect to their own host, where nobody listens; nothing waits for an answer.
+/// Whether a connect to [`PROBE`] is refused to this process. It is refused to marked processes in every mode and by every backend.
+/// Unmarked ones connect to their own host, where nothing listens. It does not wait for an answer.
 ///
 /// # Errors
-/// There is no socket to try it with.
+/// No socket can be made.
 pub(crate) fn is_refused() -> io::Result<bool> {
     let [a, b, c, d] = PROBE.as_v4().unwrap_or_default();
     let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;

@@ -1,5 +1,4 @@
-//! The shipped table of OT services: which names stand for which ports, and
-//! which of them are protected when policy does not say.
+//! The shipped table of OT services: their names and ports, and which of them are protected by default.
 //!
 //! Sources, as in each row: W = IANA registry, N = nmap's NSE port rules, Z =
 //! CISA ICSNPP or Zeek, M = CISA Malcolm, R = Digital Bond Redpoint, I = ITI
@@ -7,14 +6,14 @@
 
 use pp_common::decide::transport::{TCP, UDP};
 
-/// When a service counts outside zones. Inside a zone every port is protected.
+/// When a service is protected outside zones. Inside a zone every port is protected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
     /// Protected unless policy lists services without it.
     Default,
-    /// Its ports are common in ordinary IT too: only where policy asks.
+    /// Protected only if policy enables it, since its ports are common in ordinary IT too.
     Clashes,
-    /// A product's own port: only where policy asks.
+    /// Protected only if policy enables it, since the port belongs to a product.
     OptIn,
 }
 
@@ -27,14 +26,14 @@ pub(crate) struct ServiceRow {
     pub(crate) title: &'static str,
     /// Port ranges, inclusive, with their IP protocol number.
     pub(crate) ports: &'static [(u8, u16, u16)],
-    /// When it counts.
+    /// When it is protected.
     pub(crate) standing: Standing,
     /// Who documents the ports.
     pub(crate) sources: &'static str,
 }
 
 impl ServiceRow {
-    /// Whether the port is one of its own.
+    /// Whether it has this port.
     #[must_use]
     pub(crate) fn has(&self, transport: u8, port: u16) -> bool {
         self.ports.iter().any(|&(t, first, last)| t == transport && (first..=last).contains(&port))
@@ -52,8 +51,8 @@ pub(crate) fn row(name: &str) -> Option<&'static ServiceRow> {
     TABLE.iter().find(|row| row.name == name)
 }
 
-/// The name an event gives a port, whether or not policy protects it. Where
-/// two services share a port the one that is protected by default is named.
+/// The name of a port in events, whether or not policy protects it. If two services share a port, it is the one that is protected by
+/// default.
 #[must_use]
 pub(crate) fn service_name(transport: u8, port: u16) -> Option<&'static str> {
     let mut rows = TABLE.iter().filter(|row| row.has(transport, port));
@@ -61,7 +60,7 @@ pub(crate) fn service_name(transport: u8, port: u16) -> Option<&'static str> {
     Some(rows.find(|row| row.standing == Standing::Default).unwrap_or(first).name)
 }
 
-/// The rows that are protected when policy does not list services.
+/// The rows that are protected by default.
 pub(crate) fn defaults() -> impl Iterator<Item = &'static ServiceRow> {
     TABLE.iter().filter(|row| row.standing == Standing::Default)
 }
@@ -78,8 +77,7 @@ const fn service(
 
 use Standing::{Clashes, Default, OptIn};
 
-/// Every service known by name. No vNode port is here: no public source names
-/// one, so a vNode gateway's ports are the operator's to fill in.
+/// Every known service. It has no vNode port, since no public source names one. The operator adds the ports of a vNode gateway.
 #[rustfmt::skip]
 pub(crate) static TABLE: &[ServiceRow] = &[
     service("modbus", "Modbus/TCP", &[(TCP, 502, 502)], Default, "W N Z M I"),

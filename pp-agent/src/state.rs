@@ -1,8 +1,7 @@
-//! What must survive a restart and a power cut: registered receipts, their
-//! ends, revocations, used ids and keys, the highest wall time seen, and the
-//! last good policy. Every change is on disk before the caller hears of it.
+//! What must survive a restart and a power cut. It consists of receipts, their ends and revocations, used ids and keys, the highest wall
+//! time and the last good policy. A change is on disk when its function returns.
 //!
-//! Receipts are changed through [`Book`] alone, which has them in memory as well.
+//! Receipts are only changed through [`Book`], which also has them in memory.
 
 mod book;
 mod error;
@@ -33,15 +32,15 @@ const NEXT_SERIAL: &str = "next_serial";
 const HIGHEST_WALL: &str = "highest_wall_ms";
 const LAST_POLICY: &str = "last_policy";
 const NAMES: &str = "names";
-const LOST_TOLD: &str = "lost_told";
-const LOST_LIFECYCLE_TOLD: &str = "lost_lifecycle_told";
+const REPORTED_LOSSES: &str = "lost_told";
+const REPORTED_LIFECYCLE_LOSSES: &str = "lost_lifecycle_told";
 /// The file, in the daemon's state directory.
 pub(crate) const STATE_FILE: &str = "state.redb";
 const RELEASED: &str = "released";
 /// The tables of a file that was ever used.
 const TABLES: [&str; 4] = ["receipts", "tombstones", "idem_keys", "meta"];
 
-/// What registration did.
+/// The result of a registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Registered {
     /// The receipt is new.
@@ -56,7 +55,7 @@ pub(crate) struct State {
     held: Mutex<Held>,
     place: Box<dyn Opens>,
     path: PathBuf,
-    /// Why it is shut, or what the last use met while nothing was written since. It has a lock of its own: `status` waits for no disk.
+    /// Why it is shut, or the last error if nothing was written since. It has its own lock, so that `status` never waits for the disk.
     problem: Mutex<Option<String>>,
     /// Held while names are read, added to and written.
     naming: Mutex<()>,
@@ -66,20 +65,20 @@ pub(crate) struct State {
 enum Held {
     /// In use.
     Open(Database),
-    /// After an error that the database does not outlive: the next use opens it again.
+    /// Closed after an error that makes the database unusable. The next use opens it again.
     Closed,
-    /// It could not be opened, and nothing is known of what is in it: no use opens it, [`State::retry`] does.
+    /// It could not be opened, so its contents are unknown. Only [`State::retry`] opens it.
     Shut(Shut),
 }
 
 #[derive(Debug)]
 struct Shut {
     reason: String,
-    /// There was no file, so that one that cannot be opened later was not lost.
+    /// Whether there was no file. Then nothing is lost if there is none later.
     was_absent: bool,
 }
 
-/// A [`Place`] whatever lies between redb and the disk.
+/// A [`Place`] with any storage backend.
 trait Opens: std::fmt::Debug + Send + Sync {
     fn open(&self) -> Result<Database, redb::Error>;
     fn make(&self) -> Result<(), redb::Error>;
@@ -104,10 +103,10 @@ impl<B: StorageBackend> Opens for Place<B> {
 }
 
 impl State {
-    /// Opens the file, every page checked, or makes it where there is none. Nothing is ever begun over a file that cannot be read.
+    /// Opens the file and checks every page, or makes it if there is none. A file that cannot be read is never overwritten.
     ///
     /// # Errors
-    /// When it is damaged or locked, or the disk says no.
+    /// It is damaged or locked, or the disk failed.
     pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
         Self::at(Place::<FileBackend>::of_file(path, Check::Whole))
     }
@@ -119,7 +118,7 @@ impl State {
         Ok(state)
     }
 
-    /// A state that could not be opened: each use of it is this error, until [`State::retry`] has opened it.
+    /// A state that could not be opened. Each use returns this error until [`State::retry`] has opened it.
     #[must_use]
     pub(crate) fn shut(path: &Path, reason: &StateError) -> Self {
         let state = Self::closed(Place::<FileBackend>::of_file(path, Check::Whole));
@@ -144,7 +143,7 @@ impl State {
         self.place.open()
     }
 
-    /// What is in it cannot be used after all.
+    /// Shuts an open state, because its contents cannot be used.
     pub(crate) fn shut_again(&self, reason: &StateError) {
         let mut held = self.held();
         let was_absent = match &*held {
@@ -155,7 +154,7 @@ impl State {
         *held = Held::Shut(Shut { reason: reason.to_string(), was_absent });
     }
 
-    /// Closes the file, for good: the next daemon finds it whole, with nothing to repair.
+    /// Closes the file for good, so that the next daemon has nothing to repair.
     pub(crate) fn close(&self) {
         let closed = Held::Shut(Shut { reason: "the daemon is stopping".to_owned(), was_absent: false });
         if let Held::Open(database) = std::mem::replace(&mut *self.held(), closed)
@@ -165,10 +164,10 @@ impl State {
         }
     }
 
-    /// Tries a state that is shut once more. A file that was there and is gone is not made anew: only a start does that.
+    /// Tries to open a state that is shut. A file that has vanished is not made again; only a start of the daemon does that.
     ///
     /// # Errors
-    /// The reason, if it is still not to be had.
+    /// The reason why it still cannot be opened.
     pub(crate) fn retry(&self) -> Result<(), StateError> {
         let mut held = self.held();
         let Held::Shut(shut) = &mut *held else { return Ok(()) };
@@ -192,13 +191,13 @@ impl State {
         }
     }
 
-    /// Whether it could not be opened, so that nothing is known of what is in it.
+    /// Whether it could not be opened, so that its contents are unknown.
     #[must_use]
     pub(crate) fn is_shut(&self) -> bool {
         matches!(*self.held(), Held::Shut(_))
     }
 
-    /// Why it cannot be relied on right now, and what to do, for `status`.
+    /// Why the state cannot be used now, and what to do, for `status`.
     #[must_use]
     pub(crate) fn problem(&self) -> Option<String> {
         self.last_problem().clone()
@@ -212,29 +211,28 @@ impl State {
         self.problem.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Every receipt that is kept, by serial.
+    /// Every stored receipt, by serial.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// The file cannot be read.
     fn receipts(&self) -> Result<Vec<StoredReceipt>, StateError> {
         let mut receipts: Vec<StoredReceipt> = self.all(RECEIPTS)?;
         receipts.sort_by_key(|receipt| receipt.serial);
         Ok(receipts)
     }
 
-    /// Every revocation that is kept.
+    /// Every stored revocation.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// The file cannot be read.
     fn tombstones(&self) -> Result<Vec<Tombstone>, StateError> {
         self.all(TOMBSTONES)
     }
 
-    /// Registers a receipt: gives it a serial, or returns the registration it
-    /// already has. One transaction, on disk when it returns.
+    /// Registers a receipt: gives it a serial, or returns the registration that it already has. It is one transaction.
     ///
     /// # Errors
-    /// When it is revoked, its key is used, the table is full, or the disk.
+    /// It is revoked, its key is used, the table is full, or the disk failed.
     fn register(&self, mut receipt: StoredReceipt) -> Result<Registered, RegisterError> {
         if let Some(first) = self.one::<StoredReceipt>(RECEIPTS, &receipt.id)? {
             return if first.payload_hash == receipt.payload_hash {
@@ -267,10 +265,10 @@ impl State {
         Ok(Registered::New(receipt))
     }
 
-    /// Writes changed receipts back.
+    /// Writes changed receipts.
     ///
     /// # Errors
-    /// When the disk says no.
+    /// The disk failed.
     fn update(&self, receipts: &[StoredReceipt]) -> Result<(), StateError> {
         if receipts.is_empty() {
             return Ok(());
@@ -278,10 +276,10 @@ impl State {
         self.write(|write| receipts.iter().try_for_each(|receipt| put(write, RECEIPTS, &receipt.id, receipt)))
     }
 
-    /// Keeps a revocation and ends the receipt, if it is here.
+    /// Stores a revocation, and ends the receipt if it is registered.
     ///
     /// # Errors
-    /// When the disk says no.
+    /// The disk failed.
     fn revoke(&self, mut tombstone: Tombstone) -> Result<Option<StoredReceipt>, StateError> {
         let mut receipt = self.one::<StoredReceipt>(RECEIPTS, &tombstone.id)?;
         if let Some(receipt) = receipt.as_mut().filter(|receipt| tombstone.binds(&receipt.decider)) {
@@ -299,19 +297,19 @@ impl State {
     /// The highest wall time seen, milliseconds.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// The file cannot be read.
     pub(crate) fn highest_wall(&self) -> Result<i64, StateError> {
         Ok(self.meta(HIGHEST_WALL)?.unwrap_or(0))
     }
 
-    /// Notes the wall time and forgets what has run out by it. Returns the highest wall time, by which that was judged.
+    /// Records the wall time, and removes receipts and revocations that are over. Returns the highest wall time, which decides that.
     ///
     /// # Errors
-    /// When the disk says no.
+    /// The disk failed.
     fn note_wall(&self, now: Now) -> Result<i64, StateError> {
         let highest_ms = self.highest_wall()?.max(now.wall_ms);
         let over: Vec<StoredReceipt> = self.receipts()?.into_iter().filter(|receipt| receipt.is_over(highest_ms, now)).collect();
-        let buried: Vec<Tombstone> = self
+        let old_tombstones: Vec<Tombstone> = self
             .tombstones()?
             .into_iter()
             .filter(|tombstone| tombstone.expires_ms.is_some_and(|expires_ms| expires_ms < highest_ms))
@@ -323,7 +321,7 @@ impl State {
                 let key = (receipt.company.as_str(), receipt.idem_key.as_str());
                 write.open_table(IDEM_KEYS)?.remove(key)?;
             }
-            for tombstone in &buried {
+            for tombstone in &old_tombstones {
                 write.open_table(TOMBSTONES)?.remove(tombstone_key(&tombstone.id, tombstone.decider.as_deref()).as_str())?;
             }
             Ok(())
@@ -331,61 +329,61 @@ impl State {
         Ok(highest_ms)
     }
 
-    /// The last good policy, as it was given to [`State::keep_policy`].
+    /// The last good policy, as [`State::keep_policy`] stored it.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// The file cannot be read.
     pub(crate) fn last_policy<T: DeserializeOwned>(&self) -> Result<Option<T>, StateError> {
         self.meta(LAST_POLICY)
     }
 
-    /// Keeps the last good policy.
+    /// Stores the last good policy.
     ///
     /// # Errors
-    /// When the disk says no.
+    /// The disk failed.
     pub(crate) fn keep_policy(&self, policy: &impl Serialize) -> Result<(), StateError> {
         self.write(|write| put(write, META, LAST_POLICY, policy))
     }
 
-    /// How many of the kernel's lost records were told: of verdicts, and of processes.
+    /// How many of the kernel's lost records are reported: of verdicts, and of processes.
     ///
     /// # Errors
-    /// When the file cannot be read.
-    pub(crate) fn lost_told(&self) -> Result<(u64, u64), StateError> {
-        Ok((self.meta(LOST_TOLD)?.unwrap_or(0), self.meta(LOST_LIFECYCLE_TOLD)?.unwrap_or(0)))
+    /// The file cannot be read.
+    pub(crate) fn reported_losses(&self) -> Result<(u64, u64), StateError> {
+        Ok((self.meta(REPORTED_LOSSES)?.unwrap_or(0), self.meta(REPORTED_LIFECYCLE_LOSSES)?.unwrap_or(0)))
     }
 
-    /// Keeps how many of the kernel's lost records were told.
+    /// Stores how many of the kernel's lost records are reported.
     ///
     /// # Errors
-    /// When the disk says no.
-    pub(crate) fn keep_lost_told(&self, (records, lifecycle): (u64, u64)) -> Result<(), StateError> {
+    /// The disk failed.
+    pub(crate) fn keep_reported_losses(&self, (records, lifecycle): (u64, u64)) -> Result<(), StateError> {
         self.write(|write| {
-            put(write, META, LOST_TOLD, &records)?;
-            put(write, META, LOST_LIFECYCLE_TOLD, &lifecycle)
+            put(write, META, REPORTED_LOSSES, &records)?;
+            put(write, META, REPORTED_LIFECYCLE_LOSSES, &lifecycle)
         })
     }
 
     /// Processes that an operator released.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// The file cannot be read.
     pub(crate) fn released(&self) -> Result<Option<Released>, StateError> {
         self.meta(RELEASED)
     }
 
-    /// Keeps the processes that an operator released.
+    /// Stores the processes that an operator released.
     ///
     /// # Errors
-    /// When the disk says no.
+    /// The disk failed.
     pub(crate) fn keep_released(&self, released: &Released) -> Result<(), StateError> {
         self.write(|write| put(write, META, RELEASED, released))
     }
 
-    /// Every name that a policy ever had, so that old marks keep theirs.
+    /// Every name that a policy ever had, so that old marks keep their names.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// The file cannot be read.
     pub(crate) fn names(&self) -> Result<HashMap<NameId, String>, StateError> {
         Ok(self.meta(NAMES)?.unwrap_or_default())
     }
@@ -393,7 +391,7 @@ impl State {
     /// Adds names.
     ///
     /// # Errors
-    /// When the disk says no.
+    /// The disk failed.
     pub(crate) fn keep_names(&self, names: &HashMap<NameId, String>) -> Result<(), StateError> {
         let _one = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = self.names()?;
@@ -427,7 +425,7 @@ impl State {
         Ok(())
     }
 
-    /// Uses the database. One that met an error of the disk, damage or a panic is closed, to be opened again, and checked, by the next use.
+    /// Uses the database. After an error of the disk, damage or a panic it is closed, and the next use opens and checks it again.
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, StateError> {
         let mut held = self.held();
         if let Held::Shut(shut) = &*held {
@@ -435,7 +433,7 @@ impl State {
         }
         let result = match std::mem::replace(&mut *held, Held::Closed) {
             Held::Open(database) => Ok(database),
-            // Not made: what is in memory came from a file that was there.
+            // Opened but never made, since what is in memory came from an existing file.
             Held::Closed | Held::Shut(_) => self.place.open(),
         }
         .and_then(|database| {
@@ -492,7 +490,8 @@ fn make_tables(write: &WriteTransaction) -> Result<(), redb::Error> {
     Ok(())
 }
 
-/// A file with no table was never used: a daemon of an earlier version was cut short when it made it. One with some is damaged.
+/// Checks that every table is there. A file without any table was never used: an early version could stop after it made the file. A file
+/// with only some of them is damaged.
 fn check_tables(database: &Database) -> Result<(), redb::Error> {
     let read = database.begin_read()?;
     let found: Vec<String> = read.list_tables()?.map(|table| table.name().to_owned()).collect();
@@ -508,7 +507,7 @@ fn check_tables(database: &Database) -> Result<(), redb::Error> {
     }
 }
 
-/// A revocation never takes the place of another decider's, or an operator's.
+/// The key of a revocation. A revocation never replaces one by another decider or by an operator.
 fn tombstone_key(id: &str, decider: Option<&str>) -> String {
     format!("{id}\n{}", decider.unwrap_or_default())
 }

@@ -1,10 +1,8 @@
-//! Rules about what a session runs: tools that guess passwords and scan
-//! networks, by their names and by what on their command lines gives that away.
+//! Rules about tools that guess passwords or scan networks. They match the names of the tools and the shapes of their command lines.
 //!
-//! `dist/tools.toml` is the table. It is compiled, with what policy allows, into
-//! one automaton over the path given to `execve` and the argument vector, which
-//! the kernel walks at every exec of a session. A hint and no guarantee: a
-//! renamed program passes it. The rules about behaviour are what holds.
+//! `dist/tools.toml` is the table. It is compiled, with what policy allows, into one automaton over the path given to `execve` and the
+//! argument vector. The kernel walks it at every exec of a session. It is a hint and no guarantee, since a renamed program passes it. The
+//! rate rules are the protection.
 
 mod machine;
 mod shape;
@@ -32,7 +30,7 @@ const SHIPPED: &str = include_str!("../../dist/tools.toml");
 pub(crate) struct ToolTables {
     /// The automaton, which is walked to the end of the input.
     pub(crate) table: matcher::Table,
-    /// What the codes mean, by `pp_common::tools::rule_of`.
+    /// The rules of the codes, by `pp_common::tools::rule_of`.
     pub(crate) rules: Vec<ToolRule>,
 }
 
@@ -41,7 +39,7 @@ pub(crate) struct ToolTables {
 pub(crate) struct ToolRule {
     /// The tool.
     pub(crate) tool: String,
-    /// The telling shape; `None`: the name alone.
+    /// The shape of the command line; `None`: the name alone.
     pub(crate) shape: Option<String>,
     /// ATT&CK techniques.
     pub(crate) attack: Vec<String>,
@@ -58,12 +56,12 @@ pub enum ToolError {
     UnknownTool {
         /// The line.
         line: String,
-        /// What it names.
+        /// The tool that it names.
         tool: String,
-        /// What there is.
+        /// The tools of the table.
         known: Vec<String>,
     },
-    /// A line of `allow` that is no line of words.
+    /// A line of `allow` is not valid.
     #[error("allow {line:?}: {why}")]
     Allow {
         /// The line.
@@ -74,7 +72,7 @@ pub enum ToolError {
     /// More than the kernel's tables hold.
     #[error("exec rules: {need} {what} needed, the kernel tables hold {most}; shorten [exec] allow")]
     TooComplex {
-        /// What there is too much of.
+        /// What is too large.
         what: &'static str,
         /// How much is needed.
         need: usize,
@@ -107,13 +105,13 @@ struct Table {
     tool: Vec<Tool>,
 }
 
-/// A tool as the table has it.
+/// A tool of the table.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Tool {
     name: String,
     files: Vec<String>,
-    /// Those of `files` that are reported by themselves; absent: all.
+    /// The names in `files` that are reported without a shape; absent: all.
     named: Option<Vec<String>>,
     attack: Vec<String>,
     #[serde(default)]
@@ -127,10 +125,10 @@ struct Shape {
     words: Vec<String>,
 }
 
-/// Judges one line of `allow` by itself.
+/// Checks one line of `allow`.
 ///
 /// # Errors
-/// It names no tool of the table, or is no line of words.
+/// It names no tool of the table, or is not valid.
 pub(crate) fn check_allow(line: &str) -> Result<(), ToolError> {
     shape::allowed(line, &shipped()?).map(drop)
 }
@@ -154,7 +152,7 @@ pub(crate) fn compile(allow: &[String], observe: bool) -> Result<ToolTables, Too
     Ok(ToolTables { table, rules })
 }
 
-/// The rules, and which of them are about which tool.
+/// The rules, and the tools with the rules about each.
 fn rules(tools: &[Tool], allow: &[String]) -> Result<(Vec<ToolRule>, Vec<Walked>), ToolError> {
     let mut rules = Vec::new();
     let mut walked = Vec::new();
@@ -163,8 +161,8 @@ fn rules(tools: &[Tool], allow: &[String]) -> Result<(Vec<ToolRule>, Vec<Walked>
             rules.push(ToolRule { tool: tool.name.clone(), shape: shape.map(str::to_owned), attack: tool.attack.clone() });
             rules.len()
         };
-        let shapes: Vec<_> = tool.shape.iter().map(|shape| (shape::telling(shape), rule(Some(&shape.name)))).collect();
-        // Where a tool has no telling shape, no length of its arguments hides one.
+        let shapes: Vec<_> = tool.shape.iter().map(|shape| (shape::regex(shape), rule(Some(&shape.name)))).collect();
+        // Only a tool with shapes needs a rule for arguments that are too long to be read.
         let unseen = (!shapes.is_empty()).then(|| rule(Some("more arguments than can be read")));
         walked.push(Walked { shapes, allowed: Vec::new(), unseen, alone: rule(None) });
     }

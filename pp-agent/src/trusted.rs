@@ -1,4 +1,4 @@
-//! Files that say what the gate does: how they are read, and which are not trusted because somebody else could have written them.
+//! Reads files that configure the gate, and refuses those that another user could have written.
 
 use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -8,18 +8,18 @@ use std::path::Path;
 /// Who must have written a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileCheck {
-    /// This uid owns it, and nobody else can write it.
+    /// This uid must own it, and no other user may write it.
     OwnedBy(u32),
-    /// Anybody: a draft that is only looked at.
+    /// Anybody, for a draft that is only checked.
     Anybody,
 }
 
 impl FileCheck {
-    /// What the daemon demands.
+    /// The requirement of the daemon.
     pub const ROOT: Self = Self::OwnedBy(0);
 }
 
-/// Why a file is not read. The file's name goes before it.
+/// Why a file is refused. The message follows the name of the file.
 #[derive(Debug, thiserror::Error)]
 pub enum FileProblem {
     /// It cannot be opened or read.
@@ -28,12 +28,12 @@ pub enum FileProblem {
     /// It is a folder, a device or a pipe.
     #[error("is not a regular file; put the text itself there")]
     NotAFile,
-    /// It belongs to somebody else, who could rewrite it.
+    /// It belongs to another user, who could rewrite it.
     #[error("belongs to uid {uid}, must belong to uid {wanted}; chown it")]
     Owner {
-        /// Whose it is.
+        /// Its owner.
         uid: u32,
-        /// Whose it must be.
+        /// The owner that it must have.
         wanted: u32,
     },
     /// Others than the owner can write it.
@@ -42,7 +42,7 @@ pub enum FileProblem {
         /// Its permission bits.
         mode: u32,
     },
-    /// It is larger than such files are.
+    /// It is too large.
     #[error("{size} bytes, at most {most} are read")]
     TooLarge {
         /// Its size in bytes.
@@ -52,18 +52,18 @@ pub enum FileProblem {
     },
 }
 
-/// The file's bytes, `None` where there is no such file.
+/// The bytes of a file; `None` if there is no such file.
 pub(crate) fn read(path: &Path, check: FileCheck, most: u64) -> Result<Option<Vec<u8>>, FileProblem> {
-    // A FIFO would hold up the reader, so the kind is judged before opening
-    // and, because the path may point elsewhere by then, once more after.
+    // Opening a FIFO could block, so the type is checked before. RACE: the path may lead to another file by then, so it is checked again
+    // afterwards.
     match fs::metadata(path) {
         Ok(metadata) if !metadata.is_file() => return Err(FileProblem::NotAFile),
         Ok(_) => {}
-        // A dangling link was put there by somebody: not the same as nothing.
+        // A broken link is an error, unlike a missing file.
         Err(missing) if missing.kind() == io::ErrorKind::NotFound && !path.is_symlink() => return Ok(None),
         Err(error) => return Err(FileProblem::Unreadable(error)),
     }
-    // Without a writer a FIFO that came in between would be waited for here.
+    // RACE: `O_NONBLOCK`, since the path may be a FIFO without a writer by now.
     let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(FileProblem::Unreadable)?;
     let metadata = file.metadata().map_err(FileProblem::Unreadable)?;
@@ -80,7 +80,7 @@ pub(crate) fn read(path: &Path, check: FileCheck, most: u64) -> Result<Option<Ve
     Ok(Some(bytes))
 }
 
-/// Judges an open file, or a folder of files, by owner and mode.
+/// Checks owner and mode of an open file, or of a folder of files.
 pub(crate) fn trust(metadata: &Metadata, check: FileCheck) -> Result<(), FileProblem> {
     let FileCheck::OwnedBy(wanted) = check else {
         return Ok(());

@@ -1,4 +1,4 @@
-//! What would happen to a connection, and why one was refused.
+//! The calls that say what would happen to a connection, and why one was refused.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use crate::receipt::Request;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Check {
-    /// Where to.
+    /// The destination.
     pub(crate) address: IpAddr,
     /// The port.
     pub(crate) port: u16,
@@ -20,26 +20,26 @@ pub(crate) struct Check {
     pub(crate) link: Option<String>,
     /// `tcp`, `udp`, `udplite` or `sctp`; `tcp` if absent.
     pub(crate) transport: Option<String>,
-    /// As this agent; absent: `pid` or `session` says who.
+    /// The agent; absent if `pid` or `session` is given.
     pub(crate) agent: Option<String>,
     /// Owner of the session: a uid or a user's name; the caller if absent.
     pub(crate) user: Option<String>,
-    /// As this session.
+    /// The session.
     pub(crate) session: Option<String>,
-    /// As this process.
+    /// The process.
     pub(crate) pid: Option<u32>,
 }
 
-/// Its answer.
+/// The answer of `POST /v1/check`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CheckAnswer {
     #[serde(with = "verdict")]
     pub(crate) verdict: Verdict,
     #[serde(with = "reason")]
     pub(crate) reason: Reason,
-    /// The receipt that allows it, or is nearest to doing so.
+    /// The receipt that allows it, or that came nearest.
     pub(crate) receipt: Option<String>,
-    /// How the behaviour rules judge it, in words.
+    /// How the rate rules apply to it, in words.
     pub(crate) behaviour: Option<String>,
     /// Why an address that policy does not name is protected, in words.
     pub(crate) learned: Option<String>,
@@ -69,10 +69,10 @@ pub(crate) struct RefusalView {
     pub(crate) object: Option<String>,
     /// What it means, and what to do.
     pub(crate) words: String,
-    /// Absent where no receipt could have allowed it.
+    /// Absent if no receipt could have allowed it.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub(crate) requestable: Option<Requestable>,
-    /// Absent for agents: they get no map of the plant.
+    /// Absent for agents, which must not learn the layout of the plant.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub(crate) place: Option<Place>,
 }
@@ -83,7 +83,7 @@ pub(crate) struct RefusalView {
 pub(crate) struct Requestable {
     /// The command line that drafts the request.
     pub(crate) command: Option<String>,
-    /// The request itself, where it can be drafted.
+    /// The request itself, if it can be drafted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) request: Option<Request>,
 }
@@ -96,7 +96,7 @@ pub(crate) struct Place {
     pub(crate) service: Option<String>,
 }
 
-/// Codes of the kernel's, by their names.
+/// Serialises codes of the kernel by their names.
 macro_rules! by_name {
     ($module:ident, $code:ty, $all:expr) => {
         mod $module {

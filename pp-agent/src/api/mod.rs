@@ -1,7 +1,7 @@
-//! The calls of the control socket as types: what is asked, what is answered, what an answer that says no looks like.
+//! The calls of the control socket as types: requests, answers and errors.
 //!
-//! The daemon writes them and the command line reads them. A reader takes what it knows: members that a later version added are passed over, and
-//! those that an earlier one had not yet are at their defaults.
+//! The daemon writes them and the command line reads them. A reader ignores members that a later version added. Members that an earlier
+//! version lacks have their defaults.
 
 mod access;
 mod policy;
@@ -21,14 +21,14 @@ pub(crate) use status::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// The body of an answer that says no.
+/// The body of an error answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct ErrorAnswer {
     pub(crate) error: Problem,
 }
 
-/// Why an answer says no.
+/// Why a call was refused or failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
 #[serde(default)]
@@ -36,16 +36,16 @@ pub(crate) struct Problem {
     /// HTTP status; it is not in the body.
     #[serde(skip)]
     pub(crate) status: u16,
-    /// What went wrong, for programs: `no_rights`, `term_not_enforced`, ...
+    /// The stable code for programs: `no_rights`, `term_not_enforced`, ...
     pub(crate) code: String,
     /// What went wrong and what to do, for people.
     pub(crate) message: String,
-    /// Permission Protocol's code, where it has one.
+    /// The code of Permission Protocol, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) pp_code: Option<String>,
 }
 
-/// An answer as JSON, with the members of each object in alphabetical order, however its type has them.
+/// An answer as JSON, with the members of each object in alphabetical order.
 ///
 /// # Errors
 /// Never for the types of this module; the signature is serde's.

@@ -4,15 +4,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{NotRead, Off};
 
-/// What there is to say of a valid policy.
+/// Remarks on a valid policy.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Remarks {
-    /// Parts of the shipped protection that it leaves off.
+    /// Parts of the shipped protection that it turns off.
     pub(crate) off: Vec<Off>,
-    /// What is probably not meant as it is written.
+    /// What is probably a mistake.
     pub(crate) warnings: Vec<String>,
-    /// What lies in the folder of drop-ins and is none.
+    /// Entries of the folder of drop-ins that are none.
     pub(crate) not_read: Vec<NotRead>,
     pub(crate) notes: Vec<String>,
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Draft {
-    /// From this refusal.
+    /// The event of the refusal to ask a receipt for.
     pub(crate) event: Option<u64>,
     /// The agent; the caller's own if it is one.
     pub(crate) agent: Option<String>,
@@ -15,7 +15,7 @@ pub(crate) struct Draft {
     pub(crate) user: Option<String>,
     /// `ADDRESS[/LEN]:PORT[/TRANSPORT]`, any number.
     pub(crate) targets: Vec<String>,
-    /// How long access is asked for, seconds.
+    /// How long access is asked for, in seconds.
     pub(crate) access_seconds: Option<u64>,
     /// Accounts the agent will log in with; none: no logins.
     pub(crate) accounts: Vec<String>,
@@ -25,7 +25,7 @@ pub(crate) struct Draft {
     pub(crate) max_connections: Option<u64>,
     /// Most turns on each connection to a gateway.
     pub(crate) max_turns: Option<u64>,
-    /// What for, in the asker's words.
+    /// The purpose, in the words of who asks.
     pub(crate) summary: Option<String>,
 }
 
@@ -40,15 +40,15 @@ pub(crate) struct Receipts {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ReceiptStatus {
-    /// Its window has not begun.
+    /// Its window has not started.
     Pending,
     Active,
     /// Its window is over.
     Expired,
     Revoked,
-    /// Its connections are used up, or nobody knows how many are.
+    /// Its connections are used up, or their count is lost.
     Exhausted,
-    /// The policy or the keys in force do not let it in.
+    /// The policy or the keys in force do not admit it.
     #[default]
     Void,
 }
@@ -69,25 +69,25 @@ pub(crate) struct ReceiptView {
     pub(crate) from: String,
     pub(crate) until: String,
     pub(crate) uids: Vec<u32>,
-    /// Absent where it is void.
+    /// Absent if it is void.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub(crate) terms: Option<TermsView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) void_because: Option<String>,
-    /// Absent where the kernel counts nothing of it.
+    /// Absent if the kernel counts nothing for it.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub(crate) used: Option<UsedView>,
-    /// It was registered before, and nothing changed.
+    /// Whether it was registered before.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) again: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) warnings: Vec<String>,
-    /// As it was signed; only where one receipt is asked for.
+    /// The signed artifact; only in the answer for a single receipt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) artifact: Option<Value>,
 }
 
-/// What was signed.
+/// The signed terms.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct TermsView {
@@ -107,14 +107,14 @@ pub(crate) struct TermsView {
     pub(crate) max_turns: Option<u32>,
 }
 
-/// What is used of it.
+/// What is used of a receipt.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct UsedView {
     pub(crate) used_connections: u64,
     pub(crate) used_attempts: u64,
 }
 
-/// `POST /v1/receipts`: what an artifact turned out to be.
+/// `POST /v1/receipts`: the registered receipt or revocation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum RegisterAnswer {
@@ -133,6 +133,6 @@ impl From<ReceiptView> for RegisterAnswer {
 pub(crate) struct Revoked {
     pub(crate) id: String,
     pub(crate) status: ReceiptStatus,
-    /// Else it was never seen here, and cannot be registered any more.
+    /// Whether it was registered here. If not, it cannot be registered any more.
     pub(crate) was_registered: bool,
 }

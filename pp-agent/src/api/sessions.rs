@@ -1,4 +1,4 @@
-//! Who is governed.
+//! Sessions: the processes that are governed.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ pub(crate) struct StartSession {
     pub(crate) pid: Option<u32>,
 }
 
-/// Its answer.
+/// The answer of `POST /v1/sessions`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Started {
@@ -29,10 +29,10 @@ pub(crate) struct Started {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Released {
-    /// Absent where no daemon answered and the marks were taken away without it.
+    /// Absent if no daemon answered and the marks were removed without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) session: Option<String>,
-    /// How many are no longer governed.
+    /// How many processes were released.
     pub(crate) processes: usize,
 }
 
@@ -60,7 +60,7 @@ pub(crate) struct SessionView {
 pub(crate) struct ProcessView {
     pub(crate) pid: u32,
     pub(crate) executable: String,
-    /// Without the secrets that are known by their form.
+    /// Its arguments, with known secrets masked.
     pub(crate) argv: Vec<String>,
 }
 
@@ -68,9 +68,9 @@ pub(crate) struct ProcessView {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct OwnSession {
-    /// It has an agent's rights.
+    /// Whether it has an agent's rights.
     pub(crate) marked: bool,
-    /// Absent also where it cannot be known.
+    /// Absent also if it is unknown.
     pub(crate) session: Option<String>,
     pub(crate) uid: u32,
 }

@@ -1,4 +1,4 @@
-//! The gate's health, and what is protected beside what policy names.
+//! The state of the gate, and what is protected although policy does not name it.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,28 +6,28 @@ use super::Remarks;
 use crate::config::Mode;
 use crate::kernel::Gap;
 
-/// How far what was asked for is enforced.
+/// How much of what policy asks for is enforced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Posture {
-    /// The canary was refused everything.
+    /// Everything that the canary tried was refused.
     Enforcing,
-    /// It was refused everything but what this kernel is known to leave open.
+    /// Everything was refused except for known gaps of this kernel.
     Partial,
     /// Policy asks for no refusals.
     Observe,
-    /// Something went through that must not.
+    /// Something was not refused that must be.
     Open,
-    /// There are problems: see them.
+    /// There are problems.
     Degraded,
-    /// Nothing was tried yet, or a later version says something that this one does not know.
+    /// Nothing was tried yet, or a later version has a posture that this one does not know.
     #[default]
     #[serde(rename = "", other)]
     Unmeasured,
 }
 
 impl Posture {
-    /// Whether refusals hold, but for known gaps.
+    /// Whether everything but known gaps is refused.
     #[must_use]
     pub(crate) const fn refuses(self) -> bool {
         matches!(self, Self::Enforcing | Self::Partial)
@@ -44,9 +44,9 @@ impl std::fmt::Display for Posture {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Opening {
-    /// This kernel is known to leave it open.
+    /// A known gap of this kernel.
     Known(Gap),
-    /// What the canary got through with, or why it could not be sent.
+    /// A technique that was not refused, or why the canary could not be sent.
     Found(String),
 }
 
@@ -69,9 +69,9 @@ pub(crate) struct Status {
     pub(crate) kernel: String,
     pub(crate) backend: String,
     pub(crate) backends: Vec<BackendView>,
-    /// What is enforced of what was asked for.
+    /// The posture, with policy and problems taken into account.
     pub(crate) posture: Posture,
-    /// What the canary found.
+    /// The posture that the canary found.
     pub(crate) measured: Posture,
     pub(crate) gaps: Vec<Opening>,
     pub(crate) watch: WatchView,
@@ -83,7 +83,7 @@ pub(crate) struct Status {
     pub(crate) problems: Vec<String>,
     pub(crate) healthy: bool,
     pub(crate) generation: u32,
-    /// Absent where it is not known since when they are counted.
+    /// Absent if it is unknown since when they are counted.
     pub(crate) refusals: Option<RefusalCounts>,
     pub(crate) sessions: usize,
     pub(crate) receipts: usize,
@@ -91,7 +91,7 @@ pub(crate) struct Status {
     pub(crate) pid: u32,
 }
 
-/// What became of a backend at start.
+/// The result of trying a backend at start.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct BackendView {
@@ -99,22 +99,23 @@ pub(crate) struct BackendView {
     pub(crate) found: String,
 }
 
-/// How the refusals of this boot were told: `told` + `repeats` + `lost` + `untold` = `refused`.
+/// How the refusals of this boot are reported: `told` + `repeats` + `lost` + `untold` = `refused`.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct RefusalCounts {
-    /// By the kernel's count, since this account is kept.
+    /// The kernel's count, since this account started.
     pub(crate) refused: u64,
+    /// With their own event.
     pub(crate) told: u64,
     pub(crate) repeats: u64,
     pub(crate) lost: u64,
-    /// Not yet: records on their way, and repeats that are told when their window is over.
+    /// Not reported yet: records on their way, and repeats that are reported when their window is over.
     pub(crate) untold: u64,
-    /// Told by events that this daemon could not store.
+    /// Reported by events that this daemon could not store.
     pub(crate) not_stored: u64,
 }
 
-/// What watching the gate found last.
+/// The last findings of the watch over the gate.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct WatchView {
@@ -131,7 +132,7 @@ pub(crate) struct CanaryView {
     pub(crate) findings: Vec<FindingView>,
 }
 
-/// What became of one attempt of the canary's.
+/// The result of one attempt of the canary.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct FindingView {
@@ -140,7 +141,7 @@ pub(crate) struct FindingView {
     pub(crate) refused: bool,
 }
 
-/// Hooks that are looked at, and what had to be done to them.
+/// The hooks that are watched, and their repairs.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct HooksView {
@@ -148,11 +149,11 @@ pub(crate) struct HooksView {
     pub(crate) mended: u64,
     pub(crate) missing: Vec<String>,
     pub(crate) beyond_repair: u64,
-    /// Programs of others that run after ours.
+    /// Programs of other owners that run after ours.
     pub(crate) foreign: usize,
 }
 
-/// What is protected beside what policy names: a list for operators, counts for everybody else.
+/// What is protected although policy does not name it: a list for operators, counts for everybody else.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Neighbours {
@@ -167,7 +168,7 @@ impl Default for Neighbours {
 }
 
 impl Neighbours {
-    /// How many there are. A list of addresses is a map of the plant.
+    /// The counts. A list of addresses would show the layout of the plant.
     #[must_use]
     pub(crate) const fn counts(&self) -> NeighbourCounts {
         match self {
@@ -192,11 +193,11 @@ pub(crate) struct NeighbourList {
     pub(crate) learned: Vec<NeighbourView>,
     /// Conflicts of the last 24 hours, one sentence each.
     pub(crate) conflicts: Vec<String>,
-    /// IPv6 networks on those links of which no zone names all.
+    /// IPv6 networks on those links that no zone covers.
     pub(crate) unnamed_networks: Vec<UnnamedNetwork>,
 }
 
-/// The same, counted.
+/// The counts of [`NeighbourList`].
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct NeighbourCounts {

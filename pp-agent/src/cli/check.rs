@@ -53,7 +53,7 @@ fn parse_target(text: &str) -> Result<Target, String> {
     Ok(Target { address: socket.ip(), port: socket.port(), transport, link })
 }
 
-/// Asks the live tables.
+/// Asks the daemon about the live tables.
 pub(crate) fn check(context: &Context, args: &CheckArgs) -> Outcome {
     let question = Check {
         address: args.target.address,

@@ -1,4 +1,4 @@
-//! `doctor`: what this kernel can enforce, what not, and what to change.
+//! `doctor`: what this kernel can and cannot enforce, and what to change.
 
 mod containers;
 
@@ -30,14 +30,14 @@ pub(crate) struct DoctorArgs {
     keys: PathBuf,
 }
 
-/// Everything that was looked at.
+/// All findings.
 #[derive(Serialize)]
 struct Report {
     healthy: bool,
     findings: Vec<Finding>,
 }
 
-/// One thing that was looked at.
+/// One finding.
 #[derive(Serialize)]
 struct Finding {
     what: &'static str,
@@ -55,17 +55,17 @@ impl Finding {
         Self { what, good: false, found: found.into(), advice: Some(advice.into()) }
     }
 
-    /// Nothing is wrong with it, but it should be known.
+    /// A finding that is no problem but good to know.
     fn note(what: &'static str, found: impl Into<String>, advice: impl Into<Option<String>>) -> Self {
         Self { what, good: true, found: found.into(), advice: advice.into() }
     }
 }
 
-/// Looks at everything; an error code if something keeps the gate from enforcing.
+/// Checks everything. Exits with an error code if something keeps the gate from enforcing.
 pub(crate) fn doctor(context: &Context, args: &DoctorArgs) -> Outcome {
     let loaded = Config::load(&Paths::beside(&args.policy), FileCheck::ROOT);
     let mut findings = vec![kernel(), btf(), cgroup2(), lsm(), command_line(), pins(&args.bpffs), policy(&args.policy, &loaded)];
-    // What a refused policy says is not in force, and nobody knows from here what is.
+    // A refused policy is not in force, and the one in force is unknown here.
     if let Ok(config) = &loaded {
         findings.extend(containers::findings(Path::new("/"), config));
     }
@@ -163,7 +163,7 @@ fn policy(file: &Path, loaded: &Result<Config, ConfigError>) -> Finding {
     }
 }
 
-/// What closes the gaps of the cgroup backend.
+/// How to close the gaps of the cgroup backend.
 const CLOSED_BY: &str = "closed by the backends lsm and fmod_ret, where the kernel has the hook: see backend above";
 
 /// What an agent can do through a gap.
@@ -181,7 +181,7 @@ fn gap_words(gap: Gap) -> &'static str {
     }
 }
 
-/// Whoever can read the private half of a trusted key signs for its owner.
+/// Looks for readable private halves of trusted keys. Everybody who can read one can sign for its owner.
 fn private_keys(keys: &Path) -> Vec<Finding> {
     let Ok(keyring) = Keyring::load(keys, FileCheck::Anybody) else { return Vec::new() };
     let mut folders = vec![PathBuf::from("/etc/pp-agent"), PathBuf::from("/root"), PathBuf::from(".")];
@@ -203,8 +203,7 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
     std::fs::read_dir(folder).map_or(Vec::new(), |entries| entries.flatten().map(|entry| entry.path()).collect())
 }
 
-/// The trusted key whose private half is in the file: by the id that it
-/// carries, or, unencrypted, by the key itself.
+/// The trusted key whose private half is in the file: found by its id, or, if it is not encrypted, by the key itself.
 fn trusted_private_key(file: &Path, keyring: &Keyring) -> Option<String> {
     if let Ok(key) = OperatorKey::load(file, || None) {
         return keyring.find_public(&key.public()).map(|trusted| trusted.id().to_owned());

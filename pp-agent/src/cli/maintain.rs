@@ -1,5 +1,4 @@
-//! `uninstall-hooks` and `completions`, and the question whether this very
-//! process belongs to a session.
+//! `uninstall-hooks` and `completions`, and the check whether this process belongs to a session.
 
 use std::path::{Path, PathBuf};
 
@@ -33,7 +32,7 @@ struct Uninstalled {
     flows_ended: usize,
 }
 
-/// Takes everything out of the kernel, daemon alive or dead.
+/// Removes everything from the kernel, whether or not the daemon runs.
 pub(crate) fn uninstall(context: &Context, args: &UninstallArgs) -> Outcome {
     refuse_in_session(context, &args.bpffs, "uninstall-hooks")?;
     if wait(context.client.get::<OwnSession>("/v1/self")).is_ok() {
@@ -62,8 +61,7 @@ pub(crate) fn completions(context: &Context, args: &CompletionArgs) -> Outcome {
     Ok(DONE)
 }
 
-/// Refuses when this process belongs to an agent's session: by the daemon's
-/// word, and where none answers by the pinned table, if it can be read.
+/// Refuses if this process belongs to an agent's session. It asks the daemon, or, if none answers, reads the pinned table if possible.
 pub(crate) fn refuse_in_session(context: &Context, bpffs: &Path, command: &str) -> Result<(), CliError> {
     let marked = match wait(context.client.get::<OwnSession>("/v1/self")) {
         Ok(own) => own.marked,

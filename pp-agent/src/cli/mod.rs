@@ -1,8 +1,7 @@
-//! The command line: stdout is data, stderr is talk.
+//! The command line: stdout is for data, stderr for messages.
 //!
 //! Exit codes: 0 done or would be allowed, 1 would be refused, 2 error;
-//! `receipt verify` alone has the reference verifier's. A broken pipe is
-//! success: whoever read has read enough.
+//! `receipt verify` has those of the reference verifier. A broken pipe is success, since the reader has read enough.
 
 mod check;
 mod doctor;
@@ -23,15 +22,15 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::control::client::{Client, ClientError, Notice};
+use crate::control::client::{Announce, Client, ClientError};
 use crate::control::trust::Named;
 use crate::daemon::DaemonArgs;
 use crate::kernel::canary;
 pub(crate) use output::Output;
 
-/// Where the daemon listens, unless told otherwise.
+/// Where the daemon listens by default.
 const SOCKET: &str = "/run/pp-agent/control.sock";
-/// The environment variable that names another; its server must be root's.
+/// The environment variable that names another socket, whose server must run as root.
 const SOCKET_VARIABLE: &str = "PP_AGENT_SOCKET";
 
 /// Refuses AI agents' connections to industrial equipment until a person has signed a receipt.
@@ -90,13 +89,13 @@ enum Command {
     },
 }
 
-/// Why a command ended without doing what it was asked.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
-    /// The reader of stdout has gone.
+    /// The reader of stdout has closed it.
     #[error("stdout: closed")]
     Closed,
-    /// The daemon did not answer, or said no.
+    /// The daemon did not answer, or refused the call.
     #[error(transparent)]
     Client(#[from] ClientError),
     /// Anything else, in a sentence.
@@ -132,8 +131,8 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    let (socket, named, notice) = choose_socket(cli.socket.clone(), std::env::var_os(SOCKET_VARIABLE));
-    let context = Context { client: Client::new(&socket, named).with_notice(notice), out: Output::new(cli.json) };
+    let (socket, named, announce) = choose_socket(cli.socket.clone(), std::env::var_os(SOCKET_VARIABLE));
+    let context = Context { client: Client::new(&socket, named).with_announce(announce), out: Output::new(cli.json) };
     match dispatch(cli, &socket, context) {
         Ok(code) => ExitCode::from(code),
         Err(CliError::Closed) => ExitCode::SUCCESS,
@@ -174,18 +173,18 @@ fn dispatch(cli: Cli, socket: &Path, context: Context) -> Outcome {
     }
 }
 
-/// The socket to use, how it was named, and what is said about it.
-fn choose_socket(option: Option<PathBuf>, variable: Option<OsString>) -> (PathBuf, Named, Notice) {
+/// The socket to use, where its path comes from, and how to announce it.
+fn choose_socket(option: Option<PathBuf>, variable: Option<OsString>) -> (PathBuf, Named, Announce) {
     if let Some(socket) = option {
-        return (socket, Named::OnCommandLine, notice_of_option);
+        return (socket, Named::OnCommandLine, announce_option);
     }
     match variable.filter(|socket| !socket.is_empty() && socket != SOCKET) {
-        Some(socket) => (socket.into(), Named::Elsewhere, notice_of_variable),
+        Some(socket) => (socket.into(), Named::Elsewhere, announce_variable),
         None => (SOCKET.into(), Named::Elsewhere, |_, _| {}),
     }
 }
 
-fn notice_of_option(socket: &Path, uid: u32) {
+fn announce_option(socket: &Path, uid: u32) {
     if uid != 0 {
         let socket = socket.display();
         output::talk(&format!("pp-agent: control socket {socket}: uid {uid} serves it, not root; believed because --socket names it here"));
@@ -194,11 +193,11 @@ fn notice_of_option(socket: &Path, uid: u32) {
     }
 }
 
-fn notice_of_variable(socket: &Path, _root: u32) {
+fn announce_variable(socket: &Path, _root: u32) {
     output::talk(&format!("pp-agent: control socket {} ({SOCKET_VARIABLE})", socket.display()));
 }
 
-/// Waits for one call on a runtime of its own.
+/// Waits for one call on a new runtime.
 pub(crate) fn wait<T>(call: impl Future<Output = Result<T, ClientError>>) -> Result<T, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

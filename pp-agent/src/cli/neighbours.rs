@@ -23,7 +23,7 @@ enum NeighboursCommand {
     },
 }
 
-/// Lists what is known, or forgets one address.
+/// Lists what was learned, or forgets one address.
 pub(crate) fn run(context: &Context, args: &NeighboursArgs) -> Outcome {
     if let Some(NeighboursCommand::Forget { address }) = &args.command {
         let answer = wait(context.client.delete::<Forgotten>(&format!("/v1/neighbours/{address}")))?;

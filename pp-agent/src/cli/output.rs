@@ -1,5 +1,4 @@
-//! Writing: data to stdout, talk to stderr. Text for people is escaped, since
-//! paths, arguments and summaries are an attacker's to choose.
+//! Writes data to stdout and messages to stderr. Text for people is escaped, since an attacker can choose paths, arguments and summaries.
 
 use std::io::{ErrorKind, Write};
 
@@ -13,7 +12,7 @@ use crate::escape::escape;
 /// Where data goes, and in which form.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
-    /// JSON instead of text.
+    /// Whether to write JSON instead of text.
     pub(crate) json: bool,
 }
 
@@ -27,13 +26,13 @@ impl Output {
         self.raw(format!("{}\n", escape(text)).as_bytes())
     }
 
-    /// As JSON, indented.
+    /// A value as indented JSON.
     pub(crate) fn value(self, value: &impl Serialize) -> Result<(), CliError> {
         let json = api::to_json(value).map_err(CliError::message)?;
         self.raw(format!("{}\n", harmless(&format!("{json:#}"))).as_bytes())
     }
 
-    /// Bytes as they are: JSON lines, files.
+    /// Bytes without escaping: JSON lines, files.
     pub(crate) fn raw(self, bytes: &[u8]) -> Result<(), CliError> {
         let mut stdout = std::io::stdout().lock();
         stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
@@ -42,7 +41,7 @@ impl Output {
         })
     }
 
-    /// The value as JSON, or the lines made of it.
+    /// A value as JSON, or as lines of text.
     pub(crate) fn show(self, value: &impl Serialize, lines: impl FnOnce() -> Vec<String>) -> Result<(), CliError> {
         if self.json {
             return self.value(value);
@@ -51,8 +50,7 @@ impl Output {
     }
 }
 
-/// JSON in which what could move a cursor, hide or reorder text is written as
-/// an escape, which every reader turns back.
+/// JSON in which characters that could move a cursor, or hide or reorder text, are escaped. Every JSON reader decodes them.
 fn harmless(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for character in json.chars() {
@@ -65,7 +63,7 @@ fn harmless(json: &str) -> String {
     out
 }
 
-/// Says something on stderr, escaped; nobody listening is no error.
+/// Writes a message to stderr, escaped. A closed stderr is no error.
 pub(crate) fn talk(text: &str) {
     let mut stderr = std::io::stderr().lock();
     for line in text.lines() {
@@ -75,17 +73,17 @@ pub(crate) fn talk(text: &str) {
     }
 }
 
-/// Says what an answer warns of.
+/// Prints the warnings of an answer.
 pub(crate) fn warn(warnings: &[String]) {
     warnings.iter().for_each(|warning| talk(&format!("warning: {warning}")));
 }
 
-/// Those of them that there are, each behind its name: `zone plant-7, gateway field`.
+/// The members that are present, each after its name: `zone plant-7, gateway field`.
 pub(crate) fn named<'a>(members: impl IntoIterator<Item = (&'a str, &'a Option<String>)>) -> Vec<String> {
     members.into_iter().filter_map(|(name, text)| text.as_ref().map(|text| format!("{name} {text}"))).collect()
 }
 
-/// Rows in columns, two spaces apart, the first row being the titles.
+/// Rows in columns, two spaces apart. The first row has the titles.
 pub(crate) fn table(rows: &[Vec<String>]) -> Vec<String> {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.width()).max().unwrap_or(0);

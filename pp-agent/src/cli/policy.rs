@@ -38,11 +38,11 @@ pub(crate) enum PolicyCommand {
     Reload,
 }
 
-/// The body of a call that says nothing more.
+/// The empty body of a call.
 #[derive(Serialize)]
 struct Empty {}
 
-/// Runs one of them.
+/// Runs one of the commands.
 pub(crate) fn run(context: &Context, command: &PolicyCommand) -> Outcome {
     match command {
         PolicyCommand::Check { file, against } => check(context, file, against.as_deref()),
@@ -64,8 +64,8 @@ pub(crate) fn run(context: &Context, command: &PolicyCommand) -> Outcome {
     }
 }
 
-/// What an answer says of a policy beside its being valid, bad news first: what of the shipped protection is off, what
-/// is probably not meant, what in the folder of drop-ins is not read, and what else to know.
+/// The remarks on a valid policy, the most serious first. They say what of the shipped protection is off, what is probably a mistake, and
+/// which drop-ins are not read.
 pub(super) fn remarks(of: &Remarks) -> Vec<(&'static str, String)> {
     let off = of.off.iter().map(|off| ("off", off.text.clone()));
     let warnings = of.warnings.iter().map(|words| ("warning", words.clone()));
@@ -74,8 +74,8 @@ pub(super) fn remarks(of: &Remarks) -> Vec<(&'static str, String)> {
     off.chain(warnings).chain(not_read).chain(notes).collect()
 }
 
-/// The same of a policy that was read here, said on standard error.
-pub(super) fn tell(config: &Config) {
+/// Prints the remarks on a policy that was read here to standard error.
+pub(super) fn print_remarks(config: &Config) {
     remarks(&remarks_of(config)).iter().for_each(|(kind, words)| talk(&format!("{kind}: {words}")));
 }
 
@@ -93,7 +93,7 @@ pub(super) fn files(config: &Config) -> Vec<String> {
     config.sources.iter().map(|source| source.name.clone()).collect()
 }
 
-/// What a valid policy has.
+/// Facts about a valid policy.
 #[derive(Serialize)]
 struct Facts {
     valid: bool,
@@ -108,7 +108,7 @@ struct Facts {
 }
 
 fn check(context: &Context, file: &Path, against: Option<&Path>) -> Outcome {
-    // A link to nothing is there: reading it says what is wrong.
+    // A broken link counts as a file, so that reading it gives the error.
     if !file.exists() && !file.is_symlink() {
         return Err(CliError::message(format!("{}: no such file", file.display())));
     }
@@ -117,7 +117,7 @@ fn check(context: &Context, file: &Path, against: Option<&Path>) -> Outcome {
         Config::not_read(&paths).iter().for_each(|entry| talk(&format!("warning: {entry}")));
         CliError::message(error)
     })?;
-    tell(&config);
+    print_remarks(&config);
     if let Some(events) = against {
         return policy_events::against(context, &config, events);
     }

@@ -1,4 +1,4 @@
-//! `policy check --against` and `policy suggest`: a policy, and events that tell what would come of it.
+//! `policy check --against` and `policy suggest`: what recorded events say about a policy.
 
 use std::fs::File;
 use std::io::{self, BufReader};
@@ -31,7 +31,7 @@ struct Against<'a> {
     not_read: &'a [NotRead],
 }
 
-/// Says what a draft would have changed. 1 where it would refuse what went through.
+/// Prints what a draft would have changed. Exit code 1 if it would refuse what was allowed.
 pub(super) fn against(context: &Context, config: &Config, events: &Path) -> Outcome {
     let mut comparison = Comparison::new(Draft::new(config).map_err(CliError::message)?);
     let read = each(events, |event| comparison.take(&event))?;
@@ -46,13 +46,13 @@ pub(super) fn against(context: &Context, config: &Config, events: &Path) -> Outc
     };
     context.out.show(&answer, || {
         let mut lines = vec![counted(read.events, "event")];
-        for change in [Change::NewlyRefused, Change::NewlyAllowed, Change::NoLongerTold] {
+        for change in [Change::NewlyRefused, Change::NewlyAllowed, Change::NoLongerReported] {
             lines.extend(section(&comparison, change));
         }
         let unchanged = |change| comparison.attempts(change);
         lines.push(format!("unchanged: {} refused, {} let through", unchanged(Change::Refused), unchanged(Change::LetThrough)));
-        for blind in &answer.summary.not_judged {
-            lines.push(format!("not judged: {} ({}): {}", counted(blind.events, "event"), blind.what, blind.why));
+        for group in &answer.summary.not_judged {
+            lines.push(format!("not judged: {} ({}): {}", counted(group.events, "event"), group.what, group.why));
         }
         lines.extend(answer.summary.notes.iter().map(|note| format!("note: {note}")));
         lines
@@ -64,7 +64,7 @@ fn section(comparison: &Comparison<'_>, change: Change) -> Vec<String> {
     let words = match change {
         Change::NewlyRefused => "let through, would be refused",
         Change::NewlyAllowed => "refused, would be let through",
-        Change::NoLongerTold => "let through, would be without an event",
+        Change::NoLongerReported => "let through, would be without an event",
         Change::Refused => "refused, would be",
         Change::LetThrough => "let through, would be",
     };
@@ -87,10 +87,10 @@ fn cells(row: &Row, tally: &Tally) -> Vec<String> {
     ]
 }
 
-/// Proposes a drop-in.
+/// Prints a proposed drop-in.
 pub(super) fn suggest(context: &Context, file: &Path, events: &Path) -> Outcome {
     let config = Config::load(&Paths::beside(file), FileCheck::Anybody).map_err(CliError::message)?;
-    policy::tell(&config);
+    policy::print_remarks(&config);
     let mut observed = Observed::new(Draft::new(&config).map_err(CliError::message)?);
     let read = each(events, |event| observed.take(&event))?;
     observed.miss(read.missing);
@@ -98,7 +98,7 @@ pub(super) fn suggest(context: &Context, file: &Path, events: &Path) -> Outcome 
     if context.out.json {
         context.out.value(&proposal)?;
     } else {
-        // Already escaped where it repeats what others wrote, and a file to be: its backslashes are TOML's.
+        // Text from events is escaped already. The output is a TOML file, so its backslashes must stay.
         context.out.raw(proposal.toml.as_bytes())?;
     }
     Ok(DONE)

@@ -1,5 +1,4 @@
-//! `receipt`: what people do with receipts, on the operator's machine and on
-//! the host.
+//! `receipt`: the commands for receipts, on the operator's machine and on the host.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -163,7 +162,7 @@ pub(crate) struct RevokeArgs {
     pub(super) passphrase: PassphraseArgs,
 }
 
-/// Runs one of them.
+/// Runs one of the commands.
 pub(crate) fn run(context: &Context, command: ReceiptCommand) -> Outcome {
     match command {
         ReceiptCommand::Keygen(args) => local::keygen(context, &args),

@@ -1,5 +1,4 @@
-//! What happens with a private key, on the operator's machine: `keygen`,
-//! `sign`, `revoke --sign`. All refuse inside an agent's session.
+//! The commands that use a private key, on the operator's machine: `keygen`, `sign`, `revoke --sign`. All refuse inside an agent's session.
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -18,7 +17,7 @@ use crate::receipt::Request;
 use crate::receipt::key::OperatorKey;
 use crate::receipt::{revocation, sign as signing};
 
-/// `90s`, `1h 30m`, `1d`, or seconds; whole ones.
+/// Reads a duration in whole seconds: `90s`, `1h 30m`, `1d`, or a number of seconds.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
     let time = if is_number { text.parse().map(Duration::from_secs).ok() } else { clock::parse_duration(text) };
@@ -70,7 +69,7 @@ pub(crate) fn sign_revocation(context: &Context, args: &RevokeArgs) -> Outcome {
     Ok(DONE)
 }
 
-/// Text that is escaped already, to stderr: an operator must see it.
+/// Writes text that is escaped already to stderr. It is an error if the operator cannot see it.
 fn say(text: &str) -> Result<(), CliError> {
     let mut stderr = std::io::stderr().lock();
     stderr.write_all(text.as_bytes()).map_err(|error| CliError::message(format!("stderr: {error}")))

@@ -37,7 +37,7 @@ struct Inspected {
     text: String,
 }
 
-/// Reads a file, or stdin for `-`, up to what a host would take.
+/// Reads a file, or stdin for `-`, up to the size that a host accepts.
 pub(crate) fn artifact(file: &Path) -> Result<Vec<u8>, CliError> {
     let failed = |error: std::io::Error| CliError::message(format!("{}: {error}", file.display()));
     let mut bytes = Vec::new();
@@ -53,7 +53,7 @@ pub(crate) fn artifact(file: &Path) -> Result<Vec<u8>, CliError> {
     Ok(bytes)
 }
 
-/// The reference verifier's words and exit codes.
+/// Verifies an artifact, with the output and exit codes of the reference verifier.
 pub(crate) fn verify(context: &Context, args: &VerifyArgs) -> Outcome {
     let artifact = match artifact(&args.file) {
         Ok(artifact) => artifact,
@@ -89,14 +89,14 @@ pub(crate) fn verify(context: &Context, args: &VerifyArgs) -> Outcome {
     }
 }
 
-/// Where the policy of this host lies beside its keys and can be read: whether it knows the receipt's agent.
+/// Warns if the policy next to the keys does not know the agent of the receipt.
 fn warn_of_agent(evidence: &Evidence, keys: &Path) {
     let policy = keys.with_file_name("policy.toml");
     let (Some(agent), None) = (evidence.text("agentId"), revoked_id(evidence)) else { return };
     if !policy.exists() {
         return;
     }
-    // A policy that is refused, or is not for this user to read, is for policy check to tell.
+    // `policy check` reports a policy that is refused or not readable for this user.
     if let Ok(config) = Config::load(&Paths::beside(&policy), FileCheck::Anybody)
         && let Some(unknown) = config.unknown_agent(agent)
     {
@@ -109,7 +109,7 @@ fn unreadable(error: &dyn std::fmt::Display) -> Outcome {
     Ok(UNREADABLE)
 }
 
-/// What an artifact says, whether it verifies or not.
+/// Shows what an artifact says, whether or not it verifies.
 pub(crate) fn inspect(context: &Context, args: &InspectArgs) -> Outcome {
     let artifact = artifact(&args.file)?;
     let keys =

@@ -59,7 +59,7 @@ pub(crate) struct ReleaseArgs {
     state: PathBuf,
 }
 
-/// Marks this very process, makes sure of it, confines it if asked to, and becomes the command.
+/// Marks this process, verifies the mark, confines the process if asked to, and executes the command.
 pub(crate) fn run(context: &Context, args: &RunArgs) -> Outcome {
     let Some((program, arguments)) = args.command.split_first() else {
         return Err(CliError::message("run: no command given"));
@@ -88,7 +88,7 @@ fn refused_as_marked() -> Result<bool, CliError> {
     })
 }
 
-/// What a server answers proves nothing: the mark is there only if the kernel refuses now what it let through before.
+/// Checks that the process is marked. The answer of a server is no proof: the kernel must now refuse what it allowed before.
 fn prove_mark(before: bool, after: bool) -> Result<(), CliError> {
     match (before, after) {
         (false, true) => Ok(()),
@@ -144,7 +144,7 @@ fn show_released(context: &Context, args: &ReleaseArgs, processes: usize, answer
     Ok(DONE)
 }
 
-/// Notes in the daemon's state, which no daemon holds open now, that these are no agents any more.
+/// Stores in the daemon's state, while no daemon runs, that these processes were released.
 fn keep_released(state: &Path, processes: impl IntoIterator<Item = u32>) -> Result<(), crate::state::StateError> {
     let state = State::open(&state.join(STATE_FILE))?;
     let mut released = Released::of_boot(state.released()?, &boot_id());

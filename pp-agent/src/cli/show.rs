@@ -53,7 +53,7 @@ pub(crate) struct WhyArgs {
     session: Option<String>,
 }
 
-/// Shows the gate's health. Anything but full health is an error code.
+/// Shows the state of the gate. Exits with an error code if there is any problem.
 pub(crate) fn status(context: &Context, args: &StatusArgs) -> Outcome {
     let status = wait(context.client.get::<Status>("/v1/status"))?;
     context.out.show(&status, || status_lines(&status))?;
@@ -74,8 +74,8 @@ fn status_lines(status: &Status) -> Vec<String> {
         format!("receipts  {}", status.receipts),
     ]);
     lines.extend(status.refusals.map(|counts| {
-        let told = format!("{} told, {} repeats, {} lost", counts.told, counts.repeats, counts.lost);
-        format!("refused   {} ({told})", counts.refused)
+        let parts = format!("{} told, {} repeats, {} lost", counts.told, counts.repeats, counts.lost);
+        format!("refused   {} ({parts})", counts.refused)
     }));
     lines.extend(status.gaps.iter().map(|gap| format!("gap       {gap}")));
     lines.extend(status.problems.iter().map(|problem| format!("problem   {problem}")));
@@ -84,7 +84,7 @@ fn status_lines(status: &Status) -> Vec<String> {
     lines
 }
 
-/// What is protected beside what policy names, in a line or two.
+/// What is protected although policy does not name it, in a few lines.
 fn neighbours(found: &Neighbours) -> Vec<String> {
     let counts = found.counts();
     let mut lines = Vec::new();
@@ -101,7 +101,7 @@ fn neighbours(found: &Neighbours) -> Vec<String> {
     lines
 }
 
-/// Whether what is enforced is what was asked for: a policy that observes does not enforce, whatever the hooks could.
+/// Whether the posture is at least the required one. A policy that observes does not enforce, even if the hooks could.
 fn meets(posture: Posture, required: &str) -> bool {
     posture == Posture::Enforcing || posture == Posture::Partial && required == "partial"
 }
@@ -160,7 +160,7 @@ fn query(args: &EventsArgs) -> String {
     parts.join("&")
 }
 
-/// All but the unreserved characters of RFC 3986.
+/// All characters except the unreserved ones of RFC 3986.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Text as a part of a path or query.
@@ -168,7 +168,7 @@ pub(crate) fn percent(text: &str) -> String {
     utf8_percent_encode(text, RESERVED).to_string()
 }
 
-/// A line that stands for events that its reader missed.
+/// A line that says how many events its reader missed.
 #[derive(Deserialize)]
 struct Lost {
     kind: String,
@@ -176,7 +176,7 @@ struct Lost {
 }
 
 fn human(line: &[u8]) -> String {
-    // An event of a kind of another version may have members that this one would leave out.
+    // An event whose kind is from another version may have members that this version would leave out.
     match serde_json::from_slice::<Event>(line).ok().filter(|event| event.kind().is_some()) {
         Some(event) => format!("{} {:>6} {}", Members::from(&event).time, event.id, sentence(&event)),
         None => match serde_json::from_slice::<Lost>(line) {

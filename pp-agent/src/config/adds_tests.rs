@@ -1,4 +1,4 @@
-//! Policy adds to what is shipped; what takes something away is written, and named.
+//! Policy adds to what is shipped. Only explicit keys remove something, and what they remove is reported.
 
 use super::*;
 use crate::delegates::Action;
@@ -44,7 +44,7 @@ fn shipped_rules_of_an_agent_go_where_that_is_written_and_are_named() {
     assert_eq!((marks(&config, "/usr/bin/codex"), marks(&config, "/usr/bin/my-codex")), (None, Some("codex")));
     assert_eq!(off(&config), ["agent codex: none of its shipped rules holds; a start of it is governed by yours alone"]);
     assert_eq!(config.off[0].names, ["codex"]);
-    // By nothing: the agent is known by its name alone.
+    // The agent has no rules left, but its name is known.
     let config = load("[[agent]]\nname = 'codex'\nreplace = true").unwrap();
     assert!(config.knows_agent("codex") && marks(&config, "/usr/bin/codex").is_none());
     assert_eq!(off(&config), ["agent codex: none of its shipped rules holds, and no other does: only pp-agent run and adopt govern it"]);
@@ -69,7 +69,7 @@ fn another_file_goes_on_adding_where_one_replaces() {
     let enabled: Vec<_> = config.services.enabled.iter().map(|row| row.name).collect();
     assert_eq!(enabled, ["modbus", "mqtt"]);
     assert_eq!(config.services.exempt.len(), 3);
-    // And the other way round: the list of a file that replaces does not take away what is added beside it.
+    // The other way round too: a list that replaces does not remove what another file adds.
     let config = files(&["[services]\nenable = ['mqtt']", "[services]\nexempt = []\nreplace = true"]).unwrap();
     assert!(config.services.on(6, 502).is_some() && config.services.on(6, 1883).is_some() && config.services.exempt.is_empty());
 }
@@ -144,7 +144,7 @@ fn delegates_add_to_the_shipped_rows_and_every_weaker_one_is_named() {
             "name = 'ours'\npath = ['/run/user/*/dock*']\naction = 'refuse-root'",
             "delegate docker: refused to sessions of root alone by delegate ours: /run/user/*/docker.sock",
         ),
-        // By another path of the same socket: which one is known only where it is.
+        // Another path of the same socket. Only the host knows that it is the same.
         (
             "name = 'ours'\npath = ['/proc/1/root/run/docker.sock']\naction = 'allow'",
             "delegate ours: allowed to sessions: /proc/1/root/run/docker.sock",
@@ -212,13 +212,13 @@ fn name_close_to_a_shipped_agents_is_a_warning_with_that_name() {
     for name in ["house-bot", "docker-containers", "plant-assistant", "codex", "claude-code", "editor", "tap", "pip", "app"] {
         assert_eq!(warnings(name), Vec::<String>::new(), "{name}");
     }
-    // The nearest name comes with the errors about it too.
+    // Errors about the name also have the nearest one.
     let (_, problem) = wrong("[[agent]]\nname = 'claude_code'\nexec = ['x']\nreplace = true");
     assert_eq!(problem.to_string(), "unknown shipped agent claude_code; did you mean claude-code?");
 }
 
 #[test]
-fn agent_of_a_receipt_that_policy_does_not_know_is_told_with_the_nearest() {
+fn agent_of_a_receipt_that_policy_does_not_know_is_reported_with_the_nearest() {
     let config = load("[[agent]]\nname = 'plant-assistant'\nexec = ['x']").unwrap();
     let says = |name: &str| config.unknown_agent(name).map(|unknown| unknown.to_string());
     assert_eq!(says("plant-assistant"), None);
@@ -256,7 +256,7 @@ fn table_that_changes_nothing_is_an_error() {
             Ok(_) => panic!("{texts:?}: accepted"),
         }
     }
-    // A new name is something: `run --agent` may give it.
+    // A new name alone has an effect, since `run --agent` can use it.
     assert!(load("[[agent]]\nname = 'house-bot'").unwrap().knows_agent("house-bot"));
     let (_, problem) = wrong("[services]\nenable = ['mqtt']\ndisable = ['mqtt']");
     assert_eq!(problem.to_string(), "service mqtt: is enabled at policy.toml:2 and disabled here; keep one of the two");

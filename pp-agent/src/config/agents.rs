@@ -1,5 +1,5 @@
-//! The `[[agent]]` tables: patterns that can be compiled and endanger nothing,
-//! users that exist, and the agents that ship with the program, which these add to.
+//! The `[[agent]]` tables. Their patterns must compile and must not mark the host itself, and their users must exist. They add to the
+//! agents that ship with the program.
 
 use super::error::{ConfigError, Origin, Problem};
 use super::raw;
@@ -13,14 +13,14 @@ use toml::Spanned;
 /// The agents that ship with the program.
 const SHIPPED: &str = include_str!("../../../dist/agents.toml");
 
-/// What files say of one agent.
+/// One agent, from all files.
 #[derive(Default)]
 pub(super) struct Agent {
     rules: AgentRules,
     away: Away,
 }
 
-/// The agents that ship with the program, as they are written.
+/// The agents that ship with the program, as written.
 pub(super) fn shipped() -> Result<Vec<AgentRules>, ConfigError> {
     static READ: Mutex<Vec<AgentRules>> = Mutex::new(Vec::new());
     let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
@@ -34,7 +34,7 @@ pub(super) fn shipped() -> Result<Vec<AgentRules>, ConfigError> {
     Ok(read.clone())
 }
 
-/// Takes in one table of a file.
+/// Adds one table of a file.
 pub(super) fn agent(agents: &mut Vec<Table<Agent>>, source: &Source, file: Spanned<raw::Agent>) -> Result<(), ConfigError> {
     let at = source.at(file.span());
     let file = file.into_inner();
@@ -43,7 +43,7 @@ pub(super) fn agent(agents: &mut Vec<Table<Agent>>, source: &Source, file: Spann
     let table = open(agents, "agent", &rules.name, &at)?;
     let mut said = Away::default();
     said.file(source, file.replace.as_ref(), &file.disable);
-    // Of a new agent the name alone is something: `run --agent` gives it.
+    // For a new agent the name alone has an effect, since `run --agent` can use it.
     let is_known = table.at.len() > 1 || shipped.iter().any(|known| known.name == rules.name);
     if is_known && patterns(&rules).next().is_none() && rules.user.is_empty() && said.is_nothing() {
         let instead = "write a rule to add, or replace = true to take its shipped rules away";
@@ -54,7 +54,7 @@ pub(super) fn agent(agents: &mut Vec<Table<Agent>>, source: &Source, file: Spann
     Ok(())
 }
 
-/// The operator's agents with what of the shipped rules of their names they leave, then the other shipped ones.
+/// The operator's agents, each with the shipped rules of its name that it keeps, then the other shipped ones.
 pub(super) fn with_shipped(own: Vec<Table<Agent>>) -> Result<Vec<AgentRules>, ConfigError> {
     let shipped = shipped()?;
     let mut all = Vec::new();
@@ -84,20 +84,20 @@ pub(super) fn adds(agents: &[Table<Agent>]) -> Result<Vec<String>, ConfigError> 
     Ok(agents.iter().filter(adds).map(|table| format!("agent {}", table.name)).collect())
 }
 
-/// Every pattern of an agent, with the key that it stands under.
+/// Every pattern of an agent, with its key.
 pub(super) fn patterns(rules: &AgentRules) -> impl Iterator<Item = (&'static str, &String)> {
     let lists =
         [("exec", &rules.exec), ("script", &rules.script), ("module", &rules.module), ("cgroup", &rules.cgroup), ("unit", &rules.unit)];
     lists.into_iter().flat_map(|(kind, list)| list.iter().map(move |pattern| (kind, pattern)))
 }
 
-/// The agent of these that this name of another one is probably meant to be.
+/// The agent that an unknown name probably means.
 pub(super) fn nearest(name: &str, agents: &[AgentRules]) -> Option<String> {
     let plain = |name: &str| name.to_lowercase().replace(['_', '.', ' '], "-");
     let written = plain(name);
     let is_near = |known: &str| {
         let first = known.split('-').next().unwrap_or_default();
-        // A short name has many neighbours that mean something else.
+        // A short name is similar to many other words.
         let most = written.len().min(known.len()) / 5;
         let distance = strsim::damerau_levenshtein(&written, known);
         written == first || written.replace('-', "") == known.replace('-', "") || distance <= most
@@ -106,7 +106,7 @@ pub(super) fn nearest(name: &str, agents: &[AgentRules]) -> Option<String> {
     near.min_by_key(|agent| strsim::damerau_levenshtein(&written, &agent.name)).map(|agent| agent.name.clone())
 }
 
-/// Adds what is not there yet. A user is known by its uid, however it is written.
+/// Adds the rules that are missing. Users are compared by their uid.
 fn add_rules(rules: &mut AgentRules, more: AgentRules) {
     if rules.name.is_empty() {
         rules.name = more.name;
@@ -124,8 +124,8 @@ fn add_rules(rules: &mut AgentRules, more: AgentRules) {
     }
 }
 
-/// The rules of these agents. Those of the shipped agents alone are compiled
-/// once in a process: they are in every policy that defines no agent.
+/// Compiles the rules of these agents. Those of the shipped agents alone are compiled once in a process, since every policy without agents
+/// of its own has them.
 pub(super) fn compile_agents(agents: &[AgentRules], own: bool) -> Result<IdentityTables, ConfigError> {
     static SHIPPED: OnceLock<IdentityTables> = OnceLock::new();
     if own {
@@ -138,12 +138,12 @@ pub(super) fn compile_agents(agents: &[AgentRules], own: bool) -> Result<Identit
     Ok(SHIPPED.get_or_init(|| tables).clone())
 }
 
-/// Whether patterns are tried on what must never be marked.
+/// Whether to try patterns on what must never be marked.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Trust {
-    /// They are the operator's.
+    /// The operator's patterns are tried.
     Check,
-    /// They ship with the program, whose tests have tried them.
+    /// Shipped patterns are not, since the tests of the program try them.
     Shipped,
 }
 

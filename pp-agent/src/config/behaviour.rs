@@ -1,4 +1,4 @@
-//! `[behaviour]`: how much of the network an agent may reach for.
+//! `[behaviour]`: the rate rules, which limit how much of the network an agent may reach.
 
 use super::Mode;
 use super::error::{ConfigError, Origin, Problem};
@@ -12,18 +12,18 @@ use pp_common::behaviour::{LIMITS_COUNT_OWN, LIMITS_OBSERVE, Limits, MAX_ATTEMPT
 use std::fmt;
 use toml::Spanned;
 
-/// The behaviour rules.
+/// The rate rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Behaviour {
-    /// Their mode; the host's where that observes.
+    /// Their mode; the host's if that observes.
     pub(crate) mode: Mode,
-    /// Networks that are judged beside the private ones.
+    /// Networks that are judged in addition to the private ones.
     pub(crate) internal: Vec<IpNet>,
-    /// What is not judged.
+    /// Networks and ports that the rules do not apply to.
     pub(crate) exempt: Vec<Exemption>,
-    /// Whether loopback and the host's own addresses count like others.
+    /// Whether the rules also apply to loopback and the host's own addresses.
     pub(crate) count_own: bool,
-    /// How much is allowed, as the kernel reads it.
+    /// The limits, in the kernel's form.
     pub(crate) limits: Limits,
 }
 
@@ -33,7 +33,7 @@ impl Default for Behaviour {
     }
 }
 
-/// A network, or some of its ports, that the rules leave alone.
+/// A network, or some of its ports, that the rules do not apply to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Exemption {
     /// The network.
@@ -61,14 +61,14 @@ impl fmt::Display for Range {
     }
 }
 
-/// A number that policy may change: its key, the most it can be, and where it goes.
+/// A number that policy may change: its key, its maximum, and its field.
 struct Number {
     key: &'static str,
     most: usize,
     of: fn(&mut Limits) -> &mut u32,
 }
 
-/// Beyond these the kernel could not look back far enough to be exact.
+/// The numbers. Above these maxima the kernel's history would be too short to be exact.
 const NUMBERS: [Number; 9] = [
     Number { key: "behaviour.target_per_minute", most: MAX_ATTEMPTS, of: |limits| &mut limits.target_short },
     Number { key: "behaviour.target_per_half_hour", most: MAX_ATTEMPTS, of: |limits| &mut limits.target_long },
@@ -81,7 +81,7 @@ const NUMBERS: [Number; 9] = [
     Number { key: "behaviour.pairs", most: MAX_PAIRS, of: |limits| &mut limits.pairs },
 ];
 
-/// What the files said so far.
+/// What the files have set.
 #[derive(Default)]
 pub(super) struct Written {
     mode: Option<(Mode, Origin)>,
@@ -93,7 +93,7 @@ pub(super) struct Written {
 }
 
 impl Written {
-    /// Takes one file's table.
+    /// Adds the table of one file.
     pub(super) fn file(&mut self, source: &Source, table: raw::Behaviour) -> Result<(), ConfigError> {
         set(&mut self.mode, table.mode, "behaviour.mode", source)?;
         set(&mut self.count_own, table.count_own, "behaviour.count_own", source)?;
@@ -127,7 +127,7 @@ impl Written {
         Ok(())
     }
 
-    /// Where the mode was written.
+    /// Where the mode is set.
     pub(super) fn mode_at(&self) -> Option<Origin> {
         self.mode.as_ref().map(|(_, at)| at.clone())
     }
@@ -165,7 +165,7 @@ impl Written {
     }
 }
 
-/// The keys whose limits let more through than others do, with both values in words.
+/// The keys whose limits allow more than the shipped ones, with both values in words.
 pub(super) fn weaker(own: &Limits, shipped: &Limits) -> Vec<(&'static str, String, String)> {
     let (mut own, mut shipped) = (*own, *shipped);
     let mut weaker = Vec::new();
@@ -187,7 +187,7 @@ fn cool_down(text: &str) -> Option<u64> {
     (1_000_000_000..=MAX_COOL_DOWN_NS).contains(&ns).then_some(ns)
 }
 
-/// `NETWORK`, `NETWORK:PORT`, `NETWORK:FIRST-LAST`; with ports an IPv6 network stands in brackets.
+/// Reads `NETWORK`, `NETWORK:PORT` or `NETWORK:FIRST-LAST`. With ports, an IPv6 network is in brackets.
 fn exemption(source: &Source, text: &Spanned<String>) -> Result<Exemption, ConfigError> {
     let written = text.get_ref();
     let (net, ports) = match written.strip_prefix('[') {

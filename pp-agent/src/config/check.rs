@@ -1,4 +1,4 @@
-//! From the keys of every file to a valid [`Config`], or the first error.
+//! Makes a valid [`Config`] of the keys of every file, or returns the first error.
 
 use super::agents::{self, compile_agents};
 use super::error::{ConfigError, Origin, Problem};
@@ -28,7 +28,7 @@ pub(super) fn check(sources: Vec<Source>) -> Result<Config, ConfigError> {
     merge.finish(sources)
 }
 
-/// What the files said so far, each thing with the place where it was said.
+/// What the files have set, each value with its place.
 #[derive(Default)]
 struct Merge {
     host: Option<(String, Origin)>,
@@ -47,11 +47,11 @@ struct Merge {
     agents: Vec<Table<agents::Agent>>,
     authorities: Vec<(Authority, Origin)>,
     delegates: Vec<Table<delegates::Written>>,
-    /// Zones, gateways that authorities name: judged when all files are read.
+    /// Zones and gateways that authorities name. They are checked when all files are read.
     named: Vec<(&'static str, String, Origin)>,
 }
 
-/// What files say of one zone.
+/// One zone, from all files.
 #[derive(Default)]
 struct ZoneWritten {
     networks: Vec<IpNet>,
@@ -59,13 +59,13 @@ struct ZoneWritten {
     mode: Option<(Mode, Origin)>,
 }
 
-/// What files say of one gateway.
+/// One gateway, from all files.
 #[derive(Default)]
 struct GatewayWritten {
     address: Option<(IpAddr, Origin)>,
     macs: Vec<Mac>,
     ports: Vec<u16>,
-    /// The table with the address names no port.
+    /// Whether the table with the address names no port.
     every_port: bool,
     max_turns: Option<(u32, Origin)>,
     max_bytes_out: Option<(u64, Origin)>,
@@ -133,7 +133,7 @@ impl Merge {
         set(&mut table.item.mode, zone.mode, "mode", source)
     }
 
-    /// Hardware addresses, each of one place.
+    /// Reads hardware addresses. Each may belong to one place only.
     fn macs(&mut self, source: &Source, owner: &str, list: Option<Spanned<toml::Value>>) -> Result<Vec<Mac>, ConfigError> {
         let mut macs = Vec::new();
         let Some(list) = list else { return Ok(macs) };
@@ -183,7 +183,7 @@ impl Merge {
             return Err(invalid(at, Problem::ChangesNothing { what: format!("gateway {name}"), instead }));
         }
         let gateway = &mut table.item;
-        // A list of ports elsewhere adds to that, and every port and some more are every port.
+        // If one table protects every port, a list of ports in another adds nothing.
         gateway.every_port |= found.is_some() && file.ports.is_empty();
         add(&mut gateway.macs, macs);
         add(&mut gateway.ports, ports(source, &file.ports)?);
@@ -269,7 +269,7 @@ impl Merge {
                 return Err(invalid(at.clone(), Problem::ModeWithoutEffect { what }));
             }
         }
-        let own: Vec<(String, Origin)> = self.agents.iter().map(|table| (table.name.clone(), table.begun())).collect();
+        let own: Vec<(String, Origin)> = self.agents.iter().map(|table| (table.name.clone(), table.first_at())).collect();
         let agents = agents::with_shipped(self.agents)?;
         let identity = compile_agents(&agents, !own.is_empty())?;
         let (exec, tools) = self.exec.finish(mode)?;
@@ -310,12 +310,12 @@ impl Merge {
     }
 }
 
-/// The zones, and where each was given its mode.
+/// The zones, and where the mode of each is set.
 fn zones(written: Vec<Table<ZoneWritten>>) -> Result<(Vec<Zone>, Vec<Option<Origin>>), ConfigError> {
     let mut zones = Vec::new();
     let mut modes = Vec::new();
     for table in written {
-        let at = table.begun();
+        let at = table.first_at();
         let Table { name, item: ZoneWritten { networks, macs, mode }, .. } = table;
         if networks.is_empty() {
             return Err(invalid(at, Problem::Missing { what: format!("zone {name}"), key: "networks" }));
@@ -326,12 +326,12 @@ fn zones(written: Vec<Table<ZoneWritten>>) -> Result<(Vec<Zone>, Vec<Option<Orig
     Ok((zones, modes))
 }
 
-/// The gateways, and where each was given its mode.
+/// The gateways, and where the mode of each is set.
 fn gateways(written: Vec<Table<GatewayWritten>>) -> Result<(Vec<Gateway>, Vec<Option<Origin>>), ConfigError> {
     let mut gateways = Vec::new();
     let mut modes = Vec::new();
     for table in written {
-        let at = table.begun();
+        let at = table.first_at();
         let Table { name, item, .. } = table;
         let Some((address, _)) = item.address else {
             return Err(invalid(at, Problem::Missing { what: format!("gateway {name}"), key: "address" }));
@@ -356,7 +356,7 @@ fn gateways(written: Vec<Table<GatewayWritten>>) -> Result<(Vec<Gateway>, Vec<Op
     Ok((gateways, modes))
 }
 
-/// What holds although the operator may not expect it.
+/// Facts about the policy that the operator may not expect.
 fn notes(config: &Config) -> Vec<String> {
     let mut notes = Vec::new();
     if config.sources.is_empty() {

@@ -8,12 +8,12 @@ use super::value::{invalid, name, not_enforced, ports};
 use crate::delegates::{Action, Delegate, shipped};
 use toml::Spanned;
 
-/// Longest bound name that the kernel knows.
+/// Longest name that a socket can be bound to, in bytes.
 const MAX_PATH: usize = 107;
-/// Longest command name that the kernel knows.
+/// Longest command name in the kernel, in bytes.
 const MAX_COMM: usize = 15;
 
-/// What files say of one delegate.
+/// One delegate, from all files.
 #[derive(Default)]
 pub(super) struct Written {
     action: Option<(Action, Origin)>,
@@ -23,7 +23,7 @@ pub(super) struct Written {
     away: Away,
 }
 
-/// Takes in one table of a file. One of a shipped delegate's name adds to it, and may give it another action.
+/// Adds one table of a file. A table with the name of a shipped delegate adds to it, and may set another action.
 pub(super) fn delegate(delegates: &mut Vec<Table<Written>>, source: &Source, file: Spanned<raw::Delegate>) -> Result<(), ConfigError> {
     let at = source.at(file.span());
     let file = file.into_inner();
@@ -65,13 +65,13 @@ pub(super) fn delegate(delegates: &mut Vec<Table<Written>>, source: &Source, fil
     Ok(())
 }
 
-/// The operator's delegates with what of the shipped rows of their names they leave, then the other shipped ones.
+/// The operator's delegates, each with the shipped entries of its name that it keeps, then the other shipped ones.
 pub(super) fn with_shipped(own: Vec<Table<Written>>) -> Result<Vec<Delegate>, ConfigError> {
     let shipped = shipped();
     let names = || shipped.iter().map(|delegate| delegate.name.clone()).collect::<Vec<_>>();
     let mut all = Vec::new();
     for table in own {
-        let at = table.begun();
+        let at = table.first_at();
         let Table { name, item: Written { action, mut paths, mut listeners, mut ports, away }, .. } = table;
         let base = shipped.iter().find(|delegate| delegate.name == name);
         away.check("shipped delegate", &name, base.map(entries).as_deref(), names)?;
@@ -108,7 +108,7 @@ pub(super) fn adds(delegates: &[Table<Written>]) -> Vec<String> {
     adds.filter(|table| shipped.iter().any(|row| row.name == table.name)).map(|table| format!("delegate {}", table.name)).collect()
 }
 
-/// Every way a delegate is known by, as `disable` names it.
+/// Every socket, listener and port of a delegate, as `disable` names them.
 pub(super) fn entries(delegate: &Delegate) -> Vec<String> {
     let ports = delegate.ports.iter().map(ToString::to_string);
     delegate.paths.iter().chain(&delegate.listeners).cloned().chain(ports).collect()
@@ -151,7 +151,7 @@ mod tests {
         assert!(ports("").contains(&22) && ports("").contains(&10250));
         assert!(!ports("[[delegate]]\nname = 'ssh-server'\naction = 'allow'").contains(&22));
         assert!(ports("[[delegate]]\nname = 'notebook'\nport = [8888]\naction = 'refuse'").contains(&8888));
-        // Policy comes before what is shipped, and says which shipped delegate that weakens.
+        // Policy comes before the shipped delegates. It is reported which of them that weakens.
         let debugger = load("[[delegate]]\nname = 'debugger'\nport = [9229]\naction = 'allow'").unwrap();
         assert!(!crate::delegates::own_ports(&debugger.delegates).contains(&9229));
         let off = |text: &str| debugger.off.iter().any(|off| off.text.contains(text));

@@ -1,4 +1,4 @@
-//! What can be wrong with a policy, each with where and what to do.
+//! Errors in a policy, each with its place and what to do.
 
 use super::source::MAX_FILE_BYTES;
 use crate::identity::{Danger, IdentityError};
@@ -24,7 +24,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Why a policy is not taken.
+/// Why a policy is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// A file or folder cannot be read.
@@ -41,20 +41,20 @@ pub enum ConfigError {
         /// The file.
         path: PathBuf,
     },
-    /// What should be the folder of drop-ins is none.
+    /// The path of the drop-ins is no folder.
     #[error("{path}: is not a folder; drop-ins are *.toml files in a folder of this name", path = path.display())]
     NotAFolder {
         /// Its path.
         path: PathBuf,
     },
-    /// A file belongs to somebody else, who could rewrite it.
+    /// A file belongs to another user, who could rewrite it.
     #[error("{path}: belongs to uid {uid}, must belong to uid {wanted}; chown it", path = path.display())]
     Owner {
         /// The file.
         path: PathBuf,
-        /// Whose it is.
+        /// Its owner.
         uid: u32,
-        /// Whose it must be.
+        /// The owner that it must have.
         wanted: u32,
     },
     /// Others than the owner can write a file.
@@ -81,7 +81,7 @@ pub enum ConfigError {
         /// The first bad byte.
         offset: usize,
     },
-    /// Something in a file is wrong.
+    /// A file has an error.
     #[error("{at}: {problem}")]
     Invalid {
         /// Where.
@@ -98,7 +98,7 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// Why this file is not read.
+    /// The error for a file that cannot be read.
     pub(super) fn of_file(path: &Path) -> impl FnOnce(FileProblem) -> Self {
         let path = path.to_owned();
         move |problem| match problem {
@@ -111,25 +111,25 @@ impl ConfigError {
     }
 }
 
-/// What is wrong at one place.
+/// An error at one place.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// Not TOML, or a value of the wrong type.
     #[error("{0}")]
     Syntax(String),
-    /// A key or value nobody knows.
+    /// An unknown key or value.
     #[error("unknown {what} {found}{}", hint(nearest.as_deref(), known))]
     Unknown {
         /// `key`, `value`, `service`, `zone` or `gateway`.
         what: &'static str,
         /// What was written.
         found: String,
-        /// The valid one most like it.
+        /// The most similar valid one.
         nearest: Option<String>,
         /// Every valid one.
         known: Vec<String>,
     },
-    /// A key that must be there is not.
+    /// A required key is missing.
     #[error("{what}: has no {key}; add it")]
     Missing {
         /// The table.
@@ -145,7 +145,7 @@ pub enum Problem {
         /// The first place.
         first: Origin,
     },
-    /// Two tables have one name.
+    /// Two tables have the same name.
     #[error("{what} {name}: defined twice, first at {first}; rename one or join them")]
     Duplicate {
         /// `zone`, `gateway`, `agent` or `authority`.
@@ -155,7 +155,7 @@ pub enum Problem {
         /// The first place.
         first: Origin,
     },
-    /// A table that would leave everything as it is.
+    /// A table without an effect.
     #[error("{what}: changes nothing; {instead}")]
     ChangesNothing {
         /// The table.
@@ -163,7 +163,7 @@ pub enum Problem {
         /// What to write.
         instead: &'static str,
     },
-    /// Something is both added and taken away.
+    /// Something is both enabled and disabled.
     #[error("{what} {name}: is enabled at {first} and disabled here; keep one of the two")]
     BothWays {
         /// `service`.
@@ -173,7 +173,7 @@ pub enum Problem {
         /// Where it is enabled.
         first: Origin,
     },
-    /// A name is no name.
+    /// A name is not valid.
     #[error("{key}: {why}")]
     BadName {
         /// The key.
@@ -199,7 +199,7 @@ pub enum Problem {
         /// Where that is.
         first: Origin,
     },
-    /// One address is that of two gateways.
+    /// Two gateways have the same address.
     #[error("gateway {name}: has the address of gateway {other}; list the ports of both in one")]
     AddressTwice {
         /// The gateway.
@@ -207,7 +207,7 @@ pub enum Problem {
         /// The other one.
         other: String,
     },
-    /// One hardware address is given for two places.
+    /// Two places have the same hardware address.
     #[error("mac {mac}: belongs to {other} too, at {first}; a device belongs to one place, remove one of the two")]
     MacTwice {
         /// The hardware address.
@@ -227,17 +227,17 @@ pub enum Problem {
         /// What is wanted.
         wanted: &'static str,
     },
-    /// Policy asks for what this build does not do.
+    /// Policy asks for something that this build does not enforce.
     #[error("{key}: {found} is not enforced by this build; {instead}")]
     NotEnforced {
         /// The key.
         key: &'static str,
         /// What was written.
         found: String,
-        /// What this build takes.
+        /// What to do instead.
         instead: &'static str,
     },
-    /// A mode that cannot have its effect.
+    /// A mode that would have no effect.
     #[error("mode: {what} says enforce while the host only observes; remove this line, or the host's mode = \"observe\"")]
     ModeWithoutEffect {
         /// What it belongs to.
@@ -246,7 +246,7 @@ pub enum Problem {
     /// A rule that cannot be compiled.
     #[error(transparent)]
     Rule(#[from] IdentityError),
-    /// A line of `[exec] allow` is not one.
+    /// A line of `[exec] allow` is not valid.
     #[error(transparent)]
     Tool(#[from] ToolError),
     /// A rule that would mark what must never be marked.

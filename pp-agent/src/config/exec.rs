@@ -1,4 +1,4 @@
-//! The `[exec]` table: what a session may run of the tools that rules are about.
+//! The `[exec]` table: which tools a session may run.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -9,7 +9,7 @@ use super::value::invalid;
 use super::{Exec, Mode};
 use crate::tools::{self, ToolTables};
 
-/// What the files said so far.
+/// What the files have set.
 #[derive(Default)]
 pub(super) struct Merged {
     pub(super) mode: Option<(Mode, Origin)>,
@@ -17,14 +17,14 @@ pub(super) struct Merged {
 }
 
 impl Merged {
-    /// Takes the lines of one file in, each judged on its own.
+    /// Adds the lines of one file, and checks each of them.
     pub(super) fn allow(&mut self, source: &Source, file: &raw::Exec) -> Result<(), ConfigError> {
         if let Some(name) = file.disable.iter().find(|name| name.get_ref().contains(char::is_whitespace)) {
             let wanted = "it is the name of a tool alone; for some of its command lines use allow";
             let problem = Problem::BadValue { key: "disable", found: name.get_ref().clone(), wanted };
             return Err(invalid(source.at(name.span()), problem));
         }
-        // A tool's name alone stands for all of its command lines.
+        // The name of a tool alone means all of its command lines.
         for line in file.allow.iter().chain(&file.disable) {
             let text = line.get_ref();
             tools::check_allow(text).map_err(|error| invalid(source.at(line.span()), Problem::Tool(error)))?;
@@ -35,7 +35,7 @@ impl Merged {
         Ok(())
     }
 
-    /// The rules, compiled. A host that observes refuses no program either.
+    /// The compiled rules. A host that observes refuses no program.
     pub(super) fn finish(self, host: Mode) -> Result<(Exec, ToolTables), ConfigError> {
         let mode = self.mode.map_or(host, |(mode, _)| mode);
         let tables = compiled(&self.allow, mode == Mode::Observe)?;
@@ -43,7 +43,7 @@ impl Merged {
     }
 }
 
-/// The tables last made: a policy is read several times with the same lines.
+/// Compiles the rules. The last tables are kept, since a policy is often read again with the same lines.
 fn compiled(allow: &[String], observe: bool) -> Result<ToolTables, ConfigError> {
     type Last = Option<(Vec<String>, bool, ToolTables)>;
     static LAST: Mutex<Last> = Mutex::new(None);

@@ -1,4 +1,4 @@
-//! What the numbers in kernel records are called.
+//! Names for the numbers in kernel records.
 
 use super::Config;
 use crate::delegates::THIS_HOST;

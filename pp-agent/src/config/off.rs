@@ -1,5 +1,5 @@
-//! What of the protection that ships with the program does not hold under a policy. It is found by comparing the
-//! finished policy with what is shipped, so that no key can take something away unseen.
+//! What of the shipped protection a policy turns off. It is found by comparing the finished policy with what is shipped, so that no key can
+//! remove protection unnoticed.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ use pp_common::behaviour::Limits as Rules;
 use pp_common::turns::Limits;
 use serde::{Deserialize, Serialize};
 
-/// A part of the shipped protection that policy takes away, on purpose or not.
+/// A part of the shipped protection that policy turns off, on purpose or not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Off {
     /// The part: `mode`, `services`, `exempt`, `zone`, `gateway`, `agent`, `tool`, `delegate`, `behaviour` or `any_user`.
@@ -45,7 +45,7 @@ pub(super) fn off(config: &Config) -> Result<Vec<Off>, ConfigError> {
     Ok(all)
 }
 
-/// Names of agents that were probably meant to be others, in words.
+/// Warnings about names of agents that are probably misspelt.
 pub(super) fn misspelt_agents(own: &[(String, Origin)]) -> Result<Vec<String>, ConfigError> {
     let shipped = agents::shipped()?;
     let others = own.iter().filter(|(name, _)| shipped.iter().all(|agent| agent.name != *name));
@@ -128,7 +128,7 @@ fn tool(line: &str) -> Off {
     one("tool", vec![name], text)
 }
 
-/// How a shipped delegate is weaker, by its own table or by another that names its sockets first.
+/// How policy weakens a shipped delegate, by a table of its name or by another one that names its sockets first.
 fn delegate(shipped: &Delegate, own: &[Delegate]) -> Vec<Off> {
     let name = &shipped.name;
     let names = || vec![name.clone()];
@@ -153,7 +153,7 @@ fn delegate(shipped: &Delegate, own: &[Delegate]) -> Vec<Off> {
     all
 }
 
-/// Other delegates that are allowed: without a shipped one that has the same socket by another path they would have no effect.
+/// Other delegates that are allowed. They weaken something only if a shipped delegate has the same socket by another path.
 fn allowed(own: &[Delegate]) -> Vec<Off> {
     let shipped = shipped();
     let others = own.iter().filter(|other| other.action == Action::Allow && shipped.iter().all(|row| row.name != other.name));
@@ -178,7 +178,7 @@ const fn words(action: Action) -> &'static str {
     }
 }
 
-/// Whether two names of sockets, `*` for any one part of a path or a piece of one, can be the same socket's.
+/// Whether two patterns can name the same socket. A `*` stands for one part of a path, or for a piece of it.
 fn meet(one: &str, other: &str) -> bool {
     let (mut one, mut other) = (one.split('/'), other.split('/'));
     loop {

@@ -1,7 +1,6 @@
-//! The keys of a policy file and the types of their values, nothing more.
+//! The keys of a policy file and the types of their values.
 //!
-//! Keys of features that this build lacks are here, so that the message about
-//! them can say so; [`super::check`] refuses them.
+//! Keys of features that this build lacks are included, so that the message about them can say so. [`super::check`] refuses them.
 
 use super::error::{ConfigError, Problem};
 use super::source::Source;
@@ -38,7 +37,7 @@ pub(super) struct Policy {
 pub(super) struct Zone {
     pub(super) name: Option<Spanned<String>>,
     pub(super) networks: Option<Vec<Spanned<String>>>,
-    /// One text, or a list of some.
+    /// One text, or a list of texts.
     pub(super) mac: Option<Spanned<toml::Value>>,
     pub(super) mode: Option<Spanned<Mode>>,
     pub(super) approvals: Option<Spanned<i64>>,
@@ -49,7 +48,7 @@ pub(super) struct Zone {
 pub(super) struct Gateway {
     pub(super) name: Option<Spanned<String>>,
     pub(super) address: Option<Spanned<String>>,
-    /// One text, or a list of some.
+    /// One text, or a list of texts.
     pub(super) mac: Option<Spanned<toml::Value>>,
     #[serde(default)]
     pub(super) ports: Vec<Spanned<i64>>,
@@ -160,8 +159,7 @@ pub(super) fn parse(source: &Source) -> Result<Policy, ConfigError> {
         .map_err(|error| ConfigError::Invalid { at: source.at(error.span().unwrap_or(0..0)), problem: Box::new(problem(error.message())) })
 }
 
-/// Turns the parser's message about an unknown word into ours, with the
-/// nearest of those it says it expected.
+/// Turns the parser's message about an unknown word into ours, with the most similar of the expected words.
 fn problem(message: &str) -> Problem {
     let what = if message.starts_with("unknown field") {
         "key"
@@ -176,7 +174,7 @@ fn problem(message: &str) -> Problem {
     unknown(what, &found, known)
 }
 
-/// Says that a word is none of those known, and which it is most like.
+/// The error for an unknown word, with the most similar known one.
 pub(super) fn unknown(what: &'static str, found: &str, known: Vec<String>) -> Problem {
     let nearest = known
         .iter()

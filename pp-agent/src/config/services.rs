@@ -9,25 +9,25 @@ use super::{Mode, Services};
 use crate::services::{self, ServiceRow};
 use ipnet::IpNet;
 
-/// What the files said so far.
+/// What the files have set.
 #[derive(Default)]
 pub(super) struct Written {
     pub(super) mode: Option<(Mode, Origin)>,
     enable: Vec<&'static ServiceRow>,
-    /// Those that were enabled by their own names, and where.
+    /// Services that are enabled by name, and where.
     named: Vec<(&'static ServiceRow, Origin)>,
     disable: Vec<(&'static ServiceRow, Origin)>,
     exempt: Vec<IpNet>,
-    /// A file says that its list stands alone, for each of the two lists.
+    /// Whether a file replaces the shipped list, for each of the two lists.
     replace_services: bool,
     replace_exempt: bool,
-    /// A list adds and does not say that it knows what to.
+    /// Whether a list adds without saying so.
     adds_services: bool,
     adds_exempt: bool,
 }
 
 impl Written {
-    /// Takes one file's table.
+    /// Adds the table of one file.
     pub(super) fn file(&mut self, source: &Source, file: raw::Services) -> Result<(), ConfigError> {
         set(&mut self.mode, file.mode, "services.mode", source)?;
         let replace = file.replace.filter(|replace| *replace.get_ref());
@@ -38,7 +38,7 @@ impl Written {
             let instead = "write the list that is to stand alone beside it: enable or exempt";
             return Err(invalid(source.at(replace.span()), Problem::ChangesNothing { what: "services.replace".to_owned(), instead }));
         }
-        // Only the lists beside it stand alone: another file's lists go on adding.
+        // `replace` only concerns the lists of the same file. Lists of other files still add.
         self.replace_services |= replace.is_some() && file.enable.is_some();
         self.replace_exempt |= replace.is_some() && file.exempt.is_some();
         let known = file.enable.iter().flatten().any(|word| matches!(word.get_ref().as_str(), "*" | "default"));

@@ -200,7 +200,7 @@ fn authority(authority: &super::Authority) -> Authority<'_> {
     }
 }
 
-/// Whether something shipped is missing, so that this must be written.
+/// Whether a shipped service is missing, so that `replace` must be written.
 fn lacks(own: &super::Services) -> bool {
     let shipped = super::Services::default();
     shipped.enabled.iter().any(|row| !own.enabled.contains(row)) || shipped.exempt.iter().any(|net| !own.exempt.contains(net))

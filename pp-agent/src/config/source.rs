@@ -1,5 +1,4 @@
-//! The files of a policy: which are read, in which order, and which are not
-//! trusted because somebody else could have written them.
+//! The files of a policy: which are read, in which order, and which are refused because another user could have written them.
 
 use super::error::{ConfigError, Origin};
 use crate::trusted::{self, FileCheck};
@@ -15,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// Most bytes of one policy file.
 pub(crate) const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// Where policy is.
+/// The paths of a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Paths {
     /// The file; it may be missing.
@@ -25,7 +24,7 @@ pub(crate) struct Paths {
 }
 
 impl Paths {
-    /// A policy file with `policy.d` (its own name with `.d`) beside it.
+    /// A policy file, and the folder of its name with `.d` next to it.
     #[must_use]
     pub(crate) fn beside(file: &Path) -> Self {
         Self { file: file.to_owned(), drop_ins: file.with_extension("d") }
@@ -39,7 +38,7 @@ impl Default for Paths {
     }
 }
 
-/// One policy file's text.
+/// The text of one policy file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Source {
     /// Its path, for messages.
@@ -71,7 +70,7 @@ impl fmt::Display for NotRead {
     }
 }
 
-/// Reads every file of the policy; none is an empty list.
+/// Reads every file of the policy. Without files the list is empty.
 pub(super) fn read_all(paths: &Paths, check: FileCheck) -> Result<(Vec<Source>, Vec<NotRead>), ConfigError> {
     let mut sources = Vec::new();
     if let Some(source) = read(&paths.file, check)? {
@@ -84,7 +83,7 @@ pub(super) fn read_all(paths: &Paths, check: FileCheck) -> Result<(Vec<Source>, 
     Ok((sources, folder.not_read))
 }
 
-/// What of the folder of drop-ins is not read. Empty where the folder itself cannot be read, which is an error of [`read_all`].
+/// Entries of the folder of drop-ins that are not read. Empty if the folder itself cannot be read, which is an error of [`read_all`].
 pub(super) fn not_read(paths: &Paths) -> Vec<NotRead> {
     look(&paths.drop_ins, FileCheck::Anybody).map_or(Vec::new(), |folder| folder.not_read)
 }
@@ -100,7 +99,7 @@ fn look(folder: &Path, check: FileCheck) -> Result<Folder, ConfigError> {
     let error = |source| ConfigError::Read { path: folder.to_owned(), source };
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
-        // A dangling link was put there by somebody: not the same as nothing.
+        // A broken link is an error, unlike a missing folder.
         Err(missing) if missing.kind() == io::ErrorKind::NotFound && !folder.is_symlink() => return Ok(Folder::default()),
         Err(other) if other.kind() == io::ErrorKind::NotADirectory => return Err(ConfigError::NotAFolder { path: folder.to_owned() }),
         Err(source) => return Err(error(source)),
@@ -119,8 +118,8 @@ fn look(folder: &Path, check: FileCheck) -> Result<Folder, ConfigError> {
     Ok(found)
 }
 
-/// Why an entry of this name is not read; `None`: it is. Editors and file managers leave hidden files and backups
-/// behind, which are nobody's policy. Whatever else has the name of a drop-in must be one, or the policy is refused.
+/// Why an entry of this name is not read; `None`: it is read. Hidden files and backups come from editors and file managers. Every other
+/// entry with the name of a drop-in must be one, or the policy is refused.
 fn why_not(name: &[u8], is_folder: bool) -> Option<&'static str> {
     if name.starts_with(b".") {
         Some("hidden names are skipped")
@@ -137,7 +136,7 @@ fn why_not(name: &[u8], is_folder: bool) -> Option<&'static str> {
     }
 }
 
-/// The file's text, `None` where there is no such file.
+/// The text of a file; `None` if there is no such file.
 fn read(path: &Path, check: FileCheck) -> Result<Option<Source>, ConfigError> {
     let Some(bytes) = trusted::read(path, check, MAX_FILE_BYTES).map_err(ConfigError::of_file(path))? else {
         return Ok(None);

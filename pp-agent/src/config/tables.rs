@@ -1,4 +1,4 @@
-//! Tables that several files may write together: what each adds, where, and what it takes away from what is shipped.
+//! Tables that several files may write together: what each adds, and what it removes of the shipped table.
 
 use super::error::{ConfigError, Origin, Problem};
 use super::raw::unknown;
@@ -6,22 +6,22 @@ use super::source::Source;
 use super::value::invalid;
 use toml::Spanned;
 
-/// One table by its name, as far as it has been written.
+/// One named table, from the files read so far.
 pub(super) struct Table<T> {
     pub(super) name: String,
     pub(super) item: T,
-    /// Every place where it was written, in order.
+    /// Every place where it is written, in order.
     pub(super) at: Vec<Origin>,
 }
 
 impl<T> Table<T> {
-    /// Where it was begun.
-    pub(super) fn begun(&self) -> Origin {
+    /// Where it is written first.
+    pub(super) fn first_at(&self) -> Origin {
         self.at.first().cloned().unwrap_or_else(|| Origin { file: String::new(), line: 0 })
     }
 }
 
-/// The table of this name, begun here or in an earlier file. Twice in one file is an error: one of the two was forgotten.
+/// The table of this name, new or from an earlier file. Twice in the same file is an error, since it is probably a mistake.
 pub(super) fn open<'a, T: Default>(
     tables: &'a mut Vec<Table<T>>,
     what: &'static str,
@@ -41,7 +41,7 @@ pub(super) fn open<'a, T: Default>(
     Ok(table)
 }
 
-/// Takes a value that only one file may set.
+/// Sets a value that only one file may set.
 pub(super) fn set<T>(
     slot: &mut Option<(T, Origin)>,
     value: Option<Spanned<T>>,
@@ -57,7 +57,7 @@ pub(super) fn set<T>(
     }
 }
 
-/// The same of a value that was read already.
+/// Sets a value that was read already, and that only one file may set.
 pub(super) fn put<T>(slot: &mut Option<(T, Origin)>, value: T, at: Origin, key: &'static str) -> Result<(), ConfigError> {
     if let Some((_, first)) = slot {
         return Err(invalid(at, Problem::SetTwice { key, first: first.clone() }));
@@ -66,7 +66,7 @@ pub(super) fn put<T>(slot: &mut Option<(T, Origin)>, value: T, at: Origin, key: 
     Ok(())
 }
 
-/// Adds what is not there yet.
+/// Adds the values that are missing.
 pub(super) fn add<T: PartialEq>(list: &mut Vec<T>, more: impl IntoIterator<Item = T>) {
     for item in more {
         if !list.contains(&item) {
@@ -75,12 +75,12 @@ pub(super) fn add<T: PartialEq>(list: &mut Vec<T>, more: impl IntoIterator<Item 
     }
 }
 
-/// What the operator takes away from a shipped table.
+/// What the operator removes of a shipped table.
 #[derive(Default)]
 pub(super) struct Away {
-    /// All of it, and where that is written.
+    /// Where all of it is replaced.
     replace: Option<Origin>,
-    /// These of its entries.
+    /// The entries that are disabled, and where.
     disable: Vec<(String, Origin)>,
 }
 
@@ -89,7 +89,7 @@ impl Away {
         self.replace.is_none() && self.disable.is_empty()
     }
 
-    /// Takes in one file's word.
+    /// Adds what one file removes.
     pub(super) fn file(&mut self, source: &Source, replace: Option<&Spanned<bool>>, disable: &[Spanned<String>]) {
         if let Some(replace) = replace.filter(|replace| *replace.get_ref()) {
             self.replace.get_or_insert(source.at(replace.span()));
@@ -97,13 +97,13 @@ impl Away {
         self.disable.extend(disable.iter().map(|entry| (entry.get_ref().clone(), source.at(entry.span()))));
     }
 
-    /// Whether this shipped entry goes on to hold.
+    /// Whether this shipped entry stays.
     pub(super) fn leaves(&self, entry: &str) -> bool {
         self.replace.is_none() && self.disable.iter().all(|(away, _)| away != entry)
     }
 
-    /// Refuses to take away what is not shipped: a misspelt word would leave on what the operator believes to be off.
-    /// `shipped` are the entries of the shipped table; `None`: there is none of this name.
+    /// Checks that everything removed is shipped: a misspelt word would leave on what the operator believes to be off. `shipped` are the
+    /// entries of the shipped table; `None`: there is no such table.
     pub(super) fn check(
         &self,
         what: &'static str,

@@ -1,5 +1,4 @@
-//! Single values of a policy file: names, networks, ports, times. Each is
-//! judged where it is written, so that its error has a line.
+//! Single values of a policy file: names, networks, ports, times. Each is checked where it is written, so that its error has a line.
 
 use super::error::{ConfigError, Origin, Problem};
 use super::raw::unknown;
@@ -15,10 +14,10 @@ use toml::Spanned;
 
 /// Most bytes of a name.
 const MAX_NAME: usize = 64;
-/// Longest window that an authority can be given.
+/// Longest `max_ttl` of an authority.
 const MAX_TTL: Duration = Duration::from_secs(366 * 86_400);
 
-/// The error of one place.
+/// An error at one place.
 pub(super) fn invalid(at: Origin, problem: Problem) -> ConfigError {
     ConfigError::Invalid { at, problem: Box::new(problem) }
 }
@@ -78,7 +77,7 @@ pub(super) fn check_name(source: &Source, key: &'static str, name: &Spanned<Stri
     Err(invalid(source.at(name.span()), Problem::BadName { key, why }))
 }
 
-/// Characters that a terminal acts upon or that change how a line reads.
+/// Whether a character controls a terminal or changes how a line reads.
 fn unprintable(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
@@ -137,7 +136,7 @@ pub(super) fn address(source: &Source, text: &Spanned<String>) -> Result<IpAddr,
     Err(invalid(source.at(text.span()), problem))
 }
 
-/// One hardware address, or a list of some.
+/// Reads one hardware address, or a list of them.
 pub(super) fn mac_list(source: &Source, value: &Spanned<toml::Value>) -> Result<Vec<Mac>, ConfigError> {
     let written = match value.get_ref() {
         toml::Value::Array(list) => list.as_slice(),
@@ -174,7 +173,7 @@ pub(super) fn max_ttl(source: &Source, text: &Spanned<String>) -> Result<Duratio
     })
 }
 
-/// A whole number from 1 on that fits its kernel field.
+/// Reads a whole number that is at least 1 and fits its kernel field.
 pub(super) fn number<T: TryFrom<i64>>(
     source: &Source,
     key: &'static str,
@@ -191,7 +190,7 @@ pub(super) fn number<T: TryFrom<i64>>(
     }
 }
 
-/// Ports, in order, each once.
+/// Reads ports, sorted and each once.
 pub(super) fn ports(source: &Source, list: &[Spanned<i64>]) -> Result<Vec<u16>, ConfigError> {
     let mut ports = Vec::new();
     for port in list {

@@ -1,7 +1,7 @@
 //! The system calls that a confined command is refused, as two seccomp filters.
 //!
-//! One answers EPERM, as the gate does; the other says of `clone3`, whose arguments no filter can read, that the kernel lacks it: the C
-//! library then uses `clone`. What is not named here stays allowed.
+//! One returns EPERM, as the gate does. The other returns ENOSYS for `clone3`, since no filter can read its arguments; the C library then
+//! uses `clone`. Calls that are not named here stay allowed.
 
 use seccompiler::BpfProgram;
 
@@ -19,7 +19,7 @@ pub(super) fn programs() -> Result<Vec<BpfProgram>, ConfineError> {
 /// The filters, in the order in which they are installed.
 ///
 /// # Errors
-/// The library does not take the rules.
+/// The library refuses the rules.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn programs() -> Result<Vec<BpfProgram>, ConfineError> {
     Ok(x86_64::programs()?)
@@ -41,7 +41,7 @@ mod x86_64 {
         libc::SYS_ptrace,
         libc::SYS_process_vm_writev,
         libc::SYS_pidfd_getfd,
-        // What is asked for through a ring passes no filter.
+        // Filters do not see requests through a ring.
         libc::SYS_io_uring_setup,
         libc::SYS_io_uring_enter,
         libc::SYS_io_uring_register,
@@ -72,14 +72,14 @@ mod x86_64 {
     const OPEN_TREE_ATTR: c_long = 467;
     const CREATE_MODULE: c_long = 174;
 
-    /// Families of sockets that the gate judges, or that stay on this host.
+    /// Families of sockets that the gate checks, or that stay on this host.
     const FAMILIES: [c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
-    /// `SOCK_TYPE_MASK` of `linux/net.h`: what else is in the argument are flags.
+    /// `SOCK_TYPE_MASK` of `linux/net.h`: the other bits are flags.
     const TYPE_MASK: u64 = 0xf;
     /// With this type the kernel makes a packet socket of an IPv4 one (`SOCK_PACKET` of `linux/net.h`).
     const OLD_PACKET: u64 = 10;
 
-    /// What makes a namespace. `CLONE_NEWTIME` is a signal's number to `clone`, and no number that a signal has.
+    /// Flags that make a namespace. For `clone`, `CLONE_NEWTIME` is in the bits of the signal, but no signal has its number.
     const NAMESPACES: [c_int; 8] = [
         libc::CLONE_NEWNS,
         libc::CLONE_NEWCGROUP,
@@ -93,11 +93,11 @@ mod x86_64 {
     /// `CLONE_NEWTIME` of `linux/sched.h`.
     const NEW_TIME: c_int = 0x80;
 
-    /// Requests that put words into a terminal as if they were typed: the shell that reads them is nobody's session.
+    /// Requests that put input into a terminal as if it were typed. The shell that reads it may be outside of the session.
     const TYPING: [u64; 2] = [libc::TIOCSTI, libc::TIOCLINUX];
 
-    /// Calls of the x32 interface have this bit in their number (`__X32_SYSCALL_BIT` of `asm/unistd.h`). They are calls of the same
-    /// architecture to a filter, under other numbers.
+    /// The bit in the numbers of x32 calls (`__X32_SYSCALL_BIT` of `asm/unistd.h`). A filter sees them as calls of the same architecture
+    /// with other numbers.
     const X32: u32 = 0x4000_0000;
 
     pub(super) fn programs() -> Result<Vec<BpfProgram>, BackendError> {
@@ -105,14 +105,14 @@ mod x86_64 {
         Ok(vec![program(unknown, libc::ENOSYS)?, program(refused()?, libc::EPERM)?])
     }
 
-    /// A filter that answers these calls with this error number, x32 calls with EPERM, and ends a process that makes 32-bit calls.
+    /// A filter that returns this error number for these calls, and EPERM for x32 calls. It ends a process that makes 32-bit calls.
     fn program(rules: BTreeMap<c_long, Vec<SeccompRule>>, error: c_int) -> Result<BpfProgram, BackendError> {
         let errno = SeccompAction::Errno(error.cast_unsigned());
         let compiled: BpfProgram = SeccompFilter::new(rules, SeccompAction::Allow, errno, TargetArch::x86_64)?.try_into()?;
         Ok(no_x32().into_iter().chain(compiled).collect())
     }
 
-    /// The library does not look at this bit. Jumps of what follows are relative, so this goes before it.
+    /// The instructions for x32 calls, since the library ignores that bit. They can be inserted before its code, whose jumps are relative.
     fn no_x32() -> [sock_filter; 3] {
         const NUMBER: u32 = 0;
         let instruction = |code: u32, jf: u8, k: u32| {
@@ -140,7 +140,7 @@ mod x86_64 {
         Ok(rules)
     }
 
-    /// Other families, and raw sockets of IP: without capabilities nobody may make them, and the filter does not count on that.
+    /// Refuses other families, and raw sockets of IP. Those also need capabilities, but the filter does not rely on that.
     fn sockets() -> Result<Vec<SeccompRule>, BackendError> {
         let is_type = |kind: u64| (1, SeccompCmpOp::MaskedEq(TYPE_MASK), kind);
         let is_family = |family: c_int| (0, SeccompCmpOp::Eq, number(family));
@@ -161,7 +161,7 @@ mod x86_64 {
         rule(&[(argument, SeccompCmpOp::MaskedEq(number(flag)), number(flag))])
     }
 
-    /// All of these hold. The kernel takes each of the arguments looked at here as an `int`, so its upper half says nothing.
+    /// A rule with all of these conditions. The kernel reads each of these arguments as an `int`, so the upper half does not matter.
     fn rule(conditions: &[(u8, SeccompCmpOp, u64)]) -> Result<SeccompRule, BackendError> {
         let condition = |(argument, operator, value): &(u8, SeccompCmpOp, u64)| {
             SeccompCondition::new(*argument, SeccompCmpArgLen::Dword, operator.clone(), *value)
@@ -182,7 +182,7 @@ mod tests {
     use nix::sched::{CloneFlags, unshare};
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket, socketpair};
 
-    /// Makes calls in a thread that has the filters.
+    /// Runs calls in a thread with the filters.
     fn filtered(calls: impl FnOnce() + Send + 'static) {
         let filters = super::programs().unwrap();
         let thread = std::thread::spawn(move || {

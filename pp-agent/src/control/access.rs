@@ -1,7 +1,7 @@
 //! Who is at the other end of a connection, and what it may do *now*.
 //!
-//! A peer that is dead may have handed its connection to anybody, and one
-//! whose mark cannot be read may be an agent: both get an agent's rights.
+//! A process that has ended may have passed its connection to any other. A process whose mark cannot be read may be an agent. Both get an
+//! agent's rights.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,7 +20,7 @@ use crate::os::peer::peer_groups;
 pub(crate) struct Peer {
     /// Its uid when it connected.
     pub(crate) uid: u32,
-    /// Its pid; meaningful only while it lives.
+    /// Its pid, valid only while it lives.
     pub(crate) pid: u32,
     groups: Vec<u32>,
     pidfd: Option<OwnedFd>,
@@ -29,7 +29,7 @@ pub(crate) struct Peer {
 /// What a caller may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// An agent, or someone who may be one. The session, if known.
+    /// An agent, or a caller that may be one. The session, if known.
     Agent(Option<u64>),
     /// A user of this host.
     User(u32),
@@ -80,8 +80,7 @@ impl Standing {
         }
     }
 
-    /// Whose sessions and events it may see: `Ok(None)` all, `Ok(Some(uid))`
-    /// those of one owner.
+    /// Whose sessions and events it may see: `None` all, `Some(uid)` those of one owner.
     #[must_use]
     pub(crate) const fn sees_owner(self) -> Option<u32> {
         match self {
@@ -95,7 +94,7 @@ impl Peer {
     /// Asks the kernel who connected.
     ///
     /// # Errors
-    /// When it does not say who.
+    /// The kernel does not say.
     pub(crate) fn of(socket: &impl AsFd) -> io::Result<Self> {
         let credentials = getsockopt(socket, sockopt::PeerCredentials)?;
         let pid = u32::try_from(credentials.pid()).unwrap_or(0);
@@ -112,8 +111,7 @@ impl Peer {
     #[must_use]
     pub(crate) fn standing(&self, governor: &dyn Governor) -> Standing {
         let session = governor.session_of(self.pid);
-        // RACE: the mark is read first. If the peer still lives afterwards,
-        // its pid was its own all the while, and the mark was its mark.
+        // RACE: the mark is read first. If the peer is still alive afterwards, its pid was not reused, and the mark was its own.
         if !self.is_alive() {
             return Standing::Agent(None);
         }
@@ -138,10 +136,10 @@ impl Peer {
     }
 }
 
-/// How often calls that are refused are logged; the others are counted, in the metrics too.
+/// How often a refused call is logged. The others are only counted.
 const LOG_EVERY: Duration = Duration::from_secs(1);
 
-/// One line a second at most, whoever calls how often.
+/// Logs a refused call, at most one line a second for all callers.
 fn log_refusal(peer: &Peer, action: Action) {
     static LAST: Mutex<(Option<Instant>, u64)> = Mutex::new((None, 0));
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);

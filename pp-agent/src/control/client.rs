@@ -25,20 +25,20 @@ use super::trust::{Doubt, Named, server_of};
 use crate::api::{ErrorAnswer, Problem};
 use crate::causes::chain;
 
-/// How long a server whose queue is full may take to take a connection, seconds.
+/// How long a server whose queue is full may take to accept a connection, in seconds.
 const CONNECT_TIMEOUT_S: i64 = 10;
-/// How long it may take to begin its answer to a question.
+/// How long the answer to a question may take to start.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(60);
-/// The same for what changes something: a large policy takes most of a minute to compile.
+/// How long the answer to a change may take to start. A large policy takes most of a minute to compile.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Most bytes of a line of an answer; the longest event, with the longest arguments, has less than half of it.
+/// Most bytes in a line of an answer. The longest event, with the longest arguments, has less than half.
 const MAX_LINE: usize = 1 << 20;
 
-/// Why a call came to nothing.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
-    /// Nobody answers.
+    /// No server answers.
     #[error("control socket {path}: {source}; is the daemon running (systemctl status pp-agent)")]
     Connect {
         /// The socket.
@@ -46,7 +46,7 @@ pub(crate) enum ClientError {
         /// What the kernel said.
         source: std::io::Error,
     },
-    /// The connection stands and no answer comes. Whether what was asked is done is not known.
+    /// The connection is open but no answer comes. It is unknown whether the daemon does what was asked.
     #[error("control socket {path}: no answer for {seconds} s; the daemon is stopped or very busy: see systemctl status pp-agent")]
     Silent {
         /// The socket.
@@ -54,7 +54,7 @@ pub(crate) enum ClientError {
         /// How long was waited.
         seconds: u64,
     },
-    /// Somebody answers who is not believed: nothing was asked, and nothing done.
+    /// The server is not trusted. Nothing was sent to it.
     #[error("control socket {path}: {doubt}")]
     Doubted {
         /// The socket.
@@ -73,23 +73,23 @@ pub(crate) enum ClientError {
         /// What broke.
         source: hyper::Error,
     },
-    /// The request cannot be written, or the answer not be read.
+    /// The request cannot be written, or the answer cannot be read.
     #[error("control socket: {0}")]
     Form(String),
-    /// The daemon said no.
+    /// The daemon refused the call.
     #[error(transparent)]
     Refused(#[from] Problem),
 }
 
 impl ClientError {
-    /// Whether nobody answered at all.
+    /// Whether no server answered.
     #[must_use]
     pub(crate) const fn is_absent(&self) -> bool {
         matches!(self, Self::Connect { .. })
     }
 }
 
-/// An answer: what it says, and, for `--json`, exactly what was sent, also where a later version says more.
+/// An answer as a type, and, for `--json`, exactly as it was sent, which may have more members in a later version.
 #[derive(Debug)]
 pub(crate) struct Answer<T> {
     says: T,
@@ -118,36 +118,42 @@ impl<T> Serialize for Answer<T> {
 }
 
 /// Called once with the socket and the uid that serves it, before the first call.
-pub(crate) type Notice = fn(&Path, u32);
+pub(crate) type Announce = fn(&Path, u32);
 
-/// A client for one socket. Each call is a connection of its own, and its server must be believed each time.
+/// A client for one socket. Each call makes a new connection, and checks the server each time.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     socket: PathBuf,
     named: Named,
-    notice: Notice,
-    noticed: Arc<AtomicBool>,
-    /// For a question, and for what changes something.
+    announce: Announce,
+    announced: Arc<AtomicBool>,
+    /// How long to wait for the answer to a question, and to a change.
     patience: [Duration; 2],
 }
 
 impl Client {
-    /// For this socket, which was named so.
+    /// A client for this socket. `named` says where its path came from.
     #[must_use]
     pub(crate) fn new(socket: &Path, named: Named) -> Self {
-        Self { socket: socket.to_owned(), named, notice: |_, _| {}, noticed: Arc::default(), patience: [QUESTION_TIMEOUT, CHANGE_TIMEOUT] }
+        Self {
+            socket: socket.to_owned(),
+            named,
+            announce: |_, _| {},
+            announced: Arc::default(),
+            patience: [QUESTION_TIMEOUT, CHANGE_TIMEOUT],
+        }
     }
 
-    /// The same, saying whom it asks.
+    /// Calls `announce` once, before the first call.
     #[must_use]
-    pub(crate) fn with_notice(self, notice: Notice) -> Self {
-        Self { notice, ..self }
+    pub(crate) fn with_announce(self, announce: Announce) -> Self {
+        Self { announce, ..self }
     }
 
     /// A call without a body.
     ///
     /// # Errors
-    /// When nobody answers, or the answer is no.
+    /// No server answers, or it refuses the call.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, ClientError> {
         self.call(Method::GET, path, Vec::new()).await
     }
@@ -155,7 +161,7 @@ impl Client {
     /// A call that deletes.
     ///
     /// # Errors
-    /// When nobody answers, or the answer is no.
+    /// No server answers, or it refuses the call.
     pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, ClientError> {
         self.call(Method::DELETE, path, Vec::new()).await
     }
@@ -163,7 +169,7 @@ impl Client {
     /// A call with a JSON body.
     ///
     /// # Errors
-    /// When nobody answers, or the answer is no.
+    /// No server answers, or it refuses the call.
     pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<Answer<T>, ClientError> {
         let body = serde_json::to_vec(body).map_err(|error| ClientError::Form(error.to_string()))?;
         self.call(Method::POST, path, body).await
@@ -172,7 +178,7 @@ impl Client {
     /// A call whose body is sent as it is.
     ///
     /// # Errors
-    /// When nobody answers, or the answer is no.
+    /// No server answers, or it refuses the call.
     pub(crate) async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Answer<T>, ClientError> {
         let response = self.send(method, path, body).await?;
         let is_success = response.status().is_success();
@@ -187,7 +193,7 @@ impl Client {
     /// A call whose answer arrives line by line.
     ///
     /// # Errors
-    /// When nobody answers, or the answer is no.
+    /// No server answers, or it refuses the call.
     pub(crate) async fn lines(&self, path: &str) -> Result<Lines, ClientError> {
         let response = self.send(Method::GET, path, Vec::new()).await?;
         if response.status().is_success() {
@@ -202,7 +208,8 @@ impl Client {
         result.map_err(|source| ClientError::Http { path: self.socket.clone(), source })
     }
 
-    /// Waits in the kernel while the server's queue is full: those who wait there are let in one after the other, those who try again are not.
+    /// Connects, and waits in the kernel while the server's queue is full. The kernel lets waiting clients in one after the other. Clients
+    /// that retry could starve.
     fn connect(&self) -> std::io::Result<UnixStream> {
         let stream = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
         setsockopt(&stream, sockopt::SendTimeout, &TimeVal::seconds(CONNECT_TIMEOUT_S))?;
@@ -213,8 +220,8 @@ impl Client {
     async fn send(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Response<Incoming>, ClientError> {
         let stream = self.connect().map_err(|source| ClientError::Connect { path: self.socket.clone(), source })?;
         let uid = server_of(&stream, self.named).map_err(|doubt| ClientError::Doubted { path: self.socket.clone(), doubt })?;
-        if !self.noticed.swap(true, Ordering::Relaxed) {
-            (self.notice)(&self.socket, uid);
+        if !self.announced.swap(true, Ordering::Relaxed) {
+            (self.announce)(&self.socket, uid);
         }
         let (mut sender, connection) = self.http(http1::handshake(TokioIo::new(stream)).await)?;
         tokio::spawn(async move {
@@ -256,7 +263,7 @@ impl Lines {
     /// The next line without its end; `None` when the answer is over.
     ///
     /// # Errors
-    /// When the connection breaks, or a line is longer than any of the daemon's.
+    /// The connection broke, or a line is longer than any that the daemon sends.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
         let too_long = |_| ClientError::Form(format!("answer: a line is longer than {MAX_LINE} bytes"));
         loop {
@@ -313,7 +320,7 @@ mod tests {
         let path = folder.path().join("socket");
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let client = Client::new(&path, Named::OnCommandLine);
-        // It leaves with most of what was asked unread.
+        // It closes the connection after one byte of the request.
         let leaving = std::thread::spawn(move || listener.accept().unwrap().0.read_exact(&mut [0]).unwrap());
         let error = client.get::<Value>("/v1/status").await.unwrap_err().to_string();
         leaving.join().unwrap();

@@ -16,32 +16,32 @@ pub(crate) struct ControlCounters {
 }
 
 impl ControlCounters {
-    /// A connection was taken.
+    /// Counts a connection that was accepted.
     pub(crate) fn connection(&self) {
         self.connections.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A connection was closed at once: every seat of its standing is in a call.
+    /// Counts a connection that was closed at once, because every seat of its standing was in a call.
     pub(crate) fn turned_away(&self, class: Class) {
         self.turned_away[class as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A connection that waited was closed for another of its standing.
+    /// Counts an idle connection that was closed for another of its standing.
     pub(crate) fn closed_early(&self, class: Class) {
         self.closed_early[class as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A request came in.
+    /// Counts a request.
     pub(crate) fn request(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A request was refused for want of rights.
+    /// Counts a request that its caller may not make.
     pub(crate) fn refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Writes them.
+    /// Writes the counters.
     pub(crate) fn write(&self, text: &mut Text) {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let by_standing = |counters: &[AtomicU64; 3]| Class::ALL.map(|class| (class.name().to_owned(), read(&counters[class as usize])));

@@ -1,4 +1,4 @@
-//! Why the daemon says no. It travels whole to the edge, and becomes status, code and message there.
+//! Errors of calls. They stay typed up to the control socket, where they become status, code and message.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -13,34 +13,34 @@ use crate::receipt::Refusal;
 use crate::session::adopt::AdoptError;
 use crate::state::{RegisterError, StateError};
 
-/// An answer that says no: what went wrong and what to do.
+/// Why a call is refused or fails, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
     /// The request itself is wrong.
     #[error("{0}")]
     BadRequest(String),
-    /// There is none.
+    /// What the call names does not exist.
     #[error("{0}")]
     NotFound(String),
-    /// The call has other methods.
+    /// The path has no such method.
     #[error("this path: no such method; see pp-agent --help")]
     MethodNotAllowed,
-    /// Not by this caller.
+    /// The caller may not make this call.
     #[error("{0}")]
     NoRights(String),
-    /// The body has more bytes than are read.
+    /// The body is too large.
     #[error("body: larger than {MAX_BODY} bytes")]
     TooLarge,
     /// The body came too slowly.
     #[error("body: did not arrive within 10 seconds")]
     Timeout,
-    /// No turn came in time.
+    /// Too many calls run at once, and none ended in time.
     #[error("control socket: too many calls of {}s at once; try again in a moment", .0.name())]
     Busy(Class),
     /// The receipt opens nothing here.
     #[error(transparent)]
     Receipt(#[from] Refusal),
-    /// Policy does not say what receipts must name.
+    /// Policy lacks a name that receipts must have.
     #[error("policy: names no {0}, so no receipt can be for it; set {0} in policy.toml")]
     NotConfigured(&'static str),
     /// The receipt was registered before, and has ended.
@@ -50,38 +50,38 @@ pub(crate) enum ApiError {
         id: String,
         /// When.
         registered: String,
-        /// What became of it.
+        /// How it ended.
         status: ReceiptStatus,
     },
-    /// A signed revocation of a receipt that somebody else decided.
+    /// A signed revocation of a receipt by another decider.
     #[error("revocation by {by}: receipt {id} is another decider's; only {decider} or an operator of this host can revoke it")]
     OtherDecider {
-        /// Whose revocation.
+        /// Who signed the revocation.
         by: String,
         /// The receipt.
         id: String,
-        /// Who decided it.
+        /// Who decided the receipt.
         decider: String,
     },
-    /// The tables or the state hold no more.
+    /// The tables or the state are full.
     #[error("{0}")]
     NoRoom(String),
-    /// Nothing can be kept, and so nothing be promised.
+    /// The state cannot be written.
     #[error("{0}")]
     StateUnavailable(String),
-    /// The policy on disk is refused; the old one stays.
+    /// The policy on disk is refused. The old one stays in force.
     #[error("{0}")]
     PolicyRefused(String),
-    /// The process cannot begin a session.
+    /// The process cannot start a session.
     #[error(transparent)]
     Adopt(#[from] AdoptError),
-    /// The kernel said no.
+    /// The kernel refused.
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// The events cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Something else of the daemon's own failed.
+    /// Something else failed inside the daemon.
     #[error("{0}")]
     Internal(String),
 }
@@ -117,7 +117,7 @@ impl ApiError {
         Self::NotFound(message.into())
     }
 
-    /// HTTP status and the stable name that programs go by.
+    /// The HTTP status, and the stable code for programs.
     fn status_and_code(&self) -> (u16, &'static str) {
         match self {
             Self::BadRequest(_) => (400, "bad_request"),
@@ -143,13 +143,13 @@ impl ApiError {
         }
     }
 
-    /// What went wrong, for programs: `no_rights`, `term_not_enforced`, ...
+    /// The stable code for programs: `no_rights`, `term_not_enforced`, ...
     #[must_use]
     pub(crate) fn code(&self) -> &'static str {
         self.status_and_code().1
     }
 
-    /// As the body of an answer.
+    /// The body of the answer.
     #[must_use]
     pub(crate) fn answer(&self) -> ErrorAnswer {
         let pp_code = match self {

@@ -1,5 +1,4 @@
-//! The control socket: HTTP/1.1 with JSON over a unix socket, with the
-//! caller's rights judged for every request.
+//! The control socket: HTTP/1.1 with JSON over a unix socket. The rights of the caller are checked for every request.
 
 pub(crate) mod access;
 pub(crate) mod client;
@@ -22,20 +21,20 @@ use crate::events::hub::Hub;
 use crate::receipt::Request;
 use counters::ControlCounters;
 
-/// Who asks, after its rights were judged.
+/// Who makes a call, after its rights were checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Caller {
     /// Its uid when it connected.
     pub(crate) uid: u32,
-    /// Its pid; zero: it is gone.
+    /// Its pid; zero: it has ended.
     pub(crate) pid: u32,
     /// What it may do.
     pub(crate) standing: access::Standing,
 }
 
-/// What the socket needs of the daemon. Every call may block; the server keeps them off its own threads. An error is the answer that says no.
+/// What the socket needs of the daemon. Every call may block, so the server makes them on other threads.
 pub(crate) trait Governor: Send + Sync + 'static {
-    /// The session of a process; an error means that it cannot be known.
+    /// The session of a process; an error means that it is unknown.
     fn session_of(&self, pid: u32) -> Result<Option<u64>, ApiError>;
     /// The gid of the operators' group, if the host has one.
     fn operators(&self) -> Option<u32>;
@@ -71,6 +70,6 @@ pub(crate) trait Governor: Send + Sync + 'static {
     fn neighbours(&self) -> NeighbourList;
     /// `DELETE /v1/neighbours/{address}`.
     fn forget_neighbour(&self, address: &str) -> Result<Forgotten, ApiError>;
-    /// `POST /v1/policy/reload`; a policy that is refused changes nothing.
+    /// `POST /v1/policy/reload`. A policy that is refused changes nothing.
     fn reload(&self) -> Result<Reloaded, ApiError>;
 }

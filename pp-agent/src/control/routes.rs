@@ -1,5 +1,4 @@
-//! The calls of the control socket: each names the right it needs, reads its
-//! body within bounds, and asks the daemon.
+//! The calls of the control socket. Each names the right it needs, reads its body within bounds, and asks the daemon.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +22,7 @@ use crate::events::build::{parse_session, session_text};
 
 /// Most bytes of a request's body.
 pub(crate) const MAX_BODY: usize = 1024 * 1024;
-/// For how long a body may take to arrive.
+/// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 
 type Answer = Result<Response, ApiError>;
@@ -126,7 +125,7 @@ async fn events(call: Call, filter: Result<Params<Filter>, ApiError>) -> Answer 
     Ok(stream::respond(call.daemon, call.guest, filter))
 }
 
-/// What a call names behind its path.
+/// The query parameters of a call.
 struct Params<T>(T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
@@ -138,7 +137,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     }
 }
 
-/// One call: who makes it, and the daemon that answers it.
+/// One call: its caller, and the daemon that answers it.
 struct Call {
     daemon: Arc<dyn Governor>,
     guest: Guest,
@@ -166,8 +165,8 @@ impl Call {
         Ok(Json(json).into_response())
     }
 
-    /// Judges the caller and asks the daemon, on a thread that may block, when it is the caller's turn. The turn lasts as long as the work, also
-    /// where the caller leaves meanwhile.
+    /// Waits for the caller's turn, checks its rights and asks the daemon, on a thread that may block. The turn lasts until the work is
+    /// done, even if the caller leaves before.
     async fn blocking<T: Send + 'static>(
         self,
         action: Action,

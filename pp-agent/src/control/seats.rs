@@ -1,8 +1,8 @@
-//! Who may be connected at once, and how many calls run at once: by standing, so that nobody can keep out those of another.
+//! Limits connections and simultaneous calls by standing, so that callers of one standing cannot block those of another.
 //!
-//! Agents, users and operators have seats of their own. Within a standing each session or user has its share, and where there is no seat
-//! left the oldest connection of whoever has most is closed for the new one, unless the daemon is just answering it. So a slow or greedy
-//! peer costs itself, and a newcomer is turned away only while every seat is in a call.
+//! Agents, users and operators have separate seats. Within a standing, each session or user has a share. If no seat is left, the oldest
+//! connection of the session or user with the most connections is closed, unless the daemon is answering it. So a slow or greedy peer only
+//! harms itself, and a new connection is turned away only while every seat is in a call.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,10 +14,10 @@ use super::ApiError;
 use super::access::Standing;
 use super::counters::ControlCounters;
 
-/// The standings that have seats of their own.
+/// The groups of callers with separate seats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
-    /// Sessions, and whoever may be one.
+    /// Sessions, and callers that may belong to one.
     Agents,
     /// Users of this host.
     Users,
@@ -26,10 +26,10 @@ pub(crate) enum Class {
 }
 
 impl Class {
-    /// Each of them, in the order of their numbers.
+    /// All of them, in the order of their numbers.
     pub(crate) const ALL: [Self; 3] = [Self::Agents, Self::Users, Self::Operators];
 
-    /// That of a standing.
+    /// The class of a standing.
     #[must_use]
     pub(crate) const fn of(standing: Standing) -> Self {
         match standing {
@@ -61,7 +61,7 @@ impl Class {
 struct Bounds {
     /// Most connections at once.
     seats: usize,
-    /// Of these, most of one session or user.
+    /// Most connections of one session or user.
     share: usize,
     /// Most calls that the daemon works on at once.
     calls: usize,
@@ -69,14 +69,14 @@ struct Bounds {
 
 /// How long a call may wait for its turn.
 const TURN_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often it is logged that seats of a standing are short.
+/// How often to log that a standing has too few seats.
 const LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// Whose connection it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Whose {
     Session(u64),
-    /// Nobody knows whether it is an agent's.
+    /// It is unknown whether it is an agent's.
     Unknown(u32),
     User(u32),
     Operator(u32),
@@ -103,12 +103,12 @@ impl std::fmt::Display for Whose {
     }
 }
 
-/// What a connection is at; of several, the one with the smaller number is closed first.
+/// What a connection is doing. Connections with smaller numbers are closed first.
 const WAITING: u8 = 0;
 const STREAMING: u8 = 1;
 const IN_CALL: u8 = 2;
 
-/// Every seat there is.
+/// All seats.
 #[derive(Debug)]
 pub(crate) struct Seats {
     rows: [Row; 3],
@@ -145,7 +145,7 @@ impl Seats {
         &self.rows[class as usize]
     }
 
-    /// A seat for a connection of this standing and uid. `None`: its standing has none that could be given up for it.
+    /// Takes a seat for a connection of this standing and uid. `None`: no seat of its standing can be freed for it.
     pub(crate) fn take(self: &Arc<Self>, standing: Standing, uid: u32, counters: &ControlCounters) -> Option<Seat> {
         let whose = Whose::of(standing, uid);
         let class = Class::of(standing);
@@ -186,7 +186,7 @@ fn count(taken: &[Arc<Taken>], whose: Whose) -> usize {
     taken.iter().filter(|seat| seat.whose == whose).count()
 }
 
-/// The seat to give up for a newcomer who has `own` of them: one of its own, or of somebody who has more.
+/// The seat to free for a new connection of a caller with `own` seats: one of its own, or of a caller with more.
 fn least_needed(taken: &[Arc<Taken>], whose: Whose, own: usize, only_own: bool) -> Option<usize> {
     let candidates = taken.iter().enumerate().filter_map(|(index, seat)| {
         let (stage, is_own) = (seat.stage.load(Ordering::Acquire), seat.whose == whose);
@@ -199,7 +199,7 @@ fn least_needed(taken: &[Arc<Taken>], whose: Whose, own: usize, only_own: bool) 
     candidates.min().map(|(.., index)| index)
 }
 
-/// One connection's place; dropping it frees it.
+/// The seat of one connection. Dropping it frees the seat.
 #[derive(Debug)]
 pub(crate) struct Seat {
     seats: Arc<Seats>,
@@ -210,13 +210,13 @@ pub(crate) struct Seat {
 #[derive(Debug)]
 pub(crate) struct Turn {
     taken: Arc<Taken>,
-    /// What the connection was at.
+    /// What the connection was doing before.
     before: u8,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Seat {
-    /// Ends when the seat was given to somebody else: the connection has to be closed.
+    /// Returns when the seat was given to another connection. This one must then be closed.
     pub(crate) async fn closed(&self) {
         self.taken.closed.notified().await;
     }
@@ -230,7 +230,7 @@ impl Seat {
         tokio::time::timeout(TURN_TIMEOUT, self.any_turn()).await.ok().flatten().ok_or(ApiError::Busy(class))
     }
 
-    /// The same, however long it takes; for streams, which nobody waits for.
+    /// Waits for a turn without a time limit; for streams.
     pub(crate) async fn any_turn(&self) -> Option<Turn> {
         let calls = Arc::clone(&self.seats.row(self.taken.class).calls);
         let permit = calls.acquire_owned().await.ok()?;
@@ -238,7 +238,7 @@ impl Seat {
         Some(Turn { taken: Arc::clone(&self.taken), before, _permit: permit })
     }
 
-    /// From here on it sends what happens, until somebody else needs the seat.
+    /// Marks the connection as a stream, which keeps its seat until another connection needs it.
     pub(crate) fn streams(&self) {
         self.taken.stage.store(STREAMING, Ordering::Release);
     }

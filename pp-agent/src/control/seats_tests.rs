@@ -10,7 +10,7 @@ fn is_closed(seat: &Seat) -> bool {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
         let closed = tokio::time::timeout(Duration::from_millis(1), seat.closed()).await.is_ok();
         if closed {
-            // It stays closed for whoever asks next.
+            // It also stays closed for later callers.
             seat.taken.closed.notify_one();
         }
         closed

@@ -1,4 +1,4 @@
-//! The listener: takes connections within bounds and serves the calls.
+//! The listener: accepts connections within bounds, and serves the calls.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -20,8 +20,8 @@ use super::access::Peer;
 use super::seats::{Class, Seat, Seats};
 use super::{ApiError, Governor, routes};
 
-/// For how long a request's head may take, and how long a connection may idle. On a busy host a caller may need
-/// seconds to begin. Whoever is slow on purpose costs itself alone, see [`Seats`].
+/// How long the head of a request may take, and how long a connection may be idle. On a busy host the CLI may need seconds between
+/// connecting and asking. A caller that is slow on purpose only harms itself, see [`Seats`].
 const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
 /// Most bytes of a request's head.
 const MAX_HEAD: usize = 64 * 1024;
@@ -32,10 +32,10 @@ pub(crate) enum ListenError {
     /// Another daemon answers there.
     #[error("control socket {0}: another pp-agent answers on it; stop that one first")]
     InUse(PathBuf),
-    /// Something else is in the way.
+    /// The path is another kind of file.
     #[error("control socket {0}: the path is taken by a file that is not a socket; move it away")]
     NotASocket(PathBuf),
-    /// The directory is missing or closed.
+    /// The directory is missing or not accessible.
     #[error("control socket {path}: {source}; make its directory, or choose another with --socket")]
     Io {
         /// The socket.
@@ -45,11 +45,10 @@ pub(crate) enum ListenError {
     },
 }
 
-/// Makes the socket, in place of one that nobody answers on. Everyone may
-/// connect: rights are judged by request.
+/// Makes the socket, and replaces one that no daemon answers on. Everyone may connect, since rights are checked for each request.
 ///
 /// # Errors
-/// When it cannot be made.
+/// It cannot be made.
 pub(crate) fn listen(path: &Path) -> Result<UnixListener, ListenError> {
     let error = |source| ListenError::Io { path: path.to_owned(), source };
     if let Ok(metadata) = std::fs::symlink_metadata(path) {
@@ -68,14 +67,14 @@ pub(crate) fn listen(path: &Path) -> Result<UnixListener, ListenError> {
     Ok(listener)
 }
 
-/// Who calls: what a handler gets of its connection.
+/// The caller: what a handler gets of its connection.
 #[derive(Clone, Debug)]
 pub(super) struct Guest {
     pub(super) peer: Arc<Peer>,
     pub(super) seat: Arc<Seat>,
 }
 
-/// Serves until `stop` turns true; open connections end with it.
+/// Serves until `stop` is true. Open connections end then too.
 pub(crate) async fn serve(listener: UnixListener, governor: Arc<dyn Governor>, stop: watch::Receiver<bool>) {
     let router = routes::router(Arc::clone(&governor));
     let seats = Arc::new(Seats::default());
@@ -88,7 +87,7 @@ pub(crate) async fn serve(listener: UnixListener, governor: Arc<dyn Governor>, s
         match accepted {
             Ok((stream, _)) => take(stream, &router, &governor, &seats, stop.clone()),
             Err(error) => {
-                // Out of descriptors: connections that end give some back.
+                // Probably out of descriptors. Connections that end free some.
                 tracing::warn!("control: {error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -101,7 +100,7 @@ fn take(stream: UnixStream, router: &Router, governor: &Arc<dyn Governor>, seats
         governor.counters().turned_away(Class::Agents);
         return;
     };
-    // It decides about the seat alone: rights are judged at each request.
+    // This standing only decides about the seat. Rights are checked for each request.
     let standing = peer.standing(governor.as_ref());
     let Some(seat) = seats.take(standing, peer.uid, governor.counters()) else {
         turn_away(&stream, Class::of(standing));
@@ -131,7 +130,7 @@ fn take(stream: UnixStream, router: &Router, governor: &Arc<dyn Governor>, seats
     });
 }
 
-/// Says why before it closes, as far as the peer's buffer has room for that.
+/// Sends the reason before the connection closes, if the peer's buffer has room for it.
 fn turn_away(stream: &UnixStream, class: Class) {
     let body = serde_json::to_string(&ApiError::Busy(class).answer()).unwrap_or_default();
     let head = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close";

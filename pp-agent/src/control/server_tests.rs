@@ -153,7 +153,7 @@ async fn marked_peer_and_one_of_unreadable_mark_may_not_revoke_or_check() {
 async fn addresses_of_the_plant_are_for_operators_alone() {
     let world = world();
     let all = world.client.get::<Status>("/v1/status").await.unwrap();
-    // Who runs the tests is an operator only as root.
+    // Tests are run by an operator only if they run as root.
     match (&all.neighbours, nix::unistd::getuid().is_root()) {
         (Neighbours::List(list), true) => assert_eq!(list.learned[0].address, "10.0.0.9"),
         (Neighbours::Counts(counts), false) => assert_eq!(counts.learned, 1),
@@ -162,7 +162,7 @@ async fn addresses_of_the_plant_are_for_operators_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rights_are_judged_anew_for_each_request_of_a_connection() {
+async fn rights_are_checked_again_for_each_request_of_a_connection() {
     let world = world();
     let fake = Arc::clone(&world.fake);
     let path = world.path.clone();
@@ -226,7 +226,7 @@ fn receive_fd(stream: &Blocking) -> std::os::fd::OwnedFd {
             _ => None,
         })
         .unwrap();
-    // The descriptor is this process's own now; a copy of it is as good.
+    // This process owns the descriptor now, and a copy of it works as well.
     let path = format!("/proc/self/fd/{fd}");
     assert!(std::fs::symlink_metadata(path).is_ok());
     rustix::process::pidfd_getfd(
@@ -303,14 +303,14 @@ async fn slow_bodies_of_a_session_keep_nobody_else_out() {
     let slow = tokio::task::spawn_blocking(move || {
         let slow = (0..300).map(|_| {
             let mut stream = Blocking::connect(&path).unwrap();
-            // Those that were closed for later ones cannot be written to.
+            // Connections that were closed for later ones cannot be written to.
             let _gone = stream.write_all(b"POST /v1/receipts HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{");
             stream
         });
         slow.collect::<Vec<_>>()
     });
     let slow = slow.await.unwrap();
-    // One more of its own is let in for the oldest of them.
+    // One more connection of its own replaces its oldest.
     assert!(world.client.get::<Value>("/v1/why").await.is_ok());
     world.fake.marked.store(false, Ordering::Relaxed);
     for _ in 0..20 {

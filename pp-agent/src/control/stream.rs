@@ -1,5 +1,4 @@
-//! Events as newline-delimited JSON: the stored ones, then, if asked, every
-//! new one until the caller leaves or loses the right to see it.
+//! Sends events as newline-delimited JSON: stored events, then, on request, every new one until the caller leaves or loses its rights.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -19,9 +18,9 @@ use crate::events::refusals::Missed;
 use crate::events::store::StoreError;
 use crate::events::{self, Event, Filter, Kind};
 
-/// Stored events told where the caller names neither `since` nor `limit`.
+/// How many stored events to send if the caller names neither `since` nor `limit`.
 const DEFAULT_LIMIT: usize = 1_000;
-/// Most stored events that `limit` can ask for; `since` has no such bound.
+/// Most stored events that `limit` can ask for. `since` has no such bound.
 const MAX_LIMIT: usize = 10_000;
 /// Stored events read at once.
 const PAGE: usize = 256;
@@ -34,7 +33,7 @@ type Line = Result<Vec<u8>, std::convert::Infallible>;
 pub(super) fn respond(governor: Arc<dyn Governor>, guest: Guest, filter: Filter) -> Response {
     guest.seat.streams();
     let (lines, queue) = channel::<Line>(LINES);
-    // Following begins before the stored ones are read, so none falls between.
+    // Follows before it reads stored events, so that none is missed in between.
     let follower = filter.follow.then(|| governor.hub().follow());
     tokio::spawn(async move {
         let stream = Stream { governor, guest, filter, lines };
@@ -56,7 +55,7 @@ struct Stream {
 impl Stream {
     /// `None` ends the stream: the caller left, or may not see more.
     async fn run(mut self, follower: Option<Follower>) -> Option<()> {
-        // What comes out of the queue is told by that, though it be stored by now.
+        // Events that the queue delivers are left out, although they may be stored by now.
         self.stored(follower.as_ref().map_or(u64::MAX, |follower| follower.first_id() - 1)).await?;
         let mut follower = follower?;
         loop {
@@ -74,7 +73,7 @@ impl Stream {
         }
     }
 
-    /// Tells the stored events up to this id that are asked for.
+    /// Sends the requested stored events up to this id.
     async fn stored(&mut self, last_id: u64) -> Option<()> {
         if self.filter.since.is_none() || self.filter.limit.is_some() {
             let limit = self.filter.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
@@ -84,7 +83,7 @@ impl Stream {
                 let found = governor.hub().query(&filter, |event| sees(standing, event))?;
                 Ok::<_, StoreError>(found.first().zip(found.last()).map(|(first, last)| first.id..=last.id.min(last_id)))
             });
-            // Read again page by page: a reader that is slow keeps a page in memory, and not all of them.
+            // Read again page by page, so that a slow reader keeps only one page in memory.
             return match ids.await {
                 Some(Some(ids)) => self.pages(ids).await.map(drop),
                 Some(None) => Some(()),
@@ -94,13 +93,13 @@ impl Stream {
         self.pages(self.filter.first_id()..=last_id).await.map(drop)
     }
 
-    /// While nothing is stored, what happens is told all the same.
+    /// Continues after an error if nothing can be stored: new events are still sent.
     fn unstored(&self) -> Option<()> {
         self.governor.hub().problem().map(drop)
     }
 
-    /// Tells the stored events of these ids. Returns what all that is stored there tells, wanted or not; an error of the disk ends it, `None`
-    /// the stream.
+    /// Sends the stored events of these ids. Returns what all stored events of these ids report, selected or not. An error of the disk ends
+    /// the pages, `None` the stream.
     async fn pages(&mut self, ids: RangeInclusive<u64>) -> Option<Missed> {
         let (mut next_id, last_id) = (Some(*ids.start()).filter(|first_id| *first_id <= *ids.end()), *ids.end());
         let mut found = Missed::default();
@@ -117,7 +116,7 @@ impl Stream {
         Some(found)
     }
 
-    /// Tells from the store what the queue had no room for, and how much of it is not there: never written, or no more.
+    /// Sends from the store what did not fit into the queue, and says how much of it is not stored.
     async fn catch_up(&mut self, ids: RangeInclusive<u64>, missed: Missed) -> Option<()> {
         let gone = missed.without(self.pages(ids).await?);
         for line in lost(gone) {
@@ -139,7 +138,7 @@ impl Stream {
         self.lines.send(Ok(line)).await.ok()
     }
 
-    /// Runs what blocks on a thread made for it, when it is the caller's turn; `None` when it failed.
+    /// Runs blocking work on another thread when it is the caller's turn; `None` if it failed.
     async fn blocking<T: Send + 'static, E: std::fmt::Display + Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, E> + Send + 'static,
@@ -169,7 +168,7 @@ impl Stream {
     }
 }
 
-/// A line that stands for what a follower missed.
+/// A line that says what a follower missed.
 #[derive(Serialize)]
 struct Lost {
     count: u64,
@@ -178,7 +177,7 @@ struct Lost {
     verdict: Option<&'static str>,
 }
 
-/// The lines for what a follower missed: refusals are counted one by one, with their repeats, and the rest by events.
+/// The lines for what a follower missed. Refusals are counted with their repeats, everything else by events.
 fn lost(missed: Missed) -> Vec<Vec<u8>> {
     let lines = [(missed.refusals, Some(Verdict::Block.name())), (missed.others, None)].into_iter().filter(|(count, _)| *count > 0);
     lines.filter_map(|(count, verdict)| serde_json::to_vec(&Lost { count, kind: Kind::Lost.name(), verdict }).ok()).collect()
@@ -197,10 +196,10 @@ pub(crate) fn sees(standing: Standing, event: &Event) -> bool {
     }
 }
 
-/// Checks a filter before an answer begins.
+/// Checks a filter before an answer starts.
 ///
 /// # Errors
-/// 400 when `since` cannot be read.
+/// 400: `since` cannot be read.
 pub(crate) fn check(filter: &Filter) -> Result<(), ApiError> {
     if filter.is_valid() {
         return Ok(());
@@ -225,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missed_is_told_by_refusals_and_by_events() {
+    fn missed_refusals_and_events_are_counted_separately() {
         let text = |missed| lost(missed).into_iter().map(|line| String::from_utf8(line).unwrap()).collect::<Vec<_>>();
         assert_eq!(text(Missed::default()), Vec::<String>::new());
         let both = [r#"{"count":41,"kind":"lost","verdict":"block"}"#, r#"{"count":2,"kind":"lost"}"#];

@@ -1,7 +1,7 @@
-//! Whether the server of a control socket may be believed.
+//! Whether the server of a control socket can be trusted.
 //!
-//! An agent can serve a socket of its own and name it in the environment of the person it works for. Only uid 0 cannot be had by an
-//! ordinary user, and only in the initial user namespace does uid 0 say so.
+//! An agent can serve its own socket and name it in the environment of the person it works for. An ordinary user cannot get uid 0 in the
+//! initial user namespace, so only a server with that uid is trusted.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -16,16 +16,16 @@ const NAMESPACE: &str = "/proc/self/ns/user";
 /// How the socket was named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Named {
-    /// By default, or in the environment: its server must be root's.
+    /// By default, or in the environment. Its server must run as root.
     Elsewhere,
-    /// On this very command line: its server is believed, whoever it is.
+    /// On this command line. Any server is trusted.
     OnCommandLine,
 }
 
-/// Why a server is not believed.
+/// Why a server is not trusted.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Doubt {
-    /// Uid 0 may be anybody here.
+    /// Any user can be uid 0 in this user namespace.
     #[error("not believed, since this process is in a user namespace of its own, where anybody can be uid 0; run pp-agent outside of it")]
     Namespace,
     /// An ordinary user's server.
@@ -43,17 +43,17 @@ pub(crate) enum Doubt {
     },
 }
 
-/// The uid that serves the other end of this connected socket, if it may be believed.
+/// The uid of the server of this connected socket, if it can be trusted.
 ///
 /// # Errors
-/// It may not.
+/// It cannot.
 pub(crate) fn server_of(socket: &impl AsFd, named: Named) -> Result<u32, Doubt> {
     let namespace = std::fs::metadata(NAMESPACE).map(|file| file.ino());
     let credentials = getsockopt(socket, sockopt::PeerCredentials).map_err(io::Error::from);
-    judge(namespace, credentials.map(|credentials| credentials.uid()), named)
+    decide(namespace, credentials.map(|credentials| credentials.uid()), named)
 }
 
-fn judge(namespace: io::Result<u64>, uid: io::Result<u32>, named: Named) -> Result<u32, Doubt> {
+fn decide(namespace: io::Result<u64>, uid: io::Result<u32>, named: Named) -> Result<u32, Doubt> {
     let namespace = namespace.map_err(|source| Doubt::Unknown { what: NAMESPACE, source })?;
     if namespace != INITIAL_NAMESPACE {
         return Err(Doubt::Namespace);
@@ -70,20 +70,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_root_is_believed_unless_the_command_line_names_the_socket() {
-        assert_eq!(judge(Ok(INITIAL_NAMESPACE), Ok(0), Named::Elsewhere).unwrap(), 0);
-        assert!(matches!(judge(Ok(INITIAL_NAMESPACE), Ok(1000), Named::Elsewhere), Err(Doubt::NotRoot(1000))));
-        // What a uid that is not mapped into a namespace is shown as.
-        assert!(matches!(judge(Ok(INITIAL_NAMESPACE), Ok(65534), Named::Elsewhere), Err(Doubt::NotRoot(65534))));
-        assert_eq!(judge(Ok(INITIAL_NAMESPACE), Ok(1000), Named::OnCommandLine).unwrap(), 1000);
+    fn only_root_is_trusted_unless_the_command_line_names_the_socket() {
+        assert_eq!(decide(Ok(INITIAL_NAMESPACE), Ok(0), Named::Elsewhere).unwrap(), 0);
+        assert!(matches!(decide(Ok(INITIAL_NAMESPACE), Ok(1000), Named::Elsewhere), Err(Doubt::NotRoot(1000))));
+        // The uid of a user that is not mapped into the namespace.
+        assert!(matches!(decide(Ok(INITIAL_NAMESPACE), Ok(65534), Named::Elsewhere), Err(Doubt::NotRoot(65534))));
+        assert_eq!(decide(Ok(INITIAL_NAMESPACE), Ok(1000), Named::OnCommandLine).unwrap(), 1000);
     }
 
     #[test]
-    fn in_a_user_namespace_of_ones_own_nobody_is_believed() {
+    fn in_another_user_namespace_no_server_is_trusted() {
         for named in [Named::Elsewhere, Named::OnCommandLine] {
-            assert!(matches!(judge(Ok(4_026_532_000), Ok(0), named), Err(Doubt::Namespace)));
-            assert!(matches!(judge(Err(io::ErrorKind::NotFound.into()), Ok(0), named), Err(Doubt::Unknown { .. })));
+            assert!(matches!(decide(Ok(4_026_532_000), Ok(0), named), Err(Doubt::Namespace)));
+            assert!(matches!(decide(Err(io::ErrorKind::NotFound.into()), Ok(0), named), Err(Doubt::Unknown { .. })));
         }
-        assert!(matches!(judge(Ok(INITIAL_NAMESPACE), Err(io::ErrorKind::Other.into()), Named::OnCommandLine), Err(Doubt::Unknown { .. })));
+        assert!(matches!(
+            decide(Ok(INITIAL_NAMESPACE), Err(io::ErrorKind::Other.into()), Named::OnCommandLine),
+            Err(Doubt::Unknown { .. })
+        ));
     }
 }

@@ -1,4 +1,4 @@
-//! A session's own refusals, in words that an agent can act on.
+//! The refusals of a session, in words that an agent can act on.
 
 use std::borrow::Cow;
 
@@ -9,65 +9,66 @@ use super::{ApiError, Caller, Governor};
 use crate::api::{Draft, Place, RefusalView, Refusals, Requestable};
 use crate::events::{Event, Filter, Kind, Members, Verdict, Why};
 
-/// Most refusals told.
+/// Most refusals in an answer.
 const MAX_REFUSALS: usize = 10;
 
-/// The answer to `GET /v1/why`: the caller's last refusals, newest first, one
-/// for each pair of destination and reason, with the request to hand over.
+/// The answer to `GET /v1/why`: the caller's last refusals, newest first, one for each pair of destination and reason, with the request to
+/// hand over.
 ///
 /// # Errors
-/// When the events cannot be read.
+/// The events cannot be read.
 pub(crate) fn answer(governor: &dyn Governor, caller: &Caller, session: Option<String>) -> Result<Refusals, ApiError> {
     let filter = Filter { kind: Some(Kind::Verdict.name().to_owned()), session, limit: Some(1_000), ..Filter::default() };
     let standing = caller.standing;
     let events = governor.hub().query(&filter, |event| is_refusal(event) && super::stream::sees(standing, event))?;
-    let mut told: Vec<(&Event, Members<'_>)> = Vec::new();
+    let mut listed: Vec<(&Event, Members<'_>)> = Vec::new();
     for event in events.iter().rev() {
         let members = Members::from(event);
-        let is_same =
-            |told: &Members<'_>| told.destination == members.destination && told.object == members.object && told.reason == members.reason;
-        let is_listed = told.iter().any(|(_, other)| is_same(other));
-        if !is_listed && told.len() < MAX_REFUSALS {
-            told.push((event, members));
+        let is_same = |other: &Members<'_>| {
+            other.destination == members.destination && other.object == members.object && other.reason == members.reason
+        };
+        let is_listed = listed.iter().any(|(_, other)| is_same(other));
+        if !is_listed && listed.len() < MAX_REFUSALS {
+            listed.push((event, members));
         }
     }
-    Ok(Refusals { refusals: told.into_iter().map(|(event, members)| refusal(governor, caller, event, members)).collect() })
+    Ok(Refusals { refusals: listed.into_iter().map(|(event, members)| refusal(governor, caller, event, members)).collect() })
 }
 
 fn is_refusal(event: &Event) -> bool {
     matches!(event.verdict(), Some(Verdict::Block | Verdict::Observe))
 }
 
-fn refusal(governor: &dyn Governor, caller: &Caller, event: &Event, told: Members<'_>) -> RefusalView {
-    let words = words(event, &told);
+fn refusal(governor: &dyn Governor, caller: &Caller, event: &Event, members: Members<'_>) -> RefusalView {
+    let words = words(event, &members);
     let text = |member: Option<Cow<'_, str>>| member.map(Cow::into_owned);
     let requestable = event.is_requestable().then(|| {
         let draft = Draft { event: Some(event.id), ..Draft::default() };
-        Requestable { command: text(told.request), request: governor.draft(caller, &draft).ok() }
+        Requestable { command: text(members.request), request: governor.draft(caller, &draft).ok() }
     });
-    // A plant's map is not for agents: zone and service only for people.
+    // Agents must not learn the layout of the plant, so only people see zone and service.
     let is_person = !matches!(caller.standing, Standing::Agent(_));
     RefusalView {
         event: event.id,
-        time: told.time.into_owned(),
-        verdict: text(told.verdict),
-        reason: text(told.reason),
-        destination: told.destination,
-        object: text(told.object),
+        time: members.time.into_owned(),
+        verdict: text(members.verdict),
+        reason: text(members.reason),
+        destination: members.destination,
+        object: text(members.object),
         words,
         requestable,
-        place: is_person.then(|| Place { zone: text(told.zone), service: text(told.service) }),
+        place: is_person.then(|| Place { zone: text(members.zone), service: text(members.service) }),
     }
 }
 
-/// What to do about the refusal of a behaviour rule.
+/// What to do about the refusal of a rate rule.
 const RULES: &str =
     "this looks like a scan and is blocked for a while; stop, and if the work needs it ask your human for an exemption in the policy";
 
 /// What a refusal means and what to do about it.
 #[must_use]
-fn words(event: &Event, told: &Members<'_>) -> String {
-    let to = told.destination.as_ref().map_or_else(
+fn words(event: &Event, members: &Members<'_>) -> String {
+    let to = members.destination.as_ref().map_or_else(
         || "this kind of socket".to_owned(),
         |to| match to.port {
             Some(port) => format!("{} port {port}/{}", to.address, to.transport),
@@ -76,13 +77,13 @@ fn words(event: &Event, told: &Members<'_>) -> String {
     );
     let ask = format!(
         "ask your human for a receipt with `{}`, do not look for another way",
-        told.request.as_deref().unwrap_or("pp-agent receipt request")
+        members.request.as_deref().unwrap_or("pp-agent receipt request")
     );
-    let not_judged = || format!("the gate could not judge {to} and refused it: tell the operators");
-    let Some(Why::Decided(reason)) = event.attempt().and_then(|attempt| attempt.reason) else { return not_judged() };
+    let undecided = || format!("the gate could not judge {to} and refused it: tell the operators");
+    let Some(Why::Decided(reason)) = event.attempt().and_then(|attempt| attempt.reason) else { return undecided() };
     match reason {
         Reason::Delegate => {
-            let server = told.object.as_deref().unwrap_or("that server");
+            let server = members.object.as_deref().unwrap_or("that server");
             format!("{server} would act for you in a process that is not yours: do it yourself, or ask your human to run it")
         }
         Reason::NoReceipt => format!("{to} is protected and no receipt names it: {ask}"),
@@ -106,7 +107,7 @@ fn words(event: &Event, told: &Members<'_>) -> String {
         Reason::SocketFamily => "this kind of socket escapes judgement by destination and is not open to agents".to_owned(),
         Reason::Probe => format!("{to} is where pp-agent run finds out whether it is governed, and refused to every session"),
         Reason::Malformed => format!("the packet to {to} could not be read whole: send it in another form"),
-        Reason::GateError | Reason::NotProtected | Reason::Receipt => not_judged(),
+        Reason::GateError | Reason::NotProtected | Reason::Receipt => undecided(),
     }
 }
 

@@ -1,5 +1,4 @@
-//! From an artifact to what this host keeps of it: the policy's side of the
-//! receipt's conditions, and drafts of requests.
+//! Admits artifacts under the policy of this host, and drafts requests.
 
 use nix::unistd::User;
 
@@ -9,24 +8,30 @@ use crate::control::ApiError;
 use crate::events::Destination;
 use crate::events::build::transport_text;
 use crate::keyring::Keyring;
-use crate::policy::{Beside, PolicySurface};
+use crate::policy::{LearnedPlaces, PolicySurface};
 use crate::receipt::request::{RequestTarget, credential_scope};
 use crate::receipt::revocation::{Revocation, admit_revocation, revoked_id};
 use crate::receipt::{AdmitContext, Receipt, Refusal, Request, admit, verify};
 
-/// For how long a draft asks where the asker does not say.
+/// How long a draft asks for, in seconds, if its author does not say.
 const DEFAULT_ACCESS_SECONDS: u32 = 3_600;
 
-/// What an artifact turned out to be.
+/// An admitted artifact.
 pub(super) enum Artifact {
     Receipt(Box<Receipt>),
     Revocation(Revocation),
 }
 
-/// Verifies and judges an artifact, as of `now_ms`.
-pub(super) fn judge(artifact: &[u8], config: &Config, keyring: &Keyring, beside: &Beside, now_ms: i64) -> Result<Artifact, ApiError> {
+/// Verifies an artifact and checks it against policy, as of `now_ms`.
+pub(super) fn admit_artifact(
+    artifact: &[u8],
+    config: &Config,
+    keyring: &Keyring,
+    learned: &LearnedPlaces,
+    now_ms: i64,
+) -> Result<Artifact, ApiError> {
     let evidence = verify(artifact, keyring).map_err(Refusal::from)?;
-    let surface = PolicySurface { config, beside };
+    let surface = PolicySurface { config, learned };
     let context = AdmitContext {
         tenant: configured("tenant", config.tenant.as_deref())?,
         host: configured("host", config.host.as_deref())?,
@@ -41,21 +46,21 @@ pub(super) fn judge(artifact: &[u8], config: &Config, keyring: &Keyring, beside:
     Ok(Artifact::Receipt(Box::new(admit(evidence, &context)?)))
 }
 
-/// Verifies and judges a stored receipt by the moment of its registration.
-pub(super) fn judge_again(
+/// Verifies a stored receipt and checks it against policy, as of its registration.
+pub(super) fn admit_stored(
     artifact: &[u8],
     config: &Config,
     keyring: &Keyring,
-    beside: &Beside,
+    learned: &LearnedPlaces,
     registered_ms: i64,
 ) -> Result<Receipt, ApiError> {
-    match judge(artifact, config, keyring, beside, registered_ms)? {
+    match admit_artifact(artifact, config, keyring, learned, registered_ms)? {
         Artifact::Receipt(receipt) => Ok(*receipt),
         Artifact::Revocation(_) => Err(ApiError::Internal("the stored artifact is a revocation".to_owned())),
     }
 }
 
-/// The uids that the receipt's users are on this host, now.
+/// The uids that the users of a receipt have on this host now.
 pub(super) fn uids_of(receipt: &Receipt) -> Result<Vec<u32>, ApiError> {
     let users = receipt.terms().users.as_deref().unwrap_or_default();
     users
@@ -72,7 +77,7 @@ fn configured<'a>(what: &'static str, value: Option<&'a str>) -> Result<&'a str,
     value.ok_or(ApiError::NotConfigured(what))
 }
 
-/// A request for an operator to sign. Nothing in it is vouched for.
+/// Drafts a request for an operator to sign. Its contents are unverified.
 pub(super) fn draft(
     config: &Config,
     agent: Option<String>,
@@ -174,7 +179,7 @@ mod tests {
 
     #[test]
     fn text_that_is_no_artifact_is_refused_by_name() {
-        let error = judge(b"{}", &config(), &Keyring::default(), &Beside::default(), 0).err().unwrap();
+        let error = admit_artifact(b"{}", &config(), &Keyring::default(), &LearnedPlaces::default(), 0).err().unwrap();
         let problem = error.answer().error;
         assert_eq!((problem.status, problem.code.as_str()), (422, "malformed"));
     }

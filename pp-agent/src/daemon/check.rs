@@ -1,4 +1,4 @@
-//! `check`: the live tables asked through the same `decide()` as the kernel's.
+//! `check`: decides about the live tables with the same `decide()` as the kernel.
 
 use pp_common::behaviour::has_ports;
 use pp_common::decide::{Attempt, Kind, Reason, Subject, Verdict, transport};
@@ -20,7 +20,7 @@ impl Daemon {
         let transport = transport_number(check.transport.as_deref().unwrap_or("tcp"))?;
         let attempt = Attempt { addr: addr_of(check.address), port: check.port, transport, kind: Kind::Open, counted: 0 };
         let link = self.link_of(check.pid, check.link.as_deref())?;
-        // Without its link, a link-local address is judged on the first that protects it.
+        // Without its link, a link-local address is decided on the first link that protects it.
         let decision = match check.link {
             None if attempt.addr.is_link_local() => self.decide_near(&subject, &attempt),
             _ => self.gate.decide_on(link, &subject, &attempt),
@@ -29,7 +29,7 @@ impl Daemon {
             0 => self.gate.nearest_on(link, &subject, &attempt, &decision).unwrap_or(0),
             serial => serial,
         };
-        // What goes out without a receipt is judged by what the session did before.
+        // The rate rules apply to what needs no receipt.
         let scope = match decision.verdict {
             Verdict::Allow if decision.reason == Reason::NotProtected => Some(self.gate.scope(&attempt)?),
             _ => None,
@@ -73,7 +73,7 @@ impl Daemon {
             Some(user) => uid_of(user)?,
             None => caller.uid,
         };
-        // No session has the number zero: only receipts for any session count.
+        // No session has the number zero, so only receipts for any session match.
         Ok(Subject { session: 0, agent: name_id(agent), owner })
     }
 }

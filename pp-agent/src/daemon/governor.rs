@@ -1,4 +1,4 @@
-//! The daemon as the control socket sees it.
+//! The daemon's answers to the control socket.
 
 use super::{Daemon, admission};
 use crate::api::{

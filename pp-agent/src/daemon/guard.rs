@@ -1,4 +1,4 @@
-//! Keeps what is guarded, and who acts for others, current in the kernel.
+//! Keeps the kernel's tables of guarded files and of delegates up to date.
 
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -11,12 +11,12 @@ use crate::kernel::canary;
 use crate::os::process;
 use crate::policy::canary::AGENT;
 
-/// A socket that the table of delegates names, for the canary.
+/// A socket in the table of delegates, for the canary.
 const CANARY_SOCKET: &str = "canary.sock";
-/// A file beside the control socket that the canary reaches for while nobody could write to the state.
+/// A file next to the control socket that the canary tries to open while the state is not writable.
 const CANARY_FILE: &str = "canary";
 
-/// What is guarded, and what of it is not as it should be in the kernel.
+/// The guarded files, and the problems with their table.
 pub(super) struct Guard {
     pub(super) decoy: Decoy,
     problems: Mutex<Vec<String>>,
@@ -36,17 +36,17 @@ impl Guard {
     }
 }
 
-/// What the canary reaches for, beside what is in use.
+/// What the canary tries to reach, apart from what is in use.
 pub(super) struct Decoy {
     socket: PathBuf,
     file: PathBuf,
-    /// Nobody is served here: the canary must not get this far.
+    /// It answers nobody: the canary must be refused before.
     #[expect(dead_code, reason = "held so that there is something to connect to")]
     listener: Option<UnixListener>,
 }
 
 impl Decoy {
-    /// Makes the socket anew: in the state directory, or, on a disk that is full or read-only, beside the control socket. Without one the
+    /// Makes the socket in the state directory, or, if that disk is full or read-only, next to the control socket. Without a socket the
     /// canary finds the gate open there.
     pub(super) fn make(state: &Path, control: &Path) -> Self {
         let beside = control.parent().unwrap_or(Path::new("/run"));
@@ -61,7 +61,7 @@ impl Decoy {
         Self { socket: state.join(CANARY_SOCKET), file, listener: None }
     }
 
-    /// What to aim at now. A file that nobody could write to shows nothing of the gate.
+    /// The targets for the canary now. A file that nobody can write to would prove nothing about the gate.
     pub(super) fn aim(&self, bpffs: &Path, state: PathBuf) -> canary::Aim {
         let writable = |path: &Path, create| std::fs::OpenOptions::new().write(true).create(create).truncate(false).open(path);
         let file = match writable(&state, false) {
@@ -86,13 +86,13 @@ fn bind(path: &Path) -> std::io::Result<UnixListener> {
 }
 
 impl Daemon {
-    /// Brings it up to date with what lies at the paths now.
+    /// Updates both tables with what is at their paths now.
     pub(super) fn refresh_guard(&self) {
         let targets = self.targets();
         let canary = self.guard.decoy.socket.display().to_string();
         let canary =
             Delegate { name: AGENT.to_owned(), action: Action::Refuse, paths: vec![canary], listeners: Vec::new(), ports: Vec::new() };
-        // First, so that no policy opens it.
+        // It comes first, so that no policy opens it.
         let delegates: Vec<Delegate> = std::iter::once(canary).chain(self.rules.now().config.delegates.iter().cloned()).collect();
         let mut problems = Vec::new();
         for result in [self.gate.guard(&targets), self.gate.set_delegates(&delegates)] {

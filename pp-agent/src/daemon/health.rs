@@ -1,4 +1,4 @@
-//! What `status` and `/metrics` say, and the posture.
+//! The answers of `status` and `/metrics`, and the posture.
 
 use std::collections::HashSet;
 
@@ -83,12 +83,13 @@ impl Daemon {
     pub(super) fn metrics_text(&self) -> Result<String, ApiError> {
         let mut text = Text::default();
         text.kernel(&self.gate.counters()?);
-        if let Some(told) = self.refusals() {
-            let told_by = [("told", told.told), ("repeats", told.repeats), ("lost", told.lost)].map(|(by, count)| (by.to_owned(), count));
-            text.counter("pp_refused_total", "attempts refused, of this boot", told.refused);
-            text.counters("pp_refused_told_total", "refused attempts by how events told of them", "by", &told_by);
-            text.gauge("pp_refused_untold", "refused attempts that no event has told of yet", told.untold);
-            text.counter("pp_refused_not_stored_total", "refused attempts of which only followers were told", told.not_stored);
+        if let Some(counts) = self.refusals() {
+            let by_report =
+                [("told", counts.told), ("repeats", counts.repeats), ("lost", counts.lost)].map(|(by, count)| (by.to_owned(), count));
+            text.counter("pp_refused_total", "attempts refused, of this boot", counts.refused);
+            text.counters("pp_refused_told_total", "refused attempts by how events told of them", "by", &by_report);
+            text.gauge("pp_refused_untold", "refused attempts that no event has told of yet", counts.untold);
+            text.counter("pp_refused_not_stored_total", "refused attempts of which only followers were told", counts.not_stored);
         }
         self.counters.write(&mut text);
         text.gauge("pp_sessions", "sessions that are governed", self.session_count()? as u64);
@@ -134,13 +135,13 @@ impl Daemon {
         format!("{} by {}, policy {}", self.watch.measured().posture, self.gate.backend().name(), force.origin.name())
     }
 
-    /// Lets the canary try the gate and tells what it found, if that is new.
+    /// Has the canary try the gate, and reports what it found if that has changed.
     pub(super) fn measure_posture(&self) -> Measured {
         let found = self.found_posture();
         self.reports.builder().backend = self.gate.backend().name().to_owned();
         let before = self.watch.note(found.clone());
         if before != found {
-            // The canary finds nothing else.
+            // The canary finds no other posture.
             let change = match found.posture {
                 Posture::Enforcing => PostureChange::Enforcing,
                 Posture::Partial => PostureChange::Partial,
@@ -153,9 +154,8 @@ impl Daemon {
         found
     }
 
-    /// What the canary found: `enforcing`, `partial` with the gaps that this
-    /// kernel is known to have, or `open` when something got through. Nothing
-    /// is observed for the canary: that is policy's doing, not the hooks'.
+    /// What the canary found: `enforcing`, `partial` with the known gaps of this kernel, or `open` if something got through. The canary's
+    /// place always enforces, since observing is a matter of policy and not of the hooks.
     fn found_posture(&self) -> Measured {
         let open = |found: Vec<String>| Measured { posture: Posture::Open, gaps: found.into_iter().map(Opening::Found).collect() };
         let aim = self.guard.decoy.aim(&self.site.args.bpffs, self.site.args.state.join(crate::state::STATE_FILE));
@@ -164,8 +164,9 @@ impl Daemon {
             Err(error) => return open(vec![format!("the canary could not be sent: {error}")]),
         };
         self.watch.canary(&findings);
-        let gaps =
-            known_gaps(self.gate.backend(), self.gate.sees_passed(), self.gate.blind().is_none(), |program| self.gate.covers(program));
+        let gaps = known_gaps(self.gate.backend(), self.gate.sees_passed(), self.gate.sock_diag_problem().is_none(), |program| {
+            self.gate.covers(program)
+        });
         let through = went_through(&findings, &gaps);
         if !through.is_empty() {
             return open(through);
@@ -180,8 +181,8 @@ impl Daemon {
     }
 }
 
-/// What policy asks of the task table and the one in force has not. Programs keep their maps: one of another size would begin
-/// empty, and who is marked would be forgotten.
+/// Why the task table does not have the size that policy asks for. Programs keep their maps: a table of another size would be empty, and
+/// every mark would be lost.
 pub(super) fn task_table_differs(gate: &Gate, config: &Config) -> Option<String> {
     let (wanted, found) = (config.max_tasks, gate.max_tasks());
     (wanted != found).then(|| {
@@ -192,7 +193,7 @@ pub(super) fn task_table_differs(gate: &Gate, config: &Config) -> Option<String>
     })
 }
 
-/// What went through that must not: neither a stated gap of this kernel, nor what tells the backends apart.
+/// The techniques that went through although no known gap of this kernel and backend explains it.
 fn went_through(findings: &[canary::Finding], gaps: &[Gap]) -> Vec<String> {
     let excused = |technique: &str| {
         let beyond = canary::BEYOND.iter().find(|(_, beyond)| *beyond == technique);
@@ -201,7 +202,7 @@ fn went_through(findings: &[canary::Finding], gaps: &[Gap]) -> Vec<String> {
     findings.iter().filter(|found| !found.refused() && !excused(&found.technique)).map(|found| found.technique.clone()).collect()
 }
 
-/// What this backend does not refuse on this kernel. A gap is closed by all programs together that are named with it.
+/// What this backend does not refuse on this kernel. A gap is closed only if all of its programs are attached.
 fn known_gaps(backend: Backend, sees_passed: bool, ends_orphans: bool, has: impl Fn(&str) -> bool) -> Vec<Gap> {
     let unix = ["pp_lsm_unix_connect", "pp_lsm_unix_send"];
     let tamper: Vec<&str> = GUARD_PROGRAMS.into_iter().filter(|name| !unix.contains(name) && *name != "pp_lsm_ptrace").collect();
@@ -215,7 +216,7 @@ fn known_gaps(backend: Backend, sees_passed: bool, ends_orphans: bool, has: impl
         (Gap::Tamper, all(&tamper)),
     ];
     let open = closed.into_iter().filter(|(_, closed)| backend == Backend::Cgroup || !closed);
-    // Whatever the backend is.
+    // This gap does not depend on the backend.
     let orphans = (!ends_orphans).then_some(Gap::Orphans);
     open.map(|(gap, _)| gap).chain(orphans).collect()
 }
@@ -248,7 +249,7 @@ mod tests {
         assert_eq!(went_through(&findings, &[Gap::Tamper]), Vec::<String>::new());
         assert_eq!(went_through(&findings, &[Gap::Unix]), ["signal"]);
         assert_eq!(went_through(&[finding("tcp-connect", 0)], &[Gap::Tamper]), ["tcp-connect"]);
-        // Another error than the gate's is not a refusal of the gate's.
+        // Any other error than the gate's is no refusal by the gate.
         assert_eq!(went_through(&[finding("remove-pins", 39)], &[]), ["remove-pins"]);
     }
 }

@@ -1,5 +1,4 @@
-//! What the daemon looks at by itself: the clock, cgroups, and the deadlines
-//! of receipts; `refusals.rs` has losses and repeats.
+//! What the daemon does regularly: it watches the clock, cgroups, and the deadlines of receipts. `refusals.rs` has losses and repeats.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,17 +16,17 @@ use crate::events::{Attempt, Body, Destination, Process, ReceiptChange, Who, Why
 use crate::flows;
 use crate::notify;
 
-/// A jump of wall against boot time that is a step, not the clock's drift.
+/// How far wall time must jump against boot time to be a step of the clock and no drift.
 const STEP_MS: i64 = 500;
-/// Shortest time between two looks for flows of which a packet was refused.
+/// Shortest time between two looks for flows with a refused packet.
 const FLOWS_PAUSE: Duration = Duration::from_millis(500);
-/// How often guarded files and delegates are looked for anew, in seconds.
+/// How often to look for guarded files and delegates, in seconds.
 const GUARD_EVERY: u64 = 5;
-/// How often the highest wall time goes to disk, in seconds.
+/// How often to write the highest wall time to disk, in seconds.
 const NOTE_WALL_EVERY: u64 = 60;
-/// Sessions with a history above which the daemon says so.
+/// Number of sessions with a history above which the daemon warns.
 const HISTORIES_WARN: usize = MAX_SESSIONS as usize / 4 * 3;
-/// Addresses of sessions that are not the host's above which the daemon says so.
+/// Number of foreign addresses of sessions above which the daemon warns.
 const CLAIMS_WARN: usize = MAX_CLAIMED as usize / 4 * 3;
 
 /// Once a second, until the daemon stops.
@@ -72,15 +71,15 @@ pub(super) async fn seconds(daemon: Arc<Daemon>) {
     }
 }
 
-/// Ends open flows when a receipt does, at its deadline.
+/// Ends open flows at the deadline of their receipt.
 pub(super) async fn deadlines(daemon: Arc<Daemon>) {
-    // What ran out before this was told.
-    let mut told = Now::read();
+    // Expiries before this instant are reported.
+    let mut reported = Now::read();
     loop {
         let now = Now::read();
-        let next_ns = daemon.next_deadline(told);
+        let next_ns = daemon.next_deadline(reported);
         let wait = next_ns.map_or(Duration::from_secs(3_600), |next_ns| {
-            // A millisecond more, so that the kernel agrees that it is over.
+            // One millisecond later, so that the kernel also sees it as expired.
             Duration::from_nanos(next_ns.saturating_sub(now.boot_ns) + NS_PER_MS)
         });
         // A suspended host sleeps through timers: look again every second.
@@ -90,11 +89,11 @@ pub(super) async fn deadlines(daemon: Arc<Daemon>) {
         }
         if next_ns.is_some_and(|next_ns| Now::read().boot_ns > next_ns) {
             let ending = Arc::clone(&daemon);
-            match tokio::task::spawn_blocking(move || ending.report_expiry(told)).await {
-                Ok(now) => told = now,
+            match tokio::task::spawn_blocking(move || ending.report_expiry(reported)).await {
+                Ok(now) => reported = now,
                 Err(error) => {
                     tracing::error!("flows: ending them ended by a panic: {error}");
-                    told = Now::read();
+                    reported = Now::read();
                 }
             }
         }
@@ -109,7 +108,7 @@ pub(super) async fn refused_flows(daemon: Arc<Daemon>) {
         if let Err(error) = tokio::task::spawn_blocking(move || ending.end_flows()).await {
             tracing::error!("flows: ending them ended by a panic: {error}");
         }
-        // Every open file of every agent was looked at: not too often.
+        // A look goes over every open file of every agent, so it must be rare.
         tokio::time::sleep(FLOWS_PAUSE).await;
     }
 }
@@ -126,7 +125,7 @@ impl Daemon {
         }
     }
 
-    /// Looks for a step of the clock.
+    /// Detects a step of the clock.
     fn watch_clock(&self, offset_ms: &mut i64) {
         let now = Now::read();
         let step_ms = now.offset_ms() - *offset_ms;
@@ -148,12 +147,12 @@ impl Daemon {
             return;
         }
         self.rules.change(Writer::refresh_cgroups);
-        // A process may have begun in a new cgroup before its rule knew it.
+        // A process may have started in a new cgroup before the kernel had its rule.
         self.walk();
         self.end_flows();
     }
 
-    /// Makes room for further sessions.
+    /// Removes histories of ended sessions.
     fn expire_histories(&self) {
         match self.gate.expire_histories() {
             Ok(left) if left > HISTORIES_WARN => tracing::warn!("behaviour rules: {left} sessions have a history, {MAX_SESSIONS} fit"),
@@ -162,7 +161,7 @@ impl Daemon {
         }
     }
 
-    /// Makes room for further addresses that sessions send from.
+    /// Removes addresses that sessions no longer send from.
     fn expire_claims(&self) {
         match self.gate.expire_claims(Now::read().boot_ns) {
             Ok(left) if left > CLAIMS_WARN => tracing::warn!(
@@ -190,19 +189,19 @@ impl Daemon {
         }
     }
 
-    /// The next instant at which a receipt runs out of which that is not told, boot nanoseconds.
-    fn next_deadline(&self, told: Now) -> Option<u64> {
+    /// When the next receipt expires whose expiry is not reported, boot nanoseconds.
+    fn next_deadline(&self, reported: Now) -> Option<u64> {
         let force = self.rules.now();
         force
             .receipts
             .iter()
             .filter(|receipt| receipt.stored.ended.is_none() && receipt.admitted.is_ok())
             .map(|receipt| receipt.stored.until_ns)
-            .filter(|until_ns| *until_ns >= told.boot_ns)
+            .filter(|until_ns| *until_ns >= reported.boot_ns)
             .min()
     }
 
-    /// Tells which receipts ran out since `before`, and ends their flows. Returns until when that is told.
+    /// Reports receipts that expired since `before`, and ends their flows. Returns up to when expiries are reported.
     fn report_expiry(&self, before: Now) -> Now {
         let now = Now::read();
         let over: Vec<String> = self
@@ -233,7 +232,7 @@ impl Daemon {
         self.report_ended(ended);
     }
 
-    /// Ends flows that nobody has open any more, or nobody that is marked, when a packet was refused since the last look.
+    /// Ends flows that no marked process has open any more, if a packet was refused since the last look.
     fn end_left_flows(&self, blocked: &mut u64) {
         let deserted = match self.gate.look_for_namespaces() {
             Ok(deserted) => deserted,
@@ -271,7 +270,7 @@ impl Daemon {
                 ..Attempt::default()
             };
             drop(builder);
-            let detail = match (flow.orphan, flow.told) {
+            let detail = match (flow.orphan, flow.notified) {
                 (true, _) => "nobody had it open any more; what it had not sent is gone",
                 (false, true) => "the program was told",
                 (false, false) => "its packets are refused",

@@ -1,5 +1,5 @@
-//! What is in force: policy, keys, receipts, and what they are judged by. Its owner (`writer.rs`) alone changes it, and shows it to everybody
-//! else, who reads the last one shown and waits for nothing.
+//! What is in force: policy, keys, receipts, and what receipts are checked against. Only its owner (`writer.rs`) changes it. Everybody else
+//! reads the last version that it showed, without waiting.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -13,25 +13,25 @@ use crate::config::Config;
 use crate::control::ApiError;
 use crate::events::PolicyChange;
 use crate::keyring::Keyring;
-use crate::policy::{self, Beside, Counts, GrantSource, KernelTables, PolicyError};
+use crate::policy::{self, Counts, GrantSource, KernelTables, LearnedPlaces, PolicyError};
 use crate::receipt::{Receipt, verify};
 use crate::state::{Book, Kept, State, StoredReceipt};
 
-/// What a receipt's signed text allows under the policy in force, or why it allows nothing.
-pub(super) type Judged = Result<Receipt, String>;
+/// A receipt that the policy in force admits, or why it does not.
+pub(super) type Admission = Result<Receipt, String>;
 /// A registered receipt.
-pub(super) type LiveReceipt = Kept<Judged>;
+pub(super) type LiveReceipt = Kept<Admission>;
 
 /// Where the policy in force came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PolicyOrigin {
     /// The files.
     Files,
-    /// There are no files.
+    /// The built-in policy, since there are no files.
     BuiltIn,
-    /// The files are refused for this reason; the last good policy holds.
+    /// The last good policy, since the files are refused for this reason.
     LastGood(String),
-    /// The files are refused for this reason, and there is no last good policy: the built-in one holds.
+    /// The built-in policy, since the files are refused for this reason and there is no last good policy.
     Fallback(String),
 }
 
@@ -41,7 +41,7 @@ impl PolicyOrigin {
         self.change().name()
     }
 
-    /// What the start of a daemon with it tells.
+    /// What the event of the daemon's start says of it.
     pub(super) const fn change(&self) -> PolicyChange {
         match self {
             Self::Files => PolicyChange::Files,
@@ -58,22 +58,21 @@ pub(super) struct InForce {
     pub(super) origin: PolicyOrigin,
     pub(super) keyring: Arc<Keyring>,
     pub(super) keyring_problem: Option<String>,
-    pub(super) receipts: Book<Judged>,
+    pub(super) receipts: Book<Admission>,
     pub(super) cgroups: Vec<(u64, NameId)>,
     pub(super) generation: u32,
-    /// State could not be opened, so that nobody knows which receipts there are.
+    /// Whether it is unknown which receipts there are, because the state could not be opened.
     pub(super) receipts_unknown: bool,
-    /// The clock was behind the highest time seen when receipts were loaded.
+    /// Whether no receipt is in force, because the clock was behind the highest time seen when receipts were loaded.
     pub(super) withheld: bool,
     /// The host's own addresses.
     pub(super) own: Vec<Addr>,
-    /// What is protected that policy does not name.
-    pub(super) beside: Arc<Beside>,
+    /// What is protected although policy does not name it.
+    pub(super) learned: Arc<LearnedPlaces>,
 }
 
 impl InForce {
-    /// The tables of all this. Ended receipts are in it, so that a refusal can
-    /// name them, unless the tables are too small for that.
+    /// The kernel's tables. Ended receipts are in them, so that a refusal can name them, unless the tables are too small for that.
     pub(super) fn tables(&self) -> Result<KernelTables, PolicyError> {
         self.tables_with(None)
     }
@@ -91,14 +90,13 @@ impl InForce {
             }
             policy::compile(&self.config, &open, &self.cgroups, &self.own)
         })?;
-        // A count outlives the time in which its receipt opens nothing: it must not begin anew when that is over.
+        // Counts are kept while their receipt opens nothing, so that they do not start again from zero afterwards.
         let counts =
             if self.receipts_unknown { Counts::All } else { Counts::Of(self.receipts.iter().map(|kept| kept.stored.serial).collect()) };
         Ok(KernelTables { counts, ..tables })
     }
 
-    /// The registration of this very artifact, also where its key or the policy
-    /// have changed since.
+    /// The registration of this very artifact, even if its key or the policy have changed since.
     pub(super) fn registered(&self, artifact: &[u8]) -> Option<&StoredReceipt> {
         let value: Value = serde_json::from_slice(artifact).ok()?;
         let text = |member: &str| value["artifact"][member].as_str();
@@ -108,17 +106,17 @@ impl InForce {
         is_same.then_some(stored)
     }
 
-    /// Whether the tables would hold one more receipt: one that does not fit
-    /// must not be used up.
+    /// Checks that the tables have room for one more receipt. It happens before registration, so that a receipt that does not fit is not
+    /// used up.
     pub(super) fn check_room(&self, stored: &StoredReceipt, receipt: &Receipt) -> Result<(), PolicyError> {
         let stored = StoredReceipt { serial: Serial::MAX, ..stored.clone() };
         let further = LiveReceipt { stored, admitted: Ok(receipt.clone()) };
         self.tables_with(Some(&further)).map(drop)
     }
 
-    /// Whether what one of them admits the other admits too: nothing that receipts are judged by has changed between them.
-    pub(super) fn judges_as(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.config, &other.config) && Arc::ptr_eq(&self.keyring, &other.keyring) && Arc::ptr_eq(&self.beside, &other.beside)
+    /// Whether both admit the same receipts: policy, keys and learned places are the same.
+    pub(super) fn admits_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.config, &other.config) && Arc::ptr_eq(&self.keyring, &other.keyring) && Arc::ptr_eq(&self.learned, &other.learned)
     }
 
     /// Why receipts and revocations cannot be kept, and what to do.
@@ -136,7 +134,7 @@ impl InForce {
         }
     }
 
-    /// What there is to say of policy and keys.
+    /// Remarks on policy and keys.
     pub(super) fn remarks(&self) -> Remarks {
         let config = &self.config;
         let signers = config.authorities.iter().map(|authority| authority.key_id.as_str());
@@ -149,7 +147,7 @@ impl InForce {
     }
 }
 
-/// Where what is in force can be read.
+/// The last shown version of what is in force, for everybody to read.
 pub(super) struct Shown(RwLock<Arc<InForce>>);
 
 impl Shown {
@@ -164,7 +162,7 @@ impl Shown {
 
     pub(super) fn show(&self, force: &InForce) {
         let fresh = Arc::new(force.clone());
-        // The one before is dropped when the lock is free again.
+        // The previous version is dropped after the lock is released.
         let _before = std::mem::replace(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner), fresh);
     }
 }

@@ -1,5 +1,4 @@
-//! Start-up: state, policy, kernel, receipts, processes that already run; and
-//! taking a policy in later.
+//! Start-up: state, policy, kernel, receipts, processes that already run. Also reloads the policy later.
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -26,7 +25,7 @@ use crate::events::{Body, PolicyChange};
 use crate::kernel::{Gate, GateOptions, KernelError, Publisher, Reader};
 use crate::keyring::{KeyFileError, Keyring};
 use crate::os::mounts;
-use crate::policy::Beside;
+use crate::policy::LearnedPlaces;
 use crate::session::{Released, adopt};
 use crate::state::{Book, STATE_FILE, State, StoredReceipt};
 use crate::{compiled, identity};
@@ -36,7 +35,7 @@ const EVENTS_FILE: &str = "events.redb";
 /// The folder of compiled rules, in the daemon's state directory.
 const COMPILED_FOLDER: &str = "compiled";
 
-/// Puts everything in place: when this returns, the kernel enforces.
+/// Starts the daemon. When this returns, the kernel enforces.
 pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(KernelError::NotRoot.into());
@@ -51,7 +50,7 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
     let options =
         GateOptions { bpffs: args.bpffs.clone(), cgroup: args.cgroup.clone(), max_tasks: config.max_tasks, without: args.without() };
     let gate = Arc::new(Gate::start(&options, adopt::mark_sockets_again)?);
-    // New tables count from zero.
+    // New kernel tables count from zero.
     if gate.fresh()
         && let Err(error) = store.count_from_zero()
     {
@@ -59,10 +58,10 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
     }
     let tally = Tally::new(if gate.fresh() { Some(0) } else { store.records() });
     let now = Now::read();
-    // What an earlier daemon learned goes on counting, for receipts too.
+    // What an earlier daemon learned stays in force, for receipts too.
     let neighbours = Neighbours::restore(gate.links()?, gate.learned()?);
-    let beside = neighbours.beside();
-    let terms = unavailable::Terms { config: &config, keyring: &keyring, beside: &beside, boot_id: &boot_id, counts_lost: gate.fresh() };
+    let learned = neighbours.learned_places();
+    let terms = unavailable::Terms { config: &config, keyring: &keyring, learned: &learned, boot_id: &boot_id, counts_lost: gate.fresh() };
     let mut receipts = Book::default();
     let highest_ms = unavailable::load(&state, &mut receipts, &terms, now);
     let keyring_problem = keyring_problem.or_else(|| missed_keys(&args.keys, &keyring, receipts.iter().count()));
@@ -97,7 +96,7 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
         receipts_unknown: state.is_shut(),
         withheld,
         own: gate.refresh_own()?.unwrap_or_default(),
-        beside: Arc::new(beside),
+        learned: Arc::new(learned),
     };
     log_remarks(&force);
     force.generation = publisher.apply(&force.tables()?)?;
@@ -144,16 +143,15 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
     })
 }
 
-/// How many repeats of the pairs that the kernel counts now daemons before this one told.
+/// How many repeats earlier daemons reported of the pairs that the kernel counts now.
 fn reported_before(gate: &Gate) -> Result<Ledger, KernelError> {
-    let mut ledger = Ledger::new(gate.told()?);
+    let mut ledger = Ledger::new(gate.reported_repeats()?);
     let gone = ledger.keep_only(gate.repeats()?.into_iter().map(|(_, repeats)| repeats.id));
-    gone.into_iter().try_for_each(|id| gate.remove_told(id))?;
+    gone.into_iter().try_for_each(|id| gate.remove_reported(id))?;
     Ok(ledger)
 }
 
-/// What follows once records are read: the walk over what runs, the canary,
-/// and whether that is enough.
+/// The second part of the start, once records are read: the walk over running processes, the canary, and the check of the posture.
 pub(super) fn bring_up(daemon: &Arc<Daemon>) -> Result<(), DaemonError> {
     daemon.walk();
     neighbours::watch(daemon).map_err(DaemonError::io("neighbours"))?;
@@ -177,9 +175,9 @@ pub(super) fn bring_up(daemon: &Arc<Daemon>) -> Result<(), DaemonError> {
 }
 
 impl Daemon {
-    /// Marks what runs already and is an agent by the rules.
+    /// Marks running processes that the rules recognise as agents.
     pub(super) fn walk(&self) {
-        // RACE: what an operator releases and what a walk marks follow one another, each walk by the rules in force when it begins.
+        // RACE: a release and a walk never run at the same time. Each walk uses the rules in force when it starts.
         let (gate, shown) = (Arc::clone(&self.gate), self.rules.shown());
         let walked = self.released.ask(move |released| {
             let force = shown.now();
@@ -192,7 +190,7 @@ impl Daemon {
                 for (pid, session) in &report.marked {
                     self.report_session_start(*pid, *session, "found running");
                 }
-                for (pid, why) in &report.unjudged {
+                for (pid, why) in &report.undecided {
                     tracing::warn!("process {pid}: cannot be judged: {why}");
                 }
             }
@@ -220,21 +218,22 @@ impl Daemon {
 }
 
 impl Writer {
-    /// Nothing comes between the reading and the change, so that what was read last is what holds. The error says why it was refused.
+    /// Reads policy and keys and puts them in force in one job of the writer, so that the last read wins. The error says why they are
+    /// refused.
     fn reload(&mut self) -> Result<Reloaded, String> {
         let Sources { policy, keys, cgroup_root } = &self.sources;
         let config = Config::load(&Paths::beside(policy), FileCheck::ROOT).map_err(|error| error.to_string())?;
         let before = &self.force;
         let keyring = match Keyring::load(keys, FileCheck::ROOT) {
             Ok(keyring) => keyring,
-            // Keys that were never there are not missed; keys that vanish are.
+            // No file of keys is fine if there were no keys before. If there were, it is an error.
             Err(KeyFileError::Missing { .. }) if before.keyring.is_empty() => Keyring::default(),
             Err(error) => return Err(error.to_string()),
         };
         let fresh = InForce {
             origin: if config.sources.is_empty() { PolicyOrigin::BuiltIn } else { PolicyOrigin::Files },
             cgroups: resolve_cgroups(cgroup_root.as_deref(), &config),
-            receipts: before.receipts.judge_again(|stored| admit_again(stored, &config, &keyring, &before.beside)),
+            receipts: before.receipts.readmit(|stored| admit_again(stored, &config, &keyring, &before.learned)),
             config: Arc::new(config),
             keyring: Arc::new(keyring),
             keyring_problem: None,
@@ -242,7 +241,7 @@ impl Writer {
             receipts_unknown: before.receipts_unknown,
             withheld: before.withheld && self.highest.clock_is_behind(),
             own: before.own.clone(),
-            beside: Arc::clone(&before.beside),
+            learned: Arc::clone(&before.learned),
         };
         let tables = fresh.tables().map_err(|error| error.to_string())?;
         let generation = self.publisher.apply(&tables).map_err(|error| error.to_string())?;
@@ -253,7 +252,7 @@ impl Writer {
             let names = names_of(config, &self.state);
             let mut builder = self.reports.builder();
             builder.host = host_name(config);
-            // Added to: a name that came meanwhile stays.
+            // Extended and not replaced, so that a name that was added at the same time stays.
             builder.names.names.extend(names);
             builder.names.rules.clone_from(&config.identity.rules);
             builder.names.tools.clone_from(&config.tools.rules);
@@ -267,7 +266,7 @@ impl Writer {
     }
 }
 
-/// Says in the log what a policy that is put in force leaves off, and what of it is not read or probably not meant.
+/// Logs what a new policy turns off, what of it is not read, and what is probably a mistake.
 fn log_remarks(force: &InForce) {
     let remarks = force.remarks();
     remarks.off.iter().for_each(|off| tracing::warn!("policy: off: {}", off.text));
@@ -276,7 +275,7 @@ fn log_remarks(force: &InForce) {
     remarks.notes.iter().chain(&force.config.adds).for_each(|note| tracing::info!("policy: {note}"));
 }
 
-/// Where it cannot be made, what lies in it cannot be opened, and says why.
+/// Makes the state directory. An error is logged only: opening the files in it fails with its own message.
 fn make_state_dir(dir: &Path) {
     if let Err(error) = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir) {
         tracing::error!("state directory {}: {error}", dir.display());
@@ -318,7 +317,7 @@ pub(super) fn keep(state: &State, config: &Config) {
     }
 }
 
-/// The keys; none where the file is missing or refused.
+/// The keys; none if the file is missing or refused.
 fn read_keys(file: &Path) -> (Keyring, Option<String>) {
     match Keyring::load(file, FileCheck::ROOT) {
         Ok(keyring) => (keyring, None),
@@ -333,7 +332,7 @@ fn read_keys(file: &Path) -> (Keyring, Option<String>) {
     }
 }
 
-/// Keys that were never there are not missed; keys that receipts were registered with are.
+/// The problem if receipts are registered but the file of keys is gone.
 fn missed_keys(file: &Path, keyring: &Keyring, receipts: usize) -> Option<String> {
     if receipts == 0 || !keyring.is_empty() || file.exists() {
         return None;
@@ -344,9 +343,9 @@ fn missed_keys(file: &Path, keyring: &Keyring, receipts: usize) -> Option<String
     Some(problem)
 }
 
-/// Verifies a stored receipt under this policy: a store is no authority.
-pub(super) fn admit_again(stored: StoredReceipt, config: &Config, keyring: &Keyring, beside: &Beside) -> LiveReceipt {
-    let admitted = admission::judge_again(stored.artifact.as_bytes(), config, keyring, beside, stored.registered_ms)
+/// Verifies a stored receipt under this policy. Being stored is no proof.
+pub(super) fn admit_again(stored: StoredReceipt, config: &Config, keyring: &Keyring, learned: &LearnedPlaces) -> LiveReceipt {
+    let admitted = admission::admit_stored(stored.artifact.as_bytes(), config, keyring, learned, stored.registered_ms)
         .map_err(|error| error.to_string());
     if let Err(reason) = &admitted {
         tracing::warn!("receipt {}: opens nothing any more: {reason}", stored.id);
@@ -354,7 +353,7 @@ pub(super) fn admit_again(stored: StoredReceipt, config: &Config, keyring: &Keyr
     LiveReceipt { stored, admitted }
 }
 
-/// The cgroups that rules name now; none where they cannot be read.
+/// The cgroups that rules name now; none if they cannot be read.
 pub(super) fn resolve_cgroups(root: Option<&Path>, config: &Config) -> Vec<(u64, pp_common::abi::NameId)> {
     let Some(root) = root else { return Vec::new() };
     identity::resolve_cgroups(root, &config.cgroup_rules).unwrap_or_else(|error| {
@@ -363,7 +362,7 @@ pub(super) fn resolve_cgroups(root: Option<&Path>, config: &Config) -> Vec<(u64,
     })
 }
 
-/// The host as policy calls it; in events alone the host's own name otherwise.
+/// The name of the host in policy. Without one, events have the host's own name.
 fn host_name(config: &Config) -> String {
     config
         .host

@@ -1,5 +1,4 @@
-//! The daemon: owns all state and every task. Enforcement does not need it
-//! alive; it brings policy, receipts and words to what the kernel does.
+//! The daemon. It owns all state and every task. The kernel enforces without it; the daemon provides policy, receipts and events.
 
 mod admission;
 mod args;
@@ -54,7 +53,7 @@ pub(crate) use args::DaemonArgs;
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DaemonError {
-    /// The kernel cannot carry the gate.
+    /// The kernel cannot run the gate.
     #[error(transparent)]
     Kernel(#[from] crate::kernel::KernelError),
     /// Another daemon has the state.
@@ -79,7 +78,7 @@ pub(crate) enum DaemonError {
         /// What is missing.
         gaps: String,
     },
-    /// A directory, a signal, the runtime.
+    /// A directory, a signal or the runtime failed.
     #[error("{what}: {source}")]
     Io {
         /// What was tried.
@@ -109,23 +108,23 @@ impl Measured {
     }
 }
 
-/// The daemon: its parts. Each has its own state; none is locked while a disk, the kernel's grace period or a signature is waited for.
+/// The parts of the daemon. Each has its own state. None is locked during a disk access, a grace period of the kernel or a signature check.
 pub(crate) struct Daemon {
     gate: Arc<Gate>,
     state: Arc<State>,
-    /// What is told.
+    /// Events, and what is needed to build them.
     reports: Arc<Reports>,
     /// Policy, keys and receipts, and the tables that are made of them.
     rules: Rules,
-    /// The processes that an operator released, with whom it is that marks what runs.
+    /// The processes that an operator released. Its thread also marks running processes.
     released: Owner<Released>,
-    /// What is learned of the network.
+    /// What is learned from the network.
     neighbours: Arc<Neighbours>,
-    /// What is guarded.
+    /// The guarded files.
     guard: guard::Guard,
-    /// What the gate is seen to refuse.
+    /// The watch over the hooks, with the last findings of the canary.
     watch: posture::Watch,
-    /// Where the daemon belongs.
+    /// The cgroups that the daemon belongs in.
     own_cgroup: own_cgroup::OwnCgroup,
     highest: Arc<HighestWall>,
     wake: Arc<Wake>,
@@ -205,7 +204,7 @@ async fn serve(args: &DaemonArgs, socket: &Path) -> Result<(), DaemonError> {
             daemon.reports.hub.read(accounted);
         }
         daemon.reports.hub.stop();
-        // Here, since its owners may outlive this.
+        // Closed explicitly, since other owners of it may live longer.
         daemon.state.close();
         if let Err(error) = daemon.rules.change(|writer| writer.publisher.end_lines()) {
             tracing::warn!("{error}; the programs go on writing a line for each attempt that they block");
@@ -222,7 +221,7 @@ async fn serve(args: &DaemonArgs, socket: &Path) -> Result<(), DaemonError> {
     Ok(())
 }
 
-/// The signals that the daemon heeds.
+/// The signals that the daemon handles.
 struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
@@ -257,7 +256,7 @@ enum Asked {
     Reload,
 }
 
-/// Names for events: those of the policy and those that older ones had.
+/// Names for events: those of this policy and of earlier ones.
 fn names_of(config: &Config, state: &State) -> HashMap<NameId, String> {
     let mut names = state.names().unwrap_or_else(|error| {
         tracing::warn!("{error}");

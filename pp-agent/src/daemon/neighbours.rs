@@ -1,4 +1,4 @@
-//! Watching the neighbours of this host and of its sessions: what is learned goes to the kernel, to receipts and to events.
+//! Watches the neighbours of this host and of its sessions. What is learned goes to the kernel, to receipts and to events.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -21,28 +21,28 @@ use crate::clock::Now;
 use crate::control::ApiError;
 use crate::events::build::address;
 use crate::events::{Body, NeighbourChange};
-use crate::neighbours::{Book, Known, Protected, Resolver, Snapshot, Told, Watched, What, addr, resolvers, unanswered};
+use crate::neighbours::{Book, Known, Notice, NoticeKind, Protected, Resolver, Snapshot, Watched, addr, resolvers, unanswered};
 use crate::net::{Mac, Prefix};
 use crate::os::netns::Namespace;
-use crate::policy::Beside;
+use crate::policy::LearnedPlaces;
 
 /// Most network namespaces that are watched.
 const MAX_NAMESPACES: usize = 64;
-/// How often namespaces are looked for.
+/// How often to look for namespaces.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often a namespace is read without an event.
+/// How often to read a namespace that sent no event.
 const RESYNC: Duration = Duration::from_secs(10);
-/// How often what is learned is gone through though nothing changed: it may have expired.
+/// How often to check what was learned although nothing changed, since it may have expired.
 const RENEW: Duration = Duration::from_secs(60);
-/// How often a link is asked for a protected address that nobody answers for, and how many are asked for in that time.
+/// How often to ask a link for a protected address that does not answer, and for how many in that time.
 const ASK_EVERY: Duration = Duration::from_secs(60);
 const MOST_ASKED: usize = 64;
-/// For how long it is remembered when an address was asked for: the others have their turn before it.
+/// How long to remember when an address was asked for, so that others are asked for first.
 const REMEMBER_ASKED: Duration = Duration::from_secs(3_600);
-/// What waits this long after an event is read with it: neighbours come in bursts.
+/// How long to wait after an event before reading, since neighbours come in bursts.
 const GATHER: Duration = Duration::from_millis(100);
 
-/// What was learned, and how that goes.
+/// What was learned, and the state of the watch.
 #[derive(Default)]
 pub(super) struct Neighbours {
     state: Mutex<State>,
@@ -55,7 +55,7 @@ type Applied = (BTreeMap<LinkKey, Place>, Vec<(NearKey, Learned)>);
 struct State {
     book: Book,
     snapshots: Vec<Snapshot>,
-    /// What policy protects, of this generation and these name servers.
+    /// What policy protects, made from `basis`: the generation of the policy and the name servers.
     protected: Protected,
     basis: Option<(u32, Vec<Resolver>)>,
     updated: Option<Instant>,
@@ -65,7 +65,7 @@ struct State {
 }
 
 impl Neighbours {
-    /// Begins with what the maps hold.
+    /// Starts with what the maps hold.
     pub(super) fn restore(links: Vec<(LinkKey, Place)>, learned: Vec<(NearKey, Learned)>) -> Self {
         let state = State { book: Book::restore(links, learned), ..State::default() };
         Self { state: Mutex::new(state) }
@@ -75,16 +75,16 @@ impl Neighbours {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What keeps neighbours from being watched.
+    /// Problems that keep neighbours from being watched.
     pub(super) fn problems(&self) -> Vec<String> {
         self.state().problems.clone()
     }
 
-    /// What receipts must be judged by beside policy.
-    pub(super) fn beside(&self) -> Beside {
+    /// The learned places, which receipts are checked against in addition to policy.
+    pub(super) fn learned_places(&self) -> LearnedPlaces {
         let state = self.state();
         let learned = state.book.known().map(|known| (known.key.addr, known.learned.place)).collect();
-        Beside::new(learned, state.book.carrying().map(|(_, _, place)| place).collect())
+        LearnedPlaces::new(learned, state.book.carrying().map(|(_, _, place)| place).collect())
     }
 }
 
@@ -94,13 +94,13 @@ type Asked = (u32, u32, IpAddr);
 /// The namespaces that are watched.
 pub(super) struct Watcher {
     watched: Vec<Watched>,
-    /// Namespaces of somebody else's.
+    /// Namespaces that do not belong to this host.
     foreign: BTreeSet<u32>,
     own: u32,
     looked: Instant,
     read: Instant,
     too_many: bool,
-    /// When which link of which namespace was asked for a protected address last.
+    /// When each protected address was last asked for.
     asked: BTreeMap<Asked, Instant>,
 }
 
@@ -122,7 +122,7 @@ impl Watcher {
         watcher
     }
 
-    /// Goes on until the daemon ends.
+    /// Runs until the daemon ends.
     pub(super) fn run(mut self, daemon: &Weak<Daemon>) {
         loop {
             let ready = self.wait();
@@ -160,7 +160,7 @@ impl Watcher {
         }
     }
 
-    /// Looks for namespaces of marked processes, and lets go of those that have none any more. `true`: there is a new one.
+    /// Looks for namespaces of marked processes, and drops those that have none any more. `true`: there is a new one.
     fn look(&mut self, daemon: &Daemon) -> bool {
         self.looked = Instant::now();
         let marks = match daemon.gate.marks() {
@@ -192,7 +192,7 @@ impl Watcher {
                 Ok(None) => {
                     self.foreign.insert(number);
                 }
-                // Gone, or not to be had: it is looked for again.
+                // It is gone or cannot be opened. The next look tries again.
                 Err(error) => tracing::debug!("neighbours of process {pid}: {error}"),
             }
         }
@@ -202,7 +202,7 @@ impl Watcher {
         new
     }
 
-    /// Reads these namespaces again and has the daemon learn from all.
+    /// Reads the changed namespaces again and has the daemon learn from all.
     fn pass(&mut self, daemon: &Daemon, changed: &dyn Fn(u32) -> bool) {
         let mut problems = Vec::new();
         if self.own == 0 {
@@ -215,7 +215,7 @@ impl Watcher {
             problems.push(format!("neighbours: more than {MAX_NAMESPACES} network namespaces have sessions; those beyond are not watched"));
         }
         for watched in self.watched.iter_mut().filter(|watched| changed(watched.namespace.number())) {
-            // What it looked like before goes on counting.
+            // On an error the last snapshot stays valid.
             if let Err(error) = watched.read() {
                 problems.push(format!("neighbours: network namespace {} cannot be read: {error}", watched.namespace.number()));
             }
@@ -226,7 +226,7 @@ impl Watcher {
         self.ask(daemon);
     }
 
-    /// Asks for protected addresses whose device is not known, where further ones of it may be answering already.
+    /// Asks for protected addresses whose device is unknown, on links where its other addresses may already answer.
     fn ask(&mut self, daemon: &Daemon) {
         self.asked.retain(|_, at| at.elapsed() < REMEMBER_ASKED);
         let state = daemon.neighbours.state();
@@ -244,7 +244,7 @@ impl Watcher {
     }
 }
 
-/// Those to ask for now: never asked for, then those that wait longest; none again within [`ASK_EVERY`].
+/// The addresses to ask for now: first those never asked for, then those that wait longest. None is asked for twice within [`ASK_EVERY`].
 fn next_asked(asked: &BTreeMap<Asked, Instant>, netns: u32, wanted: Vec<(u32, IpAddr)>, room: usize) -> Vec<(u32, IpAddr)> {
     let mut due: Vec<(Option<Instant>, (u32, IpAddr))> =
         wanted.into_iter().map(|(link, ip)| (asked.get(&(netns, link, ip)).copied(), (link, ip))).collect();
@@ -258,7 +258,7 @@ fn namespace_of(pid: u32) -> Option<u32> {
     link.to_string_lossy().strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// `None`: somebody made it for themselves.
+/// `None`: the namespace belongs to another user namespace.
 fn open(pid: u32, number: u32) -> io::Result<Option<Watched>> {
     let namespace = Namespace::of_process(pid)?;
     if namespace.number() != number {
@@ -270,7 +270,7 @@ fn open(pid: u32, number: u32) -> io::Result<Option<Watched>> {
     Watched::open(namespace).map(Some)
 }
 
-/// Watches from now on.
+/// Starts to watch.
 pub(super) fn watch(daemon: &Arc<Daemon>) -> io::Result<()> {
     let watcher = Watcher::begin(daemon);
     let weak = Arc::downgrade(daemon);
@@ -278,14 +278,14 @@ pub(super) fn watch(daemon: &Arc<Daemon>) -> io::Result<()> {
 }
 
 impl Writer {
-    /// Learns from what the namespaces look like, or, under another policy, looked like.
+    /// Learns from new snapshots, or again from the last ones if policy changed.
     pub(super) fn learn(&mut self, snapshots: Option<Vec<Snapshot>>) {
         let servers = resolvers();
         let now = Now::read();
-        let (told, wanted) = {
+        let (notices, wanted) = {
             let mut state = self.neighbours.state();
             let basis = Some((self.force.generation, servers.clone()));
-            // An idle host's tables say the same each second.
+            // The tables of an idle host do not change.
             let is_news = snapshots.as_ref().is_none_or(|seen| *seen != state.snapshots) || state.basis != basis;
             if !is_news && state.updated.is_some_and(|at| at.elapsed() < RENEW) && state.applied.is_some() {
                 return;
@@ -299,9 +299,9 @@ impl Writer {
             }
             state.updated = Some(Instant::now());
             let State { book, snapshots, protected, applied, .. } = &mut *state;
-            let told = book.update(protected, snapshots, now.boot_ns);
+            let notices = book.update(protected, snapshots, now.boot_ns);
             let wanted: Applied = (book.links().clone(), book.entries().collect());
-            (told, (applied.as_ref() != Some(&wanted)).then_some(wanted))
+            (notices, (applied.as_ref() != Some(&wanted)).then_some(wanted))
         };
         if let Some(wanted) = wanted {
             let written = self.publisher.set_near(&wanted.0, wanted.1.iter().copied());
@@ -311,20 +311,20 @@ impl Writer {
                 self.neighbours.state().problems.push(format!("neighbours: {error}"));
             }
         }
-        told.iter().for_each(|told| report(&self.reports, told));
-        self.judge_receipts_beside();
+        notices.iter().for_each(|notice| report(&self.reports, notice));
+        self.readmit_receipts();
     }
 
-    /// Judges receipts again where what is protected beside policy changed, and ends flows that are not allowed any more.
-    fn judge_receipts_beside(&mut self) {
-        let beside = self.neighbours.beside();
-        if *self.force.beside == beside {
+    /// Checks receipts again if the learned places changed, and ends flows that are not allowed any more.
+    fn readmit_receipts(&mut self) {
+        let learned = self.neighbours.learned_places();
+        if *self.force.learned == learned {
             return;
         }
         let InForce { config, keyring, receipts, .. } = &self.force;
-        let receipts = receipts.judge_again(|stored| load::admit_again(stored, config, keyring, &beside));
+        let receipts = receipts.readmit(|stored| load::admit_again(stored, config, keyring, &learned));
         self.force.receipts = receipts;
-        self.force.beside = Arc::new(beside);
+        self.force.learned = Arc::new(learned);
         if let Err(error) = self.publish() {
             tracing::error!("receipts for learned addresses: {error}");
         }
@@ -333,8 +333,8 @@ impl Writer {
 }
 
 impl Daemon {
-    /// What would be decided on some link, where that is not known: of a link-local address on one that carries a place, of any
-    /// other in a namespace that has learned it.
+    /// Decides when the link is unknown. A link-local address is decided on links that carry a place, any other address in namespaces that
+    /// have learned it.
     pub(super) fn decide_near(&self, subject: &Subject, attempt: &Attempt) -> Decision {
         let plain = self.gate.decide(subject, attempt);
         if plain.reason != Reason::NotProtected && plain.service == 0 {
@@ -351,7 +351,7 @@ impl Daemon {
         found.into_iter().find(|decision| decision.zone | decision.gateway != 0).unwrap_or(plain)
     }
 
-    /// Where an attempt of `pid`, or of the daemon's own network, to this address leaves: by the named link, for a link-local one.
+    /// The namespace of `pid`, or the daemon's own, with the named link, through which an attempt leaves.
     pub(super) fn link_of(&self, pid: Option<u32>, interface: Option<&str>) -> Result<Link, ApiError> {
         let netns = match pid {
             Some(pid) => namespace_of(pid),
@@ -423,14 +423,14 @@ impl Daemon {
     }
 }
 
-fn report(reports: &Reports, told: &Told) {
-    let change = match told.what {
-        What::Learned => NeighbourChange::Learned,
-        What::Expired => NeighbourChange::Expired,
-        What::RouterAnswers | What::OwnAnswers | What::TwoPlaces | What::MacChanged => NeighbourChange::Conflict,
-        What::Full => NeighbourChange::Full,
+fn report(reports: &Reports, notice: &Notice) {
+    let change = match notice.kind {
+        NoticeKind::Learned => NeighbourChange::Learned,
+        NoticeKind::Expired => NeighbourChange::Expired,
+        NoticeKind::RouterAnswers | NoticeKind::OwnAnswers | NoticeKind::TwoPlaces | NoticeKind::MacChanged => NeighbourChange::Conflict,
+        NoticeKind::Full => NeighbourChange::Full,
     };
-    publish(reports, change, address(told.addr), told.place, sentence(told));
+    publish(reports, change, address(notice.addr), notice.place, sentence(notice));
 }
 
 fn publish(reports: &Reports, change: NeighbourChange, address: IpAddr, place: Place, detail: String) {
@@ -438,7 +438,7 @@ fn publish(reports: &Reports, change: NeighbourChange, address: IpAddr, place: P
     reports.publish(reports.event(Body::Neighbour { change, address, place }).detail(detail));
 }
 
-/// The address with its link, where it needs one.
+/// The address, with its link if it is link-local.
 fn scoped(known: &Known) -> String {
     let ip = address(known.key.addr);
     if known.key.ifindex == 0 { ip.to_string() } else { format!("{ip}%{}", known.link) }
@@ -455,20 +455,26 @@ fn words(learned: &Learned, link: &str) -> String {
     format!("answers with the MAC of {} on {link} ({mac})", address(learned.of))
 }
 
-fn sentence(told: &Told) -> String {
-    let (ip, mac, link) = (address(told.addr), told.mac, &told.link);
+fn sentence(notice: &Notice) -> String {
+    let (ip, mac, link) = (address(notice.addr), notice.mac, &notice.link);
     let remedy = "if it is the protected device itself, give its mac in policy";
-    match told.what {
-        What::Learned => {
-            let learned = Learned { of: told.of, mac: mac.0, ..Learned::default() };
+    match notice.kind {
+        NoticeKind::Learned => {
+            let learned = Learned { of: notice.of, mac: mac.0, ..Learned::default() };
             format!("{ip} joined: it {}", words(&learned, link))
         }
-        What::Expired => format!("{ip} on {link} was not seen for 24 hours, or its place is not in policy any more"),
-        What::RouterAnswers => format!("{mac}, a router's on {link}, answers for {ip}: nothing is learned from it; {remedy}"),
-        What::OwnAnswers => format!("{mac}, this host's own on {link}, answers for {ip}: nothing is learned from it"),
-        What::TwoPlaces => format!("{mac} on {link} answers for addresses of two places: what it answers for joins the stricter of both"),
-        What::MacChanged => format!("{mac} on {link} answers for {ip}, for which another answered before: addresses of both are protected"),
-        What::Full => format!("{mac} on {link} answers for more addresses than are learned: those beyond are open; name them in policy"),
+        NoticeKind::Expired => format!("{ip} on {link} was not seen for 24 hours, or its place is not in policy any more"),
+        NoticeKind::RouterAnswers => format!("{mac}, a router's on {link}, answers for {ip}: nothing is learned from it; {remedy}"),
+        NoticeKind::OwnAnswers => format!("{mac}, this host's own on {link}, answers for {ip}: nothing is learned from it"),
+        NoticeKind::TwoPlaces => {
+            format!("{mac} on {link} answers for addresses of two places: what it answers for joins the stricter of both")
+        }
+        NoticeKind::MacChanged => {
+            format!("{mac} on {link} answers for {ip}, for which another answered before: addresses of both are protected")
+        }
+        NoticeKind::Full => {
+            format!("{mac} on {link} answers for more addresses than are learned: those beyond are open; name them in policy")
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The gid of the operators' group. It is looked up by a thread of its own, so that a directory service that hangs holds up no caller.
+//! The gid of the operators' group. A separate thread looks it up, so that a directory service that hangs blocks no caller.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Group;
 
-/// Its members may do what root may, unless an agent's.
+/// Its members may do what root may, except from within an agent's session.
 const NAME: &str = "pp-operators";
-/// For how long an answer is good.
+/// How long an answer is used.
 const GOOD_FOR: Duration = Duration::from_secs(5);
 /// No such group; gids have 32 bits.
 const NONE: u64 = u64::MAX;
@@ -22,7 +22,7 @@ pub(super) struct Operators {
 }
 
 impl Operators {
-    /// Looks for it once.
+    /// Looks the group up for the first time.
     pub(super) fn find() -> Arc<Self> {
         let gid = AtomicU64::new(look_up());
         Arc::new(Self { gid, looked_up: Mutex::new(Instant::now()), looking: AtomicBool::new(false) })

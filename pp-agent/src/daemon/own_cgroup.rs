@@ -1,4 +1,4 @@
-//! The cgroups the daemon was started in, and its way back when a session has moved it.
+//! The cgroups that the daemon was started in, and its return to them after a session has moved it.
 
 use std::fs;
 use std::io;
@@ -10,35 +10,35 @@ use pp_common::abi::REPEAT_WINDOW_NS;
 
 use crate::os::mounts;
 
-/// Where the daemon belongs.
+/// The cgroups that the daemon belongs in.
 #[derive(Debug)]
 pub(super) struct OwnCgroup {
     procs: Vec<PathBuf>,
-    /// Until then further moves may come without a record of their own.
+    /// Until then the daemon may be moved again without a record.
     until: Mutex<Option<Instant>>,
 }
 
 impl OwnCgroup {
-    /// Notes where this process is.
+    /// Finds the cgroups of this process.
     pub(super) fn note() -> io::Result<Self> {
         Ok(Self { procs: mounts::own_cgroups()?, until: Mutex::new(None) })
     }
 
-    /// A session has moved the daemon, or may have and the record was lost. Repeats within the window are only counted in the kernel: the way back is
-    /// taken until it is over.
+    /// Handles a record that says a session has moved the daemon, or a lost record that may have said so. Within the window the kernel only
+    /// counts repeats, so the daemon keeps going back until the window is over.
     pub(super) fn moved(&self) {
         *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now().checked_add(Duration::from_nanos(2 * REPEAT_WINDOW_NS));
         self.go_back();
     }
 
-    /// Each second.
+    /// Goes back if it may have been moved again; called each second.
     pub(super) fn look(&self) {
         if self.until.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| Instant::now() < until) {
             self.go_back();
         }
     }
 
-    /// Goes back there. What fails is logged: somebody removed the cgroup, or it takes no processes any more.
+    /// Goes back. It fails if the cgroup was removed or accepts no processes; that is logged.
     fn go_back(&self) {
         for procs in &self.procs {
             match fs::write(procs, "0") {

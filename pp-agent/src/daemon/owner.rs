@@ -1,5 +1,5 @@
-//! A value that one thread owns. Whoever wants something of it asks that thread and waits for the answer: one change follows another, and
-//! nothing is locked while the thread waits for a disk, for the kernel or for signatures.
+//! A value that one thread owns. Others send that thread a job and wait for the answer. So changes happen one after another, and nothing is
+//! locked while the thread waits for a disk, the kernel or a signature check.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -8,7 +8,7 @@ use std::thread::{self, ThreadId};
 
 type Job<T> = Box<dyn FnOnce(&mut T) + Send>;
 
-/// The way to the thread that owns a `T`. The thread ends with it.
+/// A handle on the thread that owns a `T`. The thread ends when the handle is dropped.
 #[derive(Debug)]
 pub(super) struct Owner<T> {
     jobs: Sender<Job<T>>,
@@ -16,7 +16,7 @@ pub(super) struct Owner<T> {
 }
 
 impl<T: Send + 'static> Owner<T> {
-    /// Gives the value to a thread of this name.
+    /// Moves the value to a new thread of this name.
     ///
     /// # Errors
     /// The system has no room for a thread.
@@ -27,17 +27,16 @@ impl<T: Send + 'static> Owner<T> {
         Ok(Self { jobs, thread })
     }
 
-    /// Has the owner do this, after what it was asked before, and waits for the answer.
+    /// Has the owner run a job, after the jobs it already has, and waits for the answer.
     ///
     /// # Panics
-    /// When the job does, here as there; the owner goes on with what is left, as behind a lock. Or when the owner asks itself: it would
-    /// wait for ever.
+    /// The job panicked; the owner keeps the value as the job left it. Or the owner sent itself a job, which would deadlock.
     pub(super) fn ask<R: Send + 'static>(&self, job: impl FnOnce(&mut T) -> R + Send + 'static) -> R {
         assert_ne!(thread::current().id(), self.thread, "an owner asks itself");
         let (answer, answered) = sync_channel(1);
         let job = move |value: &mut T| {
             let done = catch_unwind(AssertUnwindSafe(|| job(value)));
-            // Whoever asked waits below.
+            // The caller waits below.
             let _waits = answer.send(done);
         };
         let sent = self.jobs.send(Box::new(job)).is_ok();
@@ -75,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn panic_is_that_of_whoever_asked_and_the_owner_goes_on() {
+    fn panic_reaches_the_caller_and_the_owner_goes_on() {
         let owner = Owner::begin("test", 1).unwrap();
         let asked = catch_unwind(AssertUnwindSafe(|| owner.ask(|_| panic!("no"))));
         assert!(asked.is_err());

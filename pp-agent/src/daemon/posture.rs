@@ -1,5 +1,4 @@
-//! The posture over time: every [`PERIOD`] the hooks are looked at and put
-//! back, and the canary tries the gate again.
+//! Watches the posture: every [`PERIOD`] it checks and repairs the hooks, and has the canary try the gate again.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,7 +18,7 @@ use crate::notify;
 /// How long a hook can be gone, replaced or inert before it is noticed.
 pub(crate) const PERIOD: Duration = Duration::from_secs(120);
 
-/// What is known of the hooks and of the last canary.
+/// The state of the hooks and the findings of the last canary.
 #[derive(Default)]
 pub(super) struct Watch {
     measured: Mutex<Measured>,
@@ -28,12 +27,12 @@ pub(super) struct Watch {
     runs: AtomicU64,
     mended: AtomicU64,
     beyond_repair: AtomicU64,
-    /// What was not in place at the start, though this kernel takes it.
+    /// Hooks that were not in place at the start although this kernel supports them.
     missing: Mutex<Vec<String>>,
-    /// What could not be put back at the last look.
-    adrift: Mutex<BTreeSet<String>>,
-    /// What canaries were refused has been told once; it would drown the rest.
-    told: AtomicBool,
+    /// What the last look could not put back.
+    unrepaired: Mutex<BTreeSet<String>>,
+    /// Whether a canary's refusals were reported. Later ones are not, since there would be too many.
+    canary_reported: AtomicBool,
 }
 
 impl Watch {
@@ -42,20 +41,20 @@ impl Watch {
         self.measured.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Notes what it found. Returns what the one before it found.
+    /// Stores what a canary found. Returns what the previous one found.
     pub(super) fn note(&self, found: Measured) -> Measured {
         std::mem::replace(&mut *self.measured.lock().unwrap_or_else(PoisonError::into_inner), found)
     }
 
-    /// The canary came back with this.
+    /// Stores the findings of a canary, technique by technique.
     pub(super) fn canary(&self, findings: &[Finding]) {
         self.runs.fetch_add(1, Ordering::Relaxed);
         *self.findings.lock().unwrap_or_else(PoisonError::into_inner) = (Now::read().wall_ms, findings.to_vec());
     }
 
-    /// The first canary's refusals are events; those of later ones are findings in `status` and `/metrics`.
+    /// Whether the refusals of a canary become events. Only the first canary's do; findings of later ones are in `status` and `/metrics`.
     pub(super) fn reports_canaries(&self) -> bool {
-        !self.told.load(Ordering::Relaxed)
+        !self.canary_reported.load(Ordering::Relaxed)
     }
 
     fn findings(&self) -> (i64, Vec<Finding>) {
@@ -66,7 +65,7 @@ impl Watch {
         self.missing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What was missing from the start, and what the last look found and could not mend, for `status`.
+    /// Hooks that were missing from the start and what the last look could not repair, for `status`.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
         let missing = self.missing();
         let absent = (!missing.is_empty()).then(|| {
@@ -79,10 +78,10 @@ impl Watch {
     }
 
     fn problem(&self) -> Option<String> {
-        let adrift = self.adrift.lock().unwrap_or_else(PoisonError::into_inner).len();
-        (adrift > 0).then(|| {
+        let unrepaired = self.unrepaired.lock().unwrap_or_else(PoisonError::into_inner).len();
+        (unrepaired > 0).then(|| {
             format!(
-                "{adrift} hooks and tables are not as they were put in place and could not be put back, see pp-agent events --kind \
+                "{unrepaired} hooks and tables are not as they were put in place and could not be put back, see pp-agent events --kind \
                  posture; what has lost its pin lasts until the daemon ends: if the bpffs was unmounted, mount it again before that"
             )
         })
@@ -139,7 +138,7 @@ pub(super) async fn watch(daemon: Arc<Daemon>) {
 }
 
 impl Daemon {
-    /// Notes the hooks as they are now, in place and seen to refuse.
+    /// Records the hooks as they are now, after the canary has seen them refuse.
     pub(super) fn begin_watch(&self) {
         match Hooks::note(&self.site.args.bpffs, self.site.cgroup_root.as_deref()) {
             Ok(hooks) => {
@@ -152,7 +151,7 @@ impl Daemon {
             }
             Err(error) => tracing::error!("hooks: they cannot be watched: {error}"),
         }
-        self.watch.told.store(true, Ordering::Relaxed);
+        self.watch.canary_reported.store(true, Ordering::Relaxed);
     }
 
     fn look(&self) {
@@ -175,11 +174,11 @@ impl Daemon {
         });
         drop(watched);
         let failed = repairs.iter().filter(|repair| repair.done.is_err()).map(|repair| repair.hook.clone()).collect();
-        let before = std::mem::replace(&mut *self.watch.adrift.lock().unwrap_or_else(PoisonError::into_inner), failed);
+        let before = std::mem::replace(&mut *self.watch.unrepaired.lock().unwrap_or_else(PoisonError::into_inner), failed);
         for repair in repairs {
             let (counter, outcome) = match &repair.done {
                 Ok(()) => (&self.watch.mended, "it was put back".to_owned()),
-                // Told and counted once, not every period.
+                // Reported and counted once, not every period.
                 Err(_) if before.contains(&repair.hook) => continue,
                 Err(error) => (&self.watch.beyond_repair, format!("it could not be put back: {error}")),
             };

@@ -1,4 +1,4 @@
-//! The life of a receipt on this host: registered, in force, over.
+//! The life of a receipt on this host: registered, in force, ended.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::state::{EndReason, Registered, StateError, StoredReceipt, Tombstone};
 use pp_common::abi::{GRANT_EXHAUSTED, GRANT_REVOKED, Serial, Spent};
 
 impl LiveReceipt {
-    /// What it opens or opened, as tables are made of it; `None`: it never did.
+    /// What it opens or opened, for the kernel's tables; `None`: it never opened anything.
     pub(super) fn grant_source(&self) -> Option<GrantSource> {
         let receipt = self.admitted.as_ref().ok()?;
         let ended = match self.stored.ended {
@@ -81,18 +81,18 @@ impl Daemon {
     /// Registers a receipt, or takes in a signed revocation.
     pub(super) fn take_artifact(&self, artifact: &[u8]) -> Result<RegisterAnswer, ApiError> {
         loop {
-            // Anybody may send it: it is verified and judged here, and only what is good comes before the writer.
+            // Anybody may send an artifact, so it is checked here. Only admitted ones reach the writer.
             let by = self.rules.now();
             let now = Now::read();
             if let Some(first) = by.registered(artifact) {
                 return registered_before(&by, &self.gate, &first.id, now).map(RegisterAnswer::from);
             }
-            let judged = admission::judge(artifact, &by.config, &by.keyring, &by.beside, now.wall_ms);
-            let answer = match judged {
+            let admitted = admission::admit_artifact(artifact, &by.config, &by.keyring, &by.learned, now.wall_ms);
+            let answer = match admitted {
                 Ok(admission::Artifact::Revocation(revocation)) => {
                     self.revoke_by(by, revocation).map(|done| done.map(RegisterAnswer::Revocation))?
                 }
-                // To a clock that was set back, what is genuine is from the future.
+                // To a clock that was set back, a genuine receipt seems to be from the future.
                 Ok(_) | Err(ApiError::Receipt(Refusal::CreatedInFuture { .. })) if self.highest.clock_is_behind() => {
                     return Err(Refusal::ClockBehind { highest: rfc3339(self.highest.ms()) }.into());
                 }
@@ -103,14 +103,14 @@ impl Daemon {
                     self.register(by, stored, *receipt)?.map(RegisterAnswer::from)
                 }
             };
-            // Nothing: policy, keys or what is learned have changed since it was judged.
+            // Without an answer, policy, keys or learned places have changed since, and it must be checked again.
             if let Some(answer) = answer {
                 return Ok(answer);
             }
         }
     }
 
-    /// What is kept of a receipt that is good now.
+    /// What to store of a receipt that was admitted now.
     fn to_store(&self, artifact: &[u8], receipt: &Receipt, now: Now) -> Result<StoredReceipt, ApiError> {
         let window = receipt.window(now.wall_ms);
         Ok(StoredReceipt {
@@ -134,9 +134,9 @@ impl Daemon {
         })
     }
 
-    /// `None`: it must be judged anew.
+    /// Has the writer register a receipt. `None`: it must be checked again.
     fn register(&self, by: Arc<InForce>, stored: StoredReceipt, receipt: Receipt) -> Result<Option<ReceiptView>, ApiError> {
-        let register = move |writer: &mut Writer| writer.judges_as(&by).then(|| writer.register(stored, receipt));
+        let register = move |writer: &mut Writer| writer.admits_as(&by).then(|| writer.register(stored, receipt));
         let Some(registered) = self.rules.change(register) else { return Ok(None) };
         let (answer, unknown) = match registered? {
             Entry::New(answer, unknown) => (*answer, unknown),
@@ -151,12 +151,12 @@ impl Daemon {
         Ok(Some(answer))
     }
 
-    /// A revocation ends what the same decider allowed, here or not yet here. `None`: it must be judged anew.
+    /// Has the writer revoke a receipt of the same decider, also one that is not registered yet. `None`: it must be checked again.
     fn revoke_by(&self, by: Arc<InForce>, revocation: Revocation) -> Result<Option<Revoked>, ApiError> {
         let Revocation { receipt_id: id, decider, reason, .. } = revocation;
         let tombstone = tombstone(&id, &reason, Some(decider));
-        let bury = move |writer: &mut Writer| writer.judges_as(&by).then(|| writer.revoke_by_decider(tombstone));
-        self.rules.change(bury).map(|buried| self.buried(&id, &reason, buried?)).transpose()
+        let revoke = move |writer: &mut Writer| writer.admits_as(&by).then(|| writer.revoke_by_decider(tombstone));
+        self.rules.change(revoke).map(|outcome| self.report_revocation(&id, &reason, outcome?)).transpose()
     }
 
     /// Revokes a receipt, also one that was never seen here.
@@ -165,12 +165,12 @@ impl Daemon {
             return Err(ApiError::bad_request("receipt: an id has 1 to 256 printable characters"));
         }
         let tombstone = tombstone(id, reason, None);
-        let buried = self.rules.change(move |writer| writer.bury(tombstone))?;
-        self.buried(id, reason, buried)
+        let outcome = self.rules.change(move |writer| writer.revoke(tombstone))?;
+        self.report_revocation(id, reason, outcome)
     }
 
-    /// Tells of a receipt that is revoked, and ends its flows.
-    fn buried(&self, id: &str, reason: &str, Buried { known, kept }: Buried) -> Result<Revoked, ApiError> {
+    /// Reports the revocation of a receipt, and ends its flows.
+    fn report_revocation(&self, id: &str, reason: &str, RevokeOutcome { known, kept }: RevokeOutcome) -> Result<Revoked, ApiError> {
         self.wake.changed.notify_one();
         self.reports.publish(self.reports.event(Body::Revocation(Some(id.to_owned()))).detail(reason));
         self.end_flows();
@@ -200,7 +200,7 @@ impl Daemon {
         Ok(ReceiptView { artifact, ..answer })
     }
 
-    /// What is used of the receipt of this serial, as an event tells it.
+    /// What is used of the receipt of this serial, for an event.
     pub(super) fn usage(&self, serial: Serial) -> Option<Usage> {
         if serial == 0 {
             return None;
@@ -221,19 +221,19 @@ impl Daemon {
     }
 }
 
-/// What became of a registration.
+/// The result of a registration.
 enum Entry {
-    /// It is in force. With what there is to say of an agent that policy does not know.
+    /// It is in force; with a warning if policy does not know its agent.
     New(Box<ReceiptView>, Option<String>),
     /// The receipt of this id was registered before.
     Again(String),
 }
 
-/// A receipt that is over.
-struct Buried {
-    /// It was registered here.
+/// The result of a revocation.
+struct RevokeOutcome {
+    /// Whether the receipt was registered here.
     known: bool,
-    /// Whether the disk has it, and had it registered.
+    /// Whether the disk had the receipt; an error if the revocation could not be written.
     kept: Result<bool, StateError>,
 }
 
@@ -242,12 +242,12 @@ fn tombstone(id: &str, reason: &str, decider: Option<String>) -> Tombstone {
 }
 
 impl Writer {
-    /// Whether a receipt that this admits is good now.
-    fn judges_as(&self, by: &InForce) -> bool {
-        self.force.judges_as(by)
+    /// Whether receipts that were admitted under `by` are admitted now.
+    fn admits_as(&self, by: &InForce) -> bool {
+        self.force.admits_as(by)
     }
 
-    /// On the disk, then in the kernel. One that cannot be put in force ends at once.
+    /// Registers a receipt on the disk, then in the kernel. A receipt that cannot be put in force ends at once.
     fn register(&mut self, stored: StoredReceipt, receipt: Receipt) -> Result<Entry, ApiError> {
         self.force.check_state(&self.state)?;
         self.force.check_room(&stored, &receipt).map_err(no_room)?;
@@ -284,22 +284,22 @@ impl Writer {
         }
     }
 
-    fn revoke_by_decider(&mut self, tombstone: Tombstone) -> Result<Buried, ApiError> {
+    fn revoke_by_decider(&mut self, tombstone: Tombstone) -> Result<RevokeOutcome, ApiError> {
         if let (Some(receipt), Some(by)) = (self.force.receipts.find(&tombstone.id), &tombstone.decider)
             && receipt.stored.decider != *by
         {
             return Err(ApiError::OtherDecider { by: by.clone(), id: tombstone.id, decider: receipt.stored.decider.clone() });
         }
-        self.bury(tombstone)
+        self.revoke(tombstone)
     }
 
-    fn bury(&mut self, tombstone: Tombstone) -> Result<Buried, ApiError> {
+    fn revoke(&mut self, tombstone: Tombstone) -> Result<RevokeOutcome, ApiError> {
         let known = self.force.receipts.find(&tombstone.id).is_some();
-        // Neither a full disk nor one that hangs keeps a receipt open: it ends now, kept or not.
+        // The receipt ends now, before the disk is written, so that a disk that is full or hangs keeps nothing open.
         self.force.receipts.end_by(&tombstone);
         let published = self.publish();
         let kept = self.force.receipts.revoke(&self.state, tombstone);
-        published.map(|()| Buried { known, kept })
+        published.map(|()| RevokeOutcome { known, kept })
     }
 }
 
@@ -336,8 +336,7 @@ impl TermsView {
     }
 }
 
-/// The wall instant that was signed, unless a clock step has moved the deadline
-/// that the kernel goes by.
+/// The signed wall instant, unless a step of the clock has moved the deadline that the kernel uses.
 fn shown_instant(now: Now, boot_ns: u64, wall_ms: i64) -> i64 {
     let in_force_ms = now.wall_of(boot_ns);
     if in_force_ms.abs_diff(wall_ms) < 1_000 { wall_ms } else { in_force_ms }

@@ -1,4 +1,4 @@
-//! From the ring buffer to events.
+//! Reads the ring buffer and makes events of its records.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,10 +15,10 @@ use crate::events::refusals::Ledger;
 use crate::events::{Body, behaviour};
 use crate::kernel::Records;
 
-/// How long the store is waited for, until it has caught up once.
+/// How long to wait for the store in all, until it has caught up once.
 const PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(5);
-/// Records read at a stretch, before others who wait for this thread have their turn: a storm of refusals keeps nobody from an answer.
+/// Records to read before yielding to other tasks, so that a storm of refusals delays no answer.
 const STRETCH: u32 = 16;
 
 /// Reads records until the daemon stops.
@@ -31,7 +31,7 @@ pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
             stretch = 0;
             tokio::task::yield_now().await;
         }
-        // Records keep in the ring buffer, events that the store has no room for do not. But a disk that hangs keeps nobody waiting.
+        // Waiting is better than losing events: records stay in the ring buffer. But a disk that hangs must not block for ever.
         while daemon.reports.hub.is_behind() && patience > Duration::ZERO {
             tokio::time::sleep(PAUSE).await;
             patience = patience.saturating_sub(PAUSE);
@@ -42,12 +42,12 @@ pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
         let idle = || daemon.reports.tally.idle(Instant::now(), || daemon.counter(Counter::Written));
         let bytes = records.next(&daemon.reader, idle).await;
         let Some(mut record) = Record::from_bytes(&bytes) else {
-            // Of an earlier build: where it was a refusal, it is told as lost.
+            // A record of another build. If it was a refusal, it is reported as lost.
             tracing::error!("ring buffer: {} bytes that are no record of this build", bytes.len());
             let _accounted = daemon.reports.tally.read();
             continue;
         };
-        // Refusals are accounted for by themselves.
+        // Refusals have their own account.
         let read = if record.is_refusal() { None } else { daemon.reports.tally.read() };
         // Held until the event is published, as in `refusals.rs`.
         let _ledger = record.repeats_mut().filter(|(repeats, _)| **repeats > 0).map(|(repeats, id)| {
@@ -90,13 +90,13 @@ pub(super) async fn pump(daemon: Arc<Daemon>, mut records: Records) {
     }
 }
 
-/// How many of the repeats that a record tells its event tells: those that nothing has told yet, and none where that cannot be kept.
+/// How many of a record's repeats its event reports: those that are not reported yet, or none if that number cannot be kept.
 fn report_repeats(daemon: &Daemon, ledger: &mut Ledger, id: u64, count: u64) -> u64 {
     let due = ledger.due_by_record(id, count);
     if due == 0 {
         return 0;
     }
-    match daemon.gate.keep_told(id, count) {
+    match daemon.gate.keep_reported(id, count) {
         Ok(()) => {
             ledger.report(id, count);
             due
@@ -108,16 +108,14 @@ fn report_repeats(daemon: &Daemon, ledger: &mut Ledger, id: u64, count: u64) -> 
     }
 }
 
-/// A packet of an open TCP flow was refused: unlike a refused `connect`, the
-/// program does not hear of that by itself.
+/// Whether a packet of an open TCP flow was refused. Unlike a refused `connect`, the program gets no error for that.
 fn is_refused_flow(record: &VerdictRecord) -> bool {
     record.verdict == Verdict::Block as u8
         && record.transport == transport::TCP
         && (record.hook == Hook::Egress as u8 || record.hook == Hook::Ingress as u8)
 }
 
-/// The kernel names a receipt only where it allows; the one that came nearest
-/// is looked up here, as long as the tables still give the same reason.
+/// Adds the nearest receipt to a refusal, if the tables still give the same reason. The kernel names a receipt only when it allows.
 fn name_nearest(daemon: &Daemon, record: &mut VerdictRecord) {
     let nearest = Reason::ReceiptOtherAgent as u8..=Reason::ReceiptExhausted as u8;
     if record.serial != 0 || !nearest.contains(&record.reason) {

@@ -1,5 +1,5 @@
-//! That no refusal vanishes untold: repeats that the kernel counts, what it had no room for, what a daemon that was killed took with it,
-//! and what is missing after all of these. told + repeats + lost = refused; `events/refusals.rs` has the arithmetic.
+//! Makes sure that every refusal is reported. These are repeats that the kernel counts, records that did not fit, records that a killed
+//! daemon had read, and all that are still missing. The arithmetic is in `events/refusals.rs`.
 
 use std::time::{Duration, Instant};
 
@@ -17,62 +17,62 @@ use crate::events::refusals::missing;
 use crate::events::{self, Body, Destination, Who, Why};
 use crate::kernel::KernelError;
 
-/// How long the reader of records may take until none is left; a storm takes longer, and the next look comes in a second.
+/// How long to wait until the reader has no record left. In a storm it takes longer; the next look is a second later.
 const READING: Duration = Duration::from_millis(100);
 
-/// How long telling repeats may wait for the store, each second.
+/// How long reports of repeats may wait for the store, each second.
 const STORING: Duration = Duration::from_secs(1);
 
-/// Which of the kernel's losses were told.
+/// How many of the kernel's losses are reported.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Losses {
     /// Records of verdicts that are no refusals.
     records: u64,
     /// Records of processes.
     lifecycle: u64,
-    /// Refusals that found no room. Those of before this daemon are found by [`Daemon::reconcile`].
+    /// Refusals that did not fit. [`Daemon::reconcile`] finds those from before this daemon.
     refusals: u64,
 }
 
 impl Losses {
-    /// The kernel counts on while no daemon runs; what it lost then is told too.
+    /// Starts with what earlier daemons reported. The kernel also counts losses while no daemon runs.
     pub(super) fn new(daemon: &Daemon) -> Self {
-        let told = if daemon.gate.fresh() { (0, 0) } else { daemon.state.lost_told().unwrap_or((0, 0)) };
-        Self { records: told.0, lifecycle: told.1, refusals: daemon.counter(Counter::LostRefusals).unwrap_or(0) }
+        let reported = if daemon.gate.fresh() { (0, 0) } else { daemon.state.reported_losses().unwrap_or((0, 0)) };
+        Self { records: reported.0, lifecycle: reported.1, refusals: daemon.counter(Counter::LostRefusals).unwrap_or(0) }
     }
 }
 
 impl Daemon {
-    /// Tells what the kernel, a daemon before this one or the store could not keep.
-    pub(super) fn report_losses(&self, told: &mut Losses) {
+    /// Reports what the kernel, an earlier daemon or the store lost.
+    pub(super) fn report_losses(&self, reported: &mut Losses) {
         let now = Now::read();
-        let count = |counter, told| self.counter(counter).unwrap_or(told);
-        let records = count(Counter::LostRecords, told.records);
-        let lifecycle = count(Counter::LostLifecycle, told.lifecycle);
-        let refusals = count(Counter::LostRefusals, told.refusals);
-        if refusals > told.refusals {
+        let count = |counter, reported| self.counter(counter).unwrap_or(reported);
+        let records = count(Counter::LostRecords, reported.records);
+        let lifecycle = count(Counter::LostLifecycle, reported.lifecycle);
+        let refusals = count(Counter::LostRefusals, reported.refusals);
+        if refusals > reported.refusals {
             self.reports.hub.publish_lost_refusals(
-                refusals - told.refusals,
+                refusals - reported.refusals,
                 "the kernel's ring buffer and its table of repeats were full",
                 now.wall_ms,
             );
-            // The records that were lost may have asked for either.
+            // The lost records may have been a cause for either.
             self.own_cgroup.moved();
             self.wake.flow_refused.notify_one();
         }
-        if records > told.records {
-            self.reports.hub.publish_lost(records - told.records, "the kernel's ring buffer was full", now.wall_ms, None);
+        if records > reported.records {
+            self.reports.hub.publish_lost(records - reported.records, "the kernel's ring buffer was full", now.wall_ms, None);
         }
-        if lifecycle > told.lifecycle {
+        if lifecycle > reported.lifecycle {
             let detail = "the kernel's ring buffer of processes was full";
-            self.reports.hub.publish_lost(lifecycle - told.lifecycle, detail, now.wall_ms, None);
+            self.reports.hub.publish_lost(lifecycle - reported.lifecycle, detail, now.wall_ms, None);
         }
-        if (records > told.records || lifecycle > told.lifecycle)
-            && let Err(error) = self.state.keep_lost_told((records, lifecycle))
+        if (records > reported.records || lifecycle > reported.lifecycle)
+            && let Err(error) = self.state.keep_reported_losses((records, lifecycle))
         {
             tracing::warn!("{error}");
         }
-        *told = Losses { records, lifecycle, refusals };
+        *reported = Losses { records, lifecycle, refusals };
         if let Some(loss) = self.reports.tally.lost(Instant::now()) {
             let what = "the daemon before this one ended without storing what it had read; records that make no event are among them";
             self.reports.hub.publish_lost(loss.count, what, now.wall_ms, Some(loss.accounted));
@@ -83,8 +83,8 @@ impl Daemon {
         self.reports.hub.report_unstored(now.wall_ms);
     }
 
-    /// Tells repeats, and refusals of which nothing else tells.
-    pub(super) fn report_refusals(&self, told: &mut Losses) {
+    /// Reports repeats, and refusals that nothing else reports.
+    pub(super) fn report_refusals(&self, reported: &mut Losses) {
         let pending = match self.flush_repeats() {
             Ok(pending) => pending,
             Err(error) => {
@@ -95,13 +95,13 @@ impl Daemon {
         let account = self.reports.hub.account();
         let refused = self.counter(Counter::Blocked).unwrap_or(0);
         if account.before.is_none_or(|before| missing(refused, before, pending, account.refusals.published()) > 0)
-            && let Err(error) = self.reconcile(told)
+            && let Err(error) = self.reconcile(reported)
         {
             tracing::error!("{error}");
         }
     }
 
-    /// Tells the repeats of pairs whose window is over, and forgets pairs that rest. Returns how many wait to be told.
+    /// Reports the repeats of pairs whose window is over, and removes idle pairs. Returns how many repeats are not reported yet.
     fn flush_repeats(&self) -> Result<u64, KernelError> {
         let pairs = self.gate.repeats()?;
         let now = Now::read();
@@ -121,13 +121,13 @@ impl Daemon {
             }
             self.report_due(key, repeats)?;
             if self.gate.remove_repeats(key, repeats)? {
-                self.reports.ledger().forget(repeats.id);
+                self.reports.ledger().remove(repeats.id);
             }
         }
         Ok(pending)
     }
 
-    /// Thousands of pairs may be told at once: at the pace of the store, unless its disk hangs.
+    /// Waits for the store, since thousands of pairs may be reported at once. It gives up if the disk hangs.
     fn wait_for_store(&self, patience: &mut Duration) {
         const PAUSE: Duration = Duration::from_millis(5);
         while self.reports.hub.is_behind() && *patience > Duration::ZERO {
@@ -136,7 +136,7 @@ impl Daemon {
         }
     }
 
-    /// A pair is counted of which no record may have been written: what a record would have asked for.
+    /// Does what a record of this pair would have caused, since there may have been none.
     fn act_without_record(&self, key: &RepeatKey) {
         if key.reason == Reason::Tamper as u8 && key.port == Tamper::CgroupMove as u16 {
             self.own_cgroup.moved();
@@ -146,37 +146,36 @@ impl Daemon {
         }
     }
 
-    /// Tells what was counted and not told of a pair.
+    /// Reports what the kernel counted for a pair and nothing has reported yet.
     fn report_due(&self, key: &RepeatKey, repeats: &Repeats) -> Result<(), KernelError> {
-        // Held until it is published: at no moment are repeats neither pending nor told, for whoever holds it.
+        // RACE: held until the event is published. So whoever holds the ledger finds repeats either pending or reported.
         let mut ledger = self.reports.ledger();
         let (due, _) = ledger.due(repeats.id, repeats.count);
         if due > 0 {
-            self.gate.keep_told(repeats.id, repeats.count)?;
+            self.gate.keep_reported(repeats.id, repeats.count)?;
             ledger.report(repeats.id, repeats.count);
             self.report_repeats(key, due);
         }
         Ok(())
     }
 
-    /// Tells as lost what the kernel refused and nothing tells of or ever will: what was added to an entry while it was removed, what a
-    /// daemon that was killed had read, a record that no build can read. Under load it tells too few rather than too many, and the rest
-    /// when there is a pause.
-    fn reconcile(&self, told: &mut Losses) -> Result<(), KernelError> {
+    /// Reports as lost the refusals that have no event and will get none. They were added to an entry while it was removed, a killed daemon
+    /// had read them, or no build can read them. Under load it reports too few, never too many. The rest follows in a pause.
+    fn reconcile(&self, reported: &mut Losses) -> Result<(), KernelError> {
         let Some(refused) = self.counter(Counter::Blocked) else { return Ok(()) };
         self.gate.grace_periods();
         if !self.reader.is_done(READING) {
             return Ok(());
         }
         let pairs = self.gate.repeats()?;
-        let lost = self.counter(Counter::LostRefusals).unwrap_or(told.refusals);
+        let lost = self.counter(Counter::LostRefusals).unwrap_or(reported.refusals);
         let mut ledger = self.reports.ledger();
         let pending = pairs.iter().filter(|(key, _)| is_refusal(key)).map(|(_, repeats)| ledger.due(repeats.id, repeats.count).0).sum();
         let account = self.reports.hub.account();
         let published = account.refusals.published();
         let Some(before) = account.before else {
-            // Nobody kept this account: an earlier build, or a store that was set aside. The disk is waited for without the lock: what was
-            // refused before stays what it is.
+            // There is no account: an earlier build kept none, or the store was damaged and replaced. The lock is released before the disk
+            // is written, since the number of earlier refusals does not change any more.
             drop(ledger);
             if let Err(error) = self.reports.hub.account_from(missing(refused, 0, pending, published)) {
                 tracing::warn!("{error}");
@@ -189,19 +188,19 @@ impl Daemon {
             self.reports.hub.publish_lost_refusals(missing, detail, Now::read().wall_ms);
         }
         drop(ledger);
-        told.refusals = lost;
+        reported.refusals = lost;
         Ok(())
     }
 
-    /// What `status` and `/metrics` say of refusals; `None` where it is not known since when they are counted.
+    /// What `status` and `/metrics` say of refusals; `None` if it is unknown since when they are counted.
     pub(super) fn refusals(&self) -> Option<RefusalCounts> {
-        // In this order: what is refused meanwhile only adds to what is not told yet.
+        // In this order, refusals in between only add to those that are not reported yet.
         let account = self.reports.hub.account();
         let refused = self.counter(Counter::Blocked)?.saturating_sub(account.before?);
         let refusals = account.refusals;
         Some(RefusalCounts {
             refused,
-            told: refusals.told,
+            told: refusals.with_event,
             repeats: refusals.repeats,
             lost: refusals.lost,
             untold: refused.saturating_sub(refusals.published()),
@@ -215,7 +214,7 @@ impl Daemon {
             return;
         }
         let subject = self.reports.builder().subject_of(key.session);
-        // The repeats of a tripped pattern may have gone to many places.
+        // The repeats of a tripped pattern may have had many destinations.
         let reason = Reason::from_code(key.reason);
         let rule = reason.and_then(Rule::of);
         let destination = rule.is_none_or(Rule::names_host).then(|| Destination {
@@ -243,7 +242,7 @@ impl Daemon {
         );
     }
 
-    /// The same of refusals that name no address; see `pp-ebpf/src/gate/guard.rs` for the key.
+    /// Reports repeats of refusals without an address; see `pp-ebpf/src/gate/guard.rs` for the key.
     fn report_guard_repeats(&self, key: &RepeatKey, count: u64) {
         let attempt = Box::new(events::Attempt {
             verdict: Verdict::from_code(key.verdict).map(Into::into),

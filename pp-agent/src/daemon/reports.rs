@@ -1,5 +1,5 @@
-//! Everything that the daemon tells: events, the names and processes that they need, and the account of what was told. Its locks are held
-//! over memory alone.
+//! What the daemon reports: events, the names and processes they need, and the account of what is reported. Its locks are never held during
+//! a disk access.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -15,7 +15,7 @@ pub(super) struct Reports {
     /// Which of the kernel's records are accounted for.
     pub(super) tally: Tally,
     builder: Mutex<Builder>,
-    /// How many repeats of each pair were told.
+    /// How many repeats of each pair are reported.
     ledger: Mutex<Ledger>,
 }
 
@@ -32,7 +32,7 @@ impl Reports {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An event of now, on this host.
+    /// Makes an event of this host, with the present time.
     pub(super) fn event(&self, body: Body) -> Event {
         Event::new(body, &self.builder().host, Now::read().wall_ms)
     }

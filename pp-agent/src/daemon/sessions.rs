@@ -1,4 +1,4 @@
-//! Sessions: which there are, and beginning and ending them by hand.
+//! Lists sessions, and starts and ends them by hand.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -49,7 +49,7 @@ impl Daemon {
         Ok(Sessions { sessions: listed })
     }
 
-    /// `run` and `adopt`: marks the caller itself, or a process of its owner's.
+    /// `run` and `adopt`: marks the caller itself, or another process of its user.
     pub(super) fn begin_session(&self, caller: &Caller, start: &StartSession) -> Result<Started, ApiError> {
         if !is_agent_name(&start.agent) {
             return Err(ApiError::bad_request("agent: a name has 1 to 64 letters, digits, dots, dashes and underscores"));
@@ -67,9 +67,10 @@ impl Daemon {
         let session = adopt::adopt(&self.gate, pid, agent, owner)?;
         self.govern_again(pid);
         self.report_session_start(pid, session, if start.pid.is_some() { "adopt" } else { "run" });
-        // It may hold connections already that an agent may not have.
+        // It may have connections open that agents may not have.
         self.end_flows();
-        // A name of one's own is allowed here; one that is nearly another's opens nothing that the other's receipts open.
+        // An unknown name is allowed. A name that is similar to a known one gets a warning, since receipts for the known agent do not match
+        // it.
         let unknown = self.rules.now().config.unknown_agent(&start.agent).filter(|unknown| unknown.nearest.is_some());
         let warnings = unknown.iter().map(ToString::to_string).collect();
         Ok(Started { session: session_text(session), agent: start.agent.clone(), pid, warnings })
@@ -82,8 +83,8 @@ impl Daemon {
             return Err(ApiError::not_found("session: none of this id has a process; see pp-agent sessions"));
         };
         let members: Vec<u32> = marks.iter().filter(|(_, mark)| mark.session == session).map(|(pid, _)| *pid).collect();
-        // RACE: in one step, so that no walk takes them for an agent again meanwhile. Kept before the marks go, for a daemon that starts in
-        // between, and again after, for what was forked meanwhile.
+        // RACE: one job of the owner, so that no walk marks the processes again in between. The list is stored before the marks are
+        // removed, for a daemon that starts in between. It is stored again afterwards, for processes that were forked in between.
         let (gate, state) = (Arc::clone(&self.gate), Arc::clone(&self.state));
         let release = move |held: &mut Released| -> Result<usize, ApiError> {
             keep_released(&state, held, members)?;
@@ -98,7 +99,7 @@ impl Daemon {
         Ok(ReleasedAnswer { session: Some(session_text(session)), processes })
     }
 
-    /// Keeps a name that is new, so that marks keep theirs when policy does not have it any more. For the others no disk is waited for.
+    /// Stores a new name, so that marks keep their name after policy has lost it. A known name needs no disk access.
     fn keep_name(&self, agent: NameId, name: &str) {
         let before = self.reports.builder().names.names.insert(agent, name.to_owned());
         if before.is_none()
@@ -108,7 +109,7 @@ impl Daemon {
         }
     }
 
-    /// Takes a process that begins a session by hand out of those released.
+    /// Removes a process from those released, since a session was started with it by hand.
     fn govern_again(&self, pid: u32) {
         let state = Arc::clone(&self.state);
         self.released.ask(move |released| {
@@ -122,7 +123,7 @@ impl Daemon {
         });
     }
 
-    /// Tells of a session that no kernel record tells of.
+    /// Reports the start of a session that has no record from the kernel.
     pub(super) fn report_session_start(&self, pid: u32, session: u64, rule: &str) {
         let mark = match self.gate.mark(pid) {
             Ok(Some(mark)) => mark,
@@ -153,7 +154,7 @@ impl Daemon {
     }
 }
 
-/// Adds to those released, on the disk and then here.
+/// Adds processes to those released, on the disk and then in memory.
 fn keep_released(state: &State, held: &mut Released, pids: impl IntoIterator<Item = u32>) -> Result<(), ApiError> {
     let mut released = held.clone();
     released.add(pids);
@@ -166,9 +167,8 @@ fn is_agent_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
-/// The uid of a process: `Some(Some(uid))` where real, effective, saved and
-/// file system uid are the same; `Some(None)` where they differ (a setuid
-/// program is nobody's own); `None` where there is no such process.
+/// The uid of a process. `Some(Some(uid))`: real, effective, saved and file system uid are the same. `Some(None)`: they differ, as in a
+/// setuid program. `None`: there is no such process.
 #[expect(clippy::option_option, reason = "three answers, each with a meaning of its own")]
 fn owner_of(pid: u32) -> Option<Option<u32>> {
     let status = process::status(pid).ok()?;

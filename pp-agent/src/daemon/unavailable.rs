@@ -1,10 +1,10 @@
-//! A state that cannot be opened: the gate comes before it. Everything is enforced and nothing granted, nothing is registered, `status` says why
-//! and what to do, and each minute the daemon tries again.
+//! What happens when the state cannot be opened. Everything is enforced, nothing is granted and nothing can be registered. `status` says
+//! why and what to do. The daemon tries again each minute.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::in_force::{Judged, PolicyOrigin};
+use super::in_force::{Admission, PolicyOrigin};
 use super::load::{admit_again, keep};
 use super::wall::is_behind;
 use super::writer::Writer;
@@ -13,13 +13,13 @@ use crate::clock::Now;
 use crate::config::Config;
 use crate::events::{Body, PostureChange};
 use crate::keyring::Keyring;
-use crate::policy::Beside;
+use crate::policy::LearnedPlaces;
 use crate::state::{Book, State, StateError};
 
-/// For how long a predecessor's lock on the state is waited for.
+/// How long to wait until an earlier daemon releases its lock on the state.
 const TAKEOVER: Duration = Duration::from_secs(10);
 
-/// Opens the state; waits for a daemon that was killed and is still ending. One that cannot be opened is shut.
+/// Opens the state, and waits for a daemon that was killed and is still ending. A state that cannot be opened is shut.
 ///
 /// # Errors
 /// Another daemon has it open: that one enforces, and two would undo each other's tables.
@@ -38,25 +38,25 @@ pub(super) fn open_state(path: &Path) -> Result<State, DaemonError> {
     }
 }
 
-/// By what the receipts that are loaded are judged.
+/// What loaded receipts are checked against.
 pub(super) struct Terms<'a> {
     pub(super) config: &'a Config,
     pub(super) keyring: &'a Keyring,
-    pub(super) beside: &'a Beside,
+    pub(super) learned: &'a LearnedPlaces,
     pub(super) boot_id: &'a str,
-    /// The kernel's counts began anew with this daemon.
+    /// Whether the kernel's counts started from zero with this daemon.
     pub(super) counts_lost: bool,
 }
 
-/// Takes the receipts out of the state. Returns the highest wall time seen; zero where nobody knows, and the state is shut then.
-pub(super) fn load(state: &State, receipts: &mut Book<Judged>, terms: &Terms<'_>, now: Now) -> i64 {
+/// Loads the receipts from the state. Returns the highest wall time seen; zero if it is unknown, and then the state is shut.
+pub(super) fn load(state: &State, receipts: &mut Book<Admission>, terms: &Terms<'_>, now: Now) -> i64 {
     if state.is_shut() {
         return 0;
     }
     let mut read = || -> Result<i64, StateError> {
         let highest_ms = state.highest_wall()?;
         let carry_over = |stored: &mut crate::state::StoredReceipt| stored.carry_over(now, terms.boot_id, terms.counts_lost);
-        receipts.load(state, carry_over, |stored| admit_again(stored, terms.config, terms.keyring, terms.beside))?;
+        receipts.load(state, carry_over, |stored| admit_again(stored, terms.config, terms.keyring, terms.learned))?;
         Ok(highest_ms)
     };
     read().unwrap_or_else(|error| {
@@ -67,7 +67,7 @@ pub(super) fn load(state: &State, receipts: &mut Book<Judged>, terms: &Terms<'_>
 }
 
 impl Daemon {
-    /// Says once that the state is shut.
+    /// Reports once that the state is shut.
     pub(super) fn report_unavailable(&self) {
         let force = self.rules.now();
         if let Some(problem) = force.state_problem(&self.state).filter(|_| force.receipts_unknown) {
@@ -79,7 +79,7 @@ impl Daemon {
         self.reports.publish(self.reports.event(Body::Posture { change, hook: None }).detail(detail));
     }
 
-    /// Notes the wall time and forgets what has run out; while the state is shut, tries it once more.
+    /// Records the wall time and removes expired receipts. While the state is shut, tries to open it instead.
     pub(super) fn note_wall(&self) {
         let restored = self.rules.change(|writer| {
             if writer.force.receipts_unknown {
@@ -97,7 +97,7 @@ impl Daemon {
 }
 
 impl Writer {
-    /// Tries a state that is shut once more, and puts in force what is in it. Returns how many receipts are known again.
+    /// Tries to open a state that is shut, and puts its receipts in force. Returns how many there are.
     fn open_state_again(&mut self) -> Option<usize> {
         if let Err(error) = self.state.retry() {
             tracing::error!("{error}");
@@ -108,7 +108,7 @@ impl Writer {
         let terms = Terms {
             config: &force.config,
             keyring: &force.keyring,
-            beside: &force.beside,
+            learned: &force.learned,
             boot_id: &self.boot_id,
             counts_lost: self.gate.fresh(),
         };
@@ -121,7 +121,7 @@ impl Writer {
         force.withheld = is_behind(now.wall_ms, highest_ms);
         if let Err(error) = self.publish() {
             tracing::error!("receipts: {error}");
-            // What the kernel has is still what it was without them.
+            // The kernel's tables are still those without the receipts.
             self.force.receipts = Book::default();
             self.force.receipts_unknown = true;
             self.state.shut_again(&StateError::Shut(format!("receipts: {error}")));

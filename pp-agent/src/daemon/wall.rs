@@ -1,14 +1,13 @@
-//! The highest wall time that was seen: receipts wait while the clock is behind it.
+//! The highest wall time that was seen. No receipt is loaded or registered while the clock is behind it.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::clock::Now;
 
-/// Two readings of a good clock may be taken in either order, and time
-/// servers correct by less than this all the time.
+/// How far a good clock may be behind: two readings may be stored in either order, and time servers make small corrections.
 const TOLERANCE_MS: i64 = 1_000;
 
-/// On disk now and then, here always.
+/// The time in memory; it is written to disk from time to time.
 #[derive(Debug)]
 pub(super) struct HighestWall(AtomicI64);
 

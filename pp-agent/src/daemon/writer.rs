@@ -1,5 +1,5 @@
-//! The one that changes what is in force: on the disk, in the kernel and for whoever reads it, in this order. It is a thread of its own and
-//! does one thing after another. It asks no other owner, so that nobody waits in a circle.
+//! The thread that changes what is in force: on the disk, in the kernel and for readers, in this order. It runs one job after another, and
+//! never waits for another owner, so that there is no deadlock.
 
 use std::io;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use crate::control::ApiError;
 use crate::kernel::{Gate, Publisher};
 use crate::state::State;
 
-/// What is in force, to read and to have changed.
+/// What is in force: everybody reads it, and the writer changes it.
 pub(super) struct Rules {
     shown: Arc<Shown>,
     writer: Owner<Writer>,
@@ -36,12 +36,12 @@ impl Rules {
         self.shown.now()
     }
 
-    /// Where that can be read.
+    /// A handle to read it later.
     pub(super) fn shown(&self) -> Arc<Shown> {
         Arc::clone(&self.shown)
     }
 
-    /// Has it changed, after every change that was asked for before. When this returns, everybody reads what it is then.
+    /// Has the writer run a change after those it already has. When this returns, everybody reads the new version.
     pub(super) fn change<R: Send + 'static>(&self, change: impl FnOnce(&mut Writer) -> R + Send + 'static) -> R {
         self.writer.ask(move |writer| {
             let answer = change(writer);
@@ -51,12 +51,12 @@ impl Rules {
     }
 }
 
-/// What somebody waits for.
+/// Notifications that tasks wait for.
 #[derive(Default)]
 pub(super) struct Wake {
     /// A deadline or a table changed: look again.
     pub(super) changed: Notify,
-    /// A packet of an open TCP flow was refused: its program should hear of it.
+    /// A packet of an open TCP flow was refused, so its program should be notified.
     pub(super) flow_refused: Notify,
 }
 
@@ -87,7 +87,8 @@ impl Writer {
         self.shown.show(&self.force);
     }
 
-    /// Compiles and publishes what is in force. It is shown first: whoever reads of what the kernel allows finds the receipt for it.
+    /// Compiles and publishes what is in force. It is shown to readers first, so that they find the receipt for everything that the kernel
+    /// allows.
     pub(super) fn publish(&mut self) -> Result<(), ApiError> {
         self.show();
         self.force.generation = self.publisher.apply(&self.force.tables().map_err(no_room)?)?;
@@ -107,7 +108,7 @@ impl Writer {
         }
     }
 
-    /// Notes the wall time on disk and forgets receipts that have run out, there and here by the same instant.
+    /// Records the wall time on disk and removes expired receipts, on the disk and in memory as of the same instant.
     pub(super) fn note_wall(&mut self) {
         let now = Now::read();
         self.highest.note(now.wall_ms);
@@ -122,7 +123,7 @@ impl Writer {
         }
     }
 
-    /// Brings cgroup and unit rules up to date with the cgroups there are.
+    /// Updates cgroup and unit rules with the cgroups that exist now.
     pub(super) fn refresh_cgroups(&mut self) {
         let cgroups = load::resolve_cgroups(self.sources.cgroup_root.as_deref(), &self.force.config);
         match self.publisher.set_cgroups(&cgroups) {
@@ -131,7 +132,7 @@ impl Writer {
         }
     }
 
-    /// Brings the host's own addresses up to date.
+    /// Updates the host's own addresses.
     pub(super) fn refresh_own(&mut self) {
         match self.gate.refresh_own() {
             Ok(None) => {}

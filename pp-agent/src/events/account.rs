@@ -1,12 +1,12 @@
-//! Which account a command line names. It is what the program was asked to use, not what it did use: the kernel cannot see
-//! that, and a program of the agent's own need not say it.
+//! Finds the account that a command line names. The program may use another one: the kernel cannot see that, and the agent's own programs
+//! need not name theirs.
 
-/// Longest account name that is told, in characters.
+/// Longest account name that is reported, in characters.
 const MAX_ACCOUNT: usize = 128;
-/// How far behind `sudo`, `env` or `sshpass` a tool's name is looked for, in arguments.
+/// Within how many arguments to look for a tool, since it may follow `sudo`, `env` or `sshpass`.
 const WRAPPERS: usize = 8;
 
-/// How a tool takes an account.
+/// How a tool is given an account.
 struct Tool {
     /// Its basename.
     name: &'static str,
@@ -14,9 +14,9 @@ struct Tool {
     next: &'static [&'static str],
     /// What the account may be attached to (`-uroot`, `/u:root`).
     attached: &'static [&'static str],
-    /// What ends the account, where a password follows in the same argument.
+    /// What ends the account if a password follows in the same argument.
     cut: &'static [char],
-    /// It takes `ACCOUNT@HOST`.
+    /// Whether it accepts `ACCOUNT@HOST`.
     at_host: bool,
 }
 
@@ -61,8 +61,8 @@ const TOOLS: &[Tool] = &[
     tool("evil-winrm", &["-u", "--user"], &[], &[], false),
 ];
 
-/// The first account that an unmasked command line names and that is not `allowed`: after the flags of known tools, and in
-/// URLs of any. What follows it as a password is cut off.
+/// The first account that an unmasked command line names and that is not `allowed`. It is looked for after the flags of known tools, and in
+/// the URLs of any program. A password after it is cut off.
 #[must_use]
 pub(crate) fn beyond(argv: &[String], allowed: &[String]) -> Option<String> {
     named(argv).into_iter().find(|account| !allowed.contains(account))
@@ -117,7 +117,7 @@ fn in_url(arg: &str) -> Option<&str> {
     login.split(':').next()
 }
 
-/// `ACCOUNT@host`, `ACCOUNT@host:path`; not a path that has such a sign in it.
+/// `ACCOUNT@host`, `ACCOUNT@host:path`; no path that contains an `@`.
 fn at_host<'a>(tool: &Tool, arg: &'a str) -> Option<&'a str> {
     let (account, host) = arg.rsplit_once('@').filter(|_| tool.at_host)?;
     (!account.contains(['/', ':', ' ']) && !host.is_empty() && !host.contains(' ')).then_some(account)
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn account_that_is_allowed_is_not_told_and_another_beside_it_is() {
+    fn allowed_account_is_not_reported_and_another_one_is() {
         assert_eq!(beyond_historian("ssh svc-historian@10.30.4.9"), None);
         assert_eq!(beyond_historian("curl -u svc-historian:pw http://10.30.4.9/ -u root:pw").as_deref(), Some("root"));
         assert_eq!(beyond(&words("ssh -l admin h"), &[]).as_deref(), Some("admin"));
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn no_secret_that_is_masked_in_the_arguments_is_told() {
+    fn no_secret_that_is_masked_in_the_arguments_is_reported() {
         for line in [
             "curl -u admin:s3cret h",
             "curl -u :s3cret h",
@@ -195,8 +195,8 @@ mod tests {
             "xfreerdp /u:a /p:s3cret",
             "lftp -u admin,s3cret h",
         ] {
-            let told = beyond(&words(line), &[]).unwrap_or_default();
-            assert!(!told.contains("s3cret"), "{line}: {told}");
+            let found = beyond(&words(line), &[]).unwrap_or_default();
+            assert!(!found.contains("s3cret"), "{line}: {found}");
         }
         assert_eq!(beyond(&["sh".into(), "-c".into(), "x://h -p s3cret a@b".into()], &[]), None);
         assert!(!mask(&words("lftp -u admin,s3cret h")).join(" ").contains("s3cret"));

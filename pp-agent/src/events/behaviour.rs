@@ -1,5 +1,4 @@
-//! What an event says of a behaviour rule that tripped: how many, of how many,
-//! a sample of the targets, and the policy line that would exempt them.
+//! What an event says about a rate rule that tripped: count, limit, a sample of the targets, and the policy line that exempts them.
 
 use ipnet::IpNet;
 use pp_common::behaviour::{History, Rule, Scope, port_of, transport_of, what};
@@ -13,7 +12,7 @@ use std::net::IpAddr;
 
 /// Most targets of a sample.
 const SAMPLE: usize = 8;
-/// The widest networks that are proposed as an exemption.
+/// Prefix lengths of the widest networks that are proposed as an exemption, IPv4 and IPv6.
 const WIDEST: (u8, u8) = (16, 48);
 
 /// The rule that a record is about.
@@ -22,8 +21,7 @@ pub(crate) fn rule_of(record: &VerdictRecord) -> Option<Rule> {
     Reason::from_code(record.reason).and_then(Rule::of)
 }
 
-/// ATT&CK techniques that a tripped rule shows; for networks of equipment also
-/// the one of ATT&CK for ICS.
+/// ATT&CK techniques that a tripped rule shows, and for scans the one of ATT&CK for ICS.
 #[must_use]
 pub(crate) const fn techniques(rule: Rule) -> &'static [&'static str] {
     match rule {
@@ -33,8 +31,7 @@ pub(crate) const fn techniques(rule: Rule) -> &'static [&'static str] {
     }
 }
 
-/// What a rule's first refusal has to say, also in a sentence. `history`: what the session
-/// reached for, where it is still known.
+/// The details of a rule's first refusal, also as a sentence. `history`: what the session tried to reach, if it is still known.
 #[must_use]
 pub(crate) fn trip(record: &VerdictRecord, history: Option<&History>) -> Option<(Trip, String)> {
     let rule = rule_of(record).filter(|_| record.count != 0)?;
@@ -52,7 +49,7 @@ pub(crate) fn trip(record: &VerdictRecord, history: Option<&History>) -> Option<
         record.limit,
         record.cool_down_s,
     );
-    // A zone beats every exemption, and a gateway does.
+    // No exemption applies to a zone or gateway.
     let is_free = record.zone == 0 && record.gateway == 0;
     let trip = Trip {
         count: record.count.into(),
@@ -92,7 +89,7 @@ fn destination(address: IpAddr, what: u32) -> Destination {
     Destination { address, port: Some(port_of(what)).filter(|port| *port != 0), transport: transport_of(what) }
 }
 
-/// The line for `[behaviour]`.
+/// The line for `[behaviour]` that would exempt the targets.
 fn exemption(rule: Rule, record: &VerdictRecord, targets: &[(IpAddr, u32)]) -> Option<String> {
     let hosts = targets.iter().map(|(host, _)| IpNet::from(*host));
     let networks = match common(hosts.clone()) {
@@ -109,7 +106,7 @@ fn exemption(rule: Rule, record: &VerdictRecord, targets: &[(IpAddr, u32)]) -> O
     (!lines.is_empty()).then(|| format!("exempt = [{}]", lines.join(", ")))
 }
 
-/// The smallest network with all of them in it; none where they are of two families.
+/// The smallest network that contains all of them; none if they are of two families.
 pub(crate) fn common(mut hosts: impl Iterator<Item = IpNet>) -> Option<IpNet> {
     let mut wide = hosts.next()?;
     for host in hosts {
@@ -127,7 +124,7 @@ fn is_narrow(net: IpNet) -> bool {
     }
 }
 
-/// What `check` says of a destination that nothing protects.
+/// What `check` says about a destination that nothing protects.
 #[must_use]
 pub(crate) const fn scope_text(scope: Scope) -> &'static str {
     match scope {

@@ -1,5 +1,4 @@
-//! Makes an [`Event`] of a kernel record: resolves names, users, the process
-//! and its ancestors.
+//! Makes an [`Event`] of a kernel record: resolves names, users, the process and its ancestors.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
@@ -36,10 +35,10 @@ pub(crate) struct Names {
     pub(crate) tools: Vec<ToolRule>,
 }
 
-/// Builds events, and remembers for them what records told.
+/// Builds events, and remembers what records said about processes and sessions.
 #[derive(Debug)]
 pub(crate) struct Builder {
-    /// This host, as policy calls it.
+    /// The name of this host in policy.
     pub(crate) host: String,
     /// The backend that decides.
     pub(crate) backend: String,
@@ -67,7 +66,7 @@ impl Builder {
         }
     }
 
-    /// What a record tells the world, if anything.
+    /// The event of a record, if it makes one.
     pub(crate) fn build(&mut self, record: &Record, now: Now) -> Option<Event> {
         self.remember(record.header());
         let change = self.processes.learn(record);
@@ -85,14 +84,14 @@ impl Builder {
         Some(match record {
             Record::Verdict(verdict) => Event { detail: about_no_address(verdict), ..event },
             Record::Tamper(record) | Record::Delegate(record) => event.detail(guard::words(record)),
-            // It is told whoever's child it was.
+            // It is reported even if it was the canary's child.
             Record::TableFull(_) => Event { canary: false, ..event }
                 .detail("the task table is full: a child could not be marked; raise max_tasks in the policy"),
             _ => event,
         })
     }
 
-    /// Who a session is, also for a while after it ended.
+    /// Agent and owner of a session, also for some time after its end.
     #[must_use]
     pub(crate) fn subject_of(&self, session: u64) -> Option<Subject> {
         self.sessions.get(&session).map(|(agent, owner)| Subject { session, agent: *agent, owner: *owner })
@@ -110,7 +109,7 @@ impl Builder {
         }
     }
 
-    /// The name behind a number; its hex digits where none is known.
+    /// The name of a number; its hex digits if the name is unknown.
     #[must_use]
     pub(crate) fn name(&self, id: NameId) -> Option<String> {
         (id != 0).then(|| self.names.names.get(&id).cloned().unwrap_or_else(|| format!("{id:016x}")))
@@ -122,7 +121,7 @@ impl Builder {
         Owner { uid, name: name.clone() }
     }
 
-    /// The account that the process's command line names beside those `allowed`, if any.
+    /// An account that the command line of the process names and that is not `allowed`, if any.
     #[must_use]
     pub(crate) fn account_beyond(&self, tgid: u32, allowed: &[String]) -> Option<String> {
         self.processes.find(tgid).and_then(|process| account::beyond(&process.argv, allowed))
@@ -173,12 +172,12 @@ impl Builder {
         }))
     }
 
-    /// A session and who owns it.
+    /// A session with its agent and owner.
     pub(crate) fn session(&mut self, session: u64, agent: NameId, owner: u32) -> Who {
         Who { session: Some(session), agent: self.name(agent), owner: Some(self.owner(owner)), ..Who::default() }
     }
 
-    /// An event about a marked process: who it is, what it runs.
+    /// An event about a marked process, with its session and what it runs.
     pub(crate) fn subject(&mut self, header: &RecordHeader, body: Body, now: Now) -> Event {
         let process = match self.processes.find(header.tgid) {
             Some(found) => Process {
@@ -209,7 +208,7 @@ pub(crate) fn transport_number(text: &str) -> Option<u8> {
     transport::from_name(text).or_else(|| text.parse().ok())
 }
 
-/// The address as the kernel sees it.
+/// The kernel's form of an address.
 #[must_use]
 pub(crate) fn addr_of(address: IpAddr) -> Addr {
     match address {
@@ -218,13 +217,13 @@ pub(crate) fn addr_of(address: IpAddr) -> Addr {
     }
 }
 
-/// An address of the kernel's, IPv4 in its own form.
+/// An address in the kernel's form; IPv4 becomes an IPv4 address.
 #[must_use]
 pub(crate) fn address(addr: Addr) -> IpAddr {
     IpAddr::V6(Ipv6Addr::from(addr.octets())).to_canonical()
 }
 
-/// What an attempt was about, where that is no address.
+/// What an attempt was about, if it had no address.
 fn about_no_address(record: &VerdictRecord) -> Option<String> {
     match Reason::from_code(record.reason)? {
         Reason::SocketFamily => Some(format!("address family {}", record.port)),
@@ -237,8 +236,8 @@ fn hook_name(code: u8, backend: &str) -> String {
     at_backend(Hook::from_code(code).map_or("unknown", Hook::name), backend)
 }
 
-/// A hook's name. The programs of the LSM hooks also stand at the functions that call them, and
-/// write the same records there.
+/// The name of a hook at a backend. The programs of LSM hooks are also attached to the functions that call the hooks, and write the same
+/// records there.
 pub(super) fn at_backend(name: &str, backend: &str) -> String {
     match name.strip_prefix("lsm_") {
         Some(function) if backend == Backend::FmodRet.name() => format!("{backend}_{function}"),
@@ -250,18 +249,15 @@ fn destination(record: &VerdictRecord) -> Destination {
     Destination { address: address(record.addr), port: has_ports(record.transport).then_some(record.port), transport: record.transport }
 }
 
-/// The service that usually listens on the port, where a zone or gateway is
-/// what protects it.
+/// The service that usually listens on the port, if a zone or gateway protects it.
 fn named_service(record: &VerdictRecord) -> Option<String> {
     let protected = record.zone != 0 || record.gateway != 0;
     let name = crate::services::service_name(record.transport, record.port);
     name.filter(|_| protected && record.reason != Reason::SocketFamily as u8).map(str::to_owned)
 }
 
-/// ATT&CK for ICS techniques that one refused attempt shows by itself: a
-/// remote service of OT (T0886) where it went to an OT service, a gateway or a
-/// login port; use of accounts (T0859) only where the login itself was what
-/// the receipt did not cover. One attempt shows no scan.
+/// ATT&CK for ICS techniques that one refused attempt shows by itself. It shows a remote service of OT (T0886) if it went to an OT service,
+/// a gateway or a login port. It shows use of accounts (T0859) only if the receipt did not cover the login. One attempt shows no scan.
 fn techniques(record: &VerdictRecord) -> &'static [&'static str] {
     if record.verdict == pp_common::decide::Verdict::Allow as u8 {
         return &[];
@@ -302,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_codes_are_told_as_unknown() {
+    fn unknown_codes_are_reported_as_unknown() {
         let event = built(77, 99);
         let attempt = event.attempt().unwrap();
         assert_eq!((attempt.verdict, attempt.reason), (Some(Verdict::Unknown), Some(Why::Unknown)));

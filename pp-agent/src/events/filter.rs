@@ -1,4 +1,4 @@
-//! Which events someone wants.
+//! Selects events.
 
 use serde::Deserialize;
 
@@ -6,11 +6,11 @@ use super::build::session_text;
 use super::{Body, Event};
 use crate::clock::parse_rfc3339;
 
-/// Which events someone wants. Kinds and verdicts are text: the store may have those of another version.
+/// Which events a caller wants. Kinds and verdicts are text, since the store may have those of another version.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Filter {
-    /// Stay and tell new ones.
+    /// Whether to wait for new events and send them.
     #[serde(default)]
     pub(crate) follow: bool,
     /// Only this verdict.
@@ -23,7 +23,7 @@ pub(crate) struct Filter {
     pub(crate) session: Option<String>,
     /// Only after this id, or from this RFC 3339 instant on.
     pub(crate) since: Option<String>,
-    /// At most this many of the stored ones, the last.
+    /// At most this many stored events, the newest.
     pub(crate) limit: Option<usize>,
 }
 
@@ -40,7 +40,7 @@ impl Filter {
         self.since.as_ref().is_none_or(|since| since.parse::<u64>().is_ok() || parse_rfc3339(since).is_some())
     }
 
-    /// Whether this event is wanted. A loss that may be anybody's is wanted by everyone.
+    /// Whether this event is wanted. A loss that may be of any session is always wanted.
     #[must_use]
     pub(crate) fn wants(&self, event: &Event) -> bool {
         if event.id < self.first_id() || !self.is_recent(event) {

@@ -1,6 +1,6 @@
 //! Every kind, verdict and reason as one line of JSON and one line for people, compared with `tests/golden/events.txt`.
 //!
-//! `PP_GOLDEN=write` writes the file anew.
+//! `PP_GOLDEN=write` writes the file again.
 
 use std::fmt::Write as _;
 
@@ -17,11 +17,11 @@ use crate::clock::Now;
 use crate::tools::ToolRule;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/events.txt");
-/// Above every process id that a kernel gives.
+/// Greater than any process id.
 const TGID: u32 = 0x7fff_fff0;
 const NOW: Now = Now { boot_ns: 6_000_000, wall_ms: 1_790_000_000_000 };
 
-/// What the daemon tells by itself, as it writes it.
+/// Events of the daemon itself, in their written form.
 const HEAD: &str = r#""time":"2026-09-21T14:13:20.000Z","host":"eng-ws-12""#;
 const WHO: &str = r#""session":"0000000000000abc","agent":"codex","owner":{"uid":0,"name":"root"}"#;
 const REFUSALS: [&str; 41] = [
@@ -123,52 +123,52 @@ fn guard(flags: u32, what: u8, hook: u8, pid: u32, text: &[u8]) -> GuardRecord {
     }
 }
 
-/// What records of the kernel become.
+/// Events of kernel records.
 fn of_records() -> Vec<Event> {
     let canary = pp_common::abi::TASK_CANARY;
     let mut plain = builder("lsm");
     let mut events = Vec::new();
-    let mut tell = |builder: &mut Builder, record: &Record| events.extend(builder.build(record, NOW));
+    let mut emit = |builder: &mut Builder, record: &Record| events.extend(builder.build(record, NOW));
     for flags in [0, canary] {
-        tell(&mut plain, &Record::SessionStart(exec(flags, 1)));
+        emit(&mut plain, &Record::SessionStart(exec(flags, 1)));
         for code in [0, TOOL_REFUSE, TOOL_OBSERVE, TOOL_REFUSE | 9] {
-            tell(&mut plain, &Record::Tool(exec(flags, u32::from(code))));
+            emit(&mut plain, &Record::Tool(exec(flags, u32::from(code))));
         }
-        tell(&mut plain, &Record::TableFull(TaskRecord { header: header(flags), parent_tgid: 1, pad: 0 }));
+        emit(&mut plain, &Record::TableFull(TaskRecord { header: header(flags), parent_tgid: 1, pad: 0 }));
         for reason in Reason::ALL {
             for verdict in [decide::Verdict::Allow, decide::Verdict::Block, decide::Verdict::Observe] {
                 let mut record = attempt(verdict as u8, *reason as u8, 6);
                 record.header.flags = flags;
                 (record.zone, record.service, record.serial) = (11, 13, 5);
-                tell(&mut plain, &Record::Verdict(record));
+                emit(&mut plain, &Record::Verdict(record));
             }
         }
         for what in Tamper::ALL {
-            tell(&mut plain, &Record::Tamper(guard(flags, *what as u8, *what as u8, 77, b"keys.json")));
-            tell(&mut plain, &Record::Delegate(guard(flags, *what as u8, 30, 0, b"\0abstract")));
-            tell(&mut plain, &Record::Delegate(guard(flags, *what as u8, 31, 77, b"")));
+            emit(&mut plain, &Record::Tamper(guard(flags, *what as u8, *what as u8, 77, b"keys.json")));
+            emit(&mut plain, &Record::Delegate(guard(flags, *what as u8, 30, 0, b"\0abstract")));
+            emit(&mut plain, &Record::Delegate(guard(flags, *what as u8, 31, 77, b"")));
         }
-        tell(&mut plain, &Record::Exit(TaskRecord { header: header(flags), parent_tgid: 0, pad: 0 }));
+        emit(&mut plain, &Record::Exit(TaskRecord { header: header(flags), parent_tgid: 0, pad: 0 }));
     }
     for backend in ["cgroup", "fmod_ret"] {
         let mut builder = builder(backend);
         for hook in 0..=12 {
-            tell(&mut builder, &Record::Verdict(attempt(1, 10, hook)));
+            emit(&mut builder, &Record::Verdict(attempt(1, 10, hook)));
         }
         for hook in 0..=32 {
-            tell(&mut builder, &Record::Tamper(guard(0, 1, hook, 0, b"")));
+            emit(&mut builder, &Record::Tamper(guard(0, 1, hook, 0, b"")));
         }
     }
     for (transport, port) in [(6, 22), (6, 20_000), (17, 0), (1, 0), (58, 0), (132, 102), (136, 7), (47, 0)] {
         let ports = [Addr::v4([10, 20, 4, 7]), Addr::v6([0xfd; 16])];
         for addr in ports {
-            tell(&mut plain, &Record::Verdict(VerdictRecord { addr, transport, port, gateway: 12, ..attempt(1, 17, 1) }));
-            tell(&mut plain, &Record::Verdict(VerdictRecord { addr, transport, port, zone: 99, serial: 6, ..attempt(0, 1, 1) }));
-            tell(&mut plain, &Record::Verdict(VerdictRecord { addr, transport, port, ..attempt(1, 31, 4) }));
+            emit(&mut plain, &Record::Verdict(VerdictRecord { addr, transport, port, gateway: 12, ..attempt(1, 17, 1) }));
+            emit(&mut plain, &Record::Verdict(VerdictRecord { addr, transport, port, zone: 99, serial: 6, ..attempt(0, 1, 1) }));
+            emit(&mut plain, &Record::Verdict(VerdictRecord { addr, transport, port, ..attempt(1, 31, 4) }));
         }
     }
-    tell(&mut plain, &Record::Verdict(attempt(77, 99, 200)));
-    tell(&mut plain, &Record::Tamper(guard(0, 99, 99, 0, b"")));
+    emit(&mut plain, &Record::Verdict(attempt(77, 99, 200)));
+    emit(&mut plain, &Record::Tamper(guard(0, 99, 99, 0, b"")));
     for reason in 50..55 {
         for (verdict, zone) in [(1, 0), (2, 0), (1, 11)] {
             let tripped = VerdictRecord { count: 26, limit: 25, window_s: 300, cool_down_s: 900, zone, ..attempt(verdict, reason, 1) };
@@ -181,7 +181,7 @@ fn of_records() -> Vec<Event> {
     events
 }
 
-/// What the daemon tells by itself.
+/// Events of the daemon itself.
 fn of_the_daemon() -> Vec<String> {
     let mut lines = Vec::new();
     let mut add = |kind: &str, rest: String| lines.push(format!("{{\"id\":7,{HEAD},\"kind\":\"{kind}\",{rest}}}"));
@@ -260,12 +260,12 @@ fn of_the_daemon() -> Vec<String> {
 }
 
 #[test]
-fn every_event_is_told_as_it_always_was() {
+fn every_event_is_as_in_the_golden_file() {
     let mut text = String::new();
-    let mut tell = |event: &Event| {
+    let mut emit = |event: &Event| {
         let json = serde_json::to_string(event).unwrap();
         let again: Event = serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {json}"));
-        assert_eq!(serde_json::to_string(&again).unwrap(), json, "what was stored is told differently");
+        assert_eq!(serde_json::to_string(&again).unwrap(), json, "what was stored is shown differently");
         assert!(again.written.is_none(), "this version does not know all of {json}");
         let level = if journal::is_warning(event) { "warning" } else { "notice" };
         let sentence = journal::sentence(event);
@@ -273,15 +273,15 @@ fn every_event_is_told_as_it_always_was() {
         writeln!(text, "{json}\n  {level}: {sentence}\n  request: {}", event.is_requestable()).unwrap();
     };
     for (event, number) in of_records().into_iter().zip(1..) {
-        tell(&Event { id: number, ..event });
+        emit(&Event { id: number, ..event });
     }
     for line in of_the_daemon() {
         let event: Event = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
-        // The hub has not told it yet, so that most lines lack the request.
+        // The hub has not numbered it, so most lines have no request.
         let event = Event { written: None, ..event };
         let json = serde_json::to_string(&event).unwrap();
         assert_eq!(json.replace(REQUEST, ""), line.replace(REQUEST, ""));
-        tell(&event);
+        emit(&event);
     }
     let names = |member: &str, names: Vec<&'static str>| {
         for name in names {

@@ -5,7 +5,7 @@ use pp_common::protect::{GuardHook, GuardRecord, Tamper};
 use super::build::at_backend;
 use super::{Attempt, Verdict, Why};
 
-/// The attempt that a record tells of.
+/// The attempt of a record.
 pub(super) fn attempt(record: &GuardRecord, backend: &str) -> Box<Attempt> {
     let what = Tamper::from_code(record.what);
     Box::new(Attempt {
@@ -18,13 +18,13 @@ pub(super) fn attempt(record: &GuardRecord, backend: &str) -> Box<Attempt> {
     })
 }
 
-/// A hook's name at this backend.
+/// The name of a hook at this backend.
 #[must_use]
 pub(crate) fn hook_name(code: u8, backend: &str) -> String {
     at_backend(GuardHook::from_code(code).map_or("unknown", GuardHook::name), backend)
 }
 
-/// What it was tried on, in one word for a machine.
+/// The object of the attempt, in a form for machines.
 fn object(what: Option<Tamper>, record: &GuardRecord) -> Option<String> {
     let text = text(record);
     match what? {
@@ -35,7 +35,7 @@ fn object(what: Option<Tamper>, record: &GuardRecord) -> Option<String> {
     }
 }
 
-/// The same as a sentence.
+/// The attempt as a sentence.
 pub(super) fn words(record: &GuardRecord) -> String {
     let pid = record.target_tgid;
     let text = text(record);
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_codes_are_told_as_unknown() {
+    fn unknown_codes_are_reported_as_unknown() {
         assert_eq!(built(kind::TAMPER, 99, b"").attempt().unwrap().reason, Some(Why::Unknown));
     }
 }

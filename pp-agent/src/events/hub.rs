@@ -1,6 +1,5 @@
-//! Numbers each event and hands it to the store, the journal and whoever
-//! follows. A slow follower misses events here, is told how many, and finds
-//! them in the store; nobody waits for it.
+//! Numbers each event and hands it to the store, the journal and every follower. A slow follower misses events, learns how many, and finds
+//! them in the store. Nothing waits for it.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -20,11 +19,11 @@ const FOLLOWER_QUEUE: usize = 1_024;
 pub(crate) enum Item {
     /// An event.
     Event(Arc<Event>),
-    /// The events of these ids found no room in the queue.
+    /// The events of these ids did not fit into the queue.
     Missed(RangeInclusive<u64>, Missed),
 }
 
-/// The hub.
+/// Distributes events.
 #[derive(Debug)]
 pub(crate) struct Hub {
     store: Store,
@@ -39,7 +38,7 @@ struct Inner {
     followers: Vec<Arc<Queue>>,
 }
 
-/// What waits for one follower. The last item may be what it missed, which grows as long as there is no room for more.
+/// The items that wait for one follower. The last item may say what it missed, and grows while the queue is full.
 #[derive(Debug, Default)]
 struct Queue {
     waiting: Mutex<Waiting>,
@@ -49,7 +48,7 @@ struct Queue {
 #[derive(Debug, Default)]
 struct Waiting {
     items: VecDeque<Item>,
-    /// The follower left, or the daemon stops.
+    /// Whether the follower has left, or the daemon stops.
     closed: bool,
 }
 
@@ -95,7 +94,7 @@ impl Queue {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the follower is still there.
+    /// Queues an event. `false`: the follower has left.
     fn send(&self, event: &Arc<Event>) -> bool {
         let mut waiting = self.lock();
         if waiting.closed {
@@ -129,19 +128,19 @@ impl Hub {
     #[must_use]
     pub(crate) fn new(store: Store, host: &str) -> Self {
         let next_id = store.first_id();
-        // What the store could not keep and told so is lost to whoever comes after it.
+        // For readers of the store, events that an earlier daemon could not store are lost.
         let mut account = store.account();
         account.refusals.lost += std::mem::take(&mut account.refusals.not_stored);
         let inner = Mutex::new(Inner { next_id, account, followers: Vec::new() });
         Self { store, host: host.to_owned(), inner }
     }
 
-    /// Numbers the event and tells everyone. Returns it as told.
+    /// Numbers and publishes an event. Returns it with its id.
     pub(crate) fn publish(&self, event: Event) -> Arc<Event> {
         self.publish_read(event, None)
     }
 
-    /// The same for an event of a record: so many are accounted for once it is stored.
+    /// Publishes the event of a record. `records`: how many records are accounted for once it is stored.
     pub(crate) fn publish_read(&self, mut event: Event, records: Option<u64>) -> Arc<Event> {
         let mut inner = self.lock();
         event.id = inner.next_id;
@@ -155,22 +154,22 @@ impl Hub {
         event
     }
 
-    /// So many records are accounted for, the last of which made no event.
+    /// Records how many records are accounted for, when the last of them made no event.
     pub(crate) fn read(&self, records: u64) {
         self.store.read(records);
     }
 
-    /// Tells that events are missing; `records`: so many are accounted for once that is stored.
+    /// Reports that events are missing. `records`: how many records are accounted for once that is stored.
     pub(crate) fn publish_lost(&self, count: u64, detail: &str, wall_ms: i64, records: Option<u64>) {
         self.publish_loss(Loss { count, refusals: false, not_stored: false }, detail, wall_ms, records);
     }
 
-    /// Tells that refusals have no event.
+    /// Reports refusals that have no event.
     pub(crate) fn publish_lost_refusals(&self, count: u64, detail: &str, wall_ms: i64) {
         self.publish_loss(Loss { count, refusals: true, not_stored: false }, detail, wall_ms, None);
     }
 
-    /// Tells what could not be stored since this was last told.
+    /// Reports what could not be stored since the last report.
     pub(crate) fn report_unstored(&self, wall_ms: i64) {
         let unstored = self.store.take_lost();
         for (count, refusals) in [(unstored.refusals, true), (unstored.others, false)] {
@@ -191,22 +190,22 @@ impl Hub {
         self.store.is_behind()
     }
 
-    /// How many refusals events have told of so far.
+    /// How many refusals events have reported so far.
     #[must_use]
     pub(crate) fn account(&self) -> Account {
         self.lock().account
     }
 
-    /// Says how many were refused before this account was kept.
+    /// Sets how many attempts were refused before this account started.
     ///
     /// # Errors
-    /// When it cannot be written; it holds for this daemon.
+    /// It cannot be written. This daemon still uses it.
     pub(crate) fn account_from(&self, before: u64) -> Result<(), StoreError> {
         self.lock().account.before = Some(before);
         self.store.account_from(before)
     }
 
-    /// Everything from now on.
+    /// Follows all events from now on.
     #[must_use]
     pub(crate) fn follow(&self) -> Follower {
         let queue = Arc::new(Queue::default());
@@ -218,7 +217,7 @@ impl Hub {
     /// Stored events; see [`Store::query`]. Blocks on the disk.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// The file cannot be read.
     pub(crate) fn query(&self, filter: &Filter, allowed: impl Fn(&Event) -> bool) -> Result<Vec<Event>, StoreError> {
         self.store.query(filter, allowed)
     }
@@ -226,7 +225,7 @@ impl Hub {
     /// Stored events page by page; see [`Store::page`]. Blocks on the disk.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// The file cannot be read.
     pub(crate) fn page(&self, ids: RangeInclusive<u64>, max: usize, filter: &Filter) -> Result<Page, StoreError> {
         self.store.page(ids, max, filter)
     }
@@ -234,18 +233,18 @@ impl Hub {
     /// One stored event. Blocks on the disk.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// The file cannot be read.
     pub(crate) fn find(&self, id: u64) -> Result<Option<Event>, StoreError> {
         self.store.find(id)
     }
 
-    /// Why nothing can be stored right now.
+    /// Why nothing can be stored now.
     #[must_use]
     pub(crate) fn problem(&self) -> Option<String> {
         self.store.problem()
     }
 
-    /// Writes what waits and lets the followers go.
+    /// Closes every follower, and writes the events that wait.
     pub(crate) fn stop(&self) {
         let mut inner = self.lock();
         inner.followers.drain(..).for_each(|queue| queue.close());
@@ -275,7 +274,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn slow_follower_is_told_how_many_it_missed() {
+    async fn slow_follower_learns_how_many_it_missed() {
         let (_dir, hub) = hub();
         let mut follower = hub.follow();
         let extra = 7;
@@ -322,7 +321,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn follower_that_went_is_forgotten() {
+    async fn follower_that_left_is_removed() {
         let (_dir, hub) = hub();
         drop(hub.follow());
         hub.publish(Event::new(Body::Policy(PolicyChange::Reloaded), "h", 0));
@@ -332,7 +331,7 @@ mod tests {
     #[test]
     fn refused_attempt_carries_the_command_that_asks_for_a_receipt() {
         let (_dir, hub) = hub();
-        let told = hub.publish(refusal(0));
-        assert_eq!(told.request().as_deref(), Some("pp-agent receipt request --from-event 1"));
+        let published = hub.publish(refusal(0));
+        assert_eq!(published.request().as_deref(), Some("pp-agent receipt request --from-event 1"));
     }
 }

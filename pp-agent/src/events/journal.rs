@@ -1,4 +1,4 @@
-//! Events in the journal, with their members as structured fields, and as one line for people.
+//! Writes events to the journal: as structured fields, and as one line for people.
 
 use tracing::Level;
 
@@ -7,12 +7,12 @@ use super::{Body, Event, Members, Verdict};
 /// The target that events are logged under.
 pub(crate) const TARGET: &str = "pp_agent::event";
 
-/// A refusal of whatever kind, but for those that the daemon provokes, and a loss.
+/// Whether the event is a loss, or a refusal that the canary did not cause.
 pub(super) fn is_warning(event: &Event) -> bool {
     matches!(event.body, Body::Lost(_)) || !event.canary && event.verdict() == Some(Verdict::Block)
 }
 
-/// Logs one event. Warnings are warnings, everything else is information.
+/// Logs one event, as a warning or as information.
 pub(super) fn log(event: &Event) {
     if is_warning(event) {
         log_at::<true>(event);
@@ -73,7 +73,7 @@ fn log_at<const WARN: bool>(event: &Event) {
     }
 }
 
-/// The event in one line of plain words, not escaped for a terminal.
+/// The event as one line for people, not escaped for a terminal.
 #[must_use]
 pub(crate) fn sentence(event: &Event) -> String {
     Members::from(event).sentence()

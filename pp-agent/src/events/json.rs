@@ -1,4 +1,4 @@
-//! An event as one JSON object: the one list of its members, in their order, and how they become an [`Event`] again.
+//! An event as one JSON object: the list of its members, in their order, and how they become an [`Event`] again.
 
 use std::borrow::Cow;
 use std::mem;
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::clock::{parse_rfc3339, rfc3339};
 
-/// A member that is left out where it says nothing.
+/// A member that is left out if it is empty.
 trait Member {
     fn is_absent(&self) -> bool;
 }
@@ -49,7 +49,7 @@ fn borrowed<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option
 
 macro_rules! members {
     ($($name:ident: $type:ty $(= $read:literal)?,)*) => {
-        /// The members of an event, each as it is written.
+        /// The members of an event, each in its written form.
         #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
         pub(crate) struct Members<'a> {
             pub(crate) id: u64,
@@ -111,19 +111,19 @@ members! {
     detail: Option<Cow<'a, str>> = "borrowed",
 }
 
-/// An address as events write it.
+/// An address in the form of events.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Endpoint {
     /// The address, IPv4 in its own form.
     pub(crate) address: String,
-    /// The port; absent where the packet has none.
+    /// The port; absent if the packet has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) port: Option<u16>,
     /// `tcp`, `udp`, ... or the IP protocol number.
     pub(crate) transport: String,
 }
 
-/// The transport of an address that no attempt went to.
+/// The transport of an address that is not the destination of an attempt.
 const ANY: &str = "any";
 
 impl From<Destination> for Endpoint {
@@ -132,7 +132,7 @@ impl From<Destination> for Endpoint {
     }
 }
 
-/// IPv4 in its own form, whoever wrote it.
+/// Makes a destination. An IPv4-mapped address becomes an IPv4 address.
 fn destination(address: IpAddr, port: Option<u16>, transport: &str) -> Result<Destination, String> {
     let transport = transport_number(transport).ok_or_else(|| not_known("transport", transport))?;
     Ok(Destination { address: address.to_canonical(), port, transport })
@@ -155,7 +155,7 @@ impl Endpoint {
     }
 }
 
-/// What is wrong with a value of another version, in words.
+/// The error for a value of another version, in words.
 pub(crate) fn not_known(what: &str, found: &str) -> String {
     let short: String = found.chars().take(64).collect();
     format!("is no event of this version: its {what} is `{short}`")
@@ -167,17 +167,17 @@ impl Serialize for Event {
     }
 }
 
-/// A value that this version does not know is no error: the event is kept as it was written.
+/// A value that this version does not know is no error. The event is kept as it was written.
 impl<'de> Deserialize<'de> for Event {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut written = Members::deserialize(deserializer)?;
         let event = written.event();
-        let told = Members::told(&event, written.time_of(&event), written.session_of(&event));
-        written.lend(&told);
-        if told == written {
+        let own = Members::of_event(&event, written.time_of(&event), written.session_of(&event));
+        written.restore_moved(&own);
+        if own == written {
             return Ok(event);
         }
-        // Rare, so that a copy by way of a JSON value will do.
+        // This is rare, so a copy by way of a JSON value is fast enough.
         let written = serde_json::to_value(&written).and_then(Members::deserialize).map_err(D::Error::custom)?;
         Ok(Self { written: Some(Box::new(written)), ..event })
     }
@@ -191,13 +191,14 @@ impl<'a> From<&'a Event> for Members<'a> {
     fn from(event: &'a Event) -> Self {
         match &event.written {
             Some(written) => (**written).clone(),
-            None => Self::told(event, rfc3339(event.time_ms).into(), event.who.session.map(|session| session_text(session).into())),
+            None => Self::of_event(event, rfc3339(event.time_ms).into(), event.who.session.map(|session| session_text(session).into())),
         }
     }
 }
 
 impl<'a> Members<'a> {
-    fn told(event: &'a Event, time: Cow<'a, str>, session: Option<Cow<'a, str>>) -> Self {
+    /// The members of an event of this version.
+    fn of_event(event: &'a Event, time: Cow<'a, str>, session: Option<Cow<'a, str>>) -> Self {
         let who = &event.who;
         let line = Self {
             session,
@@ -290,40 +291,40 @@ fn taken<T: Clone>(list: &mut Cow<'_, [T]>) -> Vec<T> {
     mem::take(list).into_owned()
 }
 
-/// Whether a time that can be read is as [`rfc3339`] writes it. A leap second is read as the second before it.
+/// Whether a readable time has the form that [`rfc3339`] writes. A leap second is read as the second before it.
 fn is_plain(time: &str) -> bool {
     const FORM: &[u8] = b"0000-00-00T00:00:00.000Z";
     let is_of_form = |(byte, form): (u8, &u8)| byte == *form || *form == b'0' && byte.is_ascii_digit();
     time.len() == FORM.len() && time.bytes().zip(FORM).all(is_of_form) && &time[17..19] != "60"
 }
 
-/// The reading side: what is not known is left out.
+/// The reading side. Unknown values are left out.
 impl<'a> Members<'a> {
-    /// The time of the event that was read from this. To write it anew takes longer than to see that it would be the same.
+    /// The time of the event that was read from these members. Formatting it again would be slower than this check that it is the same.
     fn time_of(&self, event: &Event) -> Cow<'a, str> {
         let is_same = event.time_ms != 0 && is_plain(&self.time);
         if is_same { self.time.clone() } else { rfc3339(event.time_ms).into() }
     }
 
-    /// The same for its session, which has 16 hex digits.
+    /// The session of the event, which has 16 hex digits.
     fn session_of(&self, event: &Event) -> Option<Cow<'a, str>> {
         let session = event.who.session?;
         let same = self.session.clone().filter(|text| !text.bytes().any(|byte| byte.is_ascii_uppercase()));
         Some(same.unwrap_or_else(|| session_text(session).into()))
     }
 
-    /// Gets back what [`Self::event`] moved to the event instead of copying it.
-    fn lend(&mut self, told: &Self) {
-        for (list, told) in [(&mut self.argv, &told.argv), (&mut self.attack, &told.attack)] {
+    /// Restores what [`Self::event`] moved to the event, from the members of that event.
+    fn restore_moved(&mut self, own: &Self) {
+        for (list, own) in [(&mut self.argv, &own.argv), (&mut self.attack, &own.attack)] {
             if list.is_empty() {
-                *list = told.clone();
+                *list = own.clone();
             }
         }
         if self.parents.is_empty() {
-            self.parents = told.parents.clone();
+            self.parents = own.parents.clone();
         }
-        self.budget = self.budget.take().or_else(|| told.budget.clone());
-        self.owner = self.owner.take().or_else(|| told.owner.clone());
+        self.budget = self.budget.take().or_else(|| own.budget.clone());
+        self.owner = self.owner.take().or_else(|| own.owner.clone());
     }
 
     /// Moves lists, the owner and the budget to the event, if its kind has them.
@@ -350,7 +351,7 @@ impl<'a> Members<'a> {
         event.about(who)
     }
 
-    /// `None`: its kind or what changed is of another version.
+    /// `None`: its kind, or the name of its change, is from another version.
     fn body(&mut self, kind: Kind) -> Option<Body> {
         let reason = &*self.reason.clone().unwrap_or_default();
         Some(match kind {
@@ -360,7 +361,7 @@ impl<'a> Members<'a> {
             Kind::Exec => self.read_tool(),
             Kind::Canary if reason == TOOL => self.read_tool(),
             Kind::Canary if self.verdict.is_some() || self.repeats > 0 => Body::Verdict(self.read_attempt()),
-            // A session's end says no more than its start.
+            // The end of a canary's session is read like its start.
             Kind::Canary | Kind::SessionStart => Body::SessionStart(owned(&self.rule)),
             Kind::SessionEnd => Body::SessionEnd { released: reason == RELEASED },
             Kind::Receipt => Body::Receipt(owned(&self.receipt), ReceiptChange::of_name(reason)),
@@ -418,10 +419,10 @@ impl<'a> Members<'a> {
         })
     }
 
-    /// Whether where an attempt went, when, and what else it was about can be read.
+    /// Checks that the destination, the time and the targets of an attempt can be read.
     ///
     /// # Errors
-    /// The first of them that cannot, in words.
+    /// The first of them that cannot be read, in words.
     pub(crate) fn check_attempt(&self) -> Result<(), String> {
         if let Some(to) = &self.destination {
             to.destination()?;

@@ -14,7 +14,7 @@ fn refusal() -> Event {
 }
 
 #[test]
-fn what_another_version_wrote_is_told_as_it_was_written() {
+fn what_another_version_wrote_is_shown_as_it_was_written() {
     let of = |body| Event::new(body, "h", 0);
     let to = "{\"address\":\"plc7\",\"transport\":\"tcp\"}";
     let tool = Tool { verdict: Verdict::Report, tool: Some("nmap".into()), shape: None, attack: vec!["T1046".into()] };
@@ -84,7 +84,7 @@ fn what_this_version_wrote_is_not_kept_twice() {
 
 /// Every member of every kind: also those that a kind does not have.
 #[test]
-fn every_event_is_told_with_all_that_was_written() {
+fn every_event_is_shown_with_all_that_was_written() {
     let members = r#""session":"0000000000000abc","owner":{"uid":0,"name":"root"},"parents":[{"pid":7,"executable":"/bin/sh"}],
         "argv":["a"],"budget":{"connections":1,"attempts":2,"accounts":["b"]},"attack":["T1046"],"detail":"\"c\"""#;
     let reasons = ["tool", "released", "files", "open", "learned"].map(|name| format!("\"reason\":\"{name}\","));

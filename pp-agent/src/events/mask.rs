@@ -1,15 +1,13 @@
-//! Hides the secrets that follow known password flags of known tools, before
-//! an argument vector is stored or shown.
+//! Hides the secrets that follow known password flags of known tools, before an argument vector is stored or shown.
 
-/// What stands in the place of a secret.
+/// What replaces a secret.
 pub(crate) const MASK: &str = "******";
 
-/// How a tool takes a password.
+/// How a tool is given a password.
 struct Tool {
     /// Its basename.
     name: &'static str,
-    /// Flags whose next argument is the secret. A flag of one dash and one
-    /// letter also hides what is attached to it (`-pSECRET`), if `attached`.
+    /// Flags whose next argument is the secret.
     next: &'static [&'static str],
     /// Short flags that take their value attached (`mysql -pSECRET`).
     attached: &'static [&'static str],
@@ -48,8 +46,8 @@ const TOOLS: &[Tool] = &[
     Tool { name: "vncviewer", next: &["-passwd"], attached: &[] },
 ];
 
-/// The argument vector with each known secret replaced by [`MASK`]. URLs of
-/// any tool lose the password of their user part (`scheme://user:SECRET@host`).
+/// The argument vector with each known secret replaced by [`MASK`]. In URLs of any tool, the password of the user part
+/// (`scheme://user:SECRET@host`) is replaced.
 #[must_use]
 pub(crate) fn mask(argv: &[String]) -> Vec<String> {
     let tool = argv.iter().take(3).find_map(|arg| known(arg));
@@ -79,7 +77,7 @@ fn known(arg: &str) -> Option<&'static Tool> {
     TOOLS.iter().find(|tool| tool.name == base)
 }
 
-/// The part of `arg` before its secret, where the secret is attached.
+/// The part of `arg` before an attached secret.
 fn secret_in<'a>(tool: &Tool, arg: &'a str) -> Option<&'a str> {
     if let Some((flag, _)) = arg.split_once('=')
         && flag.starts_with("--")

@@ -1,5 +1,4 @@
-//! Events: what happened, to whom and why, in the form that the socket, the
-//! journal and the CLI share.
+//! Events: what happened, to whom and why, in the form that the socket, the journal and the CLI share.
 
 pub(crate) mod account;
 pub(crate) mod behaviour;
@@ -31,24 +30,24 @@ pub(crate) use json::{Endpoint, Members, not_known};
 
 pub(crate) use names::{Kind, NeighbourChange, PolicyChange, PostureChange, ReceiptChange, UNKNOWN, Verdict, Why};
 
-/// One event. What is absent does not apply or is not known. `docs/events.md` describes each member.
+/// One event. Absent members do not apply or are unknown. `docs/events.md` describes each member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Event {
-    /// Grows from event to event; the hub gives it.
+    /// The number of the event, which the hub assigns in ascending order.
     pub(crate) id: u64,
     /// When, milliseconds since 1970.
     pub(crate) time_ms: i64,
-    /// This host, as policy calls it.
+    /// The name of this host in policy.
     pub(crate) host: String,
-    /// The daemon's own test made it.
+    /// Whether the canary caused it.
     pub(crate) canary: bool,
     /// Whom it is about.
     pub(crate) who: Who,
     /// What happened.
     pub(crate) body: Body,
-    /// A sentence that says more.
+    /// Further details, in a sentence.
     pub(crate) detail: Option<String>,
-    /// The whole event as another version wrote it, where the rest cannot say all of it.
+    /// The whole event as another version wrote it, if the other fields cannot represent all of it.
     written: Option<Box<Members<'static>>>,
 }
 
@@ -59,11 +58,11 @@ pub(crate) struct Who {
     pub(crate) session: Option<u64>,
     /// Its agent.
     pub(crate) agent: Option<String>,
-    /// Who owned its first process when that was marked.
+    /// The owner of its first process, when that was marked.
     pub(crate) owner: Option<Owner>,
     /// The process.
     pub(crate) process: Option<Process>,
-    /// The backend that judged it.
+    /// The backend that decided.
     pub(crate) backend: Option<String>,
 }
 
@@ -87,7 +86,7 @@ pub(crate) struct Process {
 pub(crate) struct Owner {
     /// Its uid.
     pub(crate) uid: u32,
-    /// Its name, where the host knows one.
+    /// Its name, if the host knows one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
 }
@@ -97,29 +96,29 @@ pub(crate) struct Owner {
 pub(crate) struct Parent {
     /// Its process id.
     pub(crate) pid: u32,
-    /// What it runs; empty where that is not known any more.
+    /// What it runs; empty if that is not known any more.
     pub(crate) executable: String,
 }
 
 /// What happened, by kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Body {
-    /// An attempt was judged.
+    /// An attempt was decided.
     Verdict(Box<Attempt>),
-    /// A session reached for its own gate.
+    /// A session tampered with its own gate.
     Tamper(Box<Attempt>),
     /// An open flow was ended.
     FlowEnded(Box<Attempt>),
-    /// A session began, marked by this rule.
+    /// A session started, by this rule.
     SessionStart(Option<String>),
     /// A session ended.
     SessionEnd {
-        /// By hand.
+        /// Whether an operator released it.
         released: bool,
     },
-    /// A session ran a tool, or was kept from it.
+    /// A session ran a tool, or was refused to run it.
     Exec(Tool),
-    /// A receipt was registered, refused, or ran out.
+    /// A receipt was registered, refused, or expired.
     Receipt(Option<String>, ReceiptChange),
     /// This receipt was revoked.
     Revocation(Option<String>),
@@ -143,11 +142,11 @@ pub(crate) enum Body {
         /// The zone or gateway.
         place: Place,
     },
-    /// Something of another version; the event has what it wrote.
+    /// Something from another version; the event has it as it was written.
     Unknown,
 }
 
-/// An attempt of a session, or so many of them.
+/// An attempt of a session, or several of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Attempt {
     /// What happened to it.
@@ -156,7 +155,7 @@ pub(crate) struct Attempt {
     pub(crate) reason: Option<Why>,
     /// Where it went.
     pub(crate) destination: Option<Destination>,
-    /// What it was about, where that is no address.
+    /// What it was about, if that is no address.
     pub(crate) object: Option<String>,
     /// What made it protected.
     pub(crate) place: Place,
@@ -168,11 +167,11 @@ pub(crate) struct Attempt {
     pub(crate) command_line_account: Option<String>,
     /// Which hook saw it.
     pub(crate) hook: Option<String>,
-    /// Attempts of the same pair that have no event of their own.
+    /// Further attempts of the same pair, which have no event of their own.
     pub(crate) repeats: u64,
     /// ATT&CK techniques that it shows.
     pub(crate) attack: Vec<String>,
-    /// A behaviour rule tripped just now.
+    /// The rate rule that this attempt tripped.
     pub(crate) trip: Option<Trip>,
 }
 
@@ -187,20 +186,20 @@ pub(crate) struct Place {
     pub(crate) service: Option<String>,
 }
 
-/// A behaviour rule that tripped.
+/// A rate rule that tripped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Trip {
-    /// How many there would have been.
+    /// How many there were, including this attempt.
     pub(crate) count: u64,
-    /// How many the rule allows ...
+    /// How many the rule allows in the window.
     pub(crate) limit: u64,
-    /// ... in so many seconds.
+    /// The window, in seconds.
     pub(crate) window_s: u64,
     /// For how many seconds the pattern is blocked.
     pub(crate) cool_down_s: u64,
-    /// A sample of what it was about, the refused one first.
+    /// A sample of the targets, the refused one first.
     pub(crate) targets: Vec<Destination>,
-    /// The line for `[behaviour]` that would have let it pass.
+    /// The line for `[behaviour]` that would have exempted it.
     pub(crate) exempt: Option<String>,
 }
 
@@ -217,20 +216,19 @@ pub(crate) struct Usage {
     /// Most of them; absent: those stay closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) max_attempts: Option<u64>,
-    /// The accounts that were signed, for the record: the kernel cannot see
-    /// which is used.
+    /// The signed accounts, for the record. The kernel cannot see which account is used.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) accounts: Vec<String>,
 }
 
-/// A tool that a session ran, or was kept from.
+/// A tool that a session ran, or was refused to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tool {
     /// What the rule did.
     pub(crate) verdict: Verdict,
-    /// The tool; `None` where its rule is of an earlier policy.
+    /// The tool; `None` if its rule is from an earlier policy.
     pub(crate) tool: Option<String>,
-    /// What in its arguments was telling.
+    /// The shape that its arguments matched.
     pub(crate) shape: Option<String>,
     /// ATT&CK techniques.
     pub(crate) attack: Vec<String>,
@@ -241,9 +239,9 @@ pub(crate) struct Tool {
 pub(crate) struct Loss {
     /// How many refusals, or other events or records.
     pub(crate) count: u64,
-    /// They are refusals.
+    /// Whether they are refusals.
     pub(crate) refusals: bool,
-    /// Followers were told of them, and the store was not.
+    /// Whether followers received them, but the store did not.
     pub(crate) not_stored: bool,
 }
 
@@ -253,14 +251,14 @@ pub(crate) struct Loss {
 pub(crate) struct Destination {
     /// The address, IPv4 in its own form.
     pub(crate) address: IpAddr,
-    /// The port; `None` where the packet has none.
+    /// The port; `None` if the packet has none.
     pub(crate) port: Option<u16>,
     /// IP protocol number.
     pub(crate) transport: u8,
 }
 
 impl Destination {
-    /// Whether it is a login by its port.
+    /// Whether its port is a login port.
     #[must_use]
     pub(crate) fn is_login(&self) -> bool {
         self.port.is_some_and(|port| is_login_port(self.transport, port))
@@ -278,25 +276,25 @@ impl fmt::Display for Destination {
 }
 
 impl Event {
-    /// An event that names nobody yet.
+    /// An event that names no session yet.
     #[must_use]
     pub(crate) fn new(body: Body, host: &str, time_ms: i64) -> Self {
         Self { id: 0, time_ms, host: host.to_owned(), canary: false, who: Who::default(), body, detail: None, written: None }
     }
 
-    /// With a sentence that says more.
+    /// Adds details in a sentence.
     #[must_use]
     pub(crate) fn detail(self, text: impl Into<String>) -> Self {
         Self { detail: Some(text.into()), ..self }
     }
 
-    /// With whom it is about.
+    /// Adds whom it is about.
     #[must_use]
     pub(crate) fn about(self, who: Who) -> Self {
         Self { who, ..self }
     }
 
-    /// What it is about, `None` where another version knows that. All that the canary does is of the canary's kind.
+    /// Its kind; `None` if only another version knows it. Every event of the canary is of the kind `canary`.
     #[must_use]
     pub(crate) fn kind(&self) -> Option<Kind> {
         Some(match &self.body {
@@ -317,7 +315,7 @@ impl Event {
         })
     }
 
-    /// Its kind as it is written.
+    /// The name of its kind, as it is written.
     #[must_use]
     pub(crate) fn kind_name(&self) -> &str {
         match &self.written {
@@ -326,7 +324,7 @@ impl Event {
         }
     }
 
-    /// The attempt, where it tells of one.
+    /// The attempt that it reports, if any.
     #[must_use]
     pub(crate) fn attempt(&self) -> Option<&Attempt> {
         match &self.body {
@@ -335,7 +333,7 @@ impl Event {
         }
     }
 
-    /// What happened to what it tells of, where that was judged.
+    /// The verdict on what it reports, if there is one.
     #[must_use]
     pub(crate) fn verdict(&self) -> Option<Verdict> {
         match &self.body {
@@ -346,7 +344,7 @@ impl Event {
         }
     }
 
-    /// The same as it is written.
+    /// The name of the verdict, as it is written.
     #[must_use]
     pub(crate) fn verdict_name(&self) -> Option<&str> {
         match &self.written {
@@ -355,9 +353,9 @@ impl Event {
         }
     }
 
-    /// How many attempts it tells of by itself, beside its repeats. Repeats that are told by themselves name no process.
+    /// How many attempts it reports apart from its repeats. An event that only reports repeats names no process.
     #[must_use]
-    pub(crate) const fn told(&self, repeats: u64) -> u64 {
+    pub(crate) const fn own_attempts(&self, repeats: u64) -> u64 {
         (self.who.process.is_some() || repeats == 0) as u64
     }
 
@@ -371,7 +369,8 @@ impl Event {
             && attempt.reason.is_none_or(Why::is_of_receipts)
     }
 
-    /// The command that asks for a receipt, where one could have helped. It names the event, so that one needs its id first.
+    /// The command that asks for a receipt, if one could have helped. It names the id of the event, so there is none before the hub assigns
+    /// it.
     #[must_use]
     pub(crate) fn request(&self) -> Option<String> {
         (self.id != 0 && self.is_requestable()).then(|| format!("pp-agent receipt request --from-event {}", self.id))
@@ -380,7 +379,7 @@ impl Event {
 
 #[cfg(test)]
 impl Event {
-    /// The verdict of an attempt over TCP, as events tell it.
+    /// An event about an attempt over TCP.
     pub(crate) fn of_attempt(verdict: &str, reason: &str, address: &str, port: u16) -> Self {
         let destination = Destination { address: address.parse::<IpAddr>().unwrap().to_canonical(), port: Some(port), transport: 6 };
         let attempt = Attempt {

@@ -1,4 +1,4 @@
-//! The names of kinds, verdicts and reasons in events. Each is written once, here or where the kernel's code for it is defined.
+//! The names of kinds, verdicts and reasons in events. Each is defined once, here or with the kernel's code for it.
 
 use pp_common::behaviour::Rule;
 use pp_common::decide::{self, Reason};
@@ -20,7 +20,7 @@ macro_rules! names {
                 match self { $(Self::$variant => $name,)* }
             }
 
-            /// The one of this name.
+            /// The variant of this name.
             pub(crate) fn of_name(name: &str) -> Option<Self> {
                 Self::ALL.iter().copied().find(|one| one.name() == name)
             }
@@ -33,7 +33,7 @@ names! {
     Kind {
         /// An attempt was allowed by a receipt, blocked or observed.
         Verdict = "verdict";
-        /// A session began.
+        /// A session started.
         SessionStart = "session_start";
         /// The last process of a session ended, or it was released.
         SessionEnd = "session_end";
@@ -51,9 +51,9 @@ names! {
         Canary = "canary";
         /// An open flow was ended because its receipt was.
         FlowEnded = "flow_ended";
-        /// A session ran, or would have run, a tool that a rule is about.
+        /// A session ran, or was refused to run, a tool that a rule matches.
         Exec = "exec";
-        /// A session reached for its own gate, and was refused.
+        /// A session tampered with its own gate, and was refused.
         Tamper = "tamper";
         /// An address that policy does not name joined a place, or a conflict kept one from it.
         Neighbour = "neighbour";
@@ -61,11 +61,11 @@ names! {
 
     /// What happened to an attempt.
     Verdict {
-        /// It went through.
+        /// It was allowed.
         Allow = decide::Verdict::Allow.name();
         /// It was refused.
         Block = decide::Verdict::Block.name();
-        /// It went through, and would have been refused.
+        /// It was allowed, but would have been refused.
         Observe = decide::Verdict::Observe.name();
         /// A tool ran that a rule only reports.
         Report = "report";
@@ -73,7 +73,7 @@ names! {
         Unknown = UNKNOWN;
     }
 
-    /// What became of the policy.
+    /// How the policy changed.
     PolicyChange {
         /// The daemon started with the files.
         Files = "files";
@@ -87,15 +87,15 @@ names! {
         Refused = "refused";
     }
 
-    /// What changed of that which the gate can enforce.
+    /// How the posture changed.
     PostureChange {
         /// Everything the canary tried was refused.
         Enforcing = "enforcing";
-        /// Everything but what this kernel is known to let through.
+        /// Everything was refused except for known gaps of this kernel.
         Partial = "partial";
         /// Policy only observes.
         Observe = "observe";
-        /// Something got through.
+        /// Something was not refused.
         Open = "open";
         /// A program was not at its hook any more.
         HookDetached = "hook_detached";
@@ -103,9 +103,9 @@ names! {
         HookReplaced = "hook_replaced";
         /// A program or table had lost its pin.
         HookUnpinned = "hook_unpinned";
-        /// It could not be looked at.
+        /// A hook could not be read.
         HookUnknown = "hook_unknown";
-        /// A program of others stands behind a hook.
+        /// A program of another owner runs after ours at a hook.
         ForeignProgram = "foreign_program";
         /// Receipts and revocations cannot be kept.
         StateUnavailable = "state_unavailable";
@@ -113,28 +113,28 @@ names! {
         StateRestored = "state_restored";
     }
 
-    /// What became of an address that policy does not name.
+    /// What happened to an address that policy does not name.
     NeighbourChange {
         /// It joined a place.
         Learned = "learned";
         /// It was not seen for too long.
         Expired = "expired";
-        /// An operator had it forgotten.
+        /// An operator removed it.
         Forgotten = "forgotten";
-        /// A conflict keeps it out.
+        /// A conflict kept it from being learned.
         Conflict = "conflict";
         /// The table is full.
         Full = "full";
     }
 }
 
-/// What an event says of a code that this build does not know.
+/// The name for a code that this build does not know.
 pub(crate) const UNKNOWN: &str = "unknown";
 /// The reason of every event about a tool.
 pub(super) const TOOL: &str = "tool";
-/// The reason of a session's end by hand.
+/// The reason for the end of a session that an operator released.
 pub(super) const RELEASED: &str = "released";
-/// The reason of a loss that followers were told of as events, and the store was not.
+/// The reason for a loss of events that followers received but the store did not.
 pub(super) const NOT_STORED: &str = "not_stored";
 
 impl From<decide::Verdict> for Verdict {
@@ -154,7 +154,7 @@ impl Verdict {
         decide::Verdict::from_code(code).map_or(Self::Unknown, Self::from)
     }
 
-    /// The verdict of the gate that it is; `None` for the others.
+    /// The verdict of the gate; `None` for the other verdicts.
     #[must_use]
     pub(crate) const fn decided(self) -> Option<decide::Verdict> {
         match self {
@@ -166,12 +166,12 @@ impl Verdict {
     }
 }
 
-/// Why an attempt was judged as it was.
+/// Why an attempt was decided as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Why {
     /// The decision's reason.
     Decided(Reason),
-    /// What a session tried on its own gate. A call to a delegate is a decision.
+    /// How a session tampered with its own gate. A call to a delegate has the reason of a decision instead.
     Tried(Tamper),
     /// The record had the code of another build, or another version wrote the event.
     Unknown,
@@ -202,7 +202,7 @@ impl Why {
         decided.or_else(tried).or_else(|| (name == UNKNOWN).then_some(Self::Unknown))
     }
 
-    /// Whether a receipt could have helped, where it was about an address.
+    /// Whether a receipt could have helped, if the attempt was about an address.
     #[must_use]
     pub(crate) fn is_of_receipts(self) -> bool {
         match self {
@@ -229,7 +229,7 @@ impl From<Tamper> for Why {
     }
 }
 
-/// What became of a receipt.
+/// What happened to a receipt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ReceiptChange {
     /// It is in force.
@@ -251,7 +251,7 @@ impl ReceiptChange {
         }
     }
 
-    /// The change of this name: any other is the code of a refusal.
+    /// The change of this name. Any other name is the code of a refusal.
     #[must_use]
     pub(crate) fn of_name(name: &str) -> Self {
         let known = [Self::Registered, Self::Expired];

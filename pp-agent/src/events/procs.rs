@@ -1,5 +1,4 @@
-//! What marked processes run and whose children they are, as far as kernel
-//! records told, and from `/proc` where they did not.
+//! What marked processes run, and their ancestors: from kernel records, or else from `/proc`.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs;
@@ -8,9 +7,9 @@ use super::Parent;
 use super::record::{Exec, Record, split_arguments};
 use crate::os::process;
 
-/// Most processes remembered; beyond it `/proc` alone answers.
+/// Most processes that are remembered. Others are read from `/proc`.
 const MAX_PROCESSES: usize = 65_536;
-/// Ended processes kept, for events and children that are told later.
+/// How many ended processes are kept, for events and children that are reported later.
 const MAX_ENDED: usize = 4_096;
 /// Most ancestors an event names.
 const MAX_PARENTS: usize = 8;
@@ -22,11 +21,11 @@ pub(crate) struct Process {
     pub(crate) parent: u32,
     /// What it runs.
     pub(crate) executable: String,
-    /// Its arguments, unmasked: they do not leave this module's callers so.
+    /// Its arguments, unmasked. Callers must mask them before they show or store them.
     pub(crate) argv: Vec<String>,
     /// Its cgroup2 path.
     pub(crate) cgroup: Option<String>,
-    /// Its session; zero for an ancestor outside any.
+    /// Its session; zero for an ancestor outside of sessions.
     pub(crate) session: u64,
 }
 
@@ -38,7 +37,7 @@ pub(crate) struct Processes {
     members: HashMap<u64, usize>,
 }
 
-/// What a record changed beside the table.
+/// What a record changed apart from the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     /// Nothing.
@@ -48,7 +47,7 @@ pub(crate) enum Change {
 }
 
 impl Processes {
-    /// Takes in one record.
+    /// Updates the table with one record.
     pub(crate) fn learn(&mut self, record: &Record) -> Change {
         let header = record.header();
         match record {
@@ -65,7 +64,7 @@ impl Processes {
         Change::None
     }
 
-    /// Takes in a process that was marked without a record of its own.
+    /// Adds a process that was marked without a record.
     pub(crate) fn adopt(&mut self, pid: u32, session: u64) {
         let mut process = read(pid).unwrap_or_default();
         process.session = session;

@@ -1,7 +1,6 @@
 //! Records of the kernel, read from ring-buffer bytes.
 //!
-//! Each field is read at its place and in the host's byte order; a record of
-//! another length than its kind has, or of an unknown kind, is not a record.
+//! Each field is read at its offset and in the host's byte order. Bytes of a wrong length or an unknown kind are not a record.
 
 use pp_common::abi::{NameId, TASK_CANARY};
 use pp_common::decide::Verdict;
@@ -15,20 +14,19 @@ use pp_common::tools::TOOL_REFUSE;
 pub(crate) enum Record {
     /// A verdict.
     Verdict(VerdictRecord),
-    /// A marked process runs another program.
+    /// A marked process executed another program.
     Exec(Exec),
-    /// A session begins with this program.
+    /// A session started with this program.
     SessionStart(Exec),
-    /// A marked process runs a program that a rule about tools matches, or was
-    /// ended for it; `rule` is the code.
+    /// A marked process executed a program that a rule about tools matches, or was ended for it; `rule` is the code.
     Tool(Exec),
     /// A marked process forked.
     Fork(TaskRecord),
     /// A marked process ended.
     Exit(TaskRecord),
-    /// A mark found no room.
+    /// There was no room for a mark.
     TableFull(TaskRecord),
-    /// A session reached for its own gate.
+    /// A session tampered with its own gate.
     Tamper(GuardRecord),
     /// A session called a delegate.
     Delegate(GuardRecord),
@@ -41,7 +39,7 @@ pub(crate) struct Exec {
     pub(crate) header: RecordHeader,
     /// The parent.
     pub(crate) parent_tgid: u32,
-    /// Index of the matched rule plus one; zero: none. Of a tool, the code.
+    /// Index of the matched rule plus one; zero: none. For a tool, the code.
     pub(crate) rule: u32,
     /// The path given to `execve`, not necessarily UTF-8 in the kernel.
     pub(crate) path: String,
@@ -74,7 +72,7 @@ impl Record {
         }
     }
 
-    /// Whether the kernel counted what it tells as refused; the canary's attempts it does not.
+    /// Whether the kernel counted the attempt as refused. It does not count attempts of the canary.
     #[must_use]
     pub(crate) fn is_refusal(&self) -> bool {
         let blocks = match self {
@@ -86,7 +84,7 @@ impl Record {
         blocks && self.header().flags & TASK_CANARY == 0
     }
 
-    /// How often its pair was counted, and the id of that count.
+    /// The number of repeats of its pair, and the id of that count.
     pub(crate) fn repeats_mut(&mut self) -> Option<(&mut u64, u64)> {
         match self {
             Self::Verdict(record) => Some((&mut record.repeats, record.repeats_id)),

@@ -1,25 +1,25 @@
-//! What events tell of refusals. told + repeats + lost = refused: each attempt that the kernel counted as refused has an event of its own,
-//! is among the `repeats` of one, or is counted in a `lost` event.
+//! Accounts for refusals: `with_event` + `repeats` + `lost` = refused. Each refused attempt that the kernel counted has its own event, is
+//! among the `repeats` of an event, or is in a `lost` event.
 
 use std::collections::HashMap;
 
 use super::{Body, Event, Verdict};
 
-/// How many refusals events tell, by how they do.
+/// How many refusals events report, by how they report them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Refusals {
-    /// By an event of their own.
-    pub(crate) told: u64,
-    /// As repeats of another.
+    /// With their own event.
+    pub(crate) with_event: u64,
+    /// As repeats of another attempt.
     pub(crate) repeats: u64,
     /// As lost.
     pub(crate) lost: u64,
-    /// As events that could not be stored: whoever followed was told them before.
+    /// By events that could not be stored. Followers received those events.
     pub(crate) not_stored: u64,
 }
 
 impl Refusals {
-    /// What one event tells.
+    /// The refusals that one event reports.
     #[must_use]
     pub(crate) fn of(event: &Event) -> Self {
         if event.canary || event.verdict() != Some(Verdict::Block) {
@@ -27,9 +27,9 @@ impl Refusals {
         }
         match &event.body {
             Body::Verdict(attempt) | Body::Tamper(attempt) => {
-                Self { told: event.told(attempt.repeats), repeats: attempt.repeats, ..Self::default() }
+                Self { with_event: event.own_attempts(attempt.repeats), repeats: attempt.repeats, ..Self::default() }
             }
-            Body::Exec(_) => Self { told: 1, ..Self::default() },
+            Body::Exec(_) => Self { with_event: 1, ..Self::default() },
             Body::Lost(loss) if loss.not_stored => Self { not_stored: loss.count, ..Self::default() },
             Body::Lost(loss) => Self { lost: loss.count, ..Self::default() },
             Body::FlowEnded(_)
@@ -44,23 +44,23 @@ impl Refusals {
         }
     }
 
-    /// How many refusals a follower of all events was told of.
+    /// How many refusals a follower of all events has received.
     #[must_use]
     pub(crate) const fn published(&self) -> u64 {
-        self.told + self.repeats + self.lost
+        self.with_event + self.repeats + self.lost
     }
 
-    /// How many refusals stored events tell of.
+    /// How many refusals stored events report.
     #[must_use]
     pub(crate) const fn stored(&self) -> u64 {
         self.published() + self.not_stored
     }
 
-    /// With those of another event.
+    /// Adds the refusals of another event.
     #[must_use]
     pub(crate) const fn and(self, other: Self) -> Self {
         Self {
-            told: self.told + other.told,
+            with_event: self.with_event + other.with_event,
             repeats: self.repeats + other.repeats,
             lost: self.lost + other.lost,
             not_stored: self.not_stored + other.not_stored,
@@ -68,23 +68,23 @@ impl Refusals {
     }
 }
 
-/// Events that somebody missed, by what they tell.
+/// Events that a follower or the store missed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Missed {
-    /// Refusals of which they tell.
+    /// Refusals that they report.
     pub(crate) refusals: u64,
-    /// Events that tell of none.
+    /// Events that report no refusal.
     pub(crate) others: u64,
 }
 
 impl Missed {
-    /// One event, for a follower.
+    /// One event that a follower missed.
     #[must_use]
     pub(crate) fn follower(event: &Event) -> Self {
         Self::by(Refusals::of(event).published())
     }
 
-    /// One event, for the store.
+    /// One event that the store missed.
     #[must_use]
     pub(crate) fn store(event: &Event) -> Self {
         Self::by(Refusals::of(event).stored())
@@ -94,82 +94,83 @@ impl Missed {
         Self { refusals, others: u64::from(refusals == 0) }
     }
 
-    /// With others.
+    /// Adds others.
     #[must_use]
     pub(crate) const fn and(self, other: Self) -> Self {
         Self { refusals: self.refusals + other.refusals, others: self.others + other.others }
     }
 
-    /// Without those that were found after all.
+    /// Subtracts those that were found later.
     #[must_use]
     pub(crate) const fn without(self, found: Self) -> Self {
         Self { refusals: self.refusals.saturating_sub(found.refusals), others: self.others.saturating_sub(found.others) }
     }
 }
 
-/// What is accounted for of the refusals of one boot.
+/// The account of the refusals of one boot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Account {
-    /// By events.
+    /// Refusals that events report.
     pub(crate) refusals: Refusals,
-    /// Refused before anybody kept this account; `None` while that is not known.
+    /// Refusals before this account started; `None` while that is unknown.
     pub(crate) before: Option<u64>,
 }
 
-/// How many refusals no event tells of, and none will: of those that the kernel had counted, those neither `published` nor `pending`, which is
-/// what waits in the kernel to be told as repeats.
+/// How many refusals no event reports, and none will: those that the kernel counted and that are neither `published` nor `pending`. Pending
+/// refusals wait in the kernel to be reported as repeats.
 ///
-/// It is never too great where `refused` was read first, then every program had returned and every record been handled, and the others were
-/// read last: what is refused meanwhile can only be among the others. So it may be told as lost at any time.
+/// RACE: the result is never too large if the numbers are read in this order. First `refused` is read, then every program has returned and
+/// every record is handled, and the others are read last. Refusals in between can only be in the others. So the result can be reported as
+/// lost at any time.
 #[must_use]
 pub(crate) const fn missing(refused: u64, before: u64, pending: u64, published: u64) -> u64 {
     refused.saturating_sub(before).saturating_sub(pending).saturating_sub(published)
 }
 
-/// How many of the repeats that the kernel counts were told, by the id of their entry. The kernel's counts only ever grow.
+/// How many of the repeats that the kernel counts are reported, by the id of their entry. The kernel's counts only grow.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    told: HashMap<u64, u64>,
+    reported: HashMap<u64, u64>,
 }
 
 impl Ledger {
-    /// What daemons before this one told.
+    /// Starts with what earlier daemons reported.
     #[must_use]
-    pub(crate) fn new(told: impl IntoIterator<Item = (u64, u64)>) -> Self {
-        Self { told: told.into_iter().collect() }
+    pub(crate) fn new(reported: impl IntoIterator<Item = (u64, u64)>) -> Self {
+        Self { reported: reported.into_iter().collect() }
     }
 
-    /// Repeats of an entry that is in the kernel's table, not told yet, and whether the entry is seen for the first time.
+    /// The repeats of an entry in the kernel's table that are not reported yet, and whether the entry is seen for the first time.
     pub(crate) fn due(&mut self, id: u64, count: u64) -> (u64, bool) {
         let mut is_new = false;
-        let told = self.told.entry(id).or_insert_with(|| {
+        let reported = self.reported.entry(id).or_insert_with(|| {
             is_new = true;
             0
         });
-        (count.saturating_sub(*told), is_new)
+        (count.saturating_sub(*reported), is_new)
     }
 
-    /// The same where a record says how often its pair was counted. None where the table has not shown the entry yet, or shows it no more:
-    /// it tells them, or has.
+    /// The repeats that a record's event should report. None if the entry was not seen in the table yet, or is gone from it: those repeats
+    /// are, or were, reported from the table.
     #[must_use]
     pub(crate) fn due_by_record(&self, id: u64, count: u64) -> u64 {
-        self.told.get(&id).map_or(0, |told| count.saturating_sub(*told))
+        self.reported.get(&id).map_or(0, |reported| count.saturating_sub(*reported))
     }
 
-    /// So many were told.
+    /// Records how many repeats of an entry are reported.
     pub(crate) fn report(&mut self, id: u64, count: u64) {
-        self.told.insert(id, count);
+        self.reported.insert(id, count);
     }
 
-    /// The entry is gone from the table.
-    pub(crate) fn forget(&mut self, id: u64) {
-        self.told.remove(&id);
+    /// Removes an entry that is gone from the table.
+    pub(crate) fn remove(&mut self, id: u64) {
+        self.reported.remove(&id);
     }
 
-    /// Forgets what is not in the table. Returns the ids.
+    /// Removes entries that are not in the table. Returns their ids.
     pub(crate) fn keep_only(&mut self, alive: impl IntoIterator<Item = u64>) -> Vec<u64> {
         let alive: std::collections::HashSet<u64> = alive.into_iter().collect();
-        self.told.extract_if(|id, _| !alive.contains(id)).map(|(id, _)| id).collect()
+        self.reported.extract_if(|id, _| !alive.contains(id)).map(|(id, _)| id).collect()
     }
 }
 

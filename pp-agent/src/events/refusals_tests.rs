@@ -1,5 +1,5 @@
-//! A model of kernel and daemon side by side: programs on several CPUs that refuse, count and write, each step by itself and in any order
-//! beside the steps of a daemon that reads, tells, forgets, is killed and comes up again.
+//! A model of kernel and daemon. Programs on several CPUs refuse, count and write. A daemon reads, reports, removes, is killed and starts
+//! again. The steps of all of them are in any order.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::events::Loss;
 
-/// Room of the model's tables: small, so that they are full often.
+/// Size of the model's tables: small, so that they are often full.
 const ENTRIES: usize = 3;
 const RING: usize = 3;
 const PAIRS: u8 = 6;
@@ -26,7 +26,7 @@ struct Entry {
 enum Program {
     /// It has counted the refusal.
     Refused(u8),
-    /// It holds a pointer to an entry, which may have been removed meanwhile.
+    /// It holds a pointer to an entry, which may have been removed since.
     Holds { pair: u8, id: u64, count: bool },
     /// It writes a record.
     Writes { pair: u8, id: u64, count: u64 },
@@ -42,7 +42,7 @@ struct Kernel {
     ring: VecDeque<(u64, u64)>,
     running: Vec<Program>,
     next_id: u64,
-    /// What was added to entries that were gone: nobody can know of it.
+    /// What was added to removed entries, which nothing can see.
     vanished: u64,
     kept_reported: BTreeMap<u64, u64>,
 }
@@ -116,7 +116,7 @@ struct Daemon {
     stored: Refusals,
     /// Published, not on disk yet.
     queued: Vec<Refusals>,
-    lost_told: u64,
+    reported_lost: u64,
     /// A look that has read how many were refused, and waits for programs and records.
     look: Option<(u64, usize)>,
 }
@@ -126,7 +126,7 @@ impl Daemon {
         let mut ledger = Ledger::new(kernel.kept_reported.clone());
         ledger.keep_only(kernel.entries.values().map(|entry| entry.id));
         let published = Refusals { lost: stored.lost + stored.not_stored, not_stored: 0, ..stored };
-        Self { ledger, published, stored, queued: Vec::new(), lost_told: kernel.lost, look: None }
+        Self { ledger, published, stored, queued: Vec::new(), reported_lost: kernel.lost, look: None }
     }
 
     fn publish(&mut self, refusals: Refusals) {
@@ -141,7 +141,7 @@ impl Daemon {
             kernel.kept_reported.insert(id, count);
             self.ledger.report(id, count);
         }
-        self.publish(Refusals { told: 1, repeats, ..Refusals::default() });
+        self.publish(Refusals { with_event: 1, repeats, ..Refusals::default() });
     }
 
     fn flush(&mut self, kernel: &mut Kernel, racing: impl Fn(&mut Kernel)) {
@@ -163,14 +163,14 @@ impl Daemon {
                 // Added between the look and the removal.
                 kernel.vanished += gone.map_or(0, |gone| gone.count - entry.count);
                 kernel.kept_reported.remove(&entry.id);
-                self.ledger.forget(entry.id);
+                self.ledger.remove(entry.id);
             }
         }
     }
 
     fn report_lost(&mut self, kernel: &Kernel) {
-        let lost = kernel.lost - self.lost_told;
-        self.lost_told = kernel.lost;
+        let lost = kernel.lost - self.reported_lost;
+        self.reported_lost = kernel.lost;
         if lost > 0 {
             self.publish(Refusals { lost, ..Refusals::default() });
         }
@@ -183,7 +183,7 @@ impl Daemon {
             pending += self.ledger.due(entry.id, entry.count).0;
         }
         let lost = missing(refused, 0, pending, self.published.published());
-        self.lost_told = kernel.lost;
+        self.reported_lost = kernel.lost;
         if lost > 0 {
             self.publish(Refusals { lost, ..Refusals::default() });
         }
@@ -211,7 +211,7 @@ enum Step {
     WindowOver(u8),
     Read,
     Flush(Option<u8>),
-    TellLost,
+    ReportLost,
     BeginLook,
     EndLook,
     Store(bool),
@@ -225,7 +225,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (0..PAIRS).prop_map(Step::WindowOver),
         4 => Just(Step::Read),
         2 => proptest::option::of(0..PAIRS).prop_map(Step::Flush),
-        1 => Just(Step::TellLost),
+        1 => Just(Step::ReportLost),
         1 => Just(Step::BeginLook),
         1 => Just(Step::EndLook),
         2 => any::<bool>().prop_map(Step::Store),
@@ -253,7 +253,7 @@ fn run(steps: &[Step]) -> (Kernel, Daemon) {
                     kernel.finish();
                 }
             }),
-            Step::TellLost => daemon.report_lost(&kernel),
+            Step::ReportLost => daemon.report_lost(&kernel),
             Step::BeginLook => daemon.look = Some((kernel.refused, kernel.running.len())),
             Step::EndLook => {
                 // The grace period and the reader's answer: all that ran has returned, and the ring was seen empty.
@@ -271,14 +271,14 @@ fn run(steps: &[Step]) -> (Kernel, Daemon) {
             Step::Store(full) => daemon.store(*full),
             Step::Kill => daemon = Daemon::start(&kernel, daemon.stored),
         }
-        assert!(daemon.published.published() <= kernel.refused, "more was told than refused: {daemon:?} {kernel:?}");
+        assert!(daemon.published.published() <= kernel.refused, "more was reported than refused: {daemon:?} {kernel:?}");
         assert!(daemon.stored.stored() <= kernel.refused, "more is stored than was refused: {daemon:?} {kernel:?}");
     }
     (kernel, daemon)
 }
 
-/// The storm is over: everything is read, told and stored.
-fn settle(kernel: &mut Kernel, daemon: &mut Daemon) {
+/// Lets the storm end: everything is read, reported and stored.
+fn drain(kernel: &mut Kernel, daemon: &mut Daemon) {
     kernel.finish();
     let refused = kernel.refused;
     while !kernel.ring.is_empty() {
@@ -295,9 +295,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn told_repeats_and_lost_are_what_was_refused(steps in steps()) {
+    fn events_repeats_and_losses_add_up_to_what_was_refused(steps in steps()) {
         let (mut kernel, mut daemon) = run(&steps);
-        settle(&mut kernel, &mut daemon);
+        drain(&mut kernel, &mut daemon);
         prop_assert_eq!(daemon.published.published(), kernel.refused);
         prop_assert_eq!(daemon.stored.stored(), kernel.refused);
         if !steps.iter().any(|step| matches!(step, Step::Kill)) {
@@ -308,24 +308,24 @@ proptest! {
 }
 
 #[test]
-fn repeats_of_a_record_are_told_once_whoever_tells_them() {
+fn repeats_of_a_record_are_reported_once() {
     let mut ledger = Ledger::default();
-    // The table has not shown the entry: it will tell them.
+    // The entry was not seen in the table yet, so they will be reported from there.
     assert_eq!(ledger.due_by_record(7, 5), 0);
     assert_eq!(ledger.due(7, 5), (5, true));
     ledger.report(7, 5);
     assert_eq!((ledger.due_by_record(7, 5), ledger.due_by_record(7, 9), ledger.due(7, 9)), (0, 4, (4, false)));
-    ledger.forget(7);
+    ledger.remove(7);
     assert_eq!(ledger.due_by_record(7, 9), 0);
 }
 
 #[test]
-fn events_tell_refusals_by_their_own_kind_and_verdict() {
+fn events_report_refusals_by_their_kind_and_verdict() {
     let mut block = Event::of_attempt("block", "no_receipt", "10.20.4.7", 502);
     let canary = Event { canary: true, ..block.clone() };
     let ended = Event::new(Body::FlowEnded(Box::new(block.attempt_mut().clone())), "h", 0);
     block.attempt_mut().repeats = 3;
-    assert_eq!(Refusals::of(&block), Refusals { told: 1, repeats: 3, ..Refusals::default() });
+    assert_eq!(Refusals::of(&block), Refusals { with_event: 1, repeats: 3, ..Refusals::default() });
     block.who.process = None;
     assert_eq!(Refusals::of(&block), Refusals { repeats: 3, ..Refusals::default() });
     for other in [Event::of_attempt("observe", "no_receipt", "10.20.4.7", 502), canary, ended] {

@@ -159,7 +159,7 @@ fn events_of_a_session_and_what_it_runs_are_as_the_golden_file_has_them() {
 }
 
 #[test]
-fn tripped_behaviour_rules_are_told_as_the_golden_file_has_it() {
+fn tripped_rate_rules_are_as_in_the_golden_file() {
     golden("events/behaviour.txt", &text(rules())).unwrap_or_else(|error| panic!("{error}"));
 }
 

@@ -64,7 +64,7 @@ fn oldest_make_room_for_the_newest() {
 }
 
 #[test]
-fn damaged_file_is_set_aside_and_ids_go_on_above_it() {
+fn damaged_file_is_renamed_and_ids_continue_above_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("events.redb");
     std::fs::write(&path, vec![7u8; 100_000]).unwrap();
@@ -129,7 +129,7 @@ fn account_of_refusals_survives_a_restart_and_events_that_make_room() {
     store.stop(5);
     drop(store);
     let store = Store::of_size(&path, BOOT, 2);
-    let refusals = Refusals { told: 4, repeats: 40, ..Refusals::default() };
+    let refusals = Refusals { with_event: 4, repeats: 40, ..Refusals::default() };
     assert_eq!(store.account(), Account { refusals, before: Some(5) });
     store.count_from_zero().unwrap();
     assert_eq!(store.account(), Account { before: Some(0), ..Account::default() });
@@ -139,7 +139,7 @@ fn account_of_refusals_survives_a_restart_and_events_that_make_room() {
 }
 
 #[test]
-fn event_that_finds_no_room_is_lost_with_all_it_tells() {
+fn event_that_does_not_fit_is_lost_with_all_it_reports() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("events.redb"), BOOT);
     store.disk.lose(&[refusal(1, 10), event(2), refusal(3, 0)]);
@@ -186,7 +186,7 @@ fn damaged_page_costs_events_and_never_the_daemon() {
             let _gone = std::fs::remove_file(dir.path().join("events.redb.damaged"));
         }
     }
-    assert!(damaged > 10, "{damaged} files were set aside");
+    assert!(damaged > 10, "{damaged} files were renamed");
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn store_that_cannot_be_made_stores_once_it_can_be() {
     assert!(store.first_id() > MAX_EVENTS, "ids begin below those of an earlier file");
     store.put(event(store.first_id()), Some(1));
     assert!(store.query(&Filter::default(), |_| true).is_err());
-    assert_eq!(store.take_lost(), Missed::default(), "a loss is told while it cannot be told lastingly");
+    assert_eq!(store.take_lost(), Missed::default(), "a loss is reported while it cannot be stored");
     std::fs::create_dir(&folder).unwrap();
     let mended = || store.problem().is_none();
     assert!(
@@ -233,11 +233,11 @@ fn events_of_another_version_are_found_as_it_wrote_them() {
     drop(store);
     let store = Store::open(&dir.path().join("events.redb"), BOOT);
     assert_eq!(store.first_id(), 4);
-    let told = |events: Vec<Event>| events.iter().map(|event| serde_json::to_string(event).unwrap()).collect::<Vec<_>>();
-    let all = |filter: Filter| told(store.query(&filter, |_| true).unwrap());
+    let lines_of = |events: Vec<Event>| events.iter().map(|event| serde_json::to_string(event).unwrap()).collect::<Vec<_>>();
+    let all = |filter: Filter| lines_of(store.query(&filter, |_| true).unwrap());
     assert_eq!(all(Filter::default()), lines);
     assert_eq!(all(Filter { kind: Some("teleport".into()), ..Filter::default() }), lines[..1]);
     assert_eq!(all(Filter { kind: Some("verdict".into()), verdict: Some("block".into()), ..Filter::default() }), lines[1..2]);
-    assert_eq!(told(store.page(1..=3, 9, &Filter::default()).unwrap().events), lines);
-    assert_eq!(told(store.find(1).unwrap().into_iter().collect()), lines[..1]);
+    assert_eq!(lines_of(store.page(1..=3, 9, &Filter::default()).unwrap().events), lines);
+    assert_eq!(lines_of(store.find(1).unwrap().into_iter().collect()), lines[..1]);
 }

@@ -1,13 +1,13 @@
-//! Which of the kernel's records are accounted for: read, and stored or told as lost. What a daemon had read and not stored when it was
-//! killed is found out by the next one, from the kernel's own count.
+//! Counts which of the kernel's records are accounted for: read, and stored or reported as lost. If a daemon is killed, the next one finds
+//! what it had read but not stored, from the kernel's own count.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// After this the smallest number that was seen is taken for the true one.
-const SETTLE: Duration = Duration::from_secs(2);
+/// After this time, the smallest number that was seen counts as the true one.
+const DECIDE_AFTER: Duration = Duration::from_secs(2);
 
-/// Counts the records of one boot, beginning where the last daemon left off.
+/// Counts the records of one boot, across daemons.
 #[derive(Debug)]
 pub(crate) struct Tally {
     inner: Mutex<Inner>,
@@ -15,36 +15,37 @@ pub(crate) struct Tally {
 
 #[derive(Debug)]
 struct Inner {
-    /// Records accounted for before this daemon; `None` where nobody has counted yet.
+    /// Records accounted for before this daemon; `None` if that is unknown.
     before: Option<u64>,
     /// Records that this daemon read.
     read: u64,
-    /// How many were read before this daemon, at most, and how many of this daemon's were handled by then.
+    /// The smallest number seen of records that were read before this daemon, and how many this daemon had read by then.
     least: Option<(u64, u64)>,
-    settled: bool,
+    /// Whether that number counts as the true one.
+    decided: bool,
     /// When the ring buffer was first seen empty.
     since: Option<Instant>,
-    /// Accounted for, the last of them without an event: not stored yet.
+    /// How many records are accounted for, if the last made no event and the number is not stored yet.
     silent: Option<u64>,
 }
 
-/// What a daemon before this one took with it.
+/// The records that an earlier daemon lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Loss {
     /// How many records.
     pub(crate) count: u64,
-    /// How many are accounted for once that is told.
+    /// How many records are accounted for once that is reported.
     pub(crate) accounted: u64,
 }
 
 impl Tally {
-    /// Begins after the records that are accounted for.
+    /// Starts after the records that are accounted for.
     #[must_use]
     pub(crate) fn new(before: Option<u64>) -> Self {
-        Self { inner: Mutex::new(Inner { before, read: 0, least: None, settled: false, since: None, silent: None }) }
+        Self { inner: Mutex::new(Inner { before, read: 0, least: None, decided: false, since: None, silent: None }) }
     }
 
-    /// One more was read. Returns how many are accounted for once it is stored; `None` while that is not known.
+    /// Counts one more record. Returns how many are accounted for once it is stored; `None` while that is unknown.
     pub(crate) fn read(&self) -> Option<u64> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.read += 1;
@@ -52,12 +53,12 @@ impl Tally {
         inner.before.map(|before| before.saturating_add(read))
     }
 
-    /// The ring buffer is empty; `written` says how many records the kernel has begun to write by then, asked only where it matters.
+    /// Called when the ring buffer is empty. `written` returns how many records the kernel has reserved; it is called only if needed.
     ///
-    /// RACE: one that is begun and not there yet makes the number too great, never too small.
+    /// RACE: a record that is reserved but not submitted makes the number too large, never too small.
     pub(crate) fn idle(&self, now: Instant, written: impl FnOnce() -> Option<u64>) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.settled {
+        if inner.decided {
             return;
         }
         if let Some(before) = written().map(|written| written.saturating_sub(inner.read)) {
@@ -67,22 +68,22 @@ impl Tally {
         }
     }
 
-    /// So many are accounted for, and the last made no event.
+    /// Sets how many records are accounted for, when the last made no event.
     pub(crate) fn silent(&self, accounted: u64) {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).silent = Some(accounted);
     }
 
-    /// What [`Tally::silent`] said last, once: one number for however many records, so that they take no room from events.
+    /// Takes the number of the last [`Tally::silent`]: one number for many records, so that they use no room for events.
     pub(crate) fn take_silent(&self) -> Option<u64> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).silent.take()
     }
 
-    /// Once it is known: the records that were read before this daemon and are not accounted for. Says it once.
+    /// The records that an earlier daemon read but did not account for. Returned once, when it is known.
     pub(crate) fn lost(&self, now: Instant) -> Option<Loss> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_time = inner.since.is_some_and(|since| now.duration_since(since) >= SETTLE);
-        let (least, handled) = inner.least.filter(|_| is_time && !inner.settled)?;
-        inner.settled = true;
+        let is_time = inner.since.is_some_and(|since| now.duration_since(since) >= DECIDE_AFTER);
+        let (least, handled) = inner.least.filter(|_| is_time && !inner.decided)?;
+        inner.decided = true;
         let count = inner.before.map(|before| least.saturating_sub(before)).filter(|count| *count > 0);
         inner.before = Some(least);
         count.map(|count| Loss { count, accounted: least.saturating_add(handled) })
@@ -94,14 +95,14 @@ mod tests {
     use super::*;
 
     fn later(start: Instant) -> Instant {
-        start + SETTLE
+        start + DECIDE_AFTER
     }
 
     #[test]
-    fn what_was_read_and_not_stored_is_lost_and_told_once() {
+    fn what_was_read_and_not_stored_is_lost_and_reported_once() {
         let start = Instant::now();
         let tally = Tally::new(Some(10));
-        // Of 17 that the kernel wrote this daemon reads 3: 14 were read before, of which 10 are accounted for.
+        // The kernel wrote 17 and this daemon read 3, so 14 were read before. Of those, 10 are accounted for.
         (0..3).for_each(|_| assert!(tally.read().is_some()));
         tally.idle(start, || Some(17));
         assert_eq!(tally.lost(start), None);
@@ -114,7 +115,7 @@ mod tests {
     fn record_on_its_way_is_not_lost() {
         let start = Instant::now();
         let tally = Tally::new(Some(10));
-        // However late it is that the ring buffer is first seen empty.
+        // Even if the ring buffer is first seen empty after a long time.
         tally.idle(later(start), || Some(11));
         assert_eq!(tally.lost(later(start)), None);
         assert_eq!(tally.read(), Some(11));
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_numbered_or_told_where_nobody_counted_before() {
+    fn nothing_is_numbered_or_reported_without_an_earlier_count() {
         let start = Instant::now();
         let tally = Tally::new(None);
         assert_eq!(tally.read(), None);

@@ -1,4 +1,4 @@
-//! Cgroup and unit rules: which cgroups of this host they name right now.
+//! Cgroup and unit rules: the cgroups of this host that they name now.
 
 use super::{AgentRules, IdentityError};
 use crate::matcher::glob;
@@ -39,7 +39,7 @@ impl CgroupRule {
         Ok(rules)
     }
 
-    /// Whether the rule names this cgroup, or one above it. `path` begins at the root of cgroup2.
+    /// Whether the rule names this cgroup, or one above it. `path` starts at the root of cgroup2.
     #[must_use]
     pub(crate) fn covers(&self, path: &str) -> bool {
         let ends = path.match_indices('/').map(|(at, _)| at).skip(1).chain([path.len()]);
@@ -51,13 +51,11 @@ impl CgroupRule {
     }
 }
 
-/// The cgroups below `root` (where cgroup2 is mounted) that rules name, as
-/// (cgroup id, agent): the id is the inode number of the folder. The first rule
-/// that matches counts. Cgroups below one of these need no entry: the kernel
-/// looks at ancestors. Needs no privileges.
+/// The cgroups below `root` (where cgroup2 is mounted) that rules name, as (cgroup id, agent). The id is the inode number of the folder.
+/// The first rule that matches counts. Cgroups below one of these need no entry, since the kernel looks at ancestors. Needs no privileges.
 ///
 /// # Errors
-/// `root` itself cannot be read; folders that vanish meanwhile are skipped.
+/// `root` itself cannot be read. Folders that are removed at the same time are skipped.
 pub(crate) fn resolve_cgroups(root: &Path, rules: &[CgroupRule]) -> io::Result<Vec<(u64, NameId)>> {
     let mut found = BTreeMap::new();
     if rules.is_empty() {
@@ -96,7 +94,7 @@ fn list(folder: &Path, path: &[u8], folders: &mut Vec<(std::path::PathBuf, Vec<u
     Ok(())
 }
 
-/// A cgroup that was removed while the tree was read (`ENODEV` from cgroup2).
+/// Whether a cgroup was removed while the tree was read (`ENODEV` from cgroup2).
 fn vanished(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) || error.raw_os_error() == Some(19)
 }

@@ -1,4 +1,4 @@
-//! The walk over one program's path and arguments, a byte at a time: the path first, then the script or module of an interpreter.
+//! The walk over one program's path and arguments, byte by byte: first the path, then the script or module of an interpreter.
 
 use super::IdentityError;
 use super::never::NEVER;
@@ -27,7 +27,7 @@ impl Kind {
     }
 }
 
-/// A rule of the automaton; its index is its place in the list.
+/// A rule of the automaton, with its position in the list as its index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rule {
     pub(super) kind: Kind,
@@ -73,10 +73,10 @@ impl Rule {
     }
 }
 
-/// Where the walk stands.
+/// The position of the walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum State {
-    /// In the path. `rule` matched already; only the never-list can undo it.
+    /// In the path. If a rule has matched, only the never-list can override it.
     Path { never: LazyStateID, exec: Result<usize, LazyStateID>, names: LazyStateID },
     /// In the arguments of an interpreter.
     Interpreter(At<usize>),
@@ -116,7 +116,7 @@ impl Machine {
                 (id, None) => Err(id),
             },
         };
-        // Once a rule matched, whether the program is an interpreter does not matter.
+        // After a match it does not matter whether the program is an interpreter.
         let (names, family) = match exec {
             Ok(_) => (self.interpreters.names.start()?, None),
             Err(_) => self.interpreters.names.step(names, byte)?,
@@ -165,7 +165,7 @@ fn part(rules: &[Rule], wanted: impl Fn(&Rule) -> bool) -> Result<Part<usize>, I
     let mut regexes = Vec::new();
     for (index, rule) in rules.iter().enumerate().filter(|(_, rule)| wanted(rule)) {
         let regex = rule.regex()?;
-        // On its own first, so that an error names this rule.
+        // Compiled alone first, so that an error names this rule.
         Part::new([(regex.clone(), index)]).map_err(|error| rule.error(&rule.globs.join(" "), error.to_string()))?;
         regexes.push((regex, index));
     }

@@ -1,5 +1,5 @@
-//! What may never be marked: whoever lets people onto the host or starts
-//! everything else. A mark there would make each login an agent's session.
+//! Programs that are never marked: those that let people log in or that start everything else. A mark there would make every login a
+//! session of an agent.
 
 use super::cgroups;
 use super::machine::Machine;
@@ -9,7 +9,7 @@ use crate::matcher::{Step, Walk as _};
 /// File names of programs that no rule marks, as globs.
 pub(crate) const NEVER: &[&str] = &[
     "pp-agent",
-    // PID 1 and what it starts units with.
+    // PID 1 and the programs that start units.
     "systemd",
     "systemd-executor",
     "systemd-logind",
@@ -20,7 +20,7 @@ pub(crate) const NEVER: &[&str] = &[
     "runsvdir",
     "s6-svscan",
     "dinit",
-    // Login listeners, and what stands between them and a shell.
+    // Login servers, and the programs between them and a shell.
     "sshd",
     "sshd-session",
     "sshd-auth",
@@ -68,7 +68,7 @@ pub enum Danger {
     /// Any program at all.
     #[error("it would mark every program; name the agent's own file or folder")]
     Everything,
-    /// Whatever an interpreter runs.
+    /// Every script of an interpreter.
     #[error("it would mark every script of an interpreter; name the agent's own script or module")]
     EveryScript,
     /// A cgroup in which the host itself or its login service runs.
@@ -94,10 +94,10 @@ const FOLDERS: [&str; 11] = [
     "/usr/local/bin/",
 ];
 
-/// Paths that belong to no program, in folders that have nothing in common.
+/// Paths that belong to no program, in unrelated folders.
 const ANYTHING: [&str; 4] = ["/usr/bin/zq7", "/opt/zq7/bin/xw-3", "/home/zq7/.local/bin/jk_4", "/proc/self/fd/9"];
 
-/// Scripts and modules that belong to nothing.
+/// Scripts and modules that do not exist.
 const ANY_SCRIPT: [&[&str]; 5] = [
     &["/usr/bin/node", "node", "/srv/zq7/vx.js"],
     &["/usr/bin/node", "node", "jk4.mjs"],
@@ -106,7 +106,7 @@ const ANY_SCRIPT: [&[&str]; 5] = [
     &["/bin/sh", "sh", "./zq7-jk"],
 ];
 
-/// Walks a rule over what it must not match.
+/// Checks a rule against everything that it must not match.
 pub(super) fn check_machine(machine: &mut Machine) -> Result<(), PatternError> {
     for path in ANYTHING {
         if walk(machine, path, &[path])? {
@@ -136,7 +136,7 @@ fn walk(machine: &mut Machine, path: &str, argv: &[&str]) -> Result<bool, Identi
     Ok(matches!(end, Step::Accept(_)))
 }
 
-/// Cgroups that no rule may name, each with the unit that systemd knows it as.
+/// Cgroups that no rule may name. The unit of each is its last component.
 const CGROUPS: [&str; 14] = [
     "/init.scope",
     "/system.slice",
@@ -154,7 +154,7 @@ const CGROUPS: [&str; 14] = [
     "/machine.slice/jk4.scope",
 ];
 
-/// Says what of the host's own a cgroup pattern covers.
+/// Checks that a cgroup pattern covers nothing of the host itself.
 ///
 /// # Errors
 /// The danger.
@@ -162,7 +162,7 @@ pub(crate) fn check_cgroup(pattern: &str) -> Result<(), Danger> {
     check_tree(|path| cgroups::covers_path(pattern, path))
 }
 
-/// Says what of the host's own a unit pattern covers.
+/// Checks that a unit pattern covers nothing of the host itself.
 ///
 /// # Errors
 /// The danger.
@@ -177,7 +177,7 @@ fn check_tree(covers: impl Fn(&str) -> bool) -> Result<(), Danger> {
     }
 }
 
-/// Says whether the host itself runs as this user.
+/// Checks that the host itself does not run as this user.
 ///
 /// # Errors
 /// The danger.

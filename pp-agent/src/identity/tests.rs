@@ -18,8 +18,7 @@ static AGENTS: LazyLock<[AgentRules; 2]> = LazyLock::new(|| {
 });
 static TABLES: LazyLock<IdentityTables> = LazyLock::new(|| compile(&*AGENTS).unwrap());
 
-/// The agent that a command line, its words parted by spaces, is marked with;
-/// the first word is the path and the name of the program.
+/// The agent that a command line is marked with. Words are separated by spaces; the first word is the path and the name of the program.
 fn marked(line: &str) -> Option<&'static str> {
     let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
     let id = TABLES.matches(words[0], &words)?;
@@ -189,8 +188,7 @@ fn rules_beyond_the_kernel_tables_are_refused_naming_the_agent() {
     let IdentityError::TooComplex { agent: culprit, what, .. } = error else { panic!("{error}") };
     assert_eq!((culprit.as_str(), what), ("agent-511", "rules"));
 
-    // A run of free bytes after a letter makes the automaton remember each place
-    // that the letter was seen at: two to the power of the run's length.
+    // A run of free bytes after a letter makes the automaton remember every position of the letter: two to the power of the run's length.
     let memory = format!("*a{}", "?".repeat(20));
     let patterns = [agent("small", &["small"], &[], &[]), agent("greedy", &[&memory], &[], &[])];
     let error = compile(&patterns).unwrap_err();
@@ -207,7 +205,7 @@ fn one_user_belongs_to_one_agent() {
     assert!(matches!(error, IdentityError::UserTwice { .. }), "{error}");
 }
 
-/// What a glob means, written as plainly as can be.
+/// A simple implementation of globs.
 fn naive(glob: &[u8], text: &[u8], slash: bool) -> bool {
     match glob.split_first() {
         None => text.is_empty(),
@@ -266,7 +264,7 @@ proptest! {
     }
 }
 
-/// Words that lead far into the rules of [`AGENTS`], and some that do not.
+/// Words that get deep into the rules of [`AGENTS`], and some that do not.
 fn word() -> impl Strategy<Value = String> {
     let known = ["node", "/usr/bin/python3.12", "bun", "sh", "run", "-r", "-um", "--", "-c", "a.js", "/n/@a/alpha-x/y", "/opt/alpha7/run"];
     let more = ["/b/bin/beta", "beta", "beta.main", "beta-3", "/usr/sbin/sshd", ""];

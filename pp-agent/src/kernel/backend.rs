@@ -1,5 +1,5 @@
-//! Which backend refuses on this kernel: tried in order, and believed only
-//! after a canary was refused what no cgroup program can refuse.
+//! Finds the backend that refuses on this kernel. Backends are tried in order. One counts only after it has refused a canary something
+//! that no cgroup program can refuse.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,9 +9,9 @@ use crate::os::host;
 /// How refusals happen on this kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Backend {
-    /// BPF LSM beside the cgroup programs.
+    /// BPF LSM, in addition to the cgroup programs.
     Lsm,
-    /// The same on the functions that call the LSM hooks, where BPF LSM is not active.
+    /// Programs at the functions that call the LSM hooks, where BPF LSM is not active.
     FmodRet,
     /// The cgroup programs alone.
     Cgroup,
@@ -33,15 +33,15 @@ impl Backend {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Gap {
-    /// Raw frames, by those with the capability.
+    /// Raw frames from processes with the capability.
     Packet,
     /// Sockets to the hypervisor and other virtual machines.
     Vsock,
-    /// Servers on this host that act for whoever asks them.
+    /// Servers on this host that act for their callers.
     Unix,
     /// A debugger's calls on other processes of the same user.
     Ptrace,
-    /// Connected sockets that another process hands over.
+    /// Connected sockets that another process passes.
     Passed,
     /// The gate itself, for an agent that runs as root.
     Tamper,
@@ -65,7 +65,7 @@ impl Gap {
     }
 }
 
-/// What became of a backend at start.
+/// The result of trying a backend at start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
     /// Which.
@@ -74,12 +74,12 @@ pub(crate) struct Candidate {
     pub(crate) found: String,
 }
 
-/// What was chosen, and why.
+/// The chosen backend, and why.
 #[derive(Debug, Default)]
 pub(super) struct Choice {
     /// None: the cgroup programs alone.
     pub(super) backend: Option<Backend>,
-    /// A canary was refused by it.
+    /// Whether it refused a canary.
     pub(super) proven: bool,
     /// Its programs that this kernel refused.
     pub(super) refused: Vec<Refused>,
@@ -89,18 +89,18 @@ pub(super) struct Choice {
 enum Outcome {
     /// It refuses, without these programs.
     Refuses(Vec<Refused>),
-    /// It is attached; whether it refuses could not be found out.
+    /// It is attached, but it is unknown whether it refuses.
     Unproven(Vec<Refused>, String),
-    /// It is not to be had, or refuses nothing, and is gone.
+    /// It is not available, or refuses nothing, and is detached.
     Useless(String),
-    /// As before, but what an earlier build attached of it is still there.
+    /// It is not available to this build, but programs of an earlier build are still attached.
     Earlier(String),
 }
 
-/// Tries one backend after the other and leaves the first that refuses. What is
-/// pinned already is tried first: nothing may be missing for a moment.
+/// Tries one backend after the other and keeps the first that refuses. A backend that is pinned already is tried first, so that no hook is
+/// ever missing.
 ///
-/// An error never takes away what refuses: only a canary that went through does.
+/// An error never detaches what refuses. Only a canary that went through does.
 pub(super) fn choose(gate: &Gate, loader: &mut Loader) -> Result<Choice, KernelError> {
     let mut order = [Backend::Lsm, Backend::FmodRet];
     if loader.was_attached(Backend::FmodRet) && !loader.was_attached(Backend::Lsm) {
@@ -160,7 +160,7 @@ fn attempt(gate: &Gate, loader: &mut Loader, backend: Backend) -> Result<Outcome
         tracing::debug!("{program}: {words}");
         tracing::info!("{program} is not to be had here: {}", words.lines().next().unwrap_or_default());
     }
-    // Once more when programs of other builds or backends were there, which may have been what refused.
+    // Repeated after programs of other builds or backends were removed, since those may have refused the canary.
     loop {
         match canary::probe(gate) {
             Ok(0) => {
@@ -175,7 +175,7 @@ fn attempt(gate: &Gate, loader: &mut Loader, backend: Backend) -> Result<Outcome
     }
 }
 
-/// Why a backend cannot refuse here, if that is known without trying it.
+/// Why a backend cannot refuse here, if that is known without a try.
 fn excluded(backend: Backend) -> Option<String> {
     let active = host::active_lsms().filter(|_| backend == Backend::Lsm)?;
     let known = active.iter().any(|name| name == "bpf");

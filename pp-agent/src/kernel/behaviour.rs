@@ -1,5 +1,5 @@
-//! The daemon's side of the behaviour rules: the host's own addresses go in,
-//! what sessions reached for comes out, and what is over is cleared.
+//! The daemon's side of the rate rules. It writes the host's own addresses, reads what sessions tried to reach, and removes what is too
+//! old.
 
 use std::collections::HashSet;
 use std::sync::PoisonError;
@@ -18,8 +18,7 @@ use super::{Gate, KernelError};
 use crate::os::host;
 
 impl Gate {
-    /// Brings the host's own addresses up to date, and returns them where they
-    /// have changed; those of other network namespaces are not among them.
+    /// Updates the host's own addresses, and returns them if they have changed. Addresses of other network namespaces are not included.
     ///
     /// # Errors
     /// They cannot be read, or the kernel refused an entry.
@@ -40,11 +39,11 @@ impl Gate {
         Ok(Some(wanted))
     }
 
-    /// Makes room for further addresses that sessions send from and that are not the host's: once half of it is used, those that were
-    /// not used for ten minutes go.
+    /// Makes room for addresses that sessions send from and that are not the host's. Once the table is half full, addresses that were not
+    /// used for ten minutes are removed.
     ///
-    /// RACE: one that a session uses again between the look and the removal would be taken for somebody else's, so who has spoken from it
-    /// is forgotten too, now and the next time.
+    /// RACE: a session may use an address again between the look and the removal. The address would then count as a stranger's, so its
+    /// entries in `HEARD` are removed too, now and the next time.
     ///
     /// # Errors
     /// A map cannot be read, or the kernel refused a removal.
@@ -64,7 +63,7 @@ impl Gate {
         Ok(all.len() - gone.len())
     }
 
-    /// Whether, and how, the behaviour rules judge an attempt to what nothing protects.
+    /// Whether, and how, the rate rules apply to an attempt whose destination nothing protects.
     ///
     /// # Errors
     /// A map cannot be read.
@@ -72,22 +71,21 @@ impl Gate {
         let control = self.maps.control()?;
         let addr = attempt.addr.embedded().unwrap_or(attempt.addr);
         let key = Key::new(PREFIX_HEAD_BITS + 128, PrefixKey { generation: control.generation, pad: 0, addr });
-        let ground = self.maps.judged_networks.get(&key);
+        let network = self.maps.judged_networks.get(&key);
         let login = is_login_port(attempt.transport, attempt.port);
-        let found = scope(ground.as_ref(), login, attempt.port);
+        let found = scope(network.as_ref(), login, attempt.port);
         let limits = self.maps.limits.get(control.generation & 1)?;
         let own = limits.flags & LIMITS_COUNT_OWN == 0 && self.maps.own.lock().get(&addr, 0).is_ok();
         Ok(if own { Scope::Nothing } else { found })
     }
 
-    /// What a session reached for lately, if anything.
+    /// What a session recently tried to reach, if anything.
     #[must_use]
     pub(crate) fn history(&self, session: u64) -> Option<Box<History>> {
         self.maps.histories.lock().get(&session, 0).ok().map(|kept| Box::new(kept.value))
     }
 
-    /// Clears the histories of sessions that have ended and of which nothing
-    /// counts any more. Returns how many are left.
+    /// Removes the histories of sessions that have ended and in which nothing counts any more. Returns how many are left.
     ///
     /// # Errors
     /// A map cannot be read or written.
@@ -95,7 +93,7 @@ impl Gate {
         let now_ns = host::boot_ns().unwrap_or(0);
         let over: Vec<u64> =
             self.sessions()?.into_iter().filter(|session| self.history(*session).is_some_and(|history| history.is_over(now_ns))).collect();
-        // A session whose processes come and go may be missed here: nothing of it counts any more either.
+        // RACE: a live session whose processes change at the same time may be missed here. Its history is over too, so nothing is lost.
         let alive: HashSet<u64> = self.marks()?.into_iter().map(|(_, mark)| mark.session).collect();
         for session in over.into_iter().filter(|session| !alive.contains(session)) {
             self.maps.histories.remove(&session)?;
@@ -106,7 +104,7 @@ impl Gate {
         Ok(kept.len())
     }
 
-    /// Sessions with a history. One by one: a history is large.
+    /// Sessions with a history. Only keys are read, since a history is large.
     fn sessions(&self) -> Result<Vec<u64>, KernelError> {
         self.maps.histories.keys()
     }

@@ -5,14 +5,13 @@ use std::{fs, io, path::Path};
 use super::KernelError;
 use crate::os::mounts::{self, MOUNTS};
 
-/// Where the daemon of this host pins.
+/// The directory that the daemon of this host pins in.
 pub(crate) const BPFFS: &str = "/sys/fs/bpf/pp-agent";
 
-/// Makes sure that `dir` is a directory of our own on a bpf file system;
-/// mounts one at `/sys/fs/bpf` where none is.
+/// Makes sure that `dir` is a private directory on a bpf file system. Mounts one at `/sys/fs/bpf` if there is none.
 ///
 /// # Errors
-/// It cannot be mounted, or `dir` lies elsewhere.
+/// It cannot be mounted, or `dir` is somewhere else.
 pub(super) fn pin_directory(dir: &Path) -> Result<(), KernelError> {
     const STANDARD: &str = "/sys/fs/bpf";
     let found = mounts::mounts().map_err(KernelError::io(MOUNTS))?;

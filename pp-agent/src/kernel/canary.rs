@@ -1,10 +1,8 @@
-//! The canary: a marked child in a network namespace of its own tries what the
-//! gate must refuse. A successful load or attach has been seen to enforce
-//! nothing; only a refusal counts.
+//! The canary: a marked child in its own network namespace tries what the gate must refuse. Programs can be loaded and attached without
+//! enforcing anything, so only a refusal counts as proof.
 //!
-//! The namespace has a loopback interface and nothing else, which also has the
-//! canary's address: no packet can reach a real network, even when every hook
-//! is inert.
+//! The namespace has only a loopback interface, which also has the canary's address. So no packet can reach a real network, even if no hook
+//! works.
 
 use std::{
     io::{self, BufRead as _, BufReader, Write as _},
@@ -33,7 +31,7 @@ const PORT: u16 = 502;
 pub const COMMAND: &str = "canary-child";
 /// The technique that no cgroup program can refuse.
 pub(super) const PACKET: &str = "packet";
-/// What the child is told in place of one technique.
+/// What the parent sends to the child in place of the name of one technique.
 const EVERYTHING: &str = "everything";
 
 /// One thing the canary tried.
@@ -46,25 +44,25 @@ pub(crate) struct Finding {
 }
 
 impl Finding {
-    /// The gate refused it.
+    /// Whether the gate refused it.
     #[must_use]
     pub(crate) const fn refused(&self) -> bool {
         self.errno == libc::EPERM
     }
 }
 
-/// What of the daemon's own the canary reaches for: nothing that it could do would do harm.
+/// The targets of the canary on this host. If nothing refuses it, it does no harm to them.
 #[derive(Clone, Debug)]
 pub(crate) struct Aim {
-    /// The directory of the pins: it tries to remove a folder that is not empty.
+    /// The directory of the pins. The canary tries to remove a folder in it that is not empty.
     pub(crate) bpffs: PathBuf,
-    /// A file of the daemon's: it tries to open it for writing.
+    /// A file of the daemon. The canary tries to open it for writing.
     pub(crate) file: PathBuf,
-    /// A socket of the daemon's that the table of delegates names: it tries to connect.
+    /// A socket of the daemon in the table of delegates. The canary tries to connect to it.
     pub(crate) socket: PathBuf,
 }
 
-/// What no cgroup program refuses beside [`PACKET`], by the gap that each closes.
+/// Techniques besides [`PACKET`] that no cgroup program refuses, with the gap that each belongs to.
 pub(crate) const BEYOND: [(Gap, &str); 6] = [
     (Gap::Unix, "delegate"),
     (Gap::Ptrace, "take-descriptor"),
@@ -77,13 +75,12 @@ pub(crate) const BEYOND: [(Gap, &str); 6] = [
 /// Sends the canary. Blocking, well under a second.
 ///
 /// # Errors
-/// The child could not be started, marked or heard.
+/// The child could not be started or marked, or did not answer.
 pub(crate) fn send(gate: &Gate, aim: &Aim) -> io::Result<Vec<Finding>> {
     send_for(gate, EVERYTHING, &[&aim.bpffs, &aim.file, &aim.socket])
 }
 
-/// Tries only what no cgroup program can refuse, which needs no tables to be
-/// in force. Returns the error it ended in; zero: it went through.
+/// Tries only what no cgroup program can refuse, which works before any tables are in force. Returns the error; zero: it went through.
 pub(super) fn probe(gate: &Gate) -> io::Result<i32> {
     let findings = send_for(gate, PACKET, &[])?;
     let found = findings.iter().find(|found| found.technique == PACKET);
@@ -101,20 +98,20 @@ fn send_for(gate: &Gate, what: &str, aim: &[&PathBuf]) -> io::Result<Vec<Finding
         .spawn()?;
     let findings = ask_child(gate, &mut child, what);
     if findings.is_err() {
-        // It may be waiting for us still.
+        // It may still be waiting for input.
         if let Err(error) = child.kill() {
             tracing::debug!("canary: {error}");
         }
     }
-    let forgotten = forget(gate, &child);
+    let removed = remove_mark(gate, &child);
     child.wait()?;
-    forgotten?;
+    removed?;
     findings
 }
 
-/// Takes the mark of a child that ends away, which nothing in the kernel does before the last of the hooks is attached. Its pid is nobody
-/// else's until it is waited for.
-fn forget(gate: &Gate, child: &std::process::Child) -> io::Result<()> {
+/// Removes the mark of a child that has ended. The exit hook does that only once it is attached, which comes last. Until the child is
+/// waited for, no other process gets its pid.
+fn remove_mark(gate: &Gate, child: &std::process::Child) -> io::Result<()> {
     let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
     waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)?;
     gate.remove_mark(child.id()).map_err(io::Error::other)
@@ -174,11 +171,11 @@ pub fn child(aim: &[PathBuf]) -> io::Result<()> {
         ("udp-sendto-mapped", &|| send_to(libc::AF_INET6, libc::SOCK_DGRAM, 0, mapped, 0)),
         ("tcp-fastopen", &|| send_to(libc::AF_INET, libc::SOCK_STREAM, 0, v4, libc::MSG_FASTOPEN)),
         ("raw-icmp", &|| send_to(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP, v4, 0)),
-        // Where nobody can make one, a refusal would be no gate's doing.
+        // If an unmarked process cannot make one either, a refusal does not prove the gate.
         (PACKET, &|| if unmarked { packet_socket() } else { Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)) }),
         ("delegate", &|| UnixStream::connect(&server).map(drop)),
         ("take-descriptor", &|| take_descriptor(daemon)),
-        // To a process that runs it says nothing.
+        // SIGCONT has no effect on a running process.
         ("signal", &|| nix::sys::signal::kill(daemon, nix::sys::signal::Signal::SIGCONT).map_err(Into::into)),
         ("bpf", &super::sys::next_program),
         ("remove-pins", &|| std::fs::remove_dir(bpffs.join("links"))),
@@ -195,13 +192,13 @@ fn packet_socket() -> io::Result<()> {
     socket(libc::AF_PACKET, libc::SOCK_RAW, 0).map(drop)
 }
 
-/// A copy of the daemon's standard input, which is nothing.
+/// Tries to copy the standard input of the daemon, which is harmless.
 fn take_descriptor(daemon: nix::unistd::Pid) -> io::Result<()> {
     let pidfd = process::pidfd(daemon.as_raw().cast_unsigned())?;
     process::pidfd_getfd(pidfd.as_fd(), 0).map(drop)
 }
 
-/// A namespace whose loopback interface is up and has the canary's address.
+/// Enters a new network namespace whose loopback interface is up and has the canary's address.
 fn prepare() -> io::Result<()> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
     let control = socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
@@ -248,7 +245,7 @@ fn connect(family: i32, to: SocketAddr) -> io::Result<()> {
 fn send_to(family: i32, kind: i32, protocol: i32, to: SocketAddr, flags: i32) -> io::Result<()> {
     let socket = socket(family, kind, protocol)?;
     let (address, length) = raw(to)?;
-    // An ICMP echo request, which is as good a datagram as any.
+    // An ICMP echo request. It also serves as a UDP datagram.
     let message = [8u8, 0, 0xf7, 0xff, 0, 0, 0, 0];
     // SAFETY: a valid message and address of those lengths.
     let result =

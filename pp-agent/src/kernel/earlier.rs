@@ -1,5 +1,4 @@
-//! Marks of sockets in the layouts of earlier builds, read once when this build
-//! takes over.
+//! Reads marks of sockets in the layouts of earlier builds, once, when this build takes over.
 
 use std::{
     mem::size_of,
@@ -30,7 +29,7 @@ pub(super) struct First {
     scratch: u32,
     zero: u64,
     flows: [Flow; 2],
-    /// Far ends received from, without the interface they came in by: they are not carried over.
+    /// Remote ends that sent first, without the interface they came in by. They are not carried over.
     peers: [[u64; 3]; 4],
 }
 
@@ -58,7 +57,7 @@ pub(super) enum EarlierSocks {
     First(SkStorage<MapData, First>),
     Second(SkStorage<MapData, Second>),
     Same(SkStorage<MapData, SockMark>),
-    /// Its sockets are marked anew, with nothing they were counted for.
+    /// An unknown layout. Its sockets get new marks without their counts.
     Unknown,
 }
 
@@ -93,7 +92,7 @@ impl EarlierSocks {
     }
 }
 
-/// The mark in this build's layout. Far ends that spoke first have to speak once more.
+/// The mark in this build's layout. Remote ends that sent first have to send again.
 fn extend(second: &Second) -> SockMark {
     let Second { first, turn_count } = *second;
     SockMark {

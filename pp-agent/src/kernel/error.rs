@@ -1,4 +1,4 @@
-//! What can go wrong between the daemon and the kernel.
+//! Errors between the daemon and the kernel.
 
 use std::{io, path::PathBuf};
 
@@ -18,7 +18,7 @@ pub enum KernelError {
         /// Where it should be.
         path: PathBuf,
     },
-    /// The BTF is there but cannot be used.
+    /// The BTF lacks a member.
     #[error("the kernel's type information has no {member}; this kernel is not supported, please report its version with this message")]
     NoMember {
         /// `structure.member`
@@ -30,7 +30,7 @@ pub enum KernelError {
     /// No cgroup2 mount.
     #[error(transparent)]
     NoCgroup2(#[from] Cgroup2Error),
-    /// bpffs cannot be had.
+    /// There is no bpffs, and none can be mounted.
     #[error("{path}: no bpf file system can be mounted there: {source}; mount one by hand (mount -t bpf bpf {path})")]
     NoBpffs {
         /// Where.
@@ -49,7 +49,7 @@ pub enum KernelError {
         /// What the kernel and its verifier said.
         reason: String,
     },
-    /// A pin of a map is gone, those of the programs that use it are not.
+    /// The pin of a map is gone, but programs that use the map are still attached.
     #[error(
         "{path}: gone, but the programs that use this map are attached and go on refusing by it; run pp-agent uninstall-hooks, which ends all sessions, and start again"
     )]
@@ -57,7 +57,7 @@ pub enum KernelError {
         /// The pin.
         path: PathBuf,
     },
-    /// A map operation.
+    /// A map operation failed.
     #[error("map {map}: {reason}")]
     Map {
         /// Its name.
@@ -75,7 +75,7 @@ pub enum KernelError {
         /// Entries wanted.
         needed: usize,
     },
-    /// A system call or file.
+    /// A system call or an access to a file failed.
     #[error("{what}: {source}")]
     Io {
         /// What was done to what.

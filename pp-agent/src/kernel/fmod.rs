@@ -1,15 +1,11 @@
-//! The fmod_ret programs: code of the object, loaded as programs that run on
-//! entry of a `security_*` function and may end it with an error.
+//! The fmod_ret programs: programs of the object that run at the entry of a `security_*` function and can make it return an error.
 //!
-//! aya has no loader for them, so this is one: the object is parsed once more,
-//! bound to the very maps that aya opened, and each program handed to `bpf(2)`.
-//! An LSM hook's program and the fmod_ret program of the function that calls
-//! the hook see the same arguments, and after them the result so far; that they
-//! do on this kernel is read from its type information, not assumed.
+//! aya cannot load them, so this module does. It parses the object again, binds it to the maps that aya opened, and passes each program to
+//! `bpf(2)`. The program of an LSM hook and the fmod_ret program of the hook's caller see the same arguments, followed by the result so
+//! far. The kernel's type information proves that for the running kernel.
 //!
-//! From 5.12 on the kernel skips a fmod_ret program while the same program is
-//! interrupted on the same CPU, which only preemption inside the kernel can do
-//! (`docs/kernels.md`). LSM and cgroup programs are never skipped.
+//! Since 5.12 the kernel skips a fmod_ret program while the same program is interrupted on the same CPU, which needs preemption inside the
+//! kernel (`docs/kernels.md`). LSM and cgroup programs are never skipped.
 
 use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -25,10 +21,10 @@ use super::{Backend, programs::Program, sys};
 const BPF_PROG_TYPE_TRACING: u32 = 26;
 const BPF_MODIFY_RETURN: u32 = 26;
 
-/// The object's programs, bound to maps, before any type is given to them.
-pub(super) struct Twins {
+/// The programs of the object, bound to maps, that are not loaded as any type yet.
+pub(super) struct FmodObject {
     object: Object,
-    /// The maps' descriptors, which the programs name by number.
+    /// The descriptors of the maps. The programs refer to their numbers.
     _maps: Vec<(String, OwnedFd)>,
 }
 
@@ -58,7 +54,7 @@ fn map_data(map: &Map) -> Option<&MapData> {
     }
 }
 
-impl Twins {
+impl FmodObject {
     /// Parses the object and binds its programs to the maps.
     pub(super) fn new(object: &[u8], maps: Vec<(String, OwnedFd)>) -> Result<Self, String> {
         let words = |error: &dyn std::error::Error| crate::causes::chain(error);
@@ -110,13 +106,12 @@ fn name_of(hook: &str) -> String {
     }
 }
 
-/// Its number, if a program for the hook can stand at its entry: it returns an
-/// error code and takes the hook's arguments and no other. One that was written
-/// for the function itself (`own`) knows of arguments that follow these.
+/// The number of the function, if a program for the hook can run at its entry. It must return an error code and take exactly the arguments
+/// of the hook. A program that was written for the function itself (`own`) may have further arguments after these.
 fn function_of(kernel: &Btf, hook: &str, own: bool) -> Result<u32, String> {
     let name = name_of(hook);
     let (number, function) = prototype(kernel, &name).ok_or_else(|| format!("this kernel has no function {name}"))?;
-    // Compiled in with BPF LSM, active or not: what the hook's own programs see.
+    // The prototype that programs of the hook see. It exists in kernels with BPF LSM compiled in, active or not.
     let (_, expected) = prototype(kernel, &format!("bpf_lsm_{hook}"))
         .ok_or_else(|| format!("this kernel is built without CONFIG_BPF_LSM: what {name} takes cannot be compared with the hook"))?;
     if function == expected || own && function.starts_with(&expected) {

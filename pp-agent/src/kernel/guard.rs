@@ -1,5 +1,4 @@
-//! The guarded files, as the kernel names them: from paths to devices, inodes
-//! and names, and into the maps.
+//! The guarded files and the delegates in the kernel's tables: paths become devices, inodes and names.
 
 use std::{
     collections::BTreeMap,
@@ -39,7 +38,7 @@ use crate::{
     os::mounts::{self, MOUNTS, Mount},
 };
 
-/// The programs that guard, which need more of the kernel's types than the others.
+/// The guard programs. They need more of the kernel's types than the others.
 pub const PROGRAMS: [&str; 26] = [
     "pp_lsm_kill",
     "pp_lsm_fcntl",
@@ -84,13 +83,13 @@ struct Found {
     mount: u64,
 }
 
-/// What lies at these paths now.
+/// Finds what is at these paths now.
 pub(super) fn find(targets: &[Target]) -> Result<Table, KernelError> {
     let devices = devices().map_err(KernelError::io(MOUNTS))?;
     let mut table = Table { mount_namespace: mount_namespace(), ..Table::default() };
     for target in targets {
         table.add(&devices, target, &target.path);
-        // What a link leads to counts as well as the link.
+        // Both a link and its target are guarded.
         if let Ok(real) = fs::canonicalize(&target.path)
             && real != target.path
         {
@@ -108,7 +107,7 @@ impl Table {
         if let Some(found) = inode(devices, path) {
             self.guard(&found, later | flags(target.extent));
         }
-        // The name too: what replaces the file, or is made where there is none, is guarded at once.
+        // The name is guarded too, so that a new file at the path is guarded at once.
         let mut child = path;
         while let Some(folder) = child.parent() {
             if let (Some(found), Some(name)) = (inode(devices, folder), child.file_name()) {
@@ -123,7 +122,7 @@ impl Table {
         self.above(devices, child);
     }
 
-    /// The folders above, and the mounts they are on.
+    /// Guards the folders above, and the mounts that they are on.
     fn above(&mut self, devices: &Devices, path: &Path) {
         for folder in path.ancestors().skip(1) {
             let Some(found) = inode(devices, folder) else { continue };
@@ -135,7 +134,8 @@ impl Table {
         }
     }
 
-    /// On overlayfs files of two layers can have one number in the kernel, and are guarded alike, as the gate's own where one of them is.
+    /// Adds flags to an inode. On overlayfs, files of two layers can have the same number in the kernel. Both are then guarded like the
+    /// stricter of them, the gate's own.
     fn guard(&mut self, found: &Found, flags: u32) {
         let is_own = |flags: u32| flags & (GUARD_SELF | GUARD_TREE | GUARD_FILES) != 0 && flags & GUARD_LATER == 0;
         let entry = self.guarded.entry(found.key).or_insert((0, found.generation));
@@ -145,7 +145,7 @@ impl Table {
             entry.0 &= !GUARD_LATER;
         }
         if entry.1 != found.generation {
-            // It fits any.
+            // Zero matches any generation.
             entry.1 = 0;
         }
     }
@@ -159,7 +159,7 @@ const fn flags(extent: Extent) -> u32 {
     }
 }
 
-/// Brings the maps up to date: what is new first, then what is over.
+/// Updates the maps: adds first, then removes.
 pub(super) fn write(maps: &Maps, table: &Table) -> Result<(), KernelError> {
     let watch = Watch { mount_namespace: table.mount_namespace, pad: 0 };
     maps.watch.set(0, watch)?;
@@ -169,13 +169,13 @@ pub(super) fn write(maps: &Maps, table: &Table) -> Result<(), KernelError> {
     replace(&maps.names, &table.names)
 }
 
-/// Brings the table of delegates up to date; paths are looked for anew.
+/// Updates the table of delegates with the paths that exist now.
 pub(super) fn write_delegates(maps: &Maps, delegates: &[Delegate]) -> Result<(), KernelError> {
     let devices = devices().map_err(KernelError::io(MOUNTS))?;
     let mut wanted = BTreeMap::new();
     for delegate in delegates {
         for key in keys(&devices, delegate) {
-            // The first that names a socket decides: policy before what is shipped.
+            // The first delegate that names a socket decides. Policy comes before the shipped ones.
             wanted.entry(key).or_insert(delegate.action as u32);
         }
     }
@@ -211,15 +211,14 @@ fn replace<K: Pod + Ord, V: Pod>(map: &Locked<HashMap<MapData, K, V>>, wanted: &
     over.into_iter().try_for_each(|key| map.remove(&key))
 }
 
-/// Device numbers of mounts by their id, as the kernel holds them: some file systems tell `stat`
-/// another one.
+/// Device numbers of mounts by their id, as the kernel has them. Some file systems report another one to `stat`.
 type Devices = BTreeMap<u64, u32>;
 
 fn devices() -> io::Result<Devices> {
     Ok(mounts::mounts()?.into_iter().map(|Mount { id, device: (major, minor), .. }| (id, device_number(major, minor))).collect())
 }
 
-/// What is at a path now, the link itself where it is one.
+/// The inode at a path now; of a link, the link itself.
 fn inode(devices: &Devices, path: &Path) -> Option<Found> {
     let name = CString::new(path.as_os_str().as_bytes()).ok()?;
     // SAFETY: plain numbers, all zero is a value.
@@ -237,8 +236,8 @@ fn inode(devices: &Devices, path: &Path) -> Option<Found> {
     Some(Found { key: InodeKey { ino, dev, folder: is_folder.into() }, generation: generation(path), mount: found.stx_mnt_id })
 }
 
-/// Overlayfs tells `stat` the number that a file has in the layer it lies in; to the kernel it has another, and the two
-/// kinds collide.
+/// Whether the path is on overlayfs. It reports to `stat` the inode number in the layer of a file. The kernel uses another number, and the
+/// two kinds collide.
 fn is_overlay(path: &CString) -> bool {
     const OVERLAYFS_SUPER_MAGIC: libc::c_long = 0x794c_7630;
     // SAFETY: plain numbers, all zero is a value.
@@ -248,7 +247,7 @@ fn is_overlay(path: &CString) -> bool {
     result == 0 && system.f_type == OVERLAYFS_SUPER_MAGIC
 }
 
-/// The number that the kernel itself has for a file. `None` before 5.14, which does not tell; such a file is guarded by its name alone.
+/// The inode number that the kernel uses for a file. `None` before 5.14, which does not report it. Such a file is guarded by its name only.
 fn kernels_ino(path: &Path) -> Option<u64> {
     let options = libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC;
     let file = fs::OpenOptions::new().read(true).custom_flags(options).open(path).ok()?;
@@ -256,10 +255,10 @@ fn kernels_ino(path: &Path) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("ino:"))?.trim().parse().ok()
 }
 
-/// The inode's generation where its file system is known to tell it; else zero, which fits any.
+/// The generation of an inode, if its file system is known to report it; else zero, which matches any.
 fn generation(path: &Path) -> u32 {
     const FS_IOC_GETVERSION: libc::c_ulong = 0x8008_7601;
-    const TELLING: [libc::c_long; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010];
+    const WITH_GENERATION: [libc::c_long; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010];
     let Ok(kind) = fs::symlink_metadata(path) else { return 0 };
     if !kind.is_file() && !kind.is_dir() {
         return 0;
@@ -269,7 +268,7 @@ fn generation(path: &Path) -> u32 {
     // SAFETY: plain numbers, all zero is a value.
     let mut system: libc::statfs = unsafe { zeroed() };
     // SAFETY: a descriptor of ours and a structure to write to.
-    if unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut system) } != 0 || !TELLING.contains(&system.f_type) {
+    if unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut system) } != 0 || !WITH_GENERATION.contains(&system.f_type) {
         return 0;
     }
     let mut version: [u32; 2] = [0; 2];
@@ -278,8 +277,7 @@ fn generation(path: &Path) -> u32 {
     if result == 0 { version[0] } else { 0 }
 }
 
-/// The mount namespace in which mounts count: that of PID 1. The daemon itself may run in one of
-/// its own, as its unit asks for.
+/// The mount namespace in which mounts are guarded: that of PID 1. The systemd unit gives the daemon another one.
 fn mount_namespace() -> u32 {
     fs::metadata("/proc/1/ns/mnt").ok().and_then(|meta| u32::try_from(meta.ino()).ok()).unwrap_or(0)
 }
@@ -346,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_tells_its_own_number_of_a_file() {
+    fn kernel_gives_its_own_number_of_a_file() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
@@ -359,7 +357,7 @@ mod tests {
     #[test]
     fn device_numbers_are_the_kernels_own() {
         assert_eq!(device_number(98, 0), 98 << 20);
-        // `stat` is told the same where the file system is not one of those.
+        // On other file systems `stat` reports the same.
         let root = fs::metadata("/proc").unwrap().dev();
         let number = device_number(libc::major(root), libc::minor(root));
         assert!(devices().unwrap().values().any(|device| *device == number));

@@ -1,6 +1,4 @@
-//! The hooks that are in place, looked at again and put back: a link can be
-//! detached, given another program or unpinned by whoever is root, and another
-//! program can be attached behind ours.
+//! Checks and repairs the hooks. Root can detach a link, give it another program or unpin it, and can attach another program behind ours.
 
 use std::{
     collections::BTreeSet,
@@ -21,22 +19,22 @@ pub(crate) enum Damage {
     Replaced,
     /// The pin was gone; the hook itself was in place, held by the daemon.
     Unpinned,
-    /// The kernel did not say how it is.
+    /// The kernel did not report its state.
     Unknown,
 }
 
 /// One hook that was found damaged, or a table that had lost its pin.
 #[derive(Debug)]
 pub(crate) struct Repair {
-    /// The program or the table, as its pin calls it.
+    /// The name of the program or table, from its pin.
     pub(crate) hook: String,
     /// What was wrong.
     pub(crate) damage: Damage,
-    /// It is in place again, or why not.
+    /// Whether it is in place again, or why not.
     pub(crate) done: io::Result<()>,
 }
 
-/// A program of somebody else's that runs after ours at the same hook.
+/// A program of another owner that runs after ours at the same hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Foreign {
     /// The kernel's number for it.
@@ -51,7 +49,7 @@ struct Hook {
     name: String,
     pin: PathBuf,
     link: OwnedFd,
-    /// Held, so that it can be attached again.
+    /// Kept open, so that it can be attached again.
     program: OwnedFd,
     program_id: u32,
     /// For links at a cgroup.
@@ -65,16 +63,16 @@ struct Table {
     map: OwnedFd,
 }
 
-/// The hooks as they were put in place, and the tables they read.
+/// The hooks as the daemon attached them, and the tables they read.
 pub(crate) struct Hooks {
     root: Option<File>,
     tables: Vec<Table>,
     hooks: Vec<Hook>,
-    told: BTreeSet<(u32, String)>,
+    reported: BTreeSet<(u32, String)>,
 }
 
 impl Hooks {
-    /// Notes every link and every table that is pinned now.
+    /// Records every link and every table that is pinned now.
     ///
     /// # Errors
     /// A pin or the cgroup cannot be read.
@@ -93,7 +91,7 @@ impl Hooks {
             let pin = entry?.path();
             tables.push(Table { name: pinned_name(&pin), map: sys::object(&pin)?, pin });
         }
-        Ok(Self { root: cgroup.map(File::open).transpose()?, tables, hooks, told: BTreeSet::new() })
+        Ok(Self { root: cgroup.map(File::open).transpose()?, tables, hooks, reported: BTreeSet::new() })
     }
 
     /// How many there are.
@@ -108,17 +106,17 @@ impl Hooks {
         self.hooks.iter().any(|hook| hook.name == name)
     }
 
-    /// Looks at each, and puts back what is not as it was.
+    /// Checks each of them, and repairs what has changed.
     pub(crate) fn mend(&mut self) -> Vec<Repair> {
         let mut repairs: Vec<Repair> = self.tables.iter().filter_map(Table::mend).collect();
-        // A start that found hooks without their tables would fill others, which these hooks do not read.
+        // Hooks must not be pinned without their tables: the next daemon would make new tables, which these hooks do not read.
         let kept = repairs.iter().all(|repair| repair.done.is_ok());
         let root = self.root.as_ref();
         repairs.extend(self.hooks.iter_mut().filter_map(|hook| hook.mend(root, kept)));
         repairs
     }
 
-    /// Programs behind ours that were not told yet.
+    /// Programs behind ours that are not reported yet.
     ///
     /// # Errors
     /// The kernel does not list them.
@@ -130,21 +128,21 @@ impl Hooks {
             let programs = links::programs_at(root.as_fd(), attach_type)?;
             let behind = programs.iter().skip_while(|id| **id != hook.program_id).skip(1);
             for id in behind.copied().collect::<Vec<u32>>() {
-                // It may have gone since.
+                // It may be gone by now.
                 let name = links::program(id).and_then(|program| links::program_name(program.as_fd())).unwrap_or_default();
                 found.push(Foreign { id, name, hook: hook.name.clone() });
             }
         }
         let key = |foreign: &Foreign| (foreign.id, foreign.hook.clone());
-        let fresh = found.iter().filter(|foreign| !self.told.contains(&key(foreign))).cloned().collect();
-        self.told = found.iter().map(key).collect();
+        let fresh = found.iter().filter(|foreign| !self.reported.contains(&key(foreign))).cloned().collect();
+        self.reported = found.iter().map(key).collect();
         Ok(fresh)
     }
 
     /// How many programs of others run after ours, at the last look.
     #[must_use]
     pub(crate) fn foreign_count(&self) -> usize {
-        self.told.len()
+        self.reported.len()
     }
 }
 
@@ -154,7 +152,7 @@ fn pinned_name(pin: &Path) -> String {
     file.split('@').next().unwrap_or_default().to_owned()
 }
 
-/// Pins what is held; its folder is gone where the bpffs was unmounted and mounted again.
+/// Pins an object again. It makes the folder if the bpffs was mounted again.
 fn pin_again(object: &OwnedFd, pin: &Path) -> io::Result<()> {
     pin.parent().map_or(Ok(()), fs::create_dir_all)?;
     sys::pin(object.as_fd(), pin)
@@ -190,7 +188,7 @@ impl Hook {
         }
     }
 
-    /// Nothing can be put behind a link that was detached: a new one takes its place.
+    /// Attaches the program by a new link, since a detached link cannot be used again.
     fn attach_again(&mut self, root: Option<&File>) -> io::Result<()> {
         let (Some(root), Some(attach_type)) = (root, self.attach_type) else {
             return Err(io::Error::other("no cgroup to attach it to"));

@@ -1,4 +1,4 @@
-//! What the kernel says of links and of the programs at a cgroup, and links made anew.
+//! Reads links and the programs at a cgroup from the kernel, and makes new links.
 
 use std::{
     io,
@@ -16,14 +16,14 @@ const BPF_LINK_TYPE_CGROUP: u32 = 3;
 /// More programs than the kernel takes at one cgroup (`BPF_CGROUP_MAX_PROGS`).
 const MOST_PROGRAMS: usize = 64;
 
-/// Where a cgroup link is attached; cgroup 0: nowhere any more.
+/// Where a cgroup link is attached; cgroup 0: it is detached.
 #[derive(Clone, Copy)]
 pub(super) struct AtCgroup {
     pub(super) cgroup_id: u64,
     pub(super) attach_type: u32,
 }
 
-/// What the kernel says of a link.
+/// What the kernel reports about a link.
 #[derive(Clone, Copy)]
 pub(super) struct LinkInfo {
     pub(super) program_id: u32,
@@ -88,7 +88,7 @@ fn info<T: Default>(object: BorrowedFd<'_>) -> io::Result<T> {
     Ok(info)
 }
 
-/// What the kernel says of a link.
+/// What the kernel reports about a link.
 pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let raw: RawLinkInfo = info(link)?;
     let at = AtCgroup { cgroup_id: raw.cgroup_id, attach_type: raw.attach_type };
@@ -117,7 +117,7 @@ pub(super) fn programs_at(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Resul
     Ok(ids.into_iter().take_while(|id| *id != 0).collect())
 }
 
-/// Attaches a program to a cgroup by a link of its own.
+/// Attaches a program to a cgroup by a new link.
 pub(super) fn create_link(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<OwnedFd> {
     owned(bpf(BPF_LINK_CREATE, &[number(program), number(cgroup), attach_type, 0])?)
 }

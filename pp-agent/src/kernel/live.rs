@@ -1,6 +1,5 @@
-//! The maps in force, as [`decide`](pp_common::decide::decide) reads them from
-//! user space: `check`, `why` and the end of flows ask the very tables that the
-//! programs ask.
+//! The maps in force, as [`decide`](pp_common::decide::decide) reads them in user space. So `check`, `why` and the ending of flows use the
+//! same tables as the programs.
 
 use std::cell::{Cell, OnceCell};
 
@@ -40,7 +39,7 @@ impl<'a> Live<'a> {
         }
     }
 
-    /// The same where the attempt leaves by this link.
+    /// Decides for attempts that leave through this link.
     pub(super) fn on(self, link: Link) -> Self {
         Self { link: Some(link), ..self }
     }

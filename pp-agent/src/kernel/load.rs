@@ -1,12 +1,9 @@
-//! Loading, attaching and pinning: make before break, so that there is no
-//! moment at which a hook is missing.
+//! Loads, attaches and pins the programs: make before break, so that no hook is ever missing.
 //!
-//! Under the pin directory: `maps/<NAME>@<layout>`, shared by every build that
-//! knows the layout; `links/<program>@<build>`, where the build is
-//! a hash of the object. Links of cgroup programs are switched to
-//! a new program in place; the others cannot be, so the new one is attached
-//! first and the old one dropped after; what refuses before the kernel acts
-//! (`backend.rs`) only when the new one was seen to refuse.
+//! The pin directory holds `maps/<NAME>@<layout>`, which all builds with that layout share, and `links/<program>@<build>`, where the build
+//! is a hash of the object. Links of cgroup programs are switched to a new program in place. For the others, the new program is attached
+//! first and the old one detached afterwards. Programs of a backend (`backend.rs`) are only detached once the new ones have refused a
+//! canary.
 
 use std::{
     fs,
@@ -29,9 +26,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     Backend, KernelError, bpffs,
-    fmod::{self, Twins},
+    fmod::{self, FmodObject},
     guard, offsets, pinned,
-    programs::{self, FIRST, Hang, LAST, REFUSING},
+    programs::{self, AttachTo, FIRST, LAST, REFUSING},
     sys, version,
 };
 use crate::causes::chain;
@@ -39,7 +36,7 @@ use crate::os::mounts::cgroup2_root;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PP_EBPF_OBJECT"));
 
-/// Where and how large.
+/// Where to pin and attach, and how large tables are.
 pub(crate) struct GateOptions {
     /// Directory of our own on a bpf file system, `/sys/fs/bpf/pp-agent`.
     pub(crate) bpffs: PathBuf,
@@ -47,16 +44,16 @@ pub(crate) struct GateOptions {
     pub(crate) cgroup: Option<PathBuf>,
     /// Most marked processes.
     pub(crate) max_tasks: u32,
-    /// Programs to leave out: a test of what each is for. Only builds with debug assertions have a way to name any.
+    /// Programs to leave out, to test what each is for. Only builds with debug assertions can name any.
     pub(crate) without: Vec<String>,
 }
 
-/// The object with its maps open, and what hangs of it so far.
+/// The object with its maps open, and the links that are attached so far.
 pub(super) struct Loader {
     pub(super) ebpf: Ebpf,
-    /// The maps were made by this start, not found.
+    /// Whether this start made the maps.
     pub(super) fresh: bool,
-    /// Programs of other builds may have marked processes without a word in `PIDS`.
+    /// Whether programs of other builds may have marked processes without an entry in `PIDS`.
     pub(super) doubtful: bool,
     without: Vec<String>,
     /// The marks of sockets that a build with another layout kept.
@@ -69,16 +66,15 @@ pub(super) struct Loader {
     links: PathBuf,
     /// The maps' descriptors, until the object is read again for fmod_ret.
     maps: Vec<(String, OwnedFd)>,
-    twins: Option<Twins>,
-    /// Why this kernel cannot have the programs that guard.
-    unguarded: Option<String>,
+    fmod_object: Option<FmodObject>,
+    /// Why this kernel does not support the guard programs.
+    guard_problem: Option<String>,
     /// The links in place, by their pins.
     held: Vec<(PathBuf, OwnedFd)>,
 }
 
 impl Loader {
-    /// Opens the maps: from here on earlier programs, if there are any, and
-    /// those of this build share all but the ones whose layout changed.
+    /// Opens the maps. From here on, programs of earlier builds and of this one share all maps whose layout is the same.
     pub(super) fn open(options: &GateOptions) -> Result<Self, KernelError> {
         if !nix::unistd::geteuid().is_root() {
             return Err(KernelError::NotRoot);
@@ -91,7 +87,7 @@ impl Loader {
         };
         bpffs::pin_directory(&options.bpffs)?;
         if let Err(error) = sys::lift_memlock() {
-            // Without CAP_SYS_RESOURCE; kernels since 5.11 do not need it.
+            // CAP_SYS_RESOURCE is missing. Kernels since 5.11 do not need it.
             tracing::debug!("memory lock limit stays as it is: {error}");
         }
         let links = options.bpffs.join("links");
@@ -100,8 +96,8 @@ impl Loader {
         }
         let fresh = !map_pin(&options.bpffs, &TASKS).exists();
         let attached = Attached::by(&links)?;
-        complete(&options.bpffs, attached, fresh)?;
-        // A kernel that keeps these elsewhere still gets everything else.
+        check_pins(&options.bpffs, attached, fresh)?;
+        // A kernel without these members still gets all other programs.
         let guard_offsets = offsets::find_guard_in(&kernel);
         let ebpf = object(&offsets, guard_offsets.as_ref().copied().unwrap_or_default(), options)?;
         let descriptors = fmod::descriptors(&ebpf).map_err(KernelError::Load)?;
@@ -124,19 +120,19 @@ impl Loader {
             kernel,
             links,
             maps: descriptors,
-            twins: None,
-            unguarded: guard_offsets.err().map(|error| error.to_string()),
+            fmod_object: None,
+            guard_problem: guard_offsets.err().map(|error| error.to_string()),
             held: Vec::new(),
         })
     }
 
-    /// Attaches what every backend has.
+    /// Attaches the first programs of every backend.
     pub(super) fn attach_first(&mut self) -> Result<(), KernelError> {
         FIRST.iter().try_for_each(|program| self.put_for_all(program))
     }
 
-    /// Attaches what marks processes, and gives the link descriptors away: they
-    /// hold the hooks if somebody unmounts the pins.
+    /// Attaches the programs that mark processes, and returns the descriptors of all links. They keep the hooks attached if the pins are
+    /// unmounted.
     pub(super) fn close(mut self) -> Result<Vec<OwnedFd>, KernelError> {
         LAST.iter().try_for_each(|program| self.put_for_all(program))?;
         Ok(self.held.into_iter().map(|(_, link)| link).collect())
@@ -146,12 +142,10 @@ impl Loader {
         self.put(program, Backend::Cgroup).map_err(|reason| KernelError::Program { program: program.name, reason })
     }
 
-    /// Attaches the programs of a backend beside those of earlier builds.
-    /// Returns those that this kernel refused and that the backend can do
-    /// without.
+    /// Attaches the programs of a backend in addition to those of earlier builds. Returns optional programs that this kernel refused.
     ///
     /// # Errors
-    /// A program that it needs, with the kernel's words; those before it stay.
+    /// A needed program that was refused, with the kernel's reason. Programs before it stay attached.
     pub(super) fn attach(&mut self, backend: Backend) -> Result<Vec<Refused>, Refused> {
         let mut refused = Vec::new();
         for program in REFUSING.iter().filter(|program| program.serves(backend)) {
@@ -168,7 +162,7 @@ impl Loader {
         Ok(refused)
     }
 
-    /// Takes away what this build attached for a backend.
+    /// Detaches what this build attached for a backend.
     pub(super) fn detach(&mut self, backend: Backend) -> Result<(), KernelError> {
         for program in REFUSING.iter().filter(|program| program.serves(backend)) {
             let pin = self.pin(&program.stem(backend));
@@ -178,15 +172,14 @@ impl Loader {
         Ok(())
     }
 
-    /// The programs of a backend are pinned, by this or an earlier build.
+    /// Whether the programs of a backend are pinned, by this or an earlier build.
     pub(super) fn was_attached(&self, backend: Backend) -> bool {
         let mut needed = REFUSING.iter().filter(|program| program.needed && program.serves(backend));
         needed.all(|program| !pins_of(&self.links, &program.stem(backend)).is_empty())
     }
 
-    /// Removes the pins of programs that are not in use any more: of earlier
-    /// builds, of other backends. Returns how many there were. Those that are
-    /// attached last have their successors yet to come.
+    /// Removes the pins of programs that are not in use any more: of earlier builds and of other backends. Returns how many there were.
+    /// Those that are attached last stay, since they are not replaced yet.
     pub(super) fn sweep(&self) -> Result<usize, KernelError> {
         let entries = fs::read_dir(&self.links).map_err(KernelError::io(self.links.display().to_string()))?;
         let last: Vec<PathBuf> = LAST.iter().flat_map(|program| pins_of(&self.links, program.name)).collect();
@@ -198,59 +191,59 @@ impl Loader {
     }
 
     fn pin(&self, stem: &str) -> PathBuf {
-        // bpffs keeps names with a dot for itself.
+        // bpffs reserves names with a dot.
         self.links.join(format!("{stem}@{}", build_id()))
     }
 
-    /// Loads and attaches one program where another build's, or none, is attached.
+    /// Loads and attaches one program, unless this build's is attached already.
     fn put(&mut self, program: &programs::Program, backend: Backend) -> Result<(), String> {
         if self.without.iter().any(|name| name == program.name) {
             tracing::warn!("{}: left out, as the command line asks", program.name);
             return Ok(());
         }
-        if let (Some(why), true) = (&self.unguarded, guard::PROGRAMS.contains(&program.name)) {
+        if let (Some(why), true) = (&self.guard_problem, guard::PROGRAMS.contains(&program.name)) {
             return Err(why.clone());
         }
         let stem = program.stem(backend);
         let pin = self.pin(&stem);
-        let link = match (sys::object(&pin), program.hang, backend) {
+        let link = match (sys::object(&pin), program.attach_to, backend) {
             (Ok(link), _, _) => link,
-            (Err(_), Hang::Hook(hook), Backend::FmodRet) => self.put_twin(program, hook, &pin)?,
-            (Err(_), hang, _) => self.put_by_aya(program.name, hang, &stem, &pin)?,
+            (Err(_), AttachTo::Hook(hook), Backend::FmodRet) => self.put_fmod(program, hook, &pin)?,
+            (Err(_), attach_to, _) => self.put_by_aya(program.name, attach_to, &stem, &pin)?,
         };
         self.held.push((pin, link));
         Ok(())
     }
 
-    fn put_twin(&mut self, program: &programs::Program, hook: &str, pin: &Path) -> Result<OwnedFd, String> {
-        let twins = match self.twins.take() {
-            Some(twins) => twins,
-            None => Twins::new(OBJECT, std::mem::take(&mut self.maps))?,
+    fn put_fmod(&mut self, program: &programs::Program, hook: &str, pin: &Path) -> Result<OwnedFd, String> {
+        let fmod_object = match self.fmod_object.take() {
+            Some(fmod_object) => fmod_object,
+            None => FmodObject::new(OBJECT, std::mem::take(&mut self.maps))?,
         };
-        self.twins.insert(twins).put(program, hook, &self.kernel, pin)
+        self.fmod_object.insert(fmod_object).put(program, hook, &self.kernel, pin)
     }
 
-    fn put_by_aya(&mut self, name: &str, hang: Hang, stem: &str, pin: &Path) -> Result<OwnedFd, String> {
+    fn put_by_aya(&mut self, name: &str, attach_to: AttachTo, stem: &str, pin: &Path) -> Result<OwnedFd, String> {
         let program = self.ebpf.program_mut(name).ok_or("is missing from the object")?;
-        load_one(program, hang, &self.btf).map_err(|error| chain(&error))?;
+        load_one(program, attach_to, &self.btf).map_err(|error| chain(&error))?;
         if let Ok(info) = program.info() {
             tracing::debug!("{name}: {} instructions verified", info.verified_instruction_count().unwrap_or_default());
         }
         let fd = program.fd().map_err(|error| chain(&error))?;
         let old = pins_of(&self.links, stem);
-        if hang == Hang::Cgroup
+        if attach_to == AttachTo::Cgroup
             && let Some((path, link)) = old.iter().find_map(|path| Some((path, sys::object(path).ok()?)))
         {
             sys::update_link(link.as_fd(), fd.as_fd()).map_err(|error| error.to_string())?;
             fs::rename(path, pin).map_err(|error| error.to_string())?;
             return Ok(link);
         }
-        let link = attach_one(program, hang, &self.cgroup).map_err(|error| chain(&error))?;
+        let link = attach_one(program, attach_to, &self.cgroup).map_err(|error| chain(&error))?;
         let pinned = link.pin(pin).map_err(|error| chain(&error))?;
         let held = sys::object(pin).map_err(|error| error.to_string())?;
         drop(pinned);
-        // What refuses stays until its successor was seen to refuse.
-        if matches!(hang, Hang::Cgroup | Hang::Tracepoint(_)) {
+        // Programs of a backend stay until the new ones have refused a canary.
+        if matches!(attach_to, AttachTo::Cgroup | AttachTo::Tracepoint(_)) {
             for path in old {
                 fs::remove_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
             }
@@ -259,15 +252,15 @@ impl Loader {
     }
 }
 
-/// A program that this kernel refused, and its words.
+/// A program that this kernel refused, and the reason.
 pub(super) type Refused = (&'static str, String);
 
-/// Whose programs hang.
+/// Which builds have programs attached.
 #[derive(Clone, Copy)]
 struct Attached {
-    /// Some of this build.
+    /// This build.
     own: bool,
-    /// Some of another.
+    /// Another build.
     others: bool,
 }
 
@@ -288,9 +281,9 @@ impl Attached {
     }
 }
 
-/// Programs that are attached have their maps: those of this build all of them, those of any the marks of processes. One made anew beside
-/// them would be written by the daemon and read by nobody. Lines for the log are read from the map that attached programs write to.
-fn complete(bpffs: &Path, attached: Attached, fresh: bool) -> Result<(), KernelError> {
+/// Checks that attached programs have their maps: programs of this build need all of them, programs of others the marks of processes. The
+/// daemon would otherwise write to new maps that no attached program reads. Log lines come from the map that attached programs write to.
+fn check_pins(bpffs: &Path, attached: Attached, fresh: bool) -> Result<(), KernelError> {
     let needed = pinned_maps().filter(|map| map.name != AYA_LOGS.name);
     let lost = needed.map(|map| map_pin(bpffs, map)).find(|pin| !pin.exists());
     match lost.filter(|_| attached.own || attached.others && fresh) {
@@ -322,12 +315,12 @@ fn pinned_maps() -> impl Iterator<Item = &'static Map> {
 }
 
 pub(super) fn map_pin(bpffs: &Path, map: &Map) -> PathBuf {
-    // The copy of a later version has another layout of sockets' marks: the test of an upgrade sees them carried over.
+    // The copy of a later version has another layout for the marks of sockets, so that the test of an upgrade sees them carried over.
     let layout = if map.name == SOCKS.name && version::is_later() { map.layout + 1 } else { map.layout };
     bpffs.join("maps").join(format!("{}@{layout}", map.name))
 }
 
-/// Lets go of maps in layouts that no attached program knows any more; they stay while one does.
+/// Removes maps in layouts that no attached program uses any more.
 pub(super) fn drop_other_layouts(bpffs: &Path) -> Result<(), KernelError> {
     if Attached::by(&bpffs.join("links"))?.others {
         return Ok(());
@@ -344,7 +337,7 @@ pub(super) fn other_layouts(bpffs: &Path, map: &Map) -> Vec<PathBuf> {
     pins
 }
 
-/// Pins of a program or map, by whatever build.
+/// Pins of a program or map, by any build.
 pub(super) fn pins_of(links: &Path, stem: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(links) else { return Vec::new() };
     entries
@@ -357,11 +350,11 @@ pub(super) fn pins_of(links: &Path, stem: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-fn load_one(program: &mut Program, hang: Hang, btf: &Btf) -> Result<(), aya::programs::ProgramError> {
-    match (program, hang) {
+fn load_one(program: &mut Program, attach_to: AttachTo, btf: &Btf) -> Result<(), aya::programs::ProgramError> {
+    match (program, attach_to) {
         (Program::RawTracePoint(program), _) => program.load(),
-        (Program::Lsm(program), Hang::Hook(hook)) => program.load(hook, btf),
-        (Program::FEntry(program), Hang::Entry(function)) => program.load(function, btf),
+        (Program::Lsm(program), AttachTo::Hook(hook)) => program.load(hook, btf),
+        (Program::FEntry(program), AttachTo::Entry(function)) => program.load(function, btf),
         (Program::CgroupSockAddr(program), _) => program.load(),
         (Program::CgroupSock(program), _) => program.load(),
         (Program::CgroupSkb(program), _) => program.load(),
@@ -371,13 +364,13 @@ fn load_one(program: &mut Program, hang: Hang, btf: &Btf) -> Result<(), aya::pro
     }
 }
 
-fn attach_one(program: &mut Program, hang: Hang, cgroup: &fs::File) -> Result<FdLink, aya::programs::ProgramError> {
+fn attach_one(program: &mut Program, attach_to: AttachTo, cgroup: &fs::File) -> Result<FdLink, aya::programs::ProgramError> {
     use aya::programs::ProgramError::UnexpectedProgramType;
-    // A link is one of many by itself: `Single` sets no flag, and the kernel takes none.
+    // Links always allow several programs. `Single` sets no flag, and the kernel accepts none.
     let mode = CgroupAttachMode::Single;
     let not_a_link = |_| UnexpectedProgramType;
-    match (program, hang) {
-        (Program::RawTracePoint(program), Hang::Tracepoint(name)) => {
+    match (program, attach_to) {
+        (Program::RawTracePoint(program), AttachTo::Tracepoint(name)) => {
             let id = program.attach(name)?;
             Ok(program.take_link(id)?.into())
         }
@@ -407,9 +400,9 @@ fn attach_one(program: &mut Program, hang: Hang, cgroup: &fs::File) -> Result<Fd
     }
 }
 
-/// Tells builds apart: the object and the ABI.
+/// Identifies this build by its object and its ABI.
 fn build_id() -> &'static str {
-    // Asked for each program, and the object is megabytes.
+    // Computed once: it is used for each program, and the object is large.
     static ID: LazyLock<String> = LazyLock::new(|| {
         let mut hash = Sha256::new();
         hash.update(OBJECT);
@@ -419,14 +412,15 @@ fn build_id() -> &'static str {
     &ID
 }
 
-/// Removes every hook and map; works with the daemon dead.
+/// Removes every hook and map. It needs no daemon.
 ///
 /// # Errors
 /// A pin cannot be removed.
 pub(crate) fn uninstall(bpffs: &Path) -> Result<Removed, KernelError> {
     let mut removed = Removed { pins: 0, flows: 0, problem: None };
     for dir in ["links", "maps"] {
-        // Before the hooks are gone, and once more for what they refused meanwhile. They go all the same: the operator says so.
+        // Before the hooks are removed, and again afterwards for what they refused in between. An error does not stop the removal, since
+        // the operator asked for it.
         match pinned::end_refused(bpffs) {
             Ok(flows) => removed.flows += flows,
             Err(error) => removed.problem = Some(error),
@@ -455,7 +449,7 @@ pub(crate) fn uninstall(bpffs: &Path) -> Result<Removed, KernelError> {
 pub(crate) struct Removed {
     /// Pins that were removed.
     pub(crate) pins: usize,
-    /// Flows that were ended, since a packet of them had been refused.
+    /// Flows that were ended because the gate had refused one of their packets.
     pub(crate) flows: usize,
     /// Why not all such flows could be ended.
     pub(crate) problem: Option<KernelError>,

@@ -1,4 +1,4 @@
-//! Lines that the kernel programs write for the log (`pp-ebpf/src/gate/log.rs`), handed on to `tracing`. A line's target is its program.
+//! Forwards the log lines of the kernel programs (`pp-ebpf/src/gate/log.rs`) to `tracing`. The target of a line is its program.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,17 +14,17 @@ use tracing_log::AsTrace as _;
 use super::{Gate, KernelError, links, programs};
 use crate::causes::chain;
 
-/// How long lines gather before the next look. A buffer counts as readable from the moment at which a line is begun.
+/// The pause between two reads, in which lines collect. A buffer is readable as soon as a program starts to write a line.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Looks in a row that end at what is no line, before the thread gives up.
-const MOST_BAD: u32 = 5;
+/// After so many failed reads in a row the thread ends.
+const MAX_FAILED_READS: u32 = 5;
 
-/// The reading end. The map outlives the daemon: the next one reads what this one has not.
+/// The reading end. The map outlives the daemon, so the next daemon reads the lines that this one has not read.
 pub(super) struct ProgramLog(EbpfLogger<Forward>);
 
 impl ProgramLog {
-    /// Opens the map that the programs behind these links write to: once they are loaded, and whatever is pinned by now. `None`, and a
-    /// warning: the gate does without the lines.
+    /// Opens the map that the programs of these links write to, even if another one is pinned by now. `None`, with a warning: lines of the
+    /// programs are not logged.
     pub(super) fn open(links: &[OwnedFd]) -> Option<Self> {
         let mut problem = "no program is attached".to_owned();
         for link in links {
@@ -42,7 +42,7 @@ impl ProgramLog {
         EbpfLogger::init_from_id_with_logger(program, Forward).map(Self).map_err(|error| chain(&error))
     }
 
-    /// Hands lines on for as long as the daemon lives. A thread of its own: a storm of lines keeps nobody waiting.
+    /// Forwards lines until the daemon ends, on a separate thread, so that a storm of lines delays nothing else.
     pub(super) fn follow(self) {
         let started = std::thread::Builder::new().name("program-log".to_owned()).spawn(move || self.run());
         if let Err(error) = started {
@@ -60,24 +60,24 @@ impl ProgramLog {
     }
 }
 
-/// Flushes and waits in turn. Returns why that cannot go on.
+/// Flushes and waits alternately. Returns why it cannot continue.
 fn read_until_error<T>(logger: &mut T, flush: impl Fn(&mut T), wait: impl Fn(&T) -> nix::Result<()>, pause: Duration) -> String {
-    let mut bad = 0;
+    let mut failed = 0;
     loop {
-        // aya-log panics at what is no line; the next call goes on behind it, or ends there once more.
+        // aya-log panics on bytes that are no line. The next call continues after them, or panics again.
         if catch_unwind(AssertUnwindSafe(|| flush(logger))).is_ok() {
-            bad = 0;
+            failed = 0;
         } else {
-            bad += 1;
-            if bad == MOST_BAD {
-                return format!("{MOST_BAD} lines in a row cannot be read");
+            failed += 1;
+            if failed == MAX_FAILED_READS {
+                return format!("{MAX_FAILED_READS} lines in a row cannot be read");
             }
-            if bad == 1 {
+            if failed == 1 {
                 tracing::warn!("{}: a line cannot be read", AYA_LOGS.name);
             }
         }
         std::thread::sleep(pause);
-        if bad == 0
+        if failed == 0
             && let Err(error) = wait(logger)
         {
             return error.to_string();
@@ -86,20 +86,20 @@ fn read_until_error<T>(logger: &mut T, flush: impl Fn(&mut T), wait: impl Fn(&T)
 }
 
 impl Gate {
-    /// Has the programs write a line for each attempt and packet that they block, where the log takes those of any. Before there is a
+    /// Has the programs write a line for each attempt and packet that they block, if the log shows such lines. Called before there is a
     /// `Publisher`.
     pub(super) fn ask_for_lines(&self) -> Result<(), KernelError> {
         self.maps.set_flag(CONTROL_LOG, programs::all().any(|program| is_logged(program.name, Level::Debug)))
     }
 }
 
-/// Whether the daemon's log takes lines of this target and level.
+/// Whether the daemon's log shows lines of this target and level.
 fn is_logged(target: &str, level: Level) -> bool {
     let metadata = Metadata::builder().target(target).level(level).build();
     tracing::dispatcher::get_default(|dispatch| dispatch.enabled(&metadata.as_trace()))
 }
 
-/// Hands a line to `tracing`.
+/// Forwards a line to `tracing`.
 struct Forward;
 
 impl Log for Forward {
@@ -111,8 +111,9 @@ impl Log for Forward {
         let (program, text) = (record.target(), record.args().to_string());
         // The log does not show targets.
         let line = format!("{program}: {}", text.trim_end());
-        let told = tracing_log::format_trace(&Record::builder().target(program).level(record.level()).args(format_args!("{line}")).build());
-        if let Err(error) = told {
+        let result =
+            tracing_log::format_trace(&Record::builder().target(program).level(record.level()).args(format_args!("{line}")).build());
+        if let Err(error) = result {
             tracing::debug!("{line}: {error}");
         }
     }
@@ -144,31 +145,32 @@ mod tests {
         }
     }
 
-    /// Reads where every look ends like this, until the fifth wait; returns how many looks there were, and why there are no more.
-    fn read(look: impl Fn(u32)) -> (u32, String) {
-        let (mut looks, waits) = (0, Cell::new(0));
-        let flush = |looks: &mut u32| {
-            *looks += 1;
-            look(*looks);
+    /// Runs the loop with this flush, which gets the number of its call, until the fifth wait fails. Returns the number of calls and why the
+    /// loop ended.
+    fn read(each: impl Fn(u32)) -> (u32, String) {
+        let (mut calls, waits) = (0, Cell::new(0));
+        let flush = |calls: &mut u32| {
+            *calls += 1;
+            each(*calls);
         };
         let wait = |_: &u32| {
             waits.set(waits.get() + 1);
             if waits.get() == 5 { Err(Errno::EBADF) } else { Ok(()) }
         };
-        let why = read_until_error(&mut looks, flush, wait, Duration::ZERO);
-        (looks, why)
+        let why = read_until_error(&mut calls, flush, wait, Duration::ZERO);
+        (calls, why)
     }
 
     #[test]
-    fn reading_goes_on_behind_bad_lines_and_ends_when_waiting_does() {
+    fn reading_continues_after_bad_lines_and_ends_if_waiting_fails() {
         assert_eq!(read(|_| {}), (5, Errno::EBADF.to_string()));
-        // More bad lines than end it, but never so many in a row.
-        assert_eq!(read(|look| assert!(look % 2 == 0, "no line")), (10, Errno::EBADF.to_string()));
+        // More bad lines than the limit, but not in a row.
+        assert_eq!(read(|call| assert!(call % 2 == 0, "no line")), (10, Errno::EBADF.to_string()));
     }
 
     #[test]
     fn reading_ends_after_a_few_bad_lines_in_a_row() {
-        assert_eq!(read(|look| assert!(look == 1, "no line")), (1 + MOST_BAD, "5 lines in a row cannot be read".to_owned()));
+        assert_eq!(read(|call| assert!(call == 1, "no line")), (1 + MAX_FAILED_READS, "5 lines in a row cannot be read".to_owned()));
     }
 
     /// What the log shows of two lines under this filter.
@@ -190,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_name_their_program_and_lose_what_fills_them_up() {
+    fn lines_name_their_program_and_lose_their_padding() {
         assert_eq!(shown("debug"), " WARN pp_fork: TASKS is full\nDEBUG pp_egress: blocked\n");
     }
 

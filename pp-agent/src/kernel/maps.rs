@@ -1,4 +1,4 @@
-//! The maps of `pp_common::maps`, opened once, each behind a lock of its own.
+//! The maps of `pp_common::maps`, opened once, each behind its own lock.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -22,13 +22,12 @@ use pp_common::{
 
 use super::KernelError;
 
-/// Whatever is there.
+/// Writes whether or not there is an entry (`BPF_ANY`).
 pub(super) const ANY: u64 = 0;
-/// Only where there is none (`BPF_NOEXIST`).
+/// Writes only if there is no entry (`BPF_NOEXIST`).
 pub(super) const NO_EXIST: u64 = 1;
 
-/// A map behind a lock that a panic elsewhere does not poison: its content is
-/// the kernel's.
+/// A map behind a lock. A panic elsewhere does not poison it, since the kernel owns the content.
 pub(super) struct Locked<T> {
     about: &'static maps::Map,
     map: Mutex<T>,
@@ -51,18 +50,18 @@ impl<T> Locked<T> {
         self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why an operation on this map did not work.
+    /// The error of an operation on this map.
     pub(super) fn error(&self, error: MapError) -> KernelError {
         map_error(self.about.name, &error)
     }
 
-    /// That this many entries have room.
+    /// Checks that there is room for this many entries.
     pub(super) const fn fits(&self, needed: usize) -> Result<(), KernelError> {
         fits(self.about, needed)
     }
 }
 
-/// That this many entries have room in a map.
+/// Checks that a map has room for this many entries.
 pub(super) const fn fits(map: &maps::Map, needed: usize) -> Result<(), KernelError> {
     let room = map.room();
     if needed > room { Err(KernelError::Full { map: map.name, room, needed }) } else { Ok(()) }
@@ -72,7 +71,7 @@ pub(super) fn map_error(map: &'static str, error: &MapError) -> KernelError {
     KernelError::Map { map, reason: error.to_string() }
 }
 
-/// `None` where there is no such entry.
+/// `None` if there is no such entry.
 pub(super) fn optional<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -112,12 +111,12 @@ impl<K: Pod, V: Pod> Locked<HashMap<MapData, K, V>> {
         absent_is_fine(self.lock().remove(key)).map_err(|error| self.error(error))
     }
 
-    /// Every key. Entries that come or go meanwhile may be missed.
+    /// Every key. Entries that are added or removed at the same time may be missed.
     pub(super) fn keys(&self) -> Result<Vec<K>, KernelError> {
         self.lock().keys().collect::<Result<_, _>>().map_err(|error| self.error(error))
     }
 
-    /// Every entry. Those that come or go meanwhile may be missed.
+    /// Every entry. Entries that are added or removed at the same time may be missed.
     pub(super) fn entries(&self) -> Result<Vec<(K, V)>, KernelError> {
         self.lock().iter().collect::<Result<_, _>>().map_err(|error| self.error(error))
     }
@@ -151,7 +150,7 @@ impl<V: Pod> Locked<Array<MapData, V>> {
     }
 }
 
-/// The type by which a map of this kind is opened.
+/// The type that a map of this kind is opened as.
 macro_rules! opened {
     (Hash $key:ty, $value:ty) => { HashMap<MapData, $key, $value> };
     (HashLazy $key:ty, $value:ty) => { HashMap<MapData, $key, $value> };
@@ -164,7 +163,7 @@ macro_rules! opened {
     (SkStorage $key:ty, $value:ty) => { SkStorage<MapData, $value> };
 }
 
-/// Removes the entries of other generations, where a map of this kind has any.
+/// Removes the entries of other generations, if a map of this kind has generations.
 macro_rules! swept {
     (HashGen $map:expr, $keep:expr) => {
         $map.keys()?.into_iter().filter(|key| key.generation != $keep).try_for_each(|key| $map.remove(&key))?
@@ -184,7 +183,7 @@ macro_rules! open {
         )+ }
         others { $($others:tt)+ }
     ) => {
-        /// Those that are read and written entry by entry.
+        /// The maps that are read and written entry by entry.
         pub(super) struct Maps { $($(#[doc = $text])+ pub(super) $field: Locked<opened!($kind $key, $value)>,)+ }
 
         impl Maps {
@@ -222,8 +221,7 @@ impl Maps {
         self.keep_overflow()
     }
 
-    /// Puts the overflow word up again where it was written over in the same
-    /// instant in which a process found no room.
+    /// RACE: sets the overflow word again if it was overwritten in the instant in which a process found no room.
     pub(super) fn keep_overflow(&self) -> Result<(), KernelError> {
         let control = self.control()?;
         if control.overflow == 0 && !self.doomed.entries()?.is_empty() {

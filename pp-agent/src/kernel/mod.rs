@@ -1,4 +1,4 @@
-//! The gate in the kernel: the only module that knows aya and `bpf(2)`.
+//! The gate in the kernel. Only this module uses aya and `bpf(2)`.
 
 #![allow(unsafe_code, reason = "bpf(2) and memory that is shared with the kernel; each place has its SAFETY line")]
 
@@ -63,8 +63,7 @@ use log::ProgramLog;
 use maps::{Locked, Maps, map_error, optional};
 use pids::Pids;
 
-/// The gate: programs attached, maps open. Dropping it leaves everything in
-/// force.
+/// The gate: programs attached, maps open. Dropping it leaves everything in force.
 pub(crate) struct Gate {
     maps: Maps,
     pids: Pids,
@@ -72,35 +71,33 @@ pub(crate) struct Gate {
     fresh: bool,
     max_tasks: u32,
     choice: backend::Choice,
-    /// The last canary was refused what no cgroup program can refuse.
+    /// Whether the last canary was refused what no cgroup program can refuse.
     refuses: AtomicBool,
-    /// Writes by `splice` and `sendfile` pass the hook of messages.
+    /// Whether writes by `splice` and `sendfile` pass the hook of messages.
     splices_by_message: bool,
     /// What the guard maps hold.
     guarded: Mutex<guard::Table>,
-    /// Only while this build takes over from one with another layout.
+    /// Present only while this build takes over from one with another layout.
     earlier_socks: Option<EarlierSocks>,
     /// The host's own addresses, as the map has them.
     own: Mutex<Option<Vec<Addr>>>,
-    /// Addresses that were taken out of `CLAIMED` the last time.
+    /// Addresses that were removed from `CLAIMED` the last time.
     unclaimed: Mutex<Vec<Addr>>,
-    /// The map of sockets' marks, for `sock_diag`; and why it cannot be asked, where it cannot.
+    /// The map of the marks of sockets, for `sock_diag`.
     socks: OwnedFd,
-    blind: Option<String>,
+    /// Why `sock_diag` cannot be used, if it cannot.
+    sock_diag_problem: Option<String>,
     namespaces: Mutex<Namespaces>,
     _links: Vec<OwnedFd>,
 }
 
 impl Gate {
-    /// Puts this build's programs in place of none or of another build's,
-    /// without a moment in between, and opens the maps that are there. Where
-    /// another build kept the marks of sockets in another layout, `mark_again`
-    /// is called before the programs change over, and once more for what was
-    /// opened meanwhile.
+    /// Attaches this build's programs, or replaces another build's without a gap, and opens the maps that are there. If another build had
+    /// another layout for the marks of sockets, `mark_again` is called before the programs are replaced. It is called again afterwards, for
+    /// sockets that were opened in between.
     ///
     /// # Errors
-    /// This kernel, user or file system cannot carry it, or `mark_again`
-    /// failed; the message says what to change.
+    /// This kernel, user or file system does not allow it, or `mark_again` failed. The message says what to change.
     pub(crate) fn start(options: &GateOptions, mark_again: impl Fn(&Self) -> Result<(), KernelError>) -> Result<Self, KernelError> {
         let mut loader = load::Loader::open(options)?;
         let mut ring = |name: &'static str| -> Result<RingBuf<MapData>, KernelError> {
@@ -109,7 +106,7 @@ impl Gate {
         };
         let records = Records::new(ring(EVENTS.name)?, ring(LIFECYCLE.name)?)?;
         let maps = Maps::open(&mut loader.ebpf)?;
-        // What a start finds pinned has the size it was made with.
+        // A map that was pinned before keeps the size that it was made with.
         let tasks = MapInfo::from_pin(load::map_pin(&options.bpffs, &TASKS)).map_err(|error| map_error(TASKS.name, &error))?;
         let earlier_socks = loader.earlier_socks.take().map(EarlierSocks::open).transpose()?;
         let other_layout = earlier_socks.is_some();
@@ -117,11 +114,11 @@ impl Gate {
         let pids = sys::object(&pids).map_err(KernelError::io(pids.display().to_string()))?;
         let socks = load::map_pin(&options.bpffs, &SOCKS);
         let socks = sys::object(&socks).map_err(KernelError::io(socks.display().to_string()))?;
-        let blind = diag::works(socks.as_fd()).err().map(|error| error.to_string());
+        let sock_diag_problem = diag::works(socks.as_fd()).err().map(|error| error.to_string());
         let mut gate = Self {
             maps,
             socks,
-            blind,
+            sock_diag_problem,
             namespaces: Mutex::new(Namespaces::begin()),
             pids: Pids::open(&pids, loader.fresh, loader.doubtful)?,
             earlier_socks,
@@ -158,7 +155,7 @@ impl Gate {
         Ok(gate)
     }
 
-    /// Ends flows to protected places that nobody has open: there is no descriptor by which their marks could be carried over.
+    /// Ends flows to protected places that no process has open. Without a descriptor their marks cannot be carried over.
     fn end_left_behind(&self, bpffs: &Path) {
         let ended = pinned::end_where(&load::other_layouts(bpffs, &SOCKS), |socket| {
             let subject = Subject { session: socket.mark.session, agent: socket.mark.agent, owner: socket.mark.owner };
@@ -176,8 +173,7 @@ impl Gate {
         }
     }
 
-    /// Brings a socket's mark over from the layout of an earlier build.
-    /// `false`: it had none there, or that layout is not known.
+    /// Copies the mark of a socket from the layout of an earlier build. `false`: it had none, or the layout is unknown.
     ///
     /// # Errors
     /// A map cannot be read or written.
@@ -189,31 +185,31 @@ impl Gate {
         }
     }
 
-    /// The maps were made by this start: what was counted before is gone.
+    /// Whether this start made the maps. Then earlier counts are lost.
     #[must_use]
     pub(crate) const fn fresh(&self) -> bool {
         self.fresh
     }
 
-    /// Most marked processes that the task table in force has room for.
+    /// How many marked processes the task table in force has room for.
     #[must_use]
     pub(crate) const fn max_tasks(&self) -> u32 {
         self.max_tasks
     }
 
-    /// The backend that the last canary found refusing.
+    /// The backend that refused the last canary.
     #[must_use]
     pub(crate) fn backend(&self) -> Backend {
         self.choice.backend.filter(|_| self.refuses.load(Ordering::Relaxed)).unwrap_or(Backend::Cgroup)
     }
 
-    /// What became of each backend at start.
+    /// The result of trying each backend at start.
     #[must_use]
     pub(crate) fn candidates(&self) -> &[Candidate] {
         &self.choice.candidates
     }
 
-    /// Sends the canary and takes its word for the backend. Blocking.
+    /// Sends the canary, and records whether the backend refused it. Blocking.
     ///
     /// # Errors
     /// It could not be sent.
@@ -224,8 +220,7 @@ impl Gate {
         Ok(findings)
     }
 
-    /// The programs that must hang with the backend in use, as their pins are called: all but what this kernel refused and what
-    /// it has no need of.
+    /// The pins of the programs that must be attached with the backend in use: all but those that this kernel refused or does not need.
     #[must_use]
     pub(crate) fn expected_hooks(&self) -> Vec<String> {
         let idle = |program: &programs::Program| {
@@ -235,19 +230,19 @@ impl Gate {
         hanging.map(|(_, stem)| stem).collect()
     }
 
-    /// What the program of this name refuses is refused on this kernel, by it or by what stands in for it.
+    /// Whether this kernel accepted the program of this name, or a program that replaces it.
     #[must_use]
     pub(crate) fn covers(&self, program: &str) -> bool {
         self.has(program) || programs::stand_ins(program).any(|other| self.has(other.name))
     }
 
-    /// This kernel refused no program of this name.
+    /// Whether this kernel accepted the program of this name.
     #[must_use]
     pub(crate) fn has(&self, program: &str) -> bool {
         self.choice.refused.iter().all(|(name, _)| *name != program)
     }
 
-    /// Sockets that are handed over or inherited get their mark before they can be written.
+    /// Whether sockets that are passed or inherited get their mark before they can be written to.
     #[must_use]
     pub(crate) fn sees_passed(&self) -> bool {
         match self.backend() {
@@ -257,7 +252,7 @@ impl Gate {
         }
     }
 
-    /// Brings the guarded files up to date with what lies at these paths now.
+    /// Updates the guarded files with what is at these paths now.
     ///
     /// # Errors
     /// The kernel refused an entry, or there are too many.
@@ -271,7 +266,7 @@ impl Gate {
         Ok(())
     }
 
-    /// Brings the delegates up to date with the sockets that are there now.
+    /// Updates the delegates with the sockets that exist now.
     ///
     /// # Errors
     /// The kernel refused an entry, or there are too many.
@@ -290,12 +285,12 @@ impl Gate {
     /// The mark of a process.
     ///
     /// # Errors
-    /// The map cannot be read, which for a caller means: treat it as marked.
+    /// The map cannot be read. The caller must then treat the process as marked.
     pub(crate) fn mark(&self, tgid: u32) -> Result<Option<TaskMark>, KernelError> {
         self.maps.tasks.get(&tgid)
     }
 
-    /// The mark of a process, also of one for which the table had no room.
+    /// The mark of a process, also if the task table had no room for it.
     ///
     /// # Errors
     /// As for [`Self::mark`].
@@ -314,14 +309,14 @@ impl Gate {
         self.maps.tasks.entries()
     }
 
-    /// Marks a process that is not marked yet; `false`: it was.
+    /// Marks a process. `false`: it has a mark already.
     ///
     /// # Errors
     /// The table is full or cannot be written.
     pub(crate) fn insert_mark(&self, tgid: u32, mark: TaskMark) -> Result<bool, KernelError> {
         self.pids.enter(tgid);
         let entered = self.maps.tasks.insert_new(&tgid, &mark)?;
-        // RACE: an end that found no mark yet may have taken the byte away.
+        // RACE: an exit that found no mark yet may have cleared the byte.
         self.pids.enter(tgid);
         if entered {
             self.maps.doomed.remove(&tgid)?;
@@ -334,7 +329,7 @@ impl Gate {
         self.pids.enter(tgid);
     }
 
-    /// Takes a process's mark away.
+    /// Removes the mark of a process.
     ///
     /// # Errors
     /// The map cannot be written.
@@ -342,7 +337,7 @@ impl Gate {
         self.maps.tasks.remove(&tgid)
     }
 
-    /// The mark of a socket, by a descriptor of ours for it.
+    /// The mark of a socket, by our own descriptor for it.
     ///
     /// # Errors
     /// The map cannot be read.
@@ -351,7 +346,7 @@ impl Gate {
         optional(self.maps.socks.lock().get(&socket.as_raw_fd(), 0)).map_err(|error| self.maps.socks.error(error))
     }
 
-    /// Gives a socket a mark, by a descriptor of ours for it.
+    /// Marks a socket, by our own descriptor for it.
     ///
     /// # Errors
     /// The map cannot be written.
@@ -361,13 +356,13 @@ impl Gate {
         self.maps.socks.lock().insert(&socket, mark, 0).map_err(|error| self.maps.socks.error(error))
     }
 
-    /// Why flows that nobody has open cannot be found and ended on this kernel; `None`: they can.
+    /// Why flows that no process has open cannot be found and ended on this kernel; `None`: they can.
     #[must_use]
-    pub(crate) fn blind(&self) -> Option<&str> {
-        self.blind.as_deref()
+    pub(crate) fn sock_diag_problem(&self) -> Option<&str> {
+        self.sock_diag_problem.as_deref()
     }
 
-    /// Looks in which network namespaces marked processes are now. `true`: a flow that nobody has open may be in one that they left.
+    /// Looks for the network namespaces of marked processes. `true`: a flow that no process has open may be in one that they left.
     ///
     /// # Errors
     /// The map cannot be read.
@@ -380,13 +375,13 @@ impl Gate {
 
     /// Remembers the network namespace of a marked process that may end at any moment.
     pub(crate) fn learn_namespace(&self, pid: u32) {
-        // Not while sockets are being listed: whoever is told of the refusal looks once more.
+        // Skipped while sockets are listed. The task that ends refused flows looks again anyway.
         if let Ok(mut namespaces) = self.namespaces.try_lock() {
             namespaces.learn(pid);
         }
     }
 
-    /// More network namespaces have marked processes than are looked after.
+    /// Whether marked processes are in more network namespaces than are watched.
     #[must_use]
     pub(crate) fn has_too_many_namespaces(&self) -> bool {
         self.namespaces().full()
@@ -395,16 +390,16 @@ impl Gate {
     /// Every TCP socket that has a mark, in every network namespace that is known. Blocking.
     #[must_use]
     pub(crate) fn marked_sockets(&self) -> Vec<(diag::Id, diag::Marked)> {
-        if self.blind.is_some() {
+        if self.sock_diag_problem.is_some() {
             return Vec::new();
         }
         self.namespaces().marked(self.socks.as_fd())
     }
 
-    /// Ends such a socket, with all that is in its queue. `false`: it was ended before, and the kernel keeps what is left of it.
+    /// Ends such a socket, and discards its queue. `false`: it was ended before, but the kernel still keeps it.
     ///
     /// # Errors
-    /// The kernel cannot, or it has ended by itself.
+    /// The kernel cannot do it, or the socket has ended by itself.
     pub(crate) fn destroy(&self, namespace: &diag::Id, socket: &diag::Marked) -> std::io::Result<bool> {
         self.namespaces().destroy(namespace, socket)
     }
@@ -413,18 +408,18 @@ impl Gate {
         self.namespaces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the kernel would decide now, from its own tables, without counting.
+    /// Decides as the kernel would now, from its own tables, without charging a budget.
     pub(crate) fn decide(&self, subject: &Subject, attempt: &Attempt) -> Decision {
         decide(&Live::new(&self.maps), subject, attempt)
     }
 
-    /// The receipt that came nearest to allowing what was refused.
+    /// The receipt that came nearest to allowing a refused attempt.
     #[must_use]
     pub(crate) fn nearest(&self, subject: &Subject, attempt: &Attempt, decision: &Decision) -> Option<Serial> {
         nearest_receipt(&Live::new(&self.maps), subject, attempt, decision)
     }
 
-    /// What has been used of a receipt.
+    /// What is used of a receipt.
     #[must_use]
     pub(crate) fn spent(&self, serial: Serial) -> Option<Spent> {
         use pp_common::decide::Tables as _;
@@ -439,7 +434,7 @@ impl Gate {
         self.maps.counters()
     }
 
-    /// Repeats that are being counted instead of written.
+    /// Repeats that the programs count instead of writing records.
     ///
     /// # Errors
     /// The map cannot be read.
@@ -447,9 +442,9 @@ impl Gate {
         self.maps.repeats.entries()
     }
 
-    /// Forgets a pair that still is as it was `seen`. `false`: it is not.
+    /// Removes a pair, if it is still as it was `seen`. `false`: it has changed.
     ///
-    /// RACE: what a program adds between the look and the removal is missing from the sum of refusals.
+    /// RACE: what a program adds between the check and the removal is missing from the sum of refusals.
     ///
     /// # Errors
     /// The map cannot be read or written.
@@ -462,46 +457,45 @@ impl Gate {
         Ok(true)
     }
 
-    /// How many repeats were told, by the ids of their entries.
+    /// How many repeats are reported, by the ids of their entries.
     ///
     /// # Errors
     /// The map cannot be read.
-    pub(crate) fn told(&self) -> Result<Vec<(u64, u64)>, KernelError> {
+    pub(crate) fn reported_repeats(&self) -> Result<Vec<(u64, u64)>, KernelError> {
         self.maps.reported.entries()
     }
 
-    /// Keeps how many repeats of an entry were told, for the daemon after this one.
+    /// Stores how many repeats of an entry are reported, for the next daemon.
     ///
     /// # Errors
     /// The map cannot be written.
-    pub(crate) fn keep_told(&self, id: u64, count: u64) -> Result<(), KernelError> {
+    pub(crate) fn keep_reported(&self, id: u64, count: u64) -> Result<(), KernelError> {
         self.maps.reported.insert(&id, &count)
     }
 
-    /// Drops what was told of an entry that is gone.
+    /// Removes the number of reported repeats of an entry that is gone.
     ///
     /// # Errors
     /// The map cannot be written.
-    pub(crate) fn remove_told(&self, id: u64) -> Result<(), KernelError> {
+    pub(crate) fn remove_reported(&self, id: u64) -> Result<(), KernelError> {
         self.maps.reported.remove(&id)
     }
 
-    /// Waits until every program that runs now has returned, and so has every one that had begun a record before one of these.
+    /// Waits until every program that runs now has returned, and every program that had reserved a record before one of these.
     pub(crate) fn grace_periods(&self) {
         sys::grace_period();
-        // The reader of a buffer stops at a record that is begun and not there yet, though later ones be complete.
+        // The reader of a buffer stops at a record that is reserved but not submitted, even if later ones are complete.
         sys::grace_period();
     }
 
-    /// The reading ends of the ring buffers; there is one of each.
+    /// The reading ends of the ring buffers. Only the first call returns them.
     #[must_use]
     pub(crate) fn take_records(&self) -> Option<Records> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-/// The mark of a process, read from the pins, for commands that work without
-/// the daemon. `None`: not marked, or nothing is installed.
+/// The mark of a process, read from the pins, for commands that work without the daemon. `None`: it is not marked, or nothing is installed.
 ///
 /// # Errors
 /// The pinned map cannot be read.
@@ -515,7 +509,7 @@ pub(crate) fn pinned_mark(bpffs: &Path, tgid: u32) -> Result<Option<TaskMark>, K
             && let Err(error) = sys::object(&path)
             && error.raw_os_error() == Some(libc::EPERM)
         {
-            // Root is refused `bpf(2)` by the gate alone, and only in a session.
+            // Only the gate refuses `bpf(2)` to root, and only in a session.
             return Ok(Some(TaskMark::default()));
         }
         let map: Locked<HashMap<MapData, u32, TaskMark>> = pinned::open(bpffs, map, aya::maps::Map::HashMap)?;

@@ -1,4 +1,4 @@
-//! The daemon's side of links and learned addresses: what they are goes into the maps, and what an earlier daemon learned comes out.
+//! Writes links and learned addresses to the maps, and reads what an earlier daemon learned.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use super::{
 };
 
 impl Gate {
-    /// The links that carry a place, as the programs know them.
+    /// The links that carry a place, from the map.
     ///
     /// # Errors
     /// The map cannot be read.
@@ -21,7 +21,7 @@ impl Gate {
         self.maps.links.entries()
     }
 
-    /// What was learned of addresses, as the programs know it.
+    /// The learned addresses, from the map.
     ///
     /// # Errors
     /// The map cannot be read.
@@ -47,7 +47,7 @@ impl Gate {
     }
 }
 
-/// Brings links and learned addresses up to date.
+/// Updates links and learned addresses.
 pub(super) fn write_all(
     maps: &Maps,
     links: &BTreeMap<LinkKey, Place>,
@@ -55,13 +55,13 @@ pub(super) fn write_all(
 ) -> Result<(), KernelError> {
     let learned: BTreeMap<NearKey, Learned> = learned.take(LEARNED.room()).collect();
     let any = !links.is_empty() || !learned.is_empty();
-    // The maps before the flag that has them asked, and the flag before they are emptied.
+    // The maps are written before the flag that makes programs read them.
     write(&maps.learned, &learned)?;
     write(&maps.links, links)?;
     maps.set_flag(CONTROL_NEAR, any)
 }
 
-/// Writes what is new or other, then removes what is not wanted any more.
+/// Removes entries that are not wanted any more, then writes those that are new or changed.
 fn write<K: aya::Pod + Ord, V: aya::Pod + PartialEq>(
     map: &Locked<HashMap<MapData, K, V>>,
     wanted: &BTreeMap<K, V>,

@@ -1,4 +1,4 @@
-//! Where the running kernel keeps what the programs read, from its own BTF.
+//! Offsets of the kernel's structure members that the programs read, from the BTF of the running kernel.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ pub(super) fn kernel() -> Result<Btf, KernelError> {
     if !path.exists() {
         return Err(KernelError::NoBtf { path: path.into() });
     }
-    // Read whole first: from a file the parser asks where it is at each of a hundred thousand types.
+    // Read into memory first: from a file, the parser makes a system call for each of a hundred thousand types.
     let bytes = std::fs::read(path).map_err(KernelError::io(path.display().to_string()))?;
     Btf::from_bytes(&bytes).map_err(|error| KernelError::Btf(error.to_string()))
 }
@@ -70,7 +70,7 @@ pub(super) fn find_in(btf: &Btf) -> Result<Offsets, KernelError> {
 /// Finds the offsets that the tamper and delegate programs need.
 ///
 /// # Errors
-/// The kernel has no BTF, or lacks one of the members: it does without these programs.
+/// The kernel has no BTF, or lacks one of the members. It then runs without these programs.
 pub(super) fn find_guard_in(btf: &Btf) -> Result<GuardOffsets, KernelError> {
     let at = |member| offset(btf, member).ok_or(KernelError::NoMember { member });
     let path_dentry = at("path.dentry")?;
@@ -112,8 +112,7 @@ pub(super) fn find_guard_in(btf: &Btf) -> Result<GuardOffsets, KernelError> {
     })
 }
 
-/// Whether this kernel writes by `splice(2)` and `sendfile(2)` as it does by `send(2)`, so that the
-/// same hook sees it: from 6.5 on (fs/splice.c, `splice_to_socket`).
+/// Whether the hook of `send(2)` also sees `splice(2)` and `sendfile(2)` on this kernel: since 6.5 (fs/splice.c, `splice_to_socket`).
 pub(super) fn splices_by_message(btf: &Btf) -> bool {
     btf.resolve_types_by_name("splice_to_socket").is_ok_and(|found| !found.is_empty())
 }

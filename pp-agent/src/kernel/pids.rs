@@ -1,4 +1,4 @@
-//! Which pids may be a marked process's: the daemon's side of the map `PIDS`.
+//! Which pids may belong to marked processes: the daemon's side of the map `PIDS`.
 
 use std::{
     ffi::c_void,
@@ -16,10 +16,10 @@ use super::KernelError;
 
 /// Bytes of the map.
 const LEN: NonZeroUsize = NonZeroUsize::new(PID_PAGE * PID_PAGES as usize).expect("not zero");
-/// The kernel's idle task, which nothing marks: its byte says that the others can be relied on.
+/// The pid of the kernel's idle task, which is never marked. Its byte says that the others are reliable.
 const IDLE: u32 = 0;
 
-/// The map in this process's memory. Programs write bytes of it at any time, so each is written whole and none is read to be written again.
+/// The map in this process's memory. RACE: programs write its bytes at any time, so each byte is only written whole, never modified.
 pub(super) struct Pids {
     start: NonNull<c_void>,
 }
@@ -30,13 +30,13 @@ unsafe impl Send for Pids {}
 unsafe impl Sync for Pids {}
 
 impl Pids {
-    /// Maps it. Where marks are older than the map (`fresh` is false, and no start has come to here before), or programs that do not know it
-    /// may have made some (`doubtful`), each pid may be one of theirs. Its process's end rules it out again.
+    /// Maps it into memory. Every pid may be marked if marks are older than the map (`fresh` is false and the map is new). The same holds
+    /// if programs that do not know the map may have made marks (`doubtful`). The exit hook clears the byte of a pid again.
     ///
     /// # Errors
     /// The kernel refuses it.
     pub(super) fn open(map: impl AsFd, fresh: bool, doubtful: bool) -> Result<Self, KernelError> {
-        // SAFETY: a new place, of the size of the map; nobody else knows it.
+        // SAFETY: a new mapping of the size of the map; nothing else refers to it.
         let start = unsafe { mmap(None, LEN, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, map, 0) };
         let start = start.map_err(|error| KernelError::Map { map: "PIDS", reason: format!("cannot be mapped: {error}") })?;
         let pids = Self { start };
@@ -48,20 +48,20 @@ impl Pids {
         Ok(pids)
     }
 
-    /// From now on this process must be looked for among the marked ones. To be called before the mark is there to be found.
+    /// Has hooks look up the mark of this process from now on. Must be called before the mark is inserted.
     pub(super) fn enter(&self, tgid: u32) {
         if let Some(byte) = self.byte(tgid) {
             byte.store(1, Ordering::SeqCst);
         }
     }
 
-    /// A pid that has none is always looked for.
+    /// The byte of a pid. Hooks always look up a pid that has none.
     fn byte(&self, tgid: u32) -> Option<&AtomicU8> {
         self.bytes().get(usize::try_from(tgid).ok()?)
     }
 
     fn bytes(&self) -> &[AtomicU8] {
-        // SAFETY: so many bytes are mapped, readable and writable, as long as `self` is there, and any of them is a value.
+        // SAFETY: so many bytes are mapped, readable and writable, as long as `self` lives, and any byte is a valid value.
         unsafe { slice::from_raw_parts(self.start.as_ptr().cast(), LEN.get()) }
     }
 }

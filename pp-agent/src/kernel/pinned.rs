@@ -1,4 +1,4 @@
-//! What works on the pinned maps when no daemon answers.
+//! Commands that work on the pinned maps without a daemon.
 
 use std::{
     collections::HashSet,
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::os::{diag, namespaces, sockets};
 
-/// A map that is pinned, by whatever start of this build or one with the same layout.
+/// Opens a pinned map of this layout.
 pub(super) fn open<T>(bpffs: &Path, about: &'static maps::Map, kind: fn(MapData) -> Map) -> Result<Locked<T>, KernelError>
 where
     T: TryFrom<Map, Error = MapError>,
@@ -27,8 +27,8 @@ where
     map.map(|map| Locked::new(about, map)).map_err(|error| map_error(about.name, &error))
 }
 
-/// Ends every TCP flow of which a packet was refused, and every one to a protected place that nobody has open, in every network namespace that
-/// can be found: without hooks the kernel would send what is in their queues. Returns how many.
+/// Ends every TCP flow that had a packet refused, and every flow to a protected place that no process has open. It searches all network
+/// namespaces that can be found. Without hooks the kernel would send what is in their queues. Returns how many.
 ///
 /// # Errors
 /// The kernel cannot find or end them.
@@ -38,7 +38,7 @@ pub(super) fn end_refused(bpffs: &Path) -> Result<usize, KernelError> {
     })
 }
 
-/// Ends the TCP flows with a mark in these pinned maps that the caller wants ended. Returns how many.
+/// Ends the TCP flows with a mark in these pinned maps that `wanted` selects. Returns how many.
 ///
 /// # Errors
 /// The kernel cannot find or end them.
@@ -60,8 +60,7 @@ pub(super) fn end_where(pins: &[PathBuf], wanted: impl Fn(&diag::Marked) -> bool
     Ok(ended)
 }
 
-/// Takes a session's marks away, as the daemon would: from its processes and their sockets.
-/// Returns the processes it had.
+/// Removes the marks of a session from its processes and their sockets, as the daemon would. Returns the processes.
 ///
 /// # Errors
 /// Nothing is pinned there, or the kernel refused.
@@ -69,7 +68,7 @@ pub(crate) fn release(bpffs: &Path, session: u64) -> Result<HashSet<u32>, Kernel
     let tasks: Locked<HashMap<MapData, u32, TaskMark>> = open(bpffs, &TASKS, Map::HashMap)?;
     let socks: Locked<SkStorage<MapData, SockMark>> = open(bpffs, &SOCKS, Map::SkStorage)?;
     let mut released = HashSet::new();
-    // Again until nothing is left: a process may fork while this goes on.
+    // RACE: repeated until nothing is left, since a process may fork at the same time.
     loop {
         let members: Vec<_> = tasks.entries()?.into_iter().filter(|(_, mark)| mark.session == session).collect();
         if members.is_empty() {

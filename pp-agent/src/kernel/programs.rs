@@ -1,10 +1,10 @@
-//! Every program: where it hangs, and which backend it belongs to.
+//! Every program: where it is attached, and which backend it belongs to.
 
 use super::Backend;
 
-/// How a program hangs in the kernel.
+/// Where a program is attached in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hang {
+pub(super) enum AttachTo {
     /// A link at the root of cgroup2.
     Cgroup,
     /// A raw tracepoint of this name.
@@ -19,80 +19,80 @@ pub(super) enum Hang {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Program {
     pub(super) name: &'static str,
-    pub(super) hang: Hang,
-    /// The backends it is part of; none: it hangs there with every backend.
+    pub(super) attach_to: AttachTo,
+    /// The backends that it is part of; none: every backend.
     parts: &'static [Backend],
-    /// Its backend is not to be had on a kernel that refuses it.
+    /// Whether its backend is not available on a kernel that refuses it.
     pub(super) needed: bool,
-    /// Hangs only where the kernel refuses the program of this name, which comes before it.
+    /// Attached only if the kernel refuses the program of this name, which is tried before.
     pub(super) in_place_of: Option<&'static str>,
-    /// Hangs only on kernels that write by `splice(2)` and `sendfile(2)` in another way than by `send(2)`.
+    /// Attached only on kernels where the hook of `send(2)` does not see `splice(2)` and `sendfile(2)`.
     pub(super) for_splices: bool,
 }
 
 impl Program {
-    const fn new(name: &'static str, hang: Hang, parts: &'static [Backend]) -> Self {
-        Self { name, hang, parts, needed: true, in_place_of: None, for_splices: false }
+    const fn new(name: &'static str, attach_to: AttachTo, parts: &'static [Backend]) -> Self {
+        Self { name, attach_to, parts, needed: true, in_place_of: None, for_splices: false }
     }
 
-    /// Some supported kernels cannot have it.
+    /// Makes it optional, since some supported kernels refuse it.
     const fn where_it_loads(self) -> Self {
         Self { needed: false, ..self }
     }
 
-    /// Only for kernels that write by `splice(2)` and `sendfile(2)` in another way than by `send(2)`.
+    /// Limits it to kernels where the hook of `send(2)` does not see `splice(2)` and `sendfile(2)`.
     const fn for_splices(self) -> Self {
         Self { for_splices: true, ..self }
     }
 
-    /// What such a kernel has in its place.
+    /// Makes it the replacement of a program that the kernel refuses.
     const fn in_place_of(self, other: &'static str) -> Self {
         Self { in_place_of: Some(other), ..self }
     }
 
-    /// The stem of its pin: one code may hang in two ways.
+    /// The stem of its pin. The same code can be attached in two ways.
     pub(super) fn stem(&self, backend: Backend) -> String {
-        match (self.hang, backend) {
-            (Hang::Hook(_), Backend::FmodRet) => format!("{}_fmod", self.name),
+        match (self.attach_to, backend) {
+            (AttachTo::Hook(_), Backend::FmodRet) => format!("{}_fmod", self.name),
             _ => self.name.to_owned(),
         }
     }
 
-    /// Part of this backend and not of all.
+    /// Whether it is part of this backend, and not of every backend.
     pub(super) fn serves(&self, backend: Backend) -> bool {
         self.parts.contains(&backend)
     }
 }
 
 const fn tracepoint(name: &'static str, tracepoint: &'static str) -> Program {
-    Program::new(name, Hang::Tracepoint(tracepoint), &[])
+    Program::new(name, AttachTo::Tracepoint(tracepoint), &[])
 }
 
 const fn cgroup(name: &'static str) -> Program {
-    Program::new(name, Hang::Cgroup, &[])
+    Program::new(name, AttachTo::Cgroup, &[])
 }
 
-/// An LSM program that keeps nothing with sockets: the same code is the fmod_ret program.
+/// An LSM program that does not use the marks of sockets. The same code is the fmod_ret program.
 const fn both(name: &'static str, hook: &'static str) -> Program {
-    Program::new(name, Hang::Hook(hook), &[Backend::Lsm, Backend::FmodRet])
+    Program::new(name, AttachTo::Hook(hook), &[Backend::Lsm, Backend::FmodRet])
 }
 
-/// An LSM program that reads or writes the mark of sockets, which fmod_ret programs cannot.
+/// An LSM program that reads or writes the marks of sockets, which fmod_ret programs cannot do.
 const fn lsm(name: &'static str, hook: &'static str) -> Program {
-    Program::new(name, Hang::Hook(hook), &[Backend::Lsm])
+    Program::new(name, AttachTo::Hook(hook), &[Backend::Lsm])
 }
 
-/// What takes such a program's place with fmod_ret: it refuses without the mark of the socket ...
+/// The fmod_ret program that replaces such an LSM program. It refuses without the mark of the socket.
 const fn fmod(name: &'static str, hook: &'static str) -> Program {
-    Program::new(name, Hang::Hook(hook), &[Backend::FmodRet])
+    Program::new(name, AttachTo::Hook(hook), &[Backend::FmodRet])
 }
 
-/// ... and this one, which runs before it, gives the socket its mark. Kernels before 5.11 have no such.
+/// A program that runs before such a fmod_ret program and marks the socket. Kernels before 5.11 do not support it.
 const fn entry(name: &'static str, function: &'static str) -> Program {
-    Program::new(name, Hang::Entry(function), &[Backend::FmodRet]).where_it_loads()
+    Program::new(name, AttachTo::Entry(function), &[Backend::FmodRet]).where_it_loads()
 }
 
-/// Attached first, in this order: descent before all, so that no child of a process that is marked later can slip by.
+/// Attached first, in this order. The fork hook is the very first, so that no child of a process that is marked later is missed.
 pub(super) const FIRST: [Program; 9] = [
     tracepoint("pp_fork", "sched_process_fork"),
     cgroup("pp_sock_create"),
@@ -105,7 +105,7 @@ pub(super) const FIRST: [Program; 9] = [
     tracepoint("pp_attach", "cgroup_attach_task"),
 ];
 
-/// What refuses before the kernel acts; which of them are attached is up to the backend.
+/// Programs that refuse before the kernel acts. The backend decides which of them are attached.
 pub(super) const REFUSING: [Program; 42] = [
     both("pp_lsm_fork", "task_alloc").where_it_loads(),
     lsm("pp_lsm_connect", "socket_connect"),
@@ -142,7 +142,7 @@ pub(super) const REFUSING: [Program; 42] = [
     both("pp_lsm_truncate", "path_truncate").where_it_loads(),
     both("pp_lsm_chmod", "path_chmod").where_it_loads(),
     both("pp_lsm_chown", "path_chown").where_it_loads(),
-    // 5.10: programs cannot take the owner, a structure by value.
+    // On 5.10 programs cannot take the owner, which is a structure passed by value.
     both("pp_lsm_setattr", "inode_setattr").where_it_loads().in_place_of("pp_lsm_chown"),
     both("pp_lsm_read_file", "kernel_read_file").where_it_loads(),
     both("pp_lsm_load_data", "kernel_load_data").where_it_loads(),
@@ -153,11 +153,11 @@ pub(super) const REFUSING: [Program; 42] = [
     fmod("pp_fmod_rename", "inode_rename").where_it_loads(),
 ];
 
-/// Attached when everything else is, in this order: from here on processes are marked, and then forgotten when they end. What marks must be
-/// of one build before its end is: an earlier one may not write all that is cleared there (`PIDS`).
+/// Attached last, in this order. From here on processes are marked when they start a session and unmarked when they end. The exec hook is
+/// replaced before the exit hook, since that of an earlier build may not write everything that this exit hook clears (`PIDS`).
 pub(super) const LAST: [Program; 2] = [tracepoint("pp_exec", "sched_process_exec"), tracepoint("pp_exit", "sched_process_exit")];
 
-/// What hangs in place of the program of this name, where the kernel refuses that.
+/// The programs that replace the program of this name if the kernel refuses it.
 pub(super) fn stand_ins(program: &str) -> impl Iterator<Item = &'static Program> {
     REFUSING.iter().filter(move |other| other.in_place_of == Some(program))
 }
@@ -167,7 +167,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Program> {
     FIRST.iter().chain(&REFUSING).chain(&LAST)
 }
 
-/// Every program that hangs with this backend beside the cgroup programs, or with those alone.
+/// Every program of this backend, including the cgroup programs, with the stem of its pin.
 pub(super) fn of(backend: Option<Backend>) -> impl Iterator<Item = (&'static Program, String)> {
     let refusing =
         REFUSING.iter().filter_map(move |program| backend.filter(|backend| program.serves(*backend)).map(|with| (program, with)));

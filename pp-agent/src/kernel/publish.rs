@@ -1,8 +1,7 @@
-//! Publishing tables: the next generation is written beside the one in force,
-//! one word switches over, and the old one is removed once no program can be
-//! reading it. At no moment does a program see half of each.
+//! Publishes tables. The next generation is written in addition to the one in force, then one word switches over. The old generation is
+//! removed once no program can be reading it. So no program ever sees a mix of both.
 //!
-//! Whoever has the [`Publisher`] is the only one who writes the word, so that nothing needs to be locked meanwhile.
+//! Only the owner of the [`Publisher`] writes that word, so no lock is needed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,13 +20,13 @@ use crate::matcher::Table;
 use crate::net::Prefix;
 use crate::policy::{Counts, KernelTables, grant_list};
 
-/// The one way to what is in force: there is one of each gate.
+/// Changes what is in force. There is one for each gate.
 pub(crate) struct Publisher {
     gate: Arc<Gate>,
 }
 
 impl Publisher {
-    /// Of a gate that nobody publishes to yet.
+    /// The publisher of a gate. It must be the only one.
     #[must_use]
     pub(crate) fn of(gate: Arc<Gate>) -> Self {
         Self { gate }
@@ -36,12 +35,12 @@ impl Publisher {
     /// Publishes tables, all or nothing. Returns their generation.
     ///
     /// # Errors
-    /// They do not fit, or the kernel refused an entry; the old ones stay.
+    /// They do not fit, or the kernel refused an entry. The old tables stay in force.
     pub(crate) fn apply(&mut self, tables: &KernelTables) -> Result<u32, KernelError> {
         publish(&self.gate.maps, tables)
     }
 
-    /// Brings cgroup and unit rules up to date with the cgroups there are.
+    /// Updates cgroup and unit rules with the cgroups that exist now.
     ///
     /// # Errors
     /// The kernel refused an entry.
@@ -49,10 +48,10 @@ impl Publisher {
         write_cgroups(&self.gate.maps, wanted)
     }
 
-    /// Brings links and learned addresses up to date.
+    /// Updates links and learned addresses.
     ///
     /// # Errors
-    /// The kernel refused an entry; those before it are in force.
+    /// The kernel refused an entry. Entries before it are in force.
     pub(crate) fn set_near(
         &mut self,
         links: &BTreeMap<LinkKey, Place>,
@@ -61,7 +60,7 @@ impl Publisher {
         near::write_all(&self.gate.maps, links, learned)
     }
 
-    /// Has the programs write no more lines about what they block: nobody reads them.
+    /// Stops the programs from writing lines about what they block, because nothing reads them any more.
     ///
     /// # Errors
     /// The map cannot be read or written.
@@ -69,8 +68,7 @@ impl Publisher {
         self.gate.maps.set_flag(CONTROL_LOG, false)
     }
 
-    /// Ends the overflow state once the task table has room again, unless a
-    /// process that found no room is still there.
+    /// Ends the overflow state once the task table has room again, unless a process that found no room still exists.
     ///
     /// # Errors
     /// A map cannot be read or written.
@@ -88,7 +86,7 @@ impl Publisher {
 fn publish(maps: &Maps, tables: &KernelTables) -> Result<u32, KernelError> {
     let old = maps.control()?;
     let generation = old.generation.wrapping_add(1);
-    // Leftovers of a publication that was cut short.
+    // Remains of a publication that was interrupted.
     maps.sweep(old.generation)?;
     write(maps, tables, generation).inspect_err(|_| {
         if let Err(error) = maps.sweep(old.generation) {
@@ -129,9 +127,9 @@ fn write(maps: &Maps, tables: &KernelTables, generation: u32) -> Result<(), Kern
         let key = prefix_key(generation, prefix);
         maps.exempt.insert(&key, 1)?;
     }
-    for (prefix, ground) in &tables.grounds {
+    for (prefix, network) in &tables.judged_networks {
         let key = prefix_key(generation, prefix);
-        maps.judged_networks.insert(&key, ground)?;
+        maps.judged_networks.insert(&key, network)?;
     }
     maps.limits.set(generation & 1, tables.limits)?;
     write_receipts(maps, tables, generation)?;
@@ -156,11 +154,11 @@ fn write_limits(maps: &Maps, tables: &KernelTables, generation: u32) -> Result<(
     Ok(())
 }
 
-/// Budgets and users before grants: nothing names a receipt that is not there.
+/// Writes budgets and users. They come before grants, so that no grant names a receipt without a budget.
 fn write_receipts(maps: &Maps, tables: &KernelTables, generation: u32) -> Result<(), KernelError> {
     for (serial, max_connections, max_attempts) in tables.budgets.iter().copied() {
         let value = BudgetValue { serial, max_connections, max_attempts, ..BudgetValue::default() };
-        // An existing count is kept: a receipt is counted once, over every restart.
+        // An existing count is kept, so that restarts do not reset it.
         let _made = maps.budgets.insert_new(&serial, &value)?;
     }
     for (uid, bit) in &tables.user_bits {
@@ -197,14 +195,14 @@ fn write_identity(maps: &Maps, tables: &KernelTables, generation: u32) -> Result
     write_cgroups(maps, &identity.cgroups)
 }
 
-/// Cgroup rules have no generation: a cgroup id means the same in each.
+/// Writes cgroup rules. They have no generation, since a cgroup id means the same in each.
 fn write_cgroups(maps: &Maps, wanted: &[(u64, NameId)]) -> Result<(), KernelError> {
     wanted.iter().try_for_each(|(id, agent)| maps.cgroups.insert(id, agent))?;
     let over = maps.cgroups.keys()?.into_iter().filter(|id| !wanted.iter().any(|(kept, _)| kept == id));
     over.into_iter().try_for_each(|id| maps.cgroups.remove(&id))
 }
 
-/// Drops what belongs to receipts that are no longer known.
+/// Removes the budgets of receipts that are not known any more.
 fn remove_receipts(maps: &Maps, tables: &KernelTables) -> Result<(), KernelError> {
     let mut known: std::collections::HashSet<u32> = tables.budgets.iter().map(|(serial, ..)| *serial).collect();
     match &tables.counts {

@@ -1,4 +1,4 @@
-//! The reading ends of the ring buffers: of verdicts, and of what processes do.
+//! The reading ends of the two ring buffers: of verdicts, and of the life of processes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -21,10 +21,10 @@ impl Records {
         Ok(Self { verdicts: watched(verdicts)?, lifecycle: watched(lifecycle)?, waiting: Waiting::default() })
     }
 
-    /// The next record. Waits for one where both buffers are empty, and says so each time, to `reader` and by `idle`.
+    /// The next record. If both buffers are empty, it answers `reader`, calls `idle`, and waits.
     pub(crate) async fn next(&mut self, reader: &Reader, mut idle: impl FnMut()) -> Vec<u8> {
         loop {
-            // Read before the buffers are looked at: an answer is about a look that came after the question.
+            // RACE: read before the buffers are looked at, so that an answer is about a look after the question.
             let asked = reader.asked.load(Ordering::Acquire);
             let (verdicts, lifecycle) = (self.verdicts.get_mut(), self.lifecycle.get_mut());
             let take = |ring: &mut RingBuf<MapData>| ring.next().map(|record| record.to_vec());
@@ -52,7 +52,7 @@ fn watched(ring: RingBuf<MapData>) -> Result<AsyncFd<RingBuf<MapData>>, KernelEr
     unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }.map_err(|error| KernelError::io("ring buffer")(error.into()))
 }
 
-/// Asks whoever reads the records whether none is left.
+/// Asks the task that reads the records whether none is left.
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
     asked: AtomicU64,
@@ -61,7 +61,7 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// Waits until the buffers were seen empty and every record before was handled. `false`: not in this time. Blocking.
+    /// Waits until the buffers were seen empty and every earlier record was handled. `false`: not in this time. Blocking.
     #[must_use]
     pub(crate) fn is_done(&self, within: Duration) -> bool {
         const LOOK_EVERY: Duration = Duration::from_millis(2);
@@ -78,19 +78,20 @@ impl Reader {
     }
 }
 
-/// Records of one buffer that may go before a waiting one of the other, which is younger.
+/// How many records of one buffer may come before a waiting, younger record of the other.
 const IN_A_ROW: u32 = 64;
-/// Verdicts after which, where none of the looks between found the buffer empty, each second record is a verdict.
+/// How many verdicts without an empty buffer are a backlog. From then on every second record is a verdict.
 const BACKLOG: u32 = 256;
 
-/// The oldest record of each buffer. They are given out by their times, so that a session's begin comes before its first verdict and a
-/// process's end after its last; but a storm in one buffer lets no record of the other wait for long.
+/// The oldest record of each buffer. They are returned by time. So the start of a session comes before its first verdict, and the end of a
+/// process after its last. But a storm in one buffer delays no record of the other for long.
 #[derive(Debug, Default)]
 struct Waiting {
     verdict: Option<Vec<u8>>,
     lifecycle: Option<Vec<u8>>,
-    /// Records of one kind given out while an older one of the other kind waited, and so for the other.
+    /// Verdicts returned while a record of the other buffer waited.
     verdicts_in_a_row: u32,
+    /// Records of processes returned while a verdict waited.
     lifecycle_in_a_row: u32,
     /// Verdicts since their buffer was last seen empty.
     backlog: u32,
@@ -100,7 +101,7 @@ impl Waiting {
     fn next(&mut self, mut verdicts: impl FnMut() -> Option<Vec<u8>>, mut lifecycle: impl FnMut() -> Option<Vec<u8>>) -> Option<Vec<u8>> {
         self.verdict = self.verdict.take().or_else(&mut verdicts);
         self.lifecycle = self.lifecycle.take().or_else(&mut lifecycle);
-        // A verdict that is older than the other record may have come after the first look.
+        // RACE: a verdict that is older than the other record may have come after the first look.
         self.verdict = self.verdict.take().or_else(&mut verdicts);
         self.backlog = if self.verdict.is_some() { self.backlog.saturating_add(1) } else { 0 };
         let verdict_first = match (&self.verdict, &self.lifecycle) {
@@ -124,7 +125,7 @@ impl Waiting {
     }
 }
 
-/// When a record was written; zero for what is no record.
+/// When a record was written; zero for bytes that are no record.
 fn time_ns(record: &[u8]) -> u64 {
     const AT: usize = std::mem::offset_of!(pp_common::record::RecordHeader, time_ns);
     record.get(AT..).and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u64::from_ne_bytes(*bytes))
@@ -177,9 +178,9 @@ mod tests {
         let mut verdicts: VecDeque<_> = (0..10_000).map(|time| record(VERDICT, 1_000_000 + time)).collect();
         let mut lifecycle: VecDeque<_> = (0..100_000).map(|time| record(FORK, time)).collect();
         let taken = drain(&mut verdicts, &mut lifecycle, 22_000);
-        let told = taken.iter().filter(|(kind, _)| *kind == VERDICT).count();
-        // But for the beginning, until it is known that there is a backlog.
-        assert!(told > 2_000, "{told}");
+        let verdicts = taken.iter().filter(|(kind, _)| *kind == VERDICT).count();
+        // Fewer than half, since it takes a while to detect the backlog.
+        assert!(verdicts > 2_000, "{verdicts}");
         let first = taken.iter().position(|(kind, _)| *kind == VERDICT).unwrap();
         assert!(first <= IN_A_ROW as usize + 1, "{first}");
     }

@@ -1,4 +1,4 @@
-//! The few `bpf(2)` commands that aya keeps to itself, and their neighbours.
+//! The few `bpf(2)` commands that aya does not offer, and other system calls for the gate.
 
 use std::{
     ffi::{CStr, CString},
@@ -20,7 +20,7 @@ const BPF_RAW_TRACEPOINT_OPEN: libc::c_long = 17;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const MEMBARRIER_CMD_GLOBAL: libc::c_long = 1;
 
-/// Room for what the verifier says of a program that it refuses.
+/// Size of the buffer for the verifier's log of a refused program, in bytes.
 const VERIFIER_LOG: usize = 4 << 20;
 
 #[repr(C)]
@@ -61,21 +61,21 @@ pub(super) fn object(path: &Path) -> io::Result<OwnedFd> {
     owned(bpf(BPF_OBJ_GET, &attr)?)
 }
 
-/// Asks for the number of the first program: the least that `bpf(2)` can be asked.
+/// Asks for the number of the first program, the most harmless command of `bpf(2)`.
 pub(super) fn next_program() -> io::Result<()> {
     const BPF_PROG_GET_NEXT_ID: libc::c_long = 11;
     bpf(BPF_PROG_GET_NEXT_ID, &[0u32; 4]).map(drop)
 }
 
-/// Puts another program behind a link, in one step.
+/// Replaces the program of a link, atomically.
 pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let attr =
         LinkUpdate { link_fd: link.as_raw_fd().cast_unsigned(), new_prog_fd: program.as_raw_fd().cast_unsigned(), ..LinkUpdate::default() };
     bpf(BPF_LINK_UPDATE, &attr).map(drop)
 }
 
-/// Waits until every program that runs now has returned (an RCU grace period).
-/// Where the kernel has no such call (booted with `nohz_full`), long enough.
+/// Waits until every program that runs now has returned (an RCU grace period). If the kernel has no such call (booted with `nohz_full`), it
+/// waits for a fixed, long time.
 pub(super) fn grace_period() {
     const LONG_ENOUGH: std::time::Duration = std::time::Duration::from_secs(1);
     // SAFETY: numbers only.
@@ -85,7 +85,7 @@ pub(super) fn grace_period() {
     }
 }
 
-/// Disables this process's memory lock limit, which counts maps before 5.11.
+/// Removes this process's memory lock limit, which includes maps before 5.11.
 pub(super) fn lift_memlock() -> io::Result<()> {
     let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: a valid structure for the call.
@@ -93,7 +93,7 @@ pub(super) fn lift_memlock() -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// What `BPF_PROG_LOAD` is asked for.
+/// The arguments of `BPF_PROG_LOAD`.
 pub(super) struct ProgramLoad<'a> {
     pub(super) name: &'a str,
     pub(super) kind: u32,
@@ -139,7 +139,7 @@ struct RawTracepointOpen {
     pad: u32,
 }
 
-/// Loads a program that aya cannot. An error carries the end of what the verifier said.
+/// Loads a program that aya cannot load. An error contains the end of the verifier's log.
 pub(super) fn load_program(load: &ProgramLoad<'_>) -> io::Result<OwnedFd> {
     let mut attr = ProgLoad {
         prog_type: load.kind,
@@ -158,7 +158,7 @@ pub(super) fn load_program(load: &ProgramLoad<'_>) -> io::Result<OwnedFd> {
         Ok(fd) => return owned(fd),
         Err(error) => error,
     };
-    // Once more for the verifier's words.
+    // Tried again to get the verifier's log.
     let mut log = vec![0u8; VERIFIER_LOG];
     attr.log_level = 1;
     attr.log_size = u32::try_from(log.len()).map_err(io::Error::other)?;
@@ -190,7 +190,7 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     bpf(BPF_OBJ_PIN, &attr).map(drop)
 }
 
-/// How many instructions the verifier looked at, on kernels that say so.
+/// How many instructions the verifier processed, if the kernel reports it.
 pub(super) fn verified_instructions(program: BorrowedFd<'_>) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).ok()?;
     text.lines().find_map(|line| line.strip_prefix("verified_insns:"))?.trim().parse().ok()

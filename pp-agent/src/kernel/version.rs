@@ -1,15 +1,14 @@
-//! The version by which one build of the agent tells its programs and maps from another's.
+//! The version that distinguishes the programs and maps of one build from those of another.
 
 use std::hint::black_box;
 
 use pp_common::abi::ABI_VERSION;
 
-/// What stands before the version in the program, once.
+/// The bytes before the version in the program. They occur once.
 const MARK: [u8; 20] = *b"pp-agent abi version";
 
-/// The mark and the version, little endian, as bytes of the program. The test of an upgrade needs an agent of a later version: it takes a
-/// copy of this one in which these bytes are others (`xtask/src/next_agent.rs`). No option, variable or file sets the version: whoever
-/// can change a program that root runs needs none.
+/// The mark and the version, little endian, as bytes of the program. The test of an upgrade needs an agent of a later version. It changes
+/// these bytes in a copy of this one (`xtask/src/next_agent.rs`). No option, variable or file sets the version.
 static STAMP: [u8; MARK.len() + 4] = stamp();
 
 const fn stamp() -> [u8; MARK.len() + 4] {
@@ -26,7 +25,7 @@ const fn stamp() -> [u8; MARK.len() + 4] {
 /// The version of this program.
 #[must_use]
 pub(crate) fn abi() -> u32 {
-    // Read when the program runs, not when it is compiled.
+    // `black_box`, so that it is read when the program runs and not when it is compiled.
     let bytes = black_box(&STAMP);
     let mut version = [0; 4];
     version.copy_from_slice(&bytes[MARK.len()..]);

@@ -1,5 +1,5 @@
-//! From a walk to the table the kernel holds: every state that can be reached, over one byte of each class that all parts tell apart,
-//! and then the smallest table that behaves alike.
+//! Builds the kernel's table of a walk. It explores every reachable state, with one byte of each class that the parts distinguish. Then it
+//! minimises the table.
 
 use foldhash::{HashMap, HashMapExt as _};
 use pp_common::abi::{DFA_ACCEPT, DFA_CLASSES, DFA_DEAD};
@@ -8,10 +8,10 @@ use pp_common::tools::ToolEnd;
 use super::minimize::{minimize, number};
 use super::{Kind, Step, Table, TooMuch, Walk};
 
-/// Makes the table that does what the walk does.
+/// Makes the table that is equivalent to the walk.
 ///
 /// # Errors
-/// More states, byte classes or memory than there may be.
+/// It needs more states, byte classes or memory than allowed.
 pub(crate) fn compile<W: Walk>(walk: &mut W, kind: &Kind) -> Result<Table, TooMuch> {
     let start = walk.start()?;
     let (classes, bytes) = classes(walk)?;
@@ -42,7 +42,7 @@ pub(crate) fn compile<W: Walk>(walk: &mut W, kind: &Kind) -> Result<Table, TooMu
 
 /// The class of each byte, and one byte of each class.
 fn classes(walk: &impl Walk) -> Result<([u8; 256], Vec<u8>), TooMuch> {
-    // NUL, which ends words, is alone.
+    // NUL, which ends words, has its own class.
     let (numbers, _) = number((0..=u8::MAX).map(|byte| (walk.class(byte), byte == 0)));
     let mut classes = [0; 256];
     let mut bytes = Vec::new();

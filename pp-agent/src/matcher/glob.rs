@@ -1,20 +1,19 @@
-//! Globs to regular expressions over bytes. `*` is any run, `?` any byte but
-//! `/`; nothing else is special. No glob ever matches a NUL.
+//! Turns globs into regular expressions over bytes. `*` is any run, `?` any byte except `/`; nothing else is special. No glob matches a
+//! NUL.
 
 use std::fmt::Write;
 
-/// Where a glob stands in the kernel's input; see [`over_path`].
+/// The part of the kernel's input that a glob is about; see [`over_path`].
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
     /// The path given to `execve`.
     Exec,
-    /// A script, which never begins with `-`: that would be an option.
+    /// A script, which never starts with `-`, since that is an option.
     Script,
 }
 
-/// A path glob, up to and with the NUL that ends the path. Without `/` it is
-/// compared with the last component only. Where it ends in `*` the rest of the
-/// path does not matter, so the match ends there.
+/// A path glob, including the NUL that ends the path. Without `/` it is compared with the last component only. If it ends in `*`, the rest
+/// of the path does not matter, so the match ends there.
 pub(crate) fn over_path(glob: &str, place: Place) -> String {
     let any = match place {
         Place::Exec => r"[^\x00]*",
@@ -34,7 +33,7 @@ pub(crate) fn over_path(glob: &str, place: Place) -> String {
     if !rest.ends_with('*') {
         return format!(r"{head}{body}\x00");
     }
-    // A match ends with a byte, so what matches every path takes one.
+    // A match ends with a byte, so a glob that matches every path needs at least one.
     match (body.is_empty(), place) {
         (true, Place::Exec) => r"[^\x00]".to_owned(),
         (true, Place::Script) => r"[^\x00\-]".to_owned(),
@@ -42,7 +41,7 @@ pub(crate) fn over_path(glob: &str, place: Place) -> String {
     }
 }
 
-/// A glob over a single word, up to and with the NUL after it.
+/// A glob over a single word, including the NUL after it.
 pub(crate) fn over_word(glob: &str) -> String {
     format!(r"{}\x00", part(glob, r"[^\x00]*"))
 }
@@ -52,7 +51,7 @@ pub(crate) fn over_text(glob: &str) -> String {
     part(glob, r"[^\x00]*")
 }
 
-/// A path whose last component is what this regular expression matches, up to and with the NUL that ends it.
+/// A path whose last component matches this regular expression, including the NUL that ends it.
 pub(crate) fn file_named(regex: &str) -> String {
     format!(r"(?:[^\x00]*/)?{regex}\x00")
 }
@@ -70,7 +69,7 @@ fn part(glob: &str, any: &str) -> String {
     regex
 }
 
-/// What is wrong with a glob before it is compiled, and what to do.
+/// What is wrong with a glob, and what to do.
 pub(crate) fn problem(glob: &str, path: bool) -> Option<&'static str> {
     if glob.is_empty() {
         return Some("it is empty; remove it");

@@ -1,26 +1,25 @@
-//! How interpreters read their arguments: which word is the script, and the walk there.
+//! How interpreters read their arguments: which word is the script, and the walk to it.
 //!
-//! Of each family: what its programs are called, and what each word before the
-//! script is. The words were taken from the programs' own help texts (Node 22,
-//! Bun 1.2, Deno 2, CPython 3.13, Ruby 3.3, Perl 5.40, PHP 8.4, bash 5.2).
+//! Each family has the names of its programs, and the words that may come before the script. They are from the programs' help texts (Node
+//! 22, Bun 1.2, Deno 2, CPython 3.13, Ruby 3.3, Perl 5.40, PHP 8.4, bash 5.2).
 
 use regex_automata::hybrid::{BuildError, LazyStateID};
 
 use super::{Part, TooMuch, glob};
 
-/// What a word on an interpreter's command line is. The first pattern of its
-/// family that matches the whole word decides; no pattern: it is the script.
+/// The meaning of a word on an interpreter's command line. The first pattern of the family that matches the whole word decides. If none
+/// does, the word is the script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Word {
     /// An option whose value is the next word.
     Value,
-    /// An option after which comes the name of a module.
+    /// An option that is followed by the name of a module.
     Module,
-    /// The program comes from elsewhere: there is no script.
+    /// The program comes from elsewhere, so there is no script.
     Stop,
-    /// No options from here on.
+    /// The end of the options.
     End,
-    /// An option that stands alone, or a subcommand before the script.
+    /// An option without a value, or a subcommand before the script.
     Skip,
 }
 
@@ -28,7 +27,7 @@ pub(crate) enum Word {
 pub(crate) struct Family {
     /// Regular expression for their file names.
     pub(crate) names: &'static str,
-    /// Words, as regular expressions, most particular first.
+    /// Words, as regular expressions, most specific first.
     pub(crate) words: &'static [(&'static str, Word)],
 }
 
@@ -102,39 +101,39 @@ pub(crate) const FAMILIES: &[Family] = &[
     },
 ];
 
-/// The dynamic loader, `ld.so(8)`: what comes before the program that it runs.
+/// The dynamic loader, `ld.so(8)`, with the words before the program that it runs.
 pub(crate) const LOADER: Family = Family {
     names: r"ld(?:-linux|-musl|64|\.so|-)[^\x00/]*",
     words: &[(r"--(?:library-path|preload|argv0|inhibit-rpath|audit|glibc-hwcaps-prepend|glibc-hwcaps-mask)", Value), (r"-[^\x00]*", Skip)],
 };
 
-/// Where the walk over an interpreter's arguments stands.
+/// The position of the walk in an interpreter's arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum At<T> {
     /// In `argv[0]`, or in the value of an option.
     Value { family: usize },
-    /// In a word that may be an option, a subcommand or the script. `found` is what it is as the script, as far as that is known.
+    /// In a word that may be an option, a subcommand or the script. `found` is what it matched as the script so far.
     Word { family: usize, word: LazyStateID, script: LazyStateID, found: Option<T> },
     /// In the script.
     Script { script: LazyStateID },
 }
 
-/// Where one byte of these arguments leads.
+/// The step that one byte of these arguments makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next<T> {
-    /// On.
+    /// To this position.
     Go(At<T>),
-    /// To the name of a module, which begins with the next byte.
+    /// To the name of a module, which starts with the next byte.
     Module,
-    /// The script is one of those that are looked for.
+    /// The script matches.
     Found(T),
-    /// There is none.
+    /// There is no script.
     Dead,
 }
 
 /// The automata of some families.
 pub(crate) struct Interpreters {
-    /// What a path may end in, up to and with its NUL; which family that is.
+    /// The names that a path may end in, including its NUL, each with its family.
     pub(crate) names: Part<usize>,
     words: Vec<Part<Word>>,
 }
@@ -154,7 +153,7 @@ impl Interpreters {
         self.words.iter().map(|words| words.class(byte)).chain([self.names.class(byte)]).collect()
     }
 
-    /// One byte further; `scripts` are those that are looked for.
+    /// Makes one step; `scripts` are the scripts to look for.
     pub(crate) fn step<T: Copy>(&mut self, at: At<T>, byte: u8, scripts: &mut Part<T>) -> Result<Next<T>, TooMuch> {
         Ok(match at {
             At::Value { family } if byte == 0 => Next::Go(self.next_word(family, scripts)?),
@@ -166,7 +165,7 @@ impl Interpreters {
                 (_, Some(Module)) => Next::Module,
                 (_, Some(End)) => Next::Go(At::Script { script: scripts.start()? }),
                 (word, None) => {
-                    // What ends in `*` is found before the word is known to be no option, and not a second time.
+                    // A pattern that ends in `*` matches before it is known that the word is no option, and only once.
                     let (script, now) = scripts.step(script, byte)?;
                     match found.or(now) {
                         found if !word.is_dead() && byte != 0 => Next::Go(At::Word { family, word, script, found }),

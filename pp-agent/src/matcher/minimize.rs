@@ -1,4 +1,4 @@
-//! The smallest table that behaves like another one.
+//! Minimises a table.
 
 use std::hash::Hash;
 
@@ -6,7 +6,7 @@ use foldhash::{HashMap, HashMapExt as _};
 
 use super::Step;
 
-/// Numbers things by when each of them first came, and says how many different ones there are.
+/// Numbers things by their first occurrence, and returns how many different ones there are.
 pub(super) fn number<T: Hash + Eq>(things: impl IntoIterator<Item = T>) -> (Vec<usize>, usize) {
     let mut numbers: HashMap<T, usize> = HashMap::new();
     let number = |thing| {
@@ -16,11 +16,11 @@ pub(super) fn number<T: Hash + Eq>(things: impl IntoIterator<Item = T>) -> (Vec<
     (things.into_iter().map(number).collect(), numbers.len())
 }
 
-/// Moore's partition refinement, from blocks that are told apart already: the
-/// block of each state, the start's being block 0, and how many blocks there are.
+/// Moore's partition refinement, starting with the given blocks. Returns the block of each state, with the start in block 0, and the number
+/// of blocks.
 ///
-/// A round looks only at states that lead to one whose block has just become
-/// another. The rest of their block leads to no new block, so it stays behind.
+/// A round only looks at states that lead to a state whose block has just changed. The rest of their block leads to no new block, so it
+/// stays together.
 pub(super) fn minimize(table: &[Vec<Step<usize>>], mut blocks: Vec<usize>, mut count: usize) -> (Vec<usize>, usize) {
     let before = before(table);
     let mut members = vec![0; count];
@@ -47,7 +47,7 @@ pub(super) fn minimize(table: &[Vec<Step<usize>>], mut blocks: Vec<usize>, mut c
                 });
             }
             let group = *groups.entry((block, leads)).or_insert_with(|| {
-                // Where nobody stays behind, the first of them keep the block.
+                // If every state leaves the block, the first of them keep it.
                 if leaving[block] == members[block] && !kept[block] {
                     kept[block] = true;
                     return block;
@@ -77,7 +77,7 @@ pub(super) fn minimize(table: &[Vec<Step<usize>>], mut blocks: Vec<usize>, mut c
     number(blocks)
 }
 
-/// The states that lead to each, once for each way there.
+/// The predecessors of each state, once for each transition.
 fn before(table: &[Vec<Step<usize>>]) -> Vec<Vec<usize>> {
     let mut before = vec![Vec::new(); table.len()];
     for (state, row) in table.iter().enumerate() {
@@ -98,7 +98,7 @@ mod tests {
 
     use super::*;
 
-    /// Moore's rounds over every state, until nothing more is told apart.
+    /// Moore's rounds over every state, until no block changes.
     fn plainly(table: &[Vec<Step<usize>>], mut blocks: Vec<usize>, mut count: usize) -> (Vec<usize>, usize) {
         loop {
             let leads = |row: &Vec<Step<usize>>| row.iter().map(|step| step.map(|to| blocks[to])).collect();

@@ -1,7 +1,7 @@
-//! Rules over a program's path and arguments, compiled to the table that the kernel walks: all that kinds of rules have in common.
+//! Compiles rules over a program's path and arguments to the table that the kernel walks. This is the common part of all kinds of rules.
 //!
-//! A kind of rules brings a [`Walk`], made of [`Part`]s and, where it looks at scripts, of [`interpreter`]s. [`compile`] follows it to
-//! every state that can be reached and makes the smallest table that behaves alike.
+//! A kind of rules has a [`Walk`], made of [`Part`]s and, if it looks at scripts, of [`interpreter`]s. [`compile`] explores every reachable
+//! state and makes the smallest equivalent table.
 
 mod explore;
 pub(crate) mod glob;
@@ -20,7 +20,7 @@ use std::hash::Hash;
 
 use pp_common::tools::ToolEnd;
 
-/// The text of this folder's code; see [`Kind::code`].
+/// The source of this folder; see [`Kind::code`].
 pub(crate) const CODE: [&str; 7] = [
     include_str!("mod.rs"),
     include_str!("explore.rs"),
@@ -31,32 +31,32 @@ pub(crate) const CODE: [&str; 7] = [
     include_str!("table.rs"),
 ];
 
-/// One kind of rules: what is not in its [`Walk`].
+/// One kind of rules, apart from its [`Walk`].
 #[derive(Debug)]
 pub(crate) struct Kind {
-    /// Its name, which the files of its tables begin with.
+    /// Its name, which the names of its files start with.
     pub(crate) name: &'static str,
-    /// The text of the code that makes its walk: another build's table may be another one.
+    /// The source of its walk. It is part of the key of a cached table, since another build may make another table.
     pub(crate) code: &'static [&'static str],
     /// States that the kernel's table holds.
     pub(crate) most_states: usize,
-    /// States explored before the table is made small; more is refused.
+    /// Most states to explore before the table is minimised.
     pub(crate) most_explored: usize,
 }
 
-/// Where one byte leads.
+/// The step that one byte makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Step<S> {
-    /// On, to this state.
+    /// To this state.
     Go(S),
-    /// This rule matches, whatever follows.
+    /// This rule matches, independent of what follows.
     Accept(usize),
     /// No rule can match any more.
     Dead,
 }
 
 impl<S> Step<S> {
-    /// The same step between states that are called otherwise.
+    /// The step with other names for the states.
     pub(crate) fn map<T>(self, name: impl FnOnce(S) -> T) -> Step<T> {
         match self {
             Self::Go(state) => Step::Go(name(state)),
@@ -68,24 +68,24 @@ impl<S> Step<S> {
 
 /// A walk over what the kernel reads of a program: its path, NUL, and each argument with its NUL.
 pub(crate) trait Walk {
-    /// Where it stands.
+    /// A state of the walk.
     type State: Copy + Eq + Hash;
 
-    /// What every part makes of a byte: bytes of which this is equal always lead to the same place, but for NUL.
+    /// The class of a byte in every part. Bytes of the same classes always lead to the same state, except NUL.
     fn class(&self, byte: u8) -> Vec<u8>;
 
-    /// Where it begins.
+    /// The first state.
     fn start(&mut self) -> Result<Self::State, TooMuch>;
 
-    /// One byte further.
+    /// The step that a byte makes.
     fn step(&mut self, state: Self::State, byte: u8) -> Result<Step<Self::State>, TooMuch>;
 
-    /// What it means that the input ends here.
+    /// The result if the input ends in this state.
     fn end(&mut self, _: Self::State) -> Result<ToolEnd, TooMuch> {
         Ok(ToolEnd::default())
     }
 
-    /// Where a whole input leads, without a table.
+    /// Walks over a whole input, without a table.
     fn follow(&mut self, input: &[u8]) -> Result<Step<Self::State>, TooMuch> {
         let mut state = self.start()?;
         for byte in input {
@@ -98,10 +98,10 @@ pub(crate) trait Walk {
     }
 }
 
-/// Rules need more of something than there is.
+/// Rules exceed a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TooMuch {
-    /// What there is too much of.
+    /// What is too large.
     pub(crate) what: &'static str,
     /// How much is needed.
     pub(crate) need: usize,

@@ -13,17 +13,17 @@ use super::TooMuch;
 const CACHE_BYTES: usize = 96 << 20;
 const FULL: TooMuch = TooMuch { what: "bytes of automaton", need: CACHE_BYTES + 1, most: CACHE_BYTES };
 
-/// Patterns over bytes that are looked for at once; each means a `T`.
+/// Patterns over bytes that are searched at once. Each has a `T`.
 pub(crate) struct Part<T> {
     dfa: DFA,
     cache: Cache,
     meanings: Vec<T>,
-    /// What [`Part::matched`] found out.
+    /// The results of [`Part::matched`].
     known: HashMap<LazyStateID, Option<T>>,
 }
 
 impl<T: Copy> Part<T> {
-    /// Patterns are regular expressions, in the order in which they count. `.` is any byte but NUL.
+    /// Compiles patterns. They are regular expressions, in order of priority. `.` is any byte except NUL.
     pub(crate) fn new(patterns: impl IntoIterator<Item = (String, T)>) -> Result<Self, Box<BuildError>> {
         let (regexes, meanings): (Vec<String>, Vec<T>) = patterns.into_iter().unzip();
         let dfa = DFA::builder()
@@ -62,7 +62,7 @@ impl<T: Copy> Part<T> {
         if let Some(known) = self.known.get(&id) {
             return Ok(*known);
         }
-        // Matches show one step late, so the end of input tells them now.
+        // The automaton reports matches one step late, so the end of input is simulated.
         let end = self.dfa.next_eoi_state(&mut self.cache, id).map_err(|_| FULL)?;
         let count = if end.is_match() { self.dfa.match_len(&self.cache, end) } else { 0 };
         let first = (0..count).map(|index| self.dfa.match_pattern(&self.cache, end, index).as_usize()).min();

@@ -1,30 +1,30 @@
-//! The table that the kernel holds, and its walk over one.
+//! The kernel's table, and its walk.
 
 use pp_common::abi::{DFA_ACCEPT, DFA_CLASSES, DFA_DEAD, DFA_START};
 use pp_common::tools::ToolEnd;
 
 use super::Step;
 
-/// A finished automaton, as the kernel holds it. Row 0 is the dead state, row 1 the start.
+/// A finished automaton in the kernel's form. Row 0 is the dead state, row 1 the start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Table {
     /// Class of each byte.
     pub(crate) classes: [u8; 256],
-    /// Where each state goes by byte class; see [`DFA_ACCEPT`].
+    /// The next state of each state, by byte class; see [`DFA_ACCEPT`].
     pub(crate) rows: Vec<[u16; DFA_CLASSES]>,
-    /// What it means that the input ends in each state.
+    /// The result if the input ends in each state.
     pub(crate) ends: Vec<ToolEnd>,
 }
 
 impl Default for Table {
-    /// Matches nothing.
+    /// A table that matches nothing.
     fn default() -> Self {
         Self { classes: [0; 256], rows: vec![[DFA_DEAD; DFA_CLASSES]; 2], ends: vec![ToolEnd::default(); 2] }
     }
 }
 
 impl Table {
-    /// Where an input leads: the very walk that the kernel makes.
+    /// Walks over an input. It is the same walk as in the kernel.
     pub(crate) fn follow(&self, input: impl IntoIterator<Item = u8>) -> Step<u16> {
         let mut state = DFA_START;
         for byte in input {

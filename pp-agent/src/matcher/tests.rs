@@ -1,11 +1,11 @@
-//! The table against the walk that it was made from, for rules that are no one's.
+//! Compares tables with the walks they were made from, for invented rules.
 
 use proptest::prelude::*;
 use regex_automata::hybrid::LazyStateID;
 
 use super::*;
 
-/// Asserts that the table does with this input what the walk does.
+/// Asserts that table and walk have the same result for this input.
 pub(crate) fn agree<W: Walk>(walk: &mut W, table: &Table, input: &[u8]) {
     let by_walk = match walk.follow(input).unwrap() {
         Step::Go(state) => Step::Go(walk.end(state).unwrap()),
@@ -16,48 +16,48 @@ pub(crate) fn agree<W: Walk>(walk: &mut W, table: &Table, input: &[u8]) {
     assert_eq!(by_table, by_walk, "{}", input.escape_ascii());
 }
 
-/// Some patterns end the walk, others say what it means to end.
+/// Some patterns end the walk, others give the result at the end.
 struct Plain {
     accept: Part<usize>,
-    tell: Part<u16>,
+    report: Part<u16>,
 }
 
 impl Walk for Plain {
     type State = (LazyStateID, LazyStateID);
 
     fn class(&self, byte: u8) -> Vec<u8> {
-        vec![self.accept.class(byte), self.tell.class(byte)]
+        vec![self.accept.class(byte), self.report.class(byte)]
     }
 
     fn start(&mut self) -> Result<Self::State, TooMuch> {
-        Ok((self.accept.start()?, self.tell.start()?))
+        Ok((self.accept.start()?, self.report.start()?))
     }
 
-    fn step(&mut self, (accept, tell): Self::State, byte: u8) -> Result<Step<Self::State>, TooMuch> {
+    fn step(&mut self, (accept, report): Self::State, byte: u8) -> Result<Step<Self::State>, TooMuch> {
         let (accept, rule) = self.accept.step(accept, byte)?;
-        let (tell, _) = self.tell.step(tell, byte)?;
+        let (report, _) = self.report.step(report, byte)?;
         Ok(match rule {
             Some(rule) => Step::Accept(rule),
-            None if accept.is_dead() && tell.is_dead() => Step::Dead,
-            None => Step::Go((accept, tell)),
+            None if accept.is_dead() && report.is_dead() => Step::Dead,
+            None => Step::Go((accept, report)),
         })
     }
 
-    fn end(&mut self, (_, tell): Self::State) -> Result<ToolEnd, TooMuch> {
-        let code = self.tell.matched(tell)?.unwrap_or(0);
+    fn end(&mut self, (_, report): Self::State) -> Result<ToolEnd, TooMuch> {
+        let code = self.report.matched(report)?.unwrap_or(0);
         Ok(ToolEnd { whole: code, cut: code / 2 })
     }
 }
 
 const KIND: Kind = Kind { name: "plain", code: &[], most_states: 5_000, most_explored: 5_000 };
 
-fn plain(accept: &[String], tell: &[String]) -> Plain {
-    Plain { accept: Part::new(accept.iter().cloned().zip(0..)).unwrap(), tell: Part::new(tell.iter().cloned().zip(1..)).unwrap() }
+fn plain(accept: &[String], report: &[String]) -> Plain {
+    Plain { accept: Part::new(accept.iter().cloned().zip(0..)).unwrap(), report: Part::new(report.iter().cloned().zip(1..)).unwrap() }
 }
 
 fn patterns() -> impl Strategy<Value = Vec<String>> {
     let atom = prop::sample::select(vec!["a", "b", "[ab]", "[^a]", ".*", "(?:ab)*", "b?", "c+", r"\x00", "."]);
-    // What matches before the first byte is never asked for.
+    // Patterns that match before the first byte do not occur.
     let pattern = prop::collection::vec(atom, 0..5).prop_map(|atoms| format!("[abc]{}", atoms.concat()));
     prop::collection::vec(pattern, 0..4)
 }
@@ -66,10 +66,10 @@ proptest! {
     #[test]
     fn table_does_what_the_walk_does(
         accept in patterns(),
-        tell in patterns(),
+        report in patterns(),
         inputs in prop::collection::vec("[abcd\0]{0,8}", 16),
     ) {
-        let mut walk = plain(&accept, &tell);
+        let mut walk = plain(&accept, &report);
         let table = compile(&mut walk, &KIND).unwrap();
         for input in inputs {
             agree(&mut walk, &table, input.as_bytes());
@@ -85,7 +85,7 @@ fn walk_that_needs_more_than_there_is_has_no_table() {
     let most = |kind| compile(&mut plain(&remembers, &[]), &kind).unwrap_err();
     assert_eq!(most(Kind { most_states: need - 1, ..KIND }), TooMuch { what: "states", need, most: need - 1 });
     assert_eq!(most(Kind { most_explored: 100, ..KIND }).what, "states before reduction");
-    // Each byte that a pattern names is a class of its own.
+    // Each byte that a pattern names has its own class.
     let bytes: String = (0..200_u8).map(|byte| format!(r"\x{byte:02x}")).collect();
     let error = compile(&mut plain(&[bytes], &[]), &KIND).unwrap_err();
     assert_eq!(error, TooMuch { what: "byte classes", need: 129, most: 128 });

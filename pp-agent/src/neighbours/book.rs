@@ -1,7 +1,7 @@
-//! What was learned so far, and the rules of learning.
+//! What was learned, and the rules of learning.
 //!
-//! A neighbour table can be written by whoever is on the link. So learning only ever adds protection, to addresses of the same link
-//! that policy does not name; it never opens or moves anything, and it never touches a router, a name server or this host.
+//! Everybody on a link can write into the neighbour table. So learning only adds protection, and only to addresses of the same link that
+//! policy does not name. It never removes or moves protection, and never applies to a router, a name server or this host.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -12,75 +12,38 @@ use pp_common::maps::LINKS;
 
 use crate::net::{Mac, Prefix};
 
-use super::{Neighbour, Protected, Snapshot, addr, combine};
+use super::notice::{Notice, NoticeKind, Reported};
+use super::view::{View, is_network};
+use super::{Protected, Snapshot, addr, combine};
 
 /// Most addresses that are learned.
 const MAX_LEARNED: usize = 1_024;
-/// Most of them with one hardware address on one link.
+/// Most addresses that are learned of one hardware address on one link.
 const MAX_OF_ONE_MAC: usize = 64;
-/// Most hardware addresses that are remembered to be a protected device's.
+/// Most hardware addresses that are known to belong to a protected device.
 const MAX_CLAIMS: usize = 1_024;
-/// Most protected addresses that are remembered of one hardware address.
+/// Most protected addresses that are known of one hardware address.
 const MAX_OF_CLAIM: usize = 16;
-/// Most things that are remembered as told.
-const MAX_TOLD: usize = 1_024;
-/// For how long an address stays learned that is not seen again, in nanoseconds; and one that is forgotten, forgotten.
+/// How long an address stays learned without being seen, in nanoseconds. A forgotten address stays forgotten for as long.
 const KEEP_NS: u64 = 24 * 3_600 * 1_000_000_000;
 
-/// How exactly it is noted when an address was seen last: each note is written to the kernel's map.
+/// How old the last sighting of an address may be before it is updated, in nanoseconds: each update is written to the kernel's map.
 const NOTE_NS: u64 = 60 * 1_000_000_000;
 
 /// A hardware address on one link of one namespace.
 type Device = (LinkKey, Mac);
 
-/// What is known to answer for protected addresses.
+/// The protected addresses that a device answers for.
 #[derive(Clone, Debug, Default)]
 struct Claim {
-    /// The protected addresses.
     of: BTreeSet<Addr>,
     seen_ns: u64,
 }
 
-/// What there is to tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum What {
-    /// An address joined a place.
-    Learned,
-    /// It was not seen for 24 hours, or its place is not in policy any more.
-    Expired,
-    /// A router's hardware address answers for a protected address: proxy ARP, or a spoofed answer.
-    RouterAnswers,
-    /// This host's own hardware address does.
-    OwnAnswers,
-    /// One hardware address answers for two places.
-    TwoPlaces,
-    /// A protected address is answered for by another hardware address than before.
-    MacChanged,
-    /// There is no room: for further addresses, of this device or at all.
-    Full,
-}
-
-/// Something to tell, once.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Told {
-    /// What.
-    pub(crate) what: What,
-    /// Of which address.
-    pub(crate) addr: Addr,
-    /// On which link, by name.
-    pub(crate) link: String,
-    /// The hardware address.
-    pub(crate) mac: Mac,
-    /// The protected address that it answers for; zero: policy gives the hardware address.
-    pub(crate) of: Addr,
-    /// The place.
-    pub(crate) place: Place,
-}
-
-/// One address that belongs to a place without being named.
+/// An address that belongs to a place without being named in policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Known {
-    /// Where it means that.
+    /// The address, with its namespace and, if it is link-local, its link.
     pub(crate) key: NearKey,
     /// What is known.
     pub(crate) learned: Learned,
@@ -97,13 +60,12 @@ pub(crate) struct Book {
     links: BTreeMap<LinkKey, Place>,
     names: BTreeMap<LinkKey, String>,
     forgotten: BTreeMap<NearKey, u64>,
-    told: BTreeMap<(What, String, Mac, Addr), u64>,
-    conflicts: Vec<Told>,
+    reported: Reported,
     unnamed: Vec<(String, Prefix)>,
 }
 
 impl Book {
-    /// Begins with what the kernel's maps hold already: an earlier daemon learned it.
+    /// Starts with what the kernel's maps hold: an earlier daemon learned it.
     #[must_use]
     pub(crate) fn restore(
         links: impl IntoIterator<Item = (LinkKey, Place)>,
@@ -142,7 +104,7 @@ impl Book {
         self.learned.iter().map(|(key, learned)| Known { key: *key, learned: *learned, link: self.link_name(key.netns, learned.ifindex) })
     }
 
-    /// What is known of an address, on a link where that matters.
+    /// What is known of an address.
     #[must_use]
     pub(crate) fn find(&self, key: &NearKey) -> Option<Known> {
         let learned = *self.learned.get(key)?;
@@ -156,11 +118,11 @@ impl Book {
 
     /// Conflicts of the last 24 hours.
     #[must_use]
-    pub(crate) fn conflicts(&self) -> &[Told] {
-        &self.conflicts
+    pub(crate) fn conflicts(&self) -> &[Notice] {
+        self.reported.conflicts()
     }
 
-    /// IPv6 networks on links that carry a place, of which no zone names all: further addresses of a protected device may be in them.
+    /// IPv6 networks, on links that carry a place, that no zone covers. They may hold further addresses of a protected device.
     #[must_use]
     pub(crate) fn unnamed(&self) -> &[(String, Prefix)] {
         &self.unnamed
@@ -170,7 +132,7 @@ impl Book {
         self.names.get(&LinkKey { netns, ifindex }).cloned().unwrap_or_else(|| format!("interface {ifindex}"))
     }
 
-    /// Forgets an address everywhere; it is not learned again for 24 hours. Those that follow from `mac` in policy stay.
+    /// Forgets an address everywhere. It is not learned again for 24 hours. Addresses that follow from `mac` in policy stay.
     /// Returns what was forgotten.
     pub(crate) fn forget(&mut self, address: &Addr, now_ns: u64) -> Vec<Known> {
         let found: Vec<Known> = self.known().filter(|known| known.key.addr == *address && known.learned.flags & LEARNED_MAC == 0).collect();
@@ -181,19 +143,19 @@ impl Book {
         found
     }
 
-    /// Takes in what the namespaces look like now. A namespace that is not among them is forgotten.
-    pub(crate) fn update(&mut self, policy: &Protected, snapshots: &[Snapshot], now_ns: u64) -> Vec<Told> {
-        let mut tell = Vec::new();
+    /// Learns from snapshots of all watched namespaces, and forgets other namespaces. Returns what to report.
+    pub(crate) fn update(&mut self, policy: &Protected, snapshots: &[Snapshot], now_ns: u64) -> Vec<Notice> {
+        let mut notices = Vec::new();
         self.drop_others(snapshots);
-        self.drop_old(policy, now_ns, &mut tell);
+        self.drop_old(policy, now_ns, &mut notices);
         self.exempt.clear();
         let mut links = BTreeMap::new();
         let mut given = BTreeSet::new();
         for snapshot in snapshots {
             let view = View::new(snapshot, policy);
-            self.claim(&view, now_ns, &mut tell);
-            self.learn(&view, now_ns, &mut tell);
-            self.follow_macs(&view, &mut given, &mut tell);
+            self.claim(&view, now_ns, &mut notices);
+            self.learn(&view, now_ns, &mut notices);
+            self.follow_macs(&view, &mut given, &mut notices);
             for link in &snapshot.links {
                 let key = view.key(link.index);
                 if let Some(place) = self.carried(&view, key) {
@@ -213,7 +175,7 @@ impl Book {
         }
         self.unnamed = snapshots.iter().flat_map(|snapshot| unnamed(&View::new(snapshot, policy), &links)).collect();
         self.links = links;
-        self.say_once(tell, now_ns)
+        self.reported.take_new(notices, now_ns)
     }
 
     fn drop_others(&mut self, snapshots: &[Snapshot]) {
@@ -228,12 +190,10 @@ impl Book {
         }
     }
 
-    fn drop_old(&mut self, policy: &Protected, now_ns: u64, tell: &mut Vec<Told>) {
+    fn drop_old(&mut self, policy: &Protected, now_ns: u64, notices: &mut Vec<Notice>) {
         let is_old = |seen_ns: u64| now_ns.saturating_sub(seen_ns) > KEEP_NS;
         self.forgotten.retain(|_, since| !is_old(*since));
-        self.told.retain(|_, since| !is_old(*since));
-        let told = &self.told;
-        self.conflicts.retain(|conflict| told.contains_key(&(conflict.what, conflict.link.clone(), conflict.mac, conflict.addr)));
+        self.reported.expire(is_old);
         for claim in self.claims.values_mut() {
             claim.of.retain(|addr| policy.place(addr).is_some());
         }
@@ -249,39 +209,40 @@ impl Book {
         for known in over {
             self.learned.remove(&known.key);
             if policy.place(&known.key.addr).is_none() {
-                tell.push(change_of(What::Expired, &known));
+                notices.push(Notice::about(NoticeKind::Expired, &known));
             }
         }
     }
 
-    /// Notes which hardware addresses answer for what policy names.
-    fn claim(&mut self, view: &View<'_>, now_ns: u64, tell: &mut Vec<Told>) {
+    /// Records which hardware addresses answer for addresses that policy names.
+    fn claim(&mut self, view: &View<'_>, now_ns: u64, notices: &mut Vec<Notice>) {
         for neighbour in &view.snapshot.neighbours {
             let address = addr(neighbour.addr);
             let Some(place) = view.policy.place(&address) else { continue };
-            // A router that policy names itself is no news.
+            // Policy names this router itself.
             if view.is_hop(neighbour.addr) {
                 continue;
             }
             let key = view.key(neighbour.link);
-            let mut say =
-                |what| tell.push(Told { what, addr: address, link: view.name(neighbour.link), mac: neighbour.mac, of: address, place });
+            let mut notice = |kind| {
+                notices.push(Notice { kind, addr: address, link: view.name(neighbour.link), mac: neighbour.mac, of: address, place })
+            };
             if view.own_macs.contains(&neighbour.mac) {
-                say(What::OwnAnswers);
+                notice(NoticeKind::OwnAnswers);
                 continue;
             }
             if view.is_router(neighbour.link, neighbour.mac) {
-                say(What::RouterAnswers);
+                notice(NoticeKind::RouterAnswers);
                 continue;
             }
             let device = (key, neighbour.mac);
             let others =
                 self.claims.iter().filter(|((link, mac), claim)| *link == key && *mac != neighbour.mac && claim.of.contains(&address));
             if others.count() > 0 {
-                say(What::MacChanged);
+                notice(NoticeKind::MacChanged);
             }
             if !self.claims.contains_key(&device) && self.claims.len() >= MAX_CLAIMS {
-                say(What::Full);
+                notice(NoticeKind::Full);
                 continue;
             }
             let claim = self.claims.entry(device).or_default();
@@ -292,7 +253,7 @@ impl Book {
             let names: BTreeSet<(u64, u64)> =
                 claim.of.iter().filter_map(|of| view.policy.place(of)).map(|place| (place.zone, place.gateway)).collect();
             if names.len() > 1 {
-                say(What::TwoPlaces);
+                notice(NoticeKind::TwoPlaces);
             }
         }
     }
@@ -307,14 +268,14 @@ impl Book {
         joined(&place).then_some((place, of))
     }
 
-    /// Has further addresses of those devices join their place.
-    fn learn(&mut self, view: &View<'_>, now_ns: u64, tell: &mut Vec<Told>) {
+    /// Adds further addresses of protected devices to the place of their device.
+    fn learn(&mut self, view: &View<'_>, now_ns: u64, notices: &mut Vec<Notice>) {
         for neighbour in &view.snapshot.neighbours {
             let device = (view.key(neighbour.link), neighbour.mac);
             let Some((place, of)) = self.place_of(view, &device) else { continue };
             let key = view.near(neighbour.link, neighbour.addr);
             let known = Learned { place, of, seen_ns: now_ns, ifindex: neighbour.link, flags: 0, mac: neighbour.mac.0, pad: [0; 4] };
-            // What joined once stays, whatever the neighbour says of itself since.
+            // A learned address stays, whatever the neighbour says of itself later.
             if let Some(kept) = self.learned.get_mut(&key) {
                 let is_stale = now_ns.saturating_sub(kept.seen_ns) > NOTE_NS || (kept.place, kept.of) != (known.place, known.of);
                 if kept.mac == known.mac && is_stale {
@@ -325,20 +286,21 @@ impl Book {
             if !view.may_learn(neighbour) || self.forgotten.contains_key(&key) {
                 continue;
             }
-            let told = Told { what: What::Learned, addr: key.addr, link: view.name(neighbour.link), mac: neighbour.mac, of, place };
+            let notice =
+                Notice { kind: NoticeKind::Learned, addr: key.addr, link: view.name(neighbour.link), mac: neighbour.mac, of, place };
             let of_mac = self.learned.values().filter(|other| other.mac == known.mac && other.ifindex == known.ifindex).count();
             if self.learned.len() >= MAX_LEARNED || of_mac >= MAX_OF_ONE_MAC {
-                // Of one device or of all, it is told once.
-                tell.push(Told { what: What::Full, addr: of, ..told });
+                // The address of the device is in the notice, so that it is reported once for each device.
+                notices.push(Notice { kind: NoticeKind::Full, addr: of, ..notice });
                 continue;
             }
             self.learned.insert(key, known);
-            tell.push(told);
+            notices.push(notice);
         }
     }
 
-    /// The addresses that a device whose hardware address policy gives has by that alone.
-    fn follow_macs(&mut self, view: &View<'_>, given: &mut BTreeSet<NearKey>, tell: &mut Vec<Told>) {
+    /// Adds the IPv6 addresses that follow from the hardware addresses in policy (EUI-64).
+    fn follow_macs(&mut self, view: &View<'_>, given: &mut BTreeSet<NearKey>, notices: &mut Vec<Notice>) {
         const LINK_LOCAL: std::net::Ipv6Addr = std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0);
         for link in &view.snapshot.links {
             let networks = view.snapshot.connected.iter().filter(|(index, prefix)| *index == link.index && prefix.len == 64);
@@ -364,8 +326,8 @@ impl Book {
                         pad: [0; 4],
                     };
                     if self.learned.insert(key, known).is_none() {
-                        tell.push(Told {
-                            what: What::Learned,
+                        notices.push(Notice {
+                            kind: NoticeKind::Learned,
                             addr: key.addr,
                             link: link.name.clone(),
                             mac: *mac,
@@ -378,7 +340,7 @@ impl Book {
         }
     }
 
-    /// What unicast link-local addresses on a link belong to.
+    /// The place that link-local addresses on a link belong to.
     fn carried(&self, view: &View<'_>, key: LinkKey) -> Option<Place> {
         let on_link =
             view.snapshot.connected.iter().filter(|(index, prefix)| *index == key.ifindex && is_network(prefix.len, &prefix.addr));
@@ -392,7 +354,7 @@ impl Book {
         joined(&place).then_some(place)
     }
 
-    /// On links that carry a place: this host's own link-local addresses, and those that DNS may go to.
+    /// Exempts this host's own link-local addresses, and those that DNS may go to, on links that carry a place.
     fn exempt_some(&mut self, view: &View<'_>, links: &BTreeMap<LinkKey, Place>) {
         let snapshot = view.snapshot;
         let own = snapshot.own.iter().map(|(link, ip)| (*link, *ip, LEARNED_OWN));
@@ -411,38 +373,9 @@ impl Book {
             known.flags |= flags;
         }
     }
-
-    /// What was not told in the last 24 hours.
-    fn say_once(&mut self, tell: Vec<Told>, now_ns: u64) -> Vec<Told> {
-        let mut news = Vec::new();
-        for told in tell {
-            // An address joins once.
-            if !matches!(told.what, What::Learned | What::Expired) {
-                let key = (told.what, told.link.clone(), told.mac, told.addr);
-                if self.told.contains_key(&key) || self.told.len() >= MAX_TOLD {
-                    continue;
-                }
-                self.told.insert(key, now_ns);
-                self.conflicts.push(told.clone());
-            }
-            news.push(told);
-        }
-        news
-    }
 }
 
-fn change_of(what: What, known: &Known) -> Told {
-    Told {
-        what,
-        addr: known.key.addr,
-        link: known.link.clone(),
-        mac: Mac(known.learned.mac),
-        of: known.learned.of,
-        place: known.learned.place,
-    }
-}
-
-/// See [`Book::unnamed`].
+/// The networks of one namespace for [`Book::unnamed`].
 fn unnamed(view: &View<'_>, links: &BTreeMap<LinkKey, Place>) -> Vec<(String, Prefix)> {
     let is_v6 = |prefix: &Prefix| !prefix.addr.starts_with(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
     let on_link = view.snapshot.connected.iter().filter(|(link, prefix)| {
@@ -454,82 +387,4 @@ fn unnamed(view: &View<'_>, links: &BTreeMap<LinkKey, Place>) -> Vec<(String, Pr
 
 const fn joined(place: &Place) -> bool {
     place.zone | place.gateway != 0
-}
-
-/// A network whose addresses are a link's own: neither all addresses nor link-local or multicast ones.
-pub(super) fn is_network(len: u8, octets: &[u8; 16]) -> bool {
-    let is_v4 = octets[..12] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
-    let is_everything = if is_v4 { len <= 96 } else { len == 0 };
-    let is_link_local = octets[0] == 0xfe && octets[1] & 0xc0 == 0x80;
-    !is_everything && !is_link_local && octets[0] != 0xff
-}
-
-/// One namespace beside what policy says.
-struct View<'a> {
-    snapshot: &'a Snapshot,
-    policy: &'a Protected,
-    own_macs: BTreeSet<Mac>,
-    /// Hardware addresses of routers, by link.
-    routers: BTreeSet<(u32, Mac)>,
-}
-
-impl<'a> View<'a> {
-    fn new(snapshot: &'a Snapshot, policy: &'a Protected) -> Self {
-        let is_hop = |neighbour: &&Neighbour| snapshot.hops.iter().any(|(_, hop)| *hop == neighbour.addr);
-        let is_given = |mac: &Mac| policy.macs.iter().any(|(given, _)| given == mac);
-        // Policy knows better than the device's own word; but whoever is a next hop is a router.
-        let says_so = |neighbour: &&Neighbour| neighbour.router && !is_given(&neighbour.mac);
-        let routers = snapshot.neighbours.iter().filter(|neighbour| is_hop(neighbour) || says_so(neighbour));
-        Self {
-            snapshot,
-            policy,
-            own_macs: snapshot.links.iter().map(|link| link.mac).collect(),
-            routers: routers.map(|neighbour| (neighbour.link, neighbour.mac)).collect(),
-        }
-    }
-
-    const fn key(&self, link: u32) -> LinkKey {
-        LinkKey { netns: self.snapshot.netns, ifindex: link }
-    }
-
-    fn near(&self, link: u32, ip: IpAddr) -> NearKey {
-        let addr = addr(ip);
-        NearKey { netns: self.snapshot.netns, ifindex: if addr.is_link_local() { link } else { 0 }, addr }
-    }
-
-    fn name(&self, link: u32) -> String {
-        let found = self.snapshot.links.iter().find(|known| known.index == link);
-        found.map_or_else(|| format!("interface {link}"), |known| known.name.clone())
-    }
-
-    fn is_hop(&self, ip: IpAddr) -> bool {
-        self.snapshot.hops.iter().any(|(_, hop)| *hop == ip)
-    }
-
-    fn is_router(&self, link: u32, mac: Mac) -> bool {
-        self.routers.contains(&(link, mac))
-    }
-
-    /// A router, a name server, this host, or no address of one device.
-    fn is_special(&self, ip: IpAddr) -> bool {
-        let snapshot = self.snapshot;
-        snapshot.own.iter().any(|(_, own)| *own == ip)
-            || self.is_hop(ip)
-            || self.policy.resolvers.iter().any(|resolver| resolver.addr == ip)
-            || ip.is_multicast()
-            || ip.is_unspecified()
-            || ip.is_loopback()
-            || ip == IpAddr::V4(std::net::Ipv4Addr::BROADCAST)
-            // What it embeds may be anywhere.
-            || addr(ip).embedded().is_some()
-    }
-
-    /// Whether an address may join the place of its device.
-    fn may_learn(&self, neighbour: &Neighbour) -> bool {
-        let given = self.policy.macs.iter().any(|(mac, _)| *mac == neighbour.mac);
-        self.policy.place(&addr(neighbour.addr)).is_none()
-            && !self.is_special(neighbour.addr)
-            && !self.own_macs.contains(&neighbour.mac)
-            && (given || !neighbour.router && !self.is_router(neighbour.link, neighbour.mac))
-    }
 }

@@ -1,7 +1,7 @@
 //! Reading a network namespace: its links, addresses, routes and neighbours, over rtnetlink(7).
 //!
-//! Messages are read attribute by attribute, and what is not known is passed over: a new kernel or an odd kind of link must not
-//! keep the rest from being seen.
+//! Messages are read attribute by attribute, and unknown attributes are skipped. A new kernel or an unusual kind of link must not hide the
+//! others.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -17,7 +17,7 @@ use crate::os::{netlink, netns::Namespace};
 
 /// Largest datagram of a dump (`NLMSG_GOODSIZE` is smaller).
 const BUFFER: usize = 64 * 1024;
-/// A dump that the tables changed under is begun again so often.
+/// How often a dump is repeated if the tables changed during it.
 const TRIES: usize = 5;
 /// Groups of events (`linux/rtnetlink.h`): links, neighbours, addresses and routes of both families.
 const GROUPS: [u32; 6] = [

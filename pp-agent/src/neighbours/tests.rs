@@ -6,7 +6,8 @@ use pp_common::abi::{
     LEARNED_DNS, LEARNED_MAC, LEARNED_OWN, LinkKey, NearKey, PLACE_GATEWAY_ALL_PORTS, PLACE_GATEWAY_OBSERVE, PLACE_ZONE_OBSERVE, Place,
 };
 
-use super::book::{Book, Told, What};
+use super::book::Book;
+use super::notice::{Notice, NoticeKind};
 use super::resolvers::{self, Resolver};
 use super::{Link, Neighbour, Protected, Snapshot, addr, combine};
 use crate::config::Config;
@@ -62,16 +63,16 @@ fn learned(book: &Book) -> Vec<IpAddr> {
     book.known().map(|known| crate::events::build::address(known.key.addr)).collect()
 }
 
-fn update(book: &mut Book, policy: &str, neighbours: &[(&str, Mac)], now_ns: u64) -> Vec<What> {
-    let told: Vec<Told> = book.update(&protected(policy), &[link(neighbours)], now_ns);
-    told.into_iter().map(|told| told.what).collect()
+fn update(book: &mut Book, policy: &str, neighbours: &[(&str, Mac)], now_ns: u64) -> Vec<NoticeKind> {
+    let notices: Vec<Notice> = book.update(&protected(policy), &[link(neighbours)], now_ns);
+    notices.into_iter().map(|notice| notice.kind).collect()
 }
 
 #[test]
 fn addresses_with_the_mac_of_a_protected_one_join_its_place_on_that_link_alone() {
     let mut book = Book::default();
     let all = [("10.30.0.50", BOX), ("10.30.0.51", BOX), ("fd00:31::50", BOX), ("fe80::50", BOX), ("10.30.0.60", OTHER)];
-    assert_eq!(update(&mut book, POLICY, &all, 0), [What::Learned; 3]);
+    assert_eq!(update(&mut book, POLICY, &all, 0), [NoticeKind::Learned; 3]);
     assert_eq!(book.find(&key("10.30.0.51")).unwrap().learned.place, gateway("gw", 0));
     assert!(book.find(&key("fe80::50")).is_some() && book.find(&key("10.30.0.60")).is_none() && book.find(&key("10.30.0.50")).is_none());
     assert_eq!(update(&mut book, POLICY, &all, HOUR), []);
@@ -88,8 +89,8 @@ fn addresses_with_the_mac_of_a_protected_one_join_its_place_on_that_link_alone()
 fn order_does_not_matter_and_neither_does_the_named_address_going_away() {
     let mut book = Book::default();
     assert_eq!(update(&mut book, POLICY, &[("10.30.0.51", BOX)], 0), []);
-    assert_eq!(update(&mut book, POLICY, &[("10.30.0.51", BOX), ("10.30.0.50", BOX)], 1), [What::Learned]);
-    assert_eq!(update(&mut book, POLICY, &[("10.30.0.52", BOX)], HOUR), [What::Learned]);
+    assert_eq!(update(&mut book, POLICY, &[("10.30.0.51", BOX), ("10.30.0.50", BOX)], 1), [NoticeKind::Learned]);
+    assert_eq!(update(&mut book, POLICY, &[("10.30.0.52", BOX)], HOUR), [NoticeKind::Learned]);
     assert_eq!(learned(&book).len(), 2);
 }
 
@@ -97,9 +98,9 @@ fn order_does_not_matter_and_neither_does_the_named_address_going_away() {
 fn routers_resolvers_and_this_host_never_join() {
     let mut book = Book::default();
     let special = [("10.30.0.50", BOX), ("10.30.0.1", BOX), ("fe80::1", BOX), ("10.30.0.53", BOX), ("10.30.0.2", BOX), ("fe80::2", BOX)];
-    let told = update(&mut book, POLICY, &special, 0);
-    // Whoever answers for a next hop is a router: nothing at all is learned of it.
-    assert_eq!(told, [What::RouterAnswers]);
+    let notices = update(&mut book, POLICY, &special, 0);
+    // A neighbour that answers for a next hop is a router: nothing is learned of it.
+    assert_eq!(notices, [NoticeKind::RouterAnswers]);
     assert!(book.known().next().is_none());
     let mut book = Book::default();
     update(&mut book, POLICY, &[("10.30.0.50", BOX), ("10.30.0.53", BOX), ("10.30.0.2", BOX), ("fe80::2", BOX)], 0);
@@ -114,14 +115,14 @@ fn routers_resolvers_and_this_host_never_join() {
 fn proxy_arp_of_a_router_and_answers_with_our_own_mac_are_conflicts_and_teach_nothing() {
     let mut book = Book::default();
     let all = [("10.30.0.50", ROUTER), ("10.30.0.77", ROUTER)];
-    assert_eq!(update(&mut book, POLICY, &all, 0), [What::RouterAnswers]);
-    assert_eq!(update(&mut book, POLICY, &all, HOUR), [], "told once a day");
-    assert_eq!(update(&mut book, POLICY, &[("10.30.0.50", OWN), ("10.30.0.77", OWN)], HOUR), [What::OwnAnswers]);
+    assert_eq!(update(&mut book, POLICY, &all, 0), [NoticeKind::RouterAnswers]);
+    assert_eq!(update(&mut book, POLICY, &all, HOUR), [], "reported once a day");
+    assert_eq!(update(&mut book, POLICY, &[("10.30.0.50", OWN), ("10.30.0.77", OWN)], HOUR), [NoticeKind::OwnAnswers]);
     assert!(book.known().next().is_none());
     assert_eq!(book.conflicts().len(), 2);
     update(&mut book, POLICY, &[], 26 * HOUR);
     assert!(book.conflicts().is_empty());
-    assert_eq!(update(&mut book, POLICY, &all, 26 * HOUR), [What::RouterAnswers]);
+    assert_eq!(update(&mut book, POLICY, &all, 26 * HOUR), [NoticeKind::RouterAnswers]);
 }
 
 #[test]
@@ -149,7 +150,7 @@ fn what_joined_once_stays_whatever_the_neighbour_becomes() {
     assert_eq!(learned(&book), [ip("10.30.0.51")]);
     assert_eq!(update(&mut book, POLICY, &[], 23 * HOUR), []);
     assert_eq!(learned(&book), [ip("10.30.0.51")]);
-    assert_eq!(update(&mut book, POLICY, &[], 25 * HOUR), [What::Expired]);
+    assert_eq!(update(&mut book, POLICY, &[], 25 * HOUR), [NoticeKind::Expired]);
     assert!(learned(&book).is_empty());
 }
 
@@ -157,8 +158,8 @@ fn what_joined_once_stays_whatever_the_neighbour_becomes() {
 fn a_spoofed_answer_adds_protection_to_the_spoofer_and_takes_none() {
     let mut book = Book::default();
     update(&mut book, POLICY, &[("10.30.0.50", BOX), ("10.30.0.51", BOX)], 0);
-    let told = update(&mut book, POLICY, &[("10.30.0.50", OTHER), ("10.30.0.51", BOX), ("10.30.0.66", OTHER)], 1);
-    assert_eq!(told, [What::MacChanged, What::Learned]);
+    let notices = update(&mut book, POLICY, &[("10.30.0.50", OTHER), ("10.30.0.51", BOX), ("10.30.0.66", OTHER)], 1);
+    assert_eq!(notices, [NoticeKind::MacChanged, NoticeKind::Learned]);
     assert_eq!(learned(&book), [ip("10.30.0.51"), ip("10.30.0.66")]);
 }
 
@@ -167,7 +168,7 @@ fn one_mac_for_two_places_joins_the_stricter() {
     let policy = format!("{POLICY}[[zone]]\nname = \"cell\"\nnetworks = [\"10.30.0.80/32\"]\n");
     let mut book = Book::default();
     let all = [("10.30.0.50", BOX), ("10.30.0.80", BOX), ("10.30.0.51", BOX)];
-    assert!(update(&mut book, &policy, &all, 0).contains(&What::TwoPlaces));
+    assert!(update(&mut book, &policy, &all, 0).contains(&NoticeKind::TwoPlaces));
     let place = book.find(&key("10.30.0.51")).unwrap().learned.place;
     assert_eq!((place.zone, place.gateway), (name_id("cell"), name_id("gw")));
 }
@@ -178,9 +179,9 @@ fn learning_is_bounded_and_says_so_once() {
     let mut all = vec![("10.30.0.50", BOX)];
     all.extend(addresses.iter().map(|text| (text.as_str(), BOX)));
     let mut book = Book::default();
-    let told = update(&mut book, POLICY, &all, 0);
-    assert_eq!(told.iter().filter(|what| **what == What::Learned).count(), 64);
-    assert_eq!(told.iter().filter(|what| **what == What::Full).count(), 1);
+    let notices = update(&mut book, POLICY, &all, 0);
+    assert_eq!(notices.iter().filter(|kind| **kind == NoticeKind::Learned).count(), 64);
+    assert_eq!(notices.iter().filter(|kind| **kind == NoticeKind::Full).count(), 1);
     assert_eq!(update(&mut book, POLICY, &all, 1), []);
     // Many devices, together more than there is room for.
     let device = |host: u16| {
@@ -205,7 +206,7 @@ fn forgotten_addresses_stay_forgotten_for_a_day() {
     assert_eq!(book.forget(&addr(ip("10.30.0.51")), 0).len(), 1);
     assert_eq!(update(&mut book, POLICY, &all, 23 * HOUR), []);
     assert!(book.known().next().is_none());
-    assert_eq!(update(&mut book, POLICY, &all, 25 * HOUR), [What::Learned]);
+    assert_eq!(update(&mut book, POLICY, &all, 25 * HOUR), [NoticeKind::Learned]);
 }
 
 #[test]
@@ -213,13 +214,13 @@ fn policy_decides_at_once_what_was_learned_is_worth() {
     let all = [("10.30.0.50", BOX), ("10.30.0.51", BOX)];
     let mut book = Book::default();
     update(&mut book, POLICY, &all, 0);
-    // Named itself it is no neighbour's business any more.
+    // An address that policy names is no longer learned.
     let named = format!("{POLICY}[[zone]]\nname = \"cell\"\nnetworks = [\"10.30.0.51/32\"]\n");
     update(&mut book, &named, &all, 1);
     assert!(book.known().next().is_none());
     update(&mut book, POLICY, &all, 2);
     assert_eq!(learned(&book), [ip("10.30.0.51")]);
-    assert_eq!(update(&mut book, "", &all, 3), [What::Expired]);
+    assert_eq!(update(&mut book, "", &all, 3), [NoticeKind::Expired]);
     assert!(book.known().next().is_none() && book.links().is_empty());
 }
 
@@ -231,13 +232,13 @@ fn a_link_carries_a_place_by_network_or_by_neighbour_and_never_by_next_hop() {
         book.links().get(&LinkKey { netns: NETNS, ifindex: ETH0 }).copied()
     };
     assert_eq!(carried(POLICY, link(&[])), Some(gateway("gw", 0)));
-    let far = "[[zone]]\nname = \"plant\"\nnetworks = [\"10.20.0.0/16\"]\n";
-    assert_eq!(carried(far, link(&[])), None);
-    assert_eq!(carried(far, link(&[("10.20.4.7", ROUTER)])), None, "proxy ARP");
-    assert_eq!(carried(far, link(&[("10.20.4.7", BOX)])), Some(zone("plant", 0)));
+    let distant = "[[zone]]\nname = \"plant\"\nnetworks = [\"10.20.0.0/16\"]\n";
+    assert_eq!(carried(distant, link(&[])), None);
+    assert_eq!(carried(distant, link(&[("10.20.4.7", ROUTER)])), None, "proxy ARP");
+    assert_eq!(carried(distant, link(&[("10.20.4.7", BOX)])), Some(zone("plant", 0)));
     let mut everything = link(&[]);
     everything.connected.push((ETH0, Prefix::from("0.0.0.0/0".parse::<ipnet::IpNet>().unwrap())));
-    assert_eq!(carried(far, everything), None, "a default route without a next hop names no network");
+    assert_eq!(carried(distant, everything), None, "a default route without a next hop names no network");
     let wide = "[[zone]]\nname = \"plant\"\nnetworks = [\"10.0.0.0/8\"]\n";
     assert_eq!(carried(wide, link(&[])), Some(zone("plant", 0)));
 }
@@ -265,7 +266,7 @@ fn mac_in_policy_gives_the_addresses_that_a_device_makes_of_it() {
     assert_eq!(known, [(key("fd00:31::ff:fe00:3050"), LEARNED_MAC), (key("fe80::ff:fe00:3050"), LEARNED_MAC)]);
     assert_eq!(update(&mut book, &policy, &[], 100 * HOUR), [], "it does not expire");
     assert!(book.forget(&addr(ip("fe80::ff:fe00:3050")), 0).is_empty());
-    assert_eq!(update(&mut book, &policy, &[("10.30.0.51", BOX)], 0), [What::Learned]);
+    assert_eq!(update(&mut book, &policy, &[("10.30.0.51", BOX)], 0), [NoticeKind::Learned]);
     update(&mut book, POLICY, &[], 0);
     assert!(book.known().next().is_none());
 }
@@ -291,7 +292,7 @@ fn what_the_maps_hold_is_taken_over_and_goes_on_counting() {
     let mut again = Book::restore(links, book.entries().collect::<Vec<_>>());
     assert_eq!(update(&mut again, POLICY, &[], HOUR), []);
     assert_eq!(learned(&again), [ip("10.30.0.51")]);
-    assert_eq!(update(&mut again, POLICY, &[("10.30.0.52", BOX)], HOUR), [What::Learned], "its device is still known");
+    assert_eq!(update(&mut again, POLICY, &[("10.30.0.52", BOX)], HOUR), [NoticeKind::Learned], "its device is still known");
     again.update(&protected(POLICY), &[], HOUR);
     assert!(again.known().next().is_none(), "of a namespace that is gone");
 }

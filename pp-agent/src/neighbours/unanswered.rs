@@ -1,16 +1,16 @@
-//! Which protected addresses a link has to be asked for: what their device answers with is how its further addresses are known.
+//! Which protected addresses to ask for on a link. The hardware address in the answer identifies further addresses of the device.
 
 use std::net::IpAddr;
 
-use super::book::is_network;
+use super::view::is_network;
 use super::{Protected, Snapshot, addr};
 use crate::net::Prefix;
 
-/// The length of a prefix that is one address.
+/// The prefix length of a single address.
 const SINGLE: u8 = 128;
 
-/// Single addresses that policy names, on a link that reaches them without a next hop and on which somebody answers whom policy does
-/// not name, while nobody answers for them. Each with its link.
+/// Single addresses that policy names and that do not answer, each with its link. The link reaches them without a next hop, and a
+/// neighbour that policy does not name answers on it.
 #[must_use]
 pub(crate) fn unanswered(policy: &Protected, snapshot: &Snapshot) -> Vec<(u32, IpAddr)> {
     let singles = policy.places.iter().filter(|(prefix, _)| prefix.len == SINGLE).map(|(prefix, _)| prefix);
@@ -26,7 +26,7 @@ pub(crate) fn unanswered(policy: &Protected, snapshot: &Snapshot) -> Vec<(u32, I
     wanted
 }
 
-/// Whether somebody answers on this link whom policy does not name: neither a router nor, by IPv6, link-local.
+/// Whether a neighbour answers on this link that policy does not name and that is no router.
 fn has_strangers(policy: &Protected, snapshot: &Snapshot, link: u32) -> bool {
     let on_link = snapshot.neighbours.iter().filter(|neighbour| neighbour.link == link && !neighbour.router);
     let mut others = on_link.filter(|neighbour| !snapshot.hops.iter().any(|(_, hop)| *hop == neighbour.addr));

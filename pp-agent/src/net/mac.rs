@@ -7,7 +7,7 @@ use std::net::Ipv6Addr;
 pub struct Mac(pub(crate) [u8; 6]);
 
 impl Mac {
-    /// From `aa:bb:cc:dd:ee:ff`, or with `-`. No multicast address, and not zero.
+    /// Reads `aa:bb:cc:dd:ee:ff`, or with `-`. Multicast addresses and zero are refused.
     #[must_use]
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let separator = if text.contains('-') { '-' } else { ':' };
@@ -20,7 +20,7 @@ impl Mac {
         is_one_device.then_some(Self(octets))
     }
 
-    /// The address with these first 64 bits that a device with this hardware address gives itself (RFC 4291, appendix A).
+    /// The IPv6 address that a device with this hardware address assigns itself in a network (RFC 4291, appendix A).
     #[must_use]
     pub(crate) fn eui64(self, network: Ipv6Addr) -> Ipv6Addr {
         let [a, b, c, d, e, f] = self.0;

@@ -1,4 +1,4 @@
-//! Networks and hardware addresses, and how they are written.
+//! Networks and hardware addresses, and their text forms.
 
 mod mac;
 mod prefix;

@@ -1,4 +1,4 @@
-//! Networks as the kernel's longest-prefix tables hold them.
+//! Networks in the form of the kernel's longest-prefix tables.
 
 use ipnet::{IpNet, Ipv6Net};
 use pp_common::dest::Addr;
@@ -15,7 +15,7 @@ pub(crate) struct Prefix {
 }
 
 impl Prefix {
-    /// The first `len` bits of it; the whole prefix where it is no longer.
+    /// The prefix cut to `len` bits; the whole prefix if it is not longer.
     #[must_use]
     pub(crate) fn shortened(&self, len: u8) -> Self {
         let len = len.min(self.len);

@@ -1,7 +1,7 @@
-//! TCP sockets that carry a mark, whoever has them open or nobody: found by `sock_diag`, which tells the mark of each, and ended by it.
+//! Finds and ends TCP sockets with a mark by `sock_diag`, whether or not a process has them open.
 //!
-//! `netlink-packet-sock-diag` writes the requests, `SOCK_DESTROY` among them. The attributes that ask for marks and carry them
-//! (`INET_DIAG_REQ_SK_BPF_STORAGES`) it does not know, so they are written and read here.
+//! `netlink-packet-sock-diag` writes the requests, including `SOCK_DESTROY`. It lacks the attributes for marks
+//! (`INET_DIAG_REQ_SK_BPF_STORAGES`), so they are written and read here.
 
 use std::{
     fs, io,
@@ -40,11 +40,11 @@ const SK_DIAG_BPF_STORAGE_MAP_VALUE: u16 = 3;
 const NLA_F_NESTED: u16 = 1 << 15;
 /// `inet_diag_msg`.
 const MESSAGE: usize = 72;
-/// Connections in every state but the two of which no socket is left, and listeners: `net/tcp_states.h`.
+/// Every state except listeners and the two states without a full socket: `net/tcp_states.h`.
 const STATES: u32 = !(1 << 6 | 1 << 10 | 1 << 12);
-/// More than the kernel puts into one answer.
+/// Size of the buffer for an answer. The kernel sends less at once.
 const ANSWER: usize = 64 * 1024;
-/// How long the kernel may think.
+/// How long to wait for the kernel, in seconds.
 const PATIENCE_S: i64 = 10;
 
 /// A TCP socket with a mark.
@@ -54,13 +54,13 @@ pub(crate) struct Marked {
     pub(crate) mark: SockMark,
     /// Its own address.
     pub(crate) local: SocketAddr,
-    /// The far end.
+    /// The remote end.
     pub(crate) peer: SocketAddr,
     /// The link it is bound to; zero: none.
     pub(crate) ifindex: u32,
-    /// Number of the socket, never used again while the host is up.
+    /// The number of the socket, unique until the next boot.
     pub(crate) cookie: u64,
-    /// No process has it open any more.
+    /// Whether no process has it open any more.
     pub(crate) orphan: bool,
     id: SocketId,
 }
@@ -80,10 +80,10 @@ pub(crate) fn marked(namespace: BorrowedFd<'_>, socks: BorrowedFd<'_>) -> io::Re
     })
 }
 
-/// Ends a connection at once, with all that is in its queue.
+/// Ends a connection at once, and discards its queue.
 ///
 /// # Errors
-/// The kernel cannot, or it has ended by itself.
+/// The kernel cannot do it, or the connection has ended by itself.
 pub(crate) fn destroy(namespace: BorrowedFd<'_>, found: &Marked) -> io::Result<()> {
     destroy_one(namespace, transport::TCP, found.id.clone())
 }
@@ -114,7 +114,7 @@ fn open() -> io::Result<Socket> {
     Ok(netlink)
 }
 
-/// What a request says of the sockets that it is about.
+/// The part of a request that selects sockets.
 fn about(transport: u8, states: u32, id: SocketId) -> io::Result<InetRequest> {
     let family = if id.source_address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     Ok(InetRequest {
@@ -130,7 +130,7 @@ fn dump(netlink: &Socket, id: SocketId, socks: BorrowedFd<'_>, found: &mut Vec<M
     let head = about(transport::TCP, STATES, id)?;
     let mut payload = vec![0; head.buffer_len()];
     head.emit(&mut payload);
-    // One attribute in another: the map whose values are asked for.
+    // A nested attribute: the map whose values to return.
     payload.extend(12_u16.to_ne_bytes());
     payload.extend((INET_DIAG_REQ_SK_BPF_STORAGES | NLA_F_NESTED).to_ne_bytes());
     payload.extend(8_u16.to_ne_bytes());
@@ -178,7 +178,7 @@ fn read(body: &[u8]) -> Option<Marked> {
     })
 }
 
-/// A mark from its bytes, of which other layouts have the first members alone in common; `None`: the socket was released.
+/// Reads a mark. Other layouts share only the first members with this one. `None`: the socket was released.
 fn mark(value: &[u8]) -> Option<SockMark> {
     const COMMON: usize = offset_of!(SockMark, tgid) + size_of::<u32>();
     let length = if value.len() == size_of::<SockMark>() { value.len() } else { COMMON };
@@ -189,10 +189,10 @@ fn mark(value: &[u8]) -> Option<SockMark> {
     (mark.session != 0).then_some(mark)
 }
 
-/// What tells a network namespace from others: the device and inode of its file.
+/// Identifies a network namespace: the device and inode of its file.
 pub(crate) type Id = (u64, u64);
 
-/// The network namespace at this path: its file, and what tells it from others.
+/// Opens the network namespace at this path.
 pub(crate) fn namespace(path: &str) -> io::Result<(Id, fs::File)> {
     use std::os::unix::fs::MetadataExt as _;
     let file = fs::File::open(path)?;
@@ -200,10 +200,10 @@ pub(crate) fn namespace(path: &str) -> io::Result<(Id, fs::File)> {
     Ok(((about.dev(), about.ino()), file))
 }
 
-/// Whether this kernel can find and end sockets so: it is asked for a socket that cannot be.
+/// Checks that this kernel can find and end sockets this way, by asking for a socket that cannot exist.
 ///
 /// # Errors
-/// It cannot; what it said.
+/// It cannot, with the kernel's error.
 pub(crate) fn works(socks: BorrowedFd<'_>) -> io::Result<()> {
     let (_, own) = namespace("/proc/self/ns/net")?;
     let _found = marked(own.as_fd(), socks)?;
@@ -257,7 +257,7 @@ mod tests {
         assert_eq!((found.mark.session, found.cookie, found.orphan), (5, 77, true));
         assert_eq!((found.local, found.peer), ("10.99.0.2:40000".parse().unwrap(), "10.20.4.7:502".parse().unwrap()));
         assert!(!read(&message(3, &value)).unwrap().orphan);
-        // Released; cut short; without a mark; of another layout.
+        // A released socket, a short message, one without a mark, and one of another layout.
         assert!(read(&message(0, &vec![0; size_of::<SockMark>()])).is_none());
         assert!(read(&message(0, &value[..20])).is_none());
         let other = [&value[..], &[7; 8]].concat();

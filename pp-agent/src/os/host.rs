@@ -8,7 +8,7 @@ pub fn kernel_release() -> String {
     nix::sys::utsname::uname().map_or_else(|_| "unknown".to_owned(), |name| name.release().to_string_lossy().into_owned())
 }
 
-/// The active LSMs; `None` where securityfs is not mounted, which means unknown.
+/// The active LSMs; `None` (unknown) if securityfs is not mounted.
 #[must_use]
 pub(crate) fn active_lsms() -> Option<Vec<String>> {
     let text = fs::read_to_string("/sys/kernel/security/lsm").ok()?;
@@ -21,7 +21,7 @@ pub(crate) fn switched_off() -> bool {
     fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.split_whitespace().any(|word| word == "pp_agent=off"))
 }
 
-/// Boot time, nanoseconds: the clock of every deadline in the kernel.
+/// The time since boot in nanoseconds. Every deadline in the kernel uses this clock.
 ///
 /// # Errors
 /// Never on a kernel this runs on.

@@ -1,4 +1,4 @@
-//! What the operating system is asked outside `bpf(2)`: processes, sockets, mounts, namespaces, the host.
+//! The operating system apart from `bpf(2)`: processes, sockets, mounts, namespaces, the host.
 
 #![allow(unsafe_code, reason = "system calls that no library offers safely; each has its SAFETY line")]
 

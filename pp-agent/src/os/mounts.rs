@@ -1,4 +1,4 @@
-//! What is mounted: the root of cgroup2, the cgroups this process is in, device numbers as the kernel has them.
+//! Mounts: the root of cgroup2, the cgroups of this process, and device numbers as the kernel has them.
 
 use std::{
     collections::HashMap,
@@ -13,25 +13,25 @@ use super::process;
 /// The mounts of this process.
 pub(crate) const MOUNTS: &str = "/proc/self/mountinfo";
 
-/// One mount, as far as it matters here.
+/// One mount, with the members that are needed here.
 #[derive(Debug)]
 pub(crate) struct Mount {
-    /// Its number, never that of another mount at the same time.
+    /// Its number, unique among present mounts.
     pub(crate) id: u64,
-    /// Major and minor number of its device, as the kernel holds them: some file systems tell `stat` another one.
+    /// Major and minor number of its device, as the kernel has them. Some file systems report others to `stat`.
     pub(crate) device: (u32, u32),
-    /// The path to it.
+    /// Where it is mounted.
     pub(crate) point: PathBuf,
-    /// What of its file system it shows.
+    /// The folder of its file system that is mounted.
     pub(crate) root: String,
     /// Kind of file system.
     pub(crate) kind: String,
-    /// Options of the file system, for version 1 of cgroups the controllers.
+    /// Options of the file system; for cgroups version 1, the controllers.
     options: HashMap<String, Option<String>>,
 }
 
 impl Mount {
-    /// Whether it is that of the hierarchy with these controllers; none: cgroup2.
+    /// Whether it is the hierarchy with these controllers; none: cgroup2.
     fn holds(&self, controllers: &[String]) -> bool {
         let has = |controller: &String| {
             let (name, value) = controller.split_once('=').map_or((controller.as_str(), None), |(name, value)| (name, Some(value)));
@@ -63,10 +63,10 @@ fn unescape(text: &str) -> String {
     text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }
 
-/// Why there is no root of cgroup2 to work with.
+/// Why there is no root of cgroup2.
 #[derive(Debug, thiserror::Error)]
 pub enum Cgroup2Error {
-    /// It is mounted nowhere.
+    /// It is not mounted.
     #[error(
         "no cgroup2 file system is mounted; mount one (mount -t cgroup2 none /sys/fs/cgroup/unified) or boot with systemd's unified hierarchy"
     )]
@@ -76,8 +76,7 @@ pub enum Cgroup2Error {
     Unknown(#[source] io::Error),
 }
 
-/// The root of the cgroup2 hierarchy, wherever it is mounted: also beside
-/// version 1 hierarchies.
+/// The root of the cgroup2 hierarchy, also if version 1 hierarchies are mounted too.
 ///
 /// # Errors
 /// No cgroup2 is mounted.
@@ -86,8 +85,7 @@ pub fn cgroup2_root() -> Result<PathBuf, Cgroup2Error> {
     root.map(|mount| mount.point).ok_or(Cgroup2Error::NotMounted)
 }
 
-/// The files to write a process id to that would move it where this process is now, one for each hierarchy of cgroups that is
-/// mounted here.
+/// The `cgroup.procs` files of this process's cgroups, one for each mounted hierarchy.
 ///
 /// # Errors
 /// `/proc` cannot be read.

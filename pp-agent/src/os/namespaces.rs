@@ -1,5 +1,5 @@
-//! Network namespaces with sockets that have a mark. A socket that its process left keeps its namespace, but no path leads there any more: so
-//! a file of each is held from the moment a marked process is seen in it until no marked socket is left.
+//! Network namespaces that have marked sockets. A socket without a process keeps its namespace alive, but no path leads to it any more. So
+//! a file of each namespace is kept open, from when a marked process is seen in it until no marked socket is left.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,49 +13,49 @@ use super::{
     mounts,
 };
 
-/// Most namespaces that are held at once. In further ones flows that nobody has open are not ended; their packets are refused all the same.
+/// Most namespaces that are kept open. In others, flows that no process has open are not ended, but their packets are still refused.
 const MAX_NAMESPACES: usize = 1_024;
 
 /// One namespace.
 struct Held {
     file: File,
-    /// A marked process was in it at the last look.
-    inhabited: bool,
+    /// Whether a marked process was in it at the last look.
+    occupied: bool,
 }
 
-/// Those that are known.
+/// The known namespaces.
 #[derive(Default)]
 pub(crate) struct Namespaces {
     held: HashMap<Id, Held>,
-    /// Sockets that were ended and told of, and are there still: before 6.12 the kernel empties the queue of an orphan, but keeps it.
+    /// Sockets that were ended and reported but still exist: before 6.12 the kernel empties the queue of an orphan, but keeps the socket.
     ended: HashSet<u64>,
-    /// One was left out for want of room.
+    /// Whether a namespace was left out because there was no room.
     full: bool,
 }
 
 impl Namespaces {
-    /// All there are, since a process may have ended while no daemon ran. Those without a marked socket are let go at the first look.
+    /// Starts with all namespaces, since a process may have ended while no daemon ran. The first look drops those without a marked socket.
     pub(crate) fn begin() -> Self {
-        let held = all().into_iter().take(MAX_NAMESPACES).map(|(id, file)| (id, Held { file, inhabited: false }));
+        let held = all().into_iter().take(MAX_NAMESPACES).map(|(id, file)| (id, Held { file, occupied: false }));
         Self { held: held.collect(), ..Self::default() }
     }
 
-    /// Looks where marked processes are now.
+    /// Finds the namespaces of marked processes.
     pub(crate) fn look(&mut self, pids: impl Iterator<Item = u32>) {
-        self.held.values_mut().for_each(|held| held.inhabited = false);
+        self.held.values_mut().for_each(|held| held.occupied = false);
         self.full = false;
         self.learn(std::process::id());
         pids.for_each(|pid| self.learn(pid));
     }
 
-    /// A marked process is there.
+    /// Adds the namespace of a marked process.
     pub(crate) fn learn(&mut self, pid: u32) {
         use std::os::unix::fs::MetadataExt as _;
         let path = format!("/proc/{pid}/ns/net");
-        // A process that is gone is in none.
+        // A process that has ended has no namespace.
         let Ok(about) = fs::metadata(&path) else { return };
         if let Some(held) = self.held.get_mut(&(about.dev(), about.ino())) {
-            held.inhabited = true;
+            held.occupied = true;
             return;
         }
         if self.held.len() >= MAX_NAMESPACES {
@@ -66,11 +66,11 @@ impl Namespaces {
             return;
         }
         if let Ok((id, file)) = diag::namespace(&path) {
-            self.held.insert(id, Held { file, inhabited: true });
+            self.held.insert(id, Held { file, occupied: true });
         }
     }
 
-    /// Every marked TCP socket in all of them. One in which nothing is left is let go.
+    /// Every marked TCP socket in all of them. Drops namespaces without one.
     pub(crate) fn marked(&mut self, socks: BorrowedFd<'_>) -> Vec<(Id, Marked)> {
         let mut all = Vec::new();
         let mut failed = false;
@@ -79,7 +79,7 @@ impl Namespaces {
             Ok(found) => {
                 let left = found.iter().any(|socket| !(socket.orphan && ended.contains(&socket.cookie)));
                 all.extend(found.into_iter().map(|socket| (*id, socket)));
-                held.inhabited || left
+                held.occupied || left
             }
             Err(error) => {
                 tracing::debug!("sockets of a network namespace: {error}");
@@ -94,12 +94,12 @@ impl Namespaces {
         all
     }
 
-    /// Some of them have no marked process any more.
+    /// Whether some of them have no marked process any more.
     pub(crate) fn has_deserted(&self) -> bool {
-        self.held.values().any(|held| !held.inhabited)
+        self.held.values().any(|held| !held.occupied)
     }
 
-    /// Ends a socket. `false`: it was ended and told of before.
+    /// Ends a socket. `false`: it was ended and reported before.
     pub(crate) fn destroy(&mut self, id: &Id, socket: &Marked) -> io::Result<bool> {
         let held = self.held.get(id).ok_or(io::ErrorKind::NotFound)?;
         if socket.orphan && self.ended.contains(&socket.cookie) {
@@ -109,13 +109,13 @@ impl Namespaces {
         Ok(self.ended.insert(socket.cookie))
     }
 
-    /// One was left out for want of room.
+    /// Whether a namespace was left out because there was no room.
     pub(crate) fn full(&self) -> bool {
         self.full
     }
 }
 
-/// Every network namespace that a process is in or a path leads to.
+/// Every network namespace that a process is in or that has a path.
 pub(crate) fn all() -> HashMap<Id, File> {
     let mut found = HashMap::new();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -124,7 +124,7 @@ pub(crate) fn all() -> HashMap<Id, File> {
     let mounts = mounts::mounts().unwrap_or_default().into_iter().filter(|mount| mount.root.starts_with("net:["));
     let mounts = mounts.map(|mount| mount.point.display().to_string());
     for path in processes.chain(mounts) {
-        // Processes end meanwhile.
+        // A process may have ended by now.
         if let Ok((id, file)) = diag::namespace(&path) {
             found.entry(id).or_insert(file);
         }

@@ -26,15 +26,15 @@ pub(crate) fn request(kind: u16, flags: u16, payload: &[u8]) -> io::Result<Vec<u
 /// One message of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Message<'a> {
-    /// What it is.
+    /// Its type.
     pub(crate) kind: u16,
     /// Its flags.
     pub(crate) flags: u16,
-    /// What is behind its header.
+    /// The bytes after its header.
     pub(crate) payload: &'a [u8],
 }
 
-/// The messages of one answer; the last is an error where it was cut short.
+/// The messages of one answer. The last is an error if the answer is cut short.
 pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = io::Result<Message<'_>>> {
     std::iter::from_fn(move || {
         if bytes.is_empty() {
@@ -53,17 +53,17 @@ pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = io::Result<Mess
     })
 }
 
-/// What a message says came of a request: `None` where it is no such message.
+/// The result of a request, if the message reports one.
 pub(crate) fn outcome(message: &Message<'_>) -> Option<io::Result<()>> {
     (message.kind == NLMSG_ERROR).then(|| match message.payload.first_chunk() {
         Some(code) if i32::from_ne_bytes(*code) == 0 => Ok(()),
-        // The number of an error is negative there.
+        // The message has the negative error number.
         Some(code) => Err(io::Error::from_raw_os_error(i32::from_ne_bytes(*code).wrapping_neg())),
         None => Err(io::Error::other("netlink: a short answer")),
     })
 }
 
-/// The attributes in some bytes, by number and value. What comes after a malformed one is left out.
+/// The attributes in some bytes, as number and value. Stops at a malformed one.
 pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     NlasIterator::new(bytes).map_while(|attribute| {
         let attribute = attribute.ok()?;
@@ -84,7 +84,7 @@ mod tests {
         bytes.push(0);
         let all: Vec<_> = messages(&[&bytes[..], &bytes[..]].concat()).map(|message| message.unwrap().payload.to_vec()).collect();
         assert_eq!(all, [vec![1, 2, 3], vec![1, 2, 3]]);
-        // Cut short, and of no length.
+        // One is cut short, the other has the length zero.
         for broken in [&bytes[..18], &[0; 40]] {
             let all: Vec<_> = messages(broken).collect();
             assert!(matches!(&all[..], [Err(_)]), "{all:?}");

@@ -1,4 +1,4 @@
-//! Network namespaces: which one a process is in, whose it is, and working in it.
+//! Network namespaces: of which process, in which user namespace, and running code in one.
 
 use std::fs::File;
 use std::io;
@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 /// `_IO(0xb7, 0x1)` (`linux/nsfs.h`): a descriptor of the user namespace that owns one.
 const NS_GET_USERNS: libc::c_ulong = 0xb701;
 
-/// One network namespace, held.
+/// One network namespace, kept open.
 #[derive(Debug)]
 pub(crate) struct Namespace {
     file: File,
@@ -16,15 +16,15 @@ pub(crate) struct Namespace {
 }
 
 impl Namespace {
-    /// That of a process.
+    /// The namespace of a process.
     ///
     /// # Errors
-    /// The process is gone, or may not be looked at.
+    /// The process has ended, or may not be accessed.
     pub(crate) fn of_process(pid: u32) -> io::Result<Self> {
         Self::of_file(File::open(format!("/proc/{pid}/ns/net"))?)
     }
 
-    /// The daemon's own.
+    /// The daemon's own namespace.
     ///
     /// # Errors
     /// `/proc` is not mounted.
@@ -43,8 +43,7 @@ impl Namespace {
         self.number
     }
 
-    /// Whether the daemon's own user namespace owns it: what is in its tables was put there by this host, and not by whoever made a
-    /// namespace for themselves.
+    /// Whether the daemon's own user namespace owns it. Then its tables are the host's, and not those of a user who made a namespace.
     ///
     /// # Errors
     /// The kernel does not say.
@@ -60,15 +59,15 @@ impl Namespace {
         Ok((owner.dev(), owner.ino()) == (own.dev(), own.ino()))
     }
 
-    /// Does something in it. Sockets made there stay there.
+    /// Runs `act` in it. Sockets that are made there stay there.
     ///
     /// # Errors
-    /// It cannot be entered, or what was done failed.
+    /// It cannot be entered, or `act` failed.
     pub(crate) fn within<T: Send>(&self, act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
         within(self.file.as_fd(), act)
     }
 
-    /// That of a socket.
+    /// The namespace of a socket.
     ///
     /// # Errors
     /// The kernel does not say.
@@ -84,10 +83,10 @@ impl Namespace {
     }
 }
 
-/// Does something in a network namespace, on a thread of its own: one that entered a namespace stays there.
+/// Runs `act` in a network namespace, on a new thread, since a thread cannot leave a namespace again.
 ///
 /// # Errors
-/// It cannot be entered, or what was done failed.
+/// It cannot be entered, or `act` failed.
 pub(super) fn within<T: Send>(namespace: BorrowedFd<'_>, act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
         let there = scope.spawn(|| {

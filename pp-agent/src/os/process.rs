@@ -1,4 +1,4 @@
-//! Processes by the kernel's handles for them and by what `/proc` says of them, and what this process sets for itself.
+//! Processes: pidfds, what `/proc` says about them, and settings of this process.
 
 use std::{
     fs, io,
@@ -17,7 +17,7 @@ use rustix::{
 /// A descriptor for a process.
 ///
 /// # Errors
-/// There is none of this number, or no descriptor is left.
+/// There is no such process, or no descriptor is left.
 pub(crate) fn pidfd(pid: u32) -> io::Result<OwnedFd> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::INVAL)?;
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
@@ -26,15 +26,15 @@ pub(crate) fn pidfd(pid: u32) -> io::Result<OwnedFd> {
 /// A copy of another process's file descriptor.
 ///
 /// # Errors
-/// The process has ended or may not be looked into, or the file is closed.
+/// The process has ended or may not be accessed, or the file is closed.
 pub(crate) fn pidfd_getfd(pidfd: BorrowedFd<'_>, fd: RawFd) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_getfd(pidfd, fd, PidfdGetfdFlags::empty())?)
 }
 
-/// A process as `/proc/PID/stat` shows it, whatever text its name is.
+/// A process as `/proc/PID/stat` shows it, with any bytes in its name.
 ///
 /// # Errors
-/// It is gone, or may not be looked at.
+/// It has ended, or may not be accessed.
 pub(crate) fn stat(pid: u32) -> io::Result<Stat> {
     parse_stat(&fs::read(format!("/proc/{pid}/stat"))?)
 }
@@ -43,17 +43,17 @@ pub(crate) fn parse_stat(bytes: &[u8]) -> io::Result<Stat> {
     Stat::from_read(bytes).map_err(io::Error::other)
 }
 
-/// The parent of a process; zero: none that can be seen from here.
+/// The parent of a process; zero: none that is visible here.
 pub(crate) fn parent(stat: &Stat) -> u32 {
     u32::try_from(stat.ppid).unwrap_or(0)
 }
 
-/// It runs in the kernel alone.
+/// Whether it is a thread of the kernel.
 pub(crate) fn is_kernel_thread(stat: &Stat) -> bool {
     StatFlags::from_bits_truncate(stat.flags).contains(StatFlags::PF_KTHREAD)
 }
 
-/// Some thread of it has not begun to end. The kernel raises a thread's flag before its exit hook.
+/// Whether some thread of it is not exiting. The kernel sets the flag of a thread before its exit hook runs.
 pub(crate) fn has_a_thread(pid: u32) -> bool {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
     threads
@@ -65,38 +65,38 @@ fn is_ending(thread: &Stat) -> bool {
     StatFlags::from_bits_truncate(thread.flags).contains(StatFlags::PF_EXITING)
 }
 
-/// A process as `/proc/PID/status` shows it, whatever text its name is.
+/// A process as `/proc/PID/status` shows it, with any bytes in its name.
 ///
 /// # Errors
-/// It is gone, or may not be looked at.
+/// It has ended, or may not be accessed.
 pub(crate) fn status(pid: u32) -> io::Result<Status> {
     let text = fs::read(format!("/proc/{pid}/status"))?;
     Status::from_buf_read(String::from_utf8_lossy(&text).as_bytes()).map_err(io::Error::other)
 }
 
-/// The cgroups of a process, one for each hierarchy; `None` as pid: this one's.
+/// The cgroups of a process, one for each hierarchy. `None`: of this process.
 ///
 /// # Errors
-/// It is gone, or may not be looked at.
+/// It has ended, or may not be accessed.
 pub(crate) fn cgroups(pid: Option<u32>) -> io::Result<ProcessCGroups> {
     let pid = pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
     ProcessCGroups::from_buf_read(&fs::read(format!("/proc/{pid}/cgroup"))?[..]).map_err(io::Error::other)
 }
 
-/// The path of a process's cgroup2 from the root of that hierarchy; `None` as pid: this one's.
+/// The path of a process's cgroup2 from the root of that hierarchy. `None`: of this process.
 pub(crate) fn cgroup2(pid: Option<u32>) -> Option<String> {
     cgroups(pid).ok()?.0.into_iter().find(|cgroup| cgroup.hierarchy == 0).map(|cgroup| cgroup.pathname)
 }
 
-/// Has an open file closed by the next exec.
+/// Marks a descriptor to be closed at the next exec.
 pub(crate) fn close_at_exec(fd: RawFd) -> io::Result<()> {
-    // SAFETY: numbers only; whoever owns the descriptor keeps it until then.
+    // SAFETY: numbers only; the owner of the descriptor keeps it.
     let result = unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Ignores signals that the kernel may be made to send on behalf of a file's owner, which no hook
-/// judges by their receiver: SIGIO and the real-time ones. Nothing here uses them.
+/// Ignores SIGIO and the real-time signals, which this program does not use. A process can make the kernel send them for a file, and no
+/// hook checks their receiver.
 pub(crate) fn ignore_stray_signals() {
     for number in std::iter::once(libc::SIGIO).chain(libc::SIGRTMIN()..=libc::SIGRTMAX()) {
         // SAFETY: no handler is set, and an unknown number is refused.

@@ -26,26 +26,26 @@ const SO_BINDTOIFINDEX: libc::c_int = 62;
 /// An inet socket of another process.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    /// A descriptor of ours for it.
+    /// Our own descriptor for it.
     pub(crate) fd: OwnedFd,
     /// IP protocol number, MPTCP as TCP.
     pub(crate) transport: u8,
     /// Its own address.
     pub(crate) local: Option<SocketAddr>,
-    /// The far end, if it is connected.
+    /// The remote end, if it is connected.
     pub(crate) peer: Option<SocketAddr>,
-    /// It accepts connections.
+    /// Whether it accepts connections.
     pub(crate) listening: bool,
-    /// Inode number of its network namespace; zero: not known, which refuses what depends on it.
+    /// Inode number of its network namespace; zero: unknown, so that what depends on it is refused.
     pub(crate) netns: u32,
     /// The link it is bound to, as every connection to a link-local address is; zero: none.
     pub(crate) ifindex: u32,
 }
 
-/// The inet sockets of a process. Sockets that go away meanwhile are left out.
+/// The inet sockets of a process. Sockets that are closed at the same time may be left out.
 ///
 /// # Errors
-/// The process is gone, or may not be looked at.
+/// The process has ended, or may not be accessed.
 pub(crate) fn of_process(pid: u32) -> io::Result<Vec<Socket>> {
     let process = pidfd(pid)?;
     let mut found = Vec::new();
@@ -74,7 +74,7 @@ fn describe(pid: u32, fd: OwnedFd) -> Option<Socket> {
     };
     let listening = option(&fd, libc::SO_ACCEPTCONN)? != 0;
     let local = name(&fd, false);
-    // A socket that is still connecting does not tell its far end by itself.
+    // `getpeername` fails for a socket that is still connecting.
     let peer = name(&fd, true).or_else(|| connecting_to(pid, &fd, transport, family));
     let netns = Namespace::of_socket(fd.as_fd()).map_or(0, |namespace| namespace.number());
     let bound = option(&fd, SO_BINDTOIFINDEX).and_then(|index| u32::try_from(index).ok()).filter(|index| *index != 0);
@@ -82,7 +82,7 @@ fn describe(pid: u32, fd: OwnedFd) -> Option<Socket> {
     Some(Socket { fd, transport, local, peer, listening, netns, ifindex })
 }
 
-/// The far end of a TCP socket by its line in `/proc/<pid>/net` (proc_net_tcp).
+/// The remote end of a TCP socket, from its line in `/proc/<pid>/net` (proc_net_tcp).
 fn connecting_to(pid: u32, fd: &OwnedFd, transport: u8, family: i32) -> Option<SocketAddr> {
     if transport != transport::TCP {
         return None;
@@ -152,11 +152,11 @@ fn name(fd: &OwnedFd, peer: bool) -> Option<SocketAddr> {
     }
 }
 
-/// Ends a connection at once: its program hears `ECONNABORTED`. Where the
-/// kernel has no `SOCK_DESTROY` it is disconnected and hears `ECONNRESET`.
+/// Ends a connection at once: its program gets `ECONNABORTED`. If the kernel has no `SOCK_DESTROY`, the socket is disconnected and its
+/// program gets `ECONNRESET`.
 ///
 /// # Errors
-/// Neither way worked; egress and ingress refuse its packets all the same.
+/// Neither way worked. Egress and ingress still refuse its packets.
 pub(crate) fn destroy(socket: &Socket) -> io::Result<()> {
     match destroy_by_diag(socket) {
         Ok(()) => Ok(()),
@@ -167,7 +167,7 @@ pub(crate) fn destroy(socket: &Socket) -> io::Result<()> {
     }
 }
 
-/// Ends a TCP flow of which a packet was refused, before its mark is taken away: what was refused is in its queue still.
+/// Ends a TCP flow that had a packet refused, before its mark is removed, since the refused data is still in its queue.
 pub(crate) fn end_if_refused(socket: &Socket, mark: &SockMark) {
     if mark.flags & SOCK_REFUSED == 0 || socket.transport != transport::TCP {
         return;
@@ -194,7 +194,7 @@ fn destroy_by_diag(socket: &Socket) -> io::Result<()> {
         destination_port: peer.port(),
         source_address: local.ip(),
         destination_address: peer.ip(),
-        // A socket that is bound to a link is found by it alone.
+        // A socket that is bound to a link is only found with its link.
         interface_id: socket.ifindex,
         cookie: cookie(&socket.fd)?.to_ne_bytes(),
     };

@@ -1,5 +1,4 @@
-//! The kernel's tables as the host sees them without a kernel, so that the one
-//! decision can be asked what a policy would do.
+//! The kernel's tables in plain collections, so that `decide()` can answer what a policy would do.
 
 use super::KernelTables;
 use crate::net::Prefix;
@@ -9,7 +8,7 @@ use pp_common::dest::Addr;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// [`KernelTables`] with an instant and what has been used of each receipt.
+/// [`KernelTables`] at one instant, with what is used of each receipt.
 #[derive(Debug)]
 pub(crate) struct HostTables {
     flags: u32,
@@ -21,12 +20,11 @@ pub(crate) struct HostTables {
     grants: Vec<(Prefix, GrantList)>,
     user_bits: HashMap<u32, u64>,
     budgets: HashMap<Serial, Budget>,
-    aside: AtomicU32,
+    scratch: AtomicU32,
 }
 
 impl HostTables {
-    /// These tables at `now_ns` (boot time). A receipt that `spent` leaves out
-    /// is unused.
+    /// These tables at `now_ns` (boot time). A receipt that is not in `spent` is unused.
     #[must_use]
     pub(crate) fn new(tables: &KernelTables, now_ns: u64, spent: HashMap<Serial, Spent>) -> Self {
         let budget = |(serial, max_connections, max_attempts)| {
@@ -43,13 +41,12 @@ impl HostTables {
             grants: tables.grants.iter().map(|(prefix, list)| (*prefix, grant_list(list))).collect(),
             user_bits: tables.user_bits.iter().copied().collect(),
             budgets: tables.budgets.iter().copied().map(budget).collect(),
-            aside: AtomicU32::new(0),
+            scratch: AtomicU32::new(0),
         }
     }
 }
 
-/// The kernel's form of a list of grants; [`super::compile`] lets none through
-/// that is longer than it holds.
+/// The kernel's form of a list of grants. [`super::compile`] refuses lists that are longer.
 #[must_use]
 pub(crate) fn grant_list(grants: &[Grant]) -> GrantList {
     let mut list = GrantList { len: 0, pad: 0, grants: [Grant::default(); MAX_GRANTS_PER_PREFIX] };
@@ -60,7 +57,7 @@ pub(crate) fn grant_list(grants: &[Grant]) -> GrantList {
     list
 }
 
-/// The entry with the longest prefix that holds the address.
+/// The entry with the longest prefix that contains the address.
 fn longest<'a, T>(entries: &'a [(Prefix, T)], addr: &Addr) -> Option<&'a T> {
     let matching = entries.iter().filter(|(prefix, _)| prefix.contains(addr));
     matching.max_by_key(|(prefix, _)| prefix.len).map(|(_, value)| value)
@@ -104,10 +101,10 @@ impl Tables for HostTables {
     }
 
     fn set_scratch(&self, number: u32) {
-        self.aside.store(number, Ordering::Relaxed);
+        self.scratch.store(number, Ordering::Relaxed);
     }
 
     fn scratch(&self) -> u32 {
-        self.aside.load(Ordering::Relaxed)
+        self.scratch.load(Ordering::Relaxed)
     }
 }

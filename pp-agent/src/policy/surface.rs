@@ -1,7 +1,6 @@
-//! What a receipt's target touches: which zones, gateways and services must
-//! allow it before the receipt as a whole is taken.
+//! What a receipt's target touches: the zones, gateways and services that an authority must be allowed to open.
 
-use super::{Beside, grounds};
+use super::{LearnedPlaces, networks};
 use crate::config::Config;
 use crate::delegates::{THIS_HOST, own_ports};
 use crate::net::Prefix;
@@ -10,29 +9,29 @@ use crate::receipt::{Surface, Touched};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 
-/// The policy as the receipt's conditions ask it: `beside` is what is protected that policy does not name.
+/// The policy, as the conditions of a receipt see it.
 pub(crate) struct PolicySurface<'a> {
     /// The policy.
     pub(crate) config: &'a Config,
-    /// What neighbour tables and host add to its places.
-    pub(crate) beside: &'a Beside,
+    /// What neighbour tables add to its places.
+    pub(crate) learned: &'a LearnedPlaces,
 }
 
 impl Surface for PolicySurface<'_> {
     fn touches(&self, network: IpNet, transport: Transport, ports: &[PortRange]) -> Touched {
-        touches(self.config, self.beside, network, transport.protocol(), ports)
+        touches(self.config, self.learned, network, transport.protocol(), ports)
     }
 }
 
-/// Names, each once and in the order of policy.
-fn touches(config: &Config, beside: &Beside, network: IpNet, transport: u8, ports: &[PortRange]) -> Touched {
+/// What a target touches; each name once, in the order of policy.
+fn touches(config: &Config, learned: &LearnedPlaces, network: IpNet, transport: u8, ports: &[PortRange]) -> Touched {
     let target = Prefix::from(network);
     let mut touched = Touched::default();
     let mut zones = Vec::new();
     for zone in &config.zones {
         let networks = zone.networks.iter().map(|net| Prefix::from(*net));
         let before = zones.len();
-        zones.extend(networks.chain(beside.of_zone(&zone.name)).filter(|prefix| prefix.overlaps(&target)));
+        zones.extend(networks.chain(learned.of_zone(&zone.name)).filter(|prefix| prefix.overlaps(&target)));
         if zones.len() > before {
             touched.zones.push(zone.name.clone());
         }
@@ -50,7 +49,7 @@ fn touches(config: &Config, beside: &Beside, network: IpNet, transport: u8, port
         })
         .map(|(address, listed, _)| (address, listed))
         .collect();
-    for (name, prefix, listed) in beside.of_gateways(config) {
+    for (name, prefix, listed) in learned.of_gateways(config) {
         if prefix.overlaps(&target) && (listed.is_empty() || any_in(listed, ports)) {
             if !touched.gateways.iter().any(|known| known == name) {
                 touched.gateways.push(name.to_owned());
@@ -59,23 +58,23 @@ fn touches(config: &Config, beside: &Beside, network: IpNet, transport: u8, port
         }
     }
     let own: Vec<u16> = own_ports(&config.delegates).into_iter().collect();
-    let loopback: Vec<Prefix> = grounds::loopback().into_iter().filter(|prefix| prefix.overlaps(&target)).collect();
+    let loopback: Vec<Prefix> = networks::loopback().into_iter().filter(|prefix| prefix.overlaps(&target)).collect();
     if !loopback.is_empty() && any_in(&own, ports) {
         touched.gateways.push(THIS_HOST.to_owned());
         gateways.extend(loopback.into_iter().map(|prefix| (prefix, own.as_slice())));
     }
     let exempt: Vec<Prefix> = config.services.exempt.iter().map(|net| Prefix::from(*net)).collect();
     let special: BTreeSet<u16> = gateways.iter().flat_map(|(_, ports)| *ports).copied().collect();
-    // Ports on which neither a service nor a gateway listens are all alike.
-    let mut plain_judged = false;
+    // Ports without a service and without a gateway all give the same answer, so one of them is enough.
+    let mut plain_done = false;
     let mut services = BTreeSet::new();
     for port in ports.iter().flat_map(|range| range.first..=range.last) {
         let service = config.services.on(transport, port);
         if service.is_none() && !special.contains(&port) {
-            if plain_judged {
+            if plain_done {
                 continue;
             }
-            plain_judged = true;
+            plain_done = true;
         }
         let mut protected = zones.clone();
         protected.extend(gateways.iter().filter_map(|(address, ports)| (ports.is_empty() || ports.contains(&port)).then_some(*address)));
@@ -104,7 +103,7 @@ fn any_in(listed: &[u16], ranges: &[PortRange]) -> bool {
     listed.iter().any(|port| ranges.iter().any(|range| (range.first..=range.last).contains(port)))
 }
 
-/// Whether the prefixes together hold every address of the target.
+/// Whether the prefixes together contain every address of the target.
 fn covered(target: Prefix, prefixes: &[Prefix]) -> bool {
     if prefixes.iter().any(|prefix| prefix.covers(&target)) {
         return true;

@@ -40,9 +40,9 @@ fn receipt(serial: Serial, networks: &[&str], (first, last): (u16, u16)) -> Gran
     }
 }
 
-fn touched_beside(config: &Config, beside: &Beside, network: &str, ports: &[(u16, u16)]) -> Touched {
+fn touched_with(config: &Config, learned: &LearnedPlaces, network: &str, ports: &[(u16, u16)]) -> Touched {
     let ports: Vec<PortRange> = ports.iter().map(|(first, last)| PortRange { first: *first, last: *last }).collect();
-    PolicySurface { config, beside }.touches(network.parse().unwrap(), Transport::Tcp, &ports)
+    PolicySurface { config, learned }.touches(network.parse().unwrap(), Transport::Tcp, &ports)
 }
 
 const NESTED: &str = "
@@ -174,18 +174,18 @@ fn grants_of_wider_networks_hold_in_narrower_ones() {
 #[test]
 fn a_receipt_opens_its_target_and_nothing_else() {
     let tables = tables(NESTED, &[receipt(1, &["10.20.1.7/32"], (502, 502))]);
-    let judge = |text, port, owner| {
+    let decided = |text, port, owner| {
         let attempt = Attempt { addr: addr(text), port, transport: transport::TCP, kind: Kind::Open, counted: 0 };
         let decision = decide(&tables, &Subject { session: 5, agent: 7, owner }, &attempt);
         (decision.verdict, decision.reason)
     };
-    assert_eq!(judge("10.20.1.7", 502, 1000), (Verdict::Allow, Reason::Receipt));
-    assert_eq!(judge("10.20.1.7", 503, 1000), (Verdict::Block, Reason::ReceiptOtherPort));
-    assert_eq!(judge("10.20.1.7", 502, 1001), (Verdict::Block, Reason::ReceiptOtherUser));
-    assert_eq!(judge("10.20.1.8", 502, 1000), (Verdict::Block, Reason::NoReceipt));
-    assert_eq!(judge("10.20.4.1", 80, 1000), (Verdict::Observe, Reason::NoReceipt));
-    assert_eq!(judge("93.184.216.34", 443, 1000), (Verdict::Allow, Reason::NotProtected));
-    assert_eq!(judge("127.0.0.1", 502, 1000), (Verdict::Allow, Reason::NotProtected));
+    assert_eq!(decided("10.20.1.7", 502, 1000), (Verdict::Allow, Reason::Receipt));
+    assert_eq!(decided("10.20.1.7", 503, 1000), (Verdict::Block, Reason::ReceiptOtherPort));
+    assert_eq!(decided("10.20.1.7", 502, 1001), (Verdict::Block, Reason::ReceiptOtherUser));
+    assert_eq!(decided("10.20.1.8", 502, 1000), (Verdict::Block, Reason::NoReceipt));
+    assert_eq!(decided("10.20.4.1", 80, 1000), (Verdict::Observe, Reason::NoReceipt));
+    assert_eq!(decided("93.184.216.34", 443, 1000), (Verdict::Allow, Reason::NotProtected));
+    assert_eq!(decided("127.0.0.1", 502, 1000), (Verdict::Allow, Reason::NotProtected));
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn compiling_twice_gives_equal_tables() {
 }
 
 fn touched(text: &str, network: &str, ports: &[(u16, u16)]) -> Touched {
-    touched_beside(&Config::of_text(text), &Beside::default(), network, ports)
+    touched_with(&Config::of_text(text), &LearnedPlaces::default(), network, ports)
 }
 
 #[test]
@@ -256,8 +256,8 @@ fn a_target_that_was_learned_or_is_link_local_touches_the_place_it_joined() {
         ..Place::default()
     };
     let learned = vec![(addr("fd00:31::50"), place("plant", "")), (addr("10.40.0.51"), place("", "gate"))];
-    let beside = Beside::new(learned, vec![place("cell", "")]);
-    let touched = |network: &str, port| touched_beside(&config, &beside, network, &[(port, port)]);
+    let places = LearnedPlaces::new(learned, vec![place("cell", "")]);
+    let touched = |network: &str, port| touched_with(&config, &places, network, &[(port, port)]);
     assert_eq!(touched("fd00:31::50/128", 80).zones, ["plant"]);
     assert!(!touched("fd00:31::50/128", 80).unprotected_part);
     assert_eq!(touched("10.40.0.51/32", 443).gateways, ["gate"]);

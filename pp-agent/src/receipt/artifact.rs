@@ -1,4 +1,4 @@
-//! The artifact envelope: what is in the file, before anything in it is believed.
+//! The artifact envelope: what is in the file, before anything in it is verified.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -7,10 +7,10 @@ use serde_json::{Map, Value};
 use super::verify::{Malformed, VerifyError};
 use crate::json;
 
-/// The largest artifact that is read, in bytes. A receipt with 64 targets and 256 hosts is far below it.
+/// The largest artifact that is read, in bytes. A receipt with 64 targets and 256 hosts is much smaller.
 pub const MAX_ARTIFACT_BYTES: usize = 256 * 1024;
 
-/// The envelope's parts. Only `payload` and `signature` can be authenticated; the copies are hearsay.
+/// The parts of the envelope. Only `payload` and `signature` can be authenticated; the copies cannot.
 #[derive(Debug, Clone)]
 pub(crate) struct Artifact {
     pub(crate) receipt_id: String,
@@ -48,7 +48,7 @@ impl Artifact {
     }
 }
 
-/// Decodes standard base64 with its padding and nothing else in it; `name` is the member, for the message.
+/// Decodes padded standard base64 strictly. `name` is the member, for the message.
 pub(crate) fn decode(name: &'static str, text: &str) -> Result<Vec<u8>, VerifyError> {
     STANDARD.decode(text).map_err(|_| Malformed::Base64(name).into())
 }

@@ -1,6 +1,6 @@
-//! Does this decision open anything on *this* host? The gate's own conditions, which a good signature does not give.
+//! Decides whether a receipt opens anything on *this* host. These are the gate's own conditions, in addition to the signature.
 //!
-//! [`admit`] is the only place where a [`Receipt`] is made. What has been redeemed or revoked here is the store's to say.
+//! [`admit`] is the only place where a [`Receipt`] is made. The store decides what has been redeemed or revoked here.
 
 use std::time::Duration;
 
@@ -16,25 +16,24 @@ use crate::json;
 use crate::keyring::Keyring;
 use crate::name::parse_session;
 
-/// How far `createdAt` may be ahead of this host's clock, in milliseconds (operators' clocks differ).
+/// How much `createdAt` may be ahead of this host's clock, in milliseconds, since operators' clocks differ.
 pub const CREATED_AHEAD_MS: i64 = 120_000;
 
-/// The published key of demonstration receipts; it is in the issuer's key set like any other.
+/// The published key of demonstration receipts. The issuer's key set contains it like any other.
 const DEMO_KEY: &str = "pp-demo-k1";
 
-/// What the host's policy says that a receipt is judged by.
+/// What a receipt is checked against on this host.
 #[derive(Clone, Copy)]
 pub struct AdmitContext<'a> {
     /// `tenant` in policy.
     pub tenant: &'a str,
     /// `host` in policy.
     pub host: &'a str,
-    /// Whose decisions count here.
+    /// Who may sign receipts for what.
     pub authorities: &'a [Authority],
-    /// `any_user` in policy: receipts may leave out their users.
+    /// `any_user` in policy: receipts may omit their users.
     pub any_user: bool,
-    /// When the receipt is registered (wall clock, ms since 1970). A receipt that is loaded again is judged by its first
-    /// registration.
+    /// When the receipt is registered (wall clock, ms since 1970). A receipt that is loaded again is checked as of its first registration.
     pub now_ms: i64,
     /// What the host protects.
     pub surface: &'a dyn Surface,
@@ -57,7 +56,7 @@ pub struct Authority {
     pub max_ttl: Duration,
 }
 
-/// Answers what of the protected places one target touches.
+/// Finds the protected places that a target touches.
 pub trait Surface {
     /// `ports` are inclusive ranges in host byte order; at least one.
     fn touches(&self, network: IpNet, transport: Transport, ports: &[PortRange]) -> Touched;
@@ -76,7 +75,7 @@ pub struct Touched {
     pub unprotected_part: bool,
 }
 
-/// A verified receipt that this host's policy lets in. Only [`admit`] makes one.
+/// A verified receipt that this host's policy admits. Only [`admit`] makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     id: String,
@@ -93,7 +92,7 @@ pub struct Receipt {
     touched: Touched,
 }
 
-/// When a receipt opens, wall clock, ms since 1970: from `from_ms`, no longer at `until_ms`.
+/// When a receipt is open, wall clock, ms since 1970: from `from_ms` on, until before `until_ms`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
     /// First instant that is open.
@@ -102,7 +101,7 @@ pub struct Window {
     pub until_ms: i64,
 }
 
-/// Verifies an artifact and judges it: [`verify`], then [`admit`].
+/// Verifies an artifact and admits it: [`verify`], then [`admit`].
 ///
 /// # Errors
 /// The first check or condition that fails.
@@ -110,7 +109,7 @@ pub fn check(artifact_bytes: &[u8], keys: &Keyring, context: &AdmitContext<'_>) 
     admit(verify(artifact_bytes, keys)?, context)
 }
 
-/// Judges evidence by this host's policy.
+/// Checks evidence against this host's policy.
 ///
 /// # Errors
 /// The first condition that is not met.
@@ -167,7 +166,7 @@ fn approved(payload: &Payload) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Production, and the envelope says nothing else than what was signed.
+/// Checks that the receipt is for production, and that the copies in the envelope agree with what is signed.
 pub(super) fn genuine(evidence: &Evidence, payload: &Payload) -> Result<(), Refusal> {
     if payload.scope != "production" {
         return Err(Refusal::DemoScope { why: format!("scope {}", payload.scope) });
@@ -199,7 +198,7 @@ pub(super) fn genuine(evidence: &Evidence, payload: &Payload) -> Result<(), Refu
     Ok(())
 }
 
-/// A person decided, and the key may speak for that person here.
+/// Checks that a person decided, and that the key may sign for that person here.
 pub(super) fn authority<'a>(evidence: &Evidence, payload: &Payload, context: &AdmitContext<'a>) -> Result<&'a Authority, Refusal> {
     let decider = payload.decider_id.as_str();
     let not_a_person = |how: &str| Err(Refusal::DeciderNotAPerson { decider: format!("{decider}{how}") });
@@ -236,7 +235,7 @@ pub(super) fn not_from_the_future(payload: &Payload, context: &AdmitContext<'_>)
     Ok(())
 }
 
-/// The signed request, if its text is the one canonical text of what it says.
+/// The signed request, if its text is canonical.
 pub(super) fn canonical_request(payload: &Payload) -> Result<Map<String, Value>, Refusal> {
     let no = |why: String| Refusal::RequestNotCanonical { why };
     let request = json::parse_strict(payload.request_json.as_bytes()).map_err(|_| no("it is not strict JSON".into()))?;
@@ -277,7 +276,7 @@ pub(super) fn input_hash(mut request: Map<String, Value>) -> Option<String> {
     Some(format!("sha256:{}", hex::encode(Sha256::digest(text))))
 }
 
-/// The one session that it is for; zero: any of the agent's.
+/// The one session that it is for; zero: any session of the agent.
 fn session(terms: &Terms) -> Result<u64, Refusal> {
     terms.run.as_deref().map_or(Ok(0), |run| {
         parse_session(run)
@@ -310,7 +309,7 @@ fn window(terms: &Terms, expires_at_ms: i64, registered_at_ms: i64) -> Window {
     Window { from_ms, until_ms }
 }
 
-/// Every target is protected as a whole, and by nothing that this authority may not open.
+/// Checks that every target is wholly protected, and that the authority may open everything that protects it.
 fn within_authority(targets: &[Target], authority: &Authority, surface: &dyn Surface) -> Result<Touched, Refusal> {
     let mut all = Touched::default();
     let key_id = || authority.key_id.clone();
@@ -372,13 +371,13 @@ impl Receipt {
         &self.decider
     }
 
-    /// How the decider wants to be called; escape before showing.
+    /// The display name of the decider; escape before showing.
     #[must_use]
     pub fn decider_display(&self) -> &str {
         &self.decider_display
     }
 
-    /// The tenant; with [`Self::idem_key`] it can be redeemed once.
+    /// The tenant. Together with [`Self::idem_key`] it can be redeemed once.
     #[must_use]
     pub fn company_id(&self) -> &str {
         &self.terms.tenant
@@ -420,7 +419,7 @@ impl Receipt {
         &self.terms
     }
 
-    /// The one session that it is for; zero: any of the agent's.
+    /// The one session that it is for; zero: any session of the agent.
     #[must_use]
     pub fn session(&self) -> u64 {
         self.session

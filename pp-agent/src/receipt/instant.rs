@@ -1,8 +1,8 @@
-//! Instants as receipts write them: `YYYY-MM-DDTHH:mm:ss.sssZ`, held as milliseconds since 1970 (wall clock).
+//! Instants in the form of receipts, `YYYY-MM-DDTHH:mm:ss.sssZ`, as milliseconds since 1970 (wall clock).
 
 use jiff::Timestamp;
 
-/// Milliseconds since 1970 of `text`; `None` unless it is a real date, not before 1970, in exactly this form (it must write back to itself).
+/// Milliseconds since 1970 of `text`; `None` unless it is a real date since 1970 in exactly this form.
 #[must_use]
 pub fn parse(text: &str) -> Option<i64> {
     let timestamp: Timestamp = text.parse().ok()?;

@@ -1,6 +1,6 @@
 //! The operator's private key: PKCS#8 PEM, encrypted unless asked otherwise, with the key's id and decider above it.
 //!
-//! The lines above the PEM block are not secret and not trusted: a wrong id or decider only makes receipts that no host takes.
+//! The lines above the PEM block are neither secret nor trusted. With a wrong id or decider, every host refuses the receipts.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -25,7 +25,7 @@ const MAX_KEY_FILE_BYTES: u64 = 16 * 1024;
 const MIN_PASSPHRASE_CHARS: usize = 8;
 const ENCRYPTED_LABEL: &str = "-----BEGIN ENCRYPTED PRIVATE KEY-----";
 
-/// A private key with what it signs as.
+/// A private key, with its id and decider.
 pub struct OperatorKey {
     id: String,
     decider: String,
@@ -41,7 +41,7 @@ pub enum KeyError {
     /// The decider is not a person.
     #[error("decider {}: a person is written user:NAME, without spaces or control characters", escape(.0))]
     Decider(String),
-    /// The passphrase protects nothing.
+    /// The passphrase is too short.
     #[error("passphrase has fewer than {MIN_PASSPHRASE_CHARS} characters; choose a longer one")]
     WeakPassphrase,
     /// The file cannot be opened, read or written.

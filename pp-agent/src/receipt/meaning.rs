@@ -1,4 +1,4 @@
-//! What a receipt opens, in plain words, computed from its terms and never from anybody's description of them.
+//! What a receipt opens, in plain words. It is computed from the terms only, never from a description in the request.
 
 use std::fmt::Write;
 
@@ -11,7 +11,7 @@ use super::verify::{Evidence, VerifyError};
 use super::{instant, revocation};
 use crate::escape::escape;
 
-/// The plain meaning of terms, one fact a line, values escaped. The asker's own text stands apart, at the end.
+/// The plain meaning of terms, one fact a line, with escaped values. The text of who asks is separate, at the end.
 ///
 /// `expires_at_ms` is the end of registration (wall clock, ms since 1970).
 #[must_use]
@@ -42,7 +42,7 @@ pub fn plain_meaning(terms: &Terms, decider: &str, expires_at_ms: i64) -> String
     text
 }
 
-/// The same in one line: the `summary` that is signed.
+/// The plain meaning in one line, for the signed `summary`.
 #[must_use]
 pub fn summary_line(terms: &Terms) -> String {
     let targets: Vec<String> = terms.targets.iter().map(ToString::to_string).collect();

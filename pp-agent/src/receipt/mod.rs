@@ -1,10 +1,10 @@
 //! Receipts: a person's signed decision that one agent's sessions may reach named targets for a time.
 //!
-//! On the operator's machine: [`request`] → [`sign`] with a [`key`]. On the host: [`verify`] (does the key vouch for these
-//! bytes?) → [`conditions`] (does this decision open anything *here*?) → [`Receipt`]. [`meaning`] says in plain words
-//! what a receipt opens, computed from what was signed; [`revocation`] takes one back.
+//! On the operator's machine: [`request`] → [`sign`] with a [`key`]. On the host: [`verify`] (is the signature good?) → [`conditions`]
+//! (does the decision open anything *here*?) → [`Receipt`]. [`meaning`] says in plain words what a receipt opens, computed from what was
+//! signed. [`revocation`] revokes a receipt.
 //!
-//! The format is Permission Protocol's, `jcs_v2`; what this gate adds lives in the signed `requestJson` ([`terms`]).
+//! The format is Permission Protocol's `jcs_v2`. The terms of this gate are in the signed `requestJson` ([`terms`]).
 
 mod artifact;
 pub mod conditions;

@@ -1,4 +1,4 @@
-//! The signed payload of a `jcs_v2` receipt, typed as its schema says.
+//! The signed payload of a `jcs_v2` receipt, with the types of its schema.
 
 use std::fmt;
 
@@ -51,7 +51,7 @@ impl Payload {
     /// Reads the payload of evidence; refuses what the schema of `jcs_v2` refuses.
     pub(super) fn read(evidence: &Evidence) -> Result<Self, Refusal> {
         let members = &evidence.payload;
-        // The third of the three things a receipt must name gets its own words.
+        // A missing decider has its own message.
         if !matches!(members.get("deciderId"), Some(Value::String(decider)) if !decider.is_empty()) {
             return Err(Refusal::MissingTerm { what: "operator", member: "deciderId" });
         }

@@ -1,15 +1,15 @@
-//! Why a receipt opens nothing here: one name for each condition, with what to do about it.
+//! Why a receipt is refused here: one name for each condition, with what to do.
 
 use super::conditions::CREATED_AHEAD_MS;
 use super::verify::{Malformed, VerifyError};
 use crate::escape::escape;
 
-/// The first condition a receipt does not meet.
+/// The first condition that a receipt does not meet.
 ///
 /// `Display` names the fact and what to do; values from the receipt are escaped. [`Refusal::code`] is stable.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Refusal {
-    /// The artifact is not evidence: form, key or signature.
+    /// The artifact does not verify: its form, key or signature is wrong.
     #[error("receipt does not verify: {0}; get the artifact again from the operator who signed it, unchanged")]
     Unverified(#[from] VerifyError),
     /// The signed payload is not what the schema of `jcs_v2` allows.
@@ -46,19 +46,19 @@ pub enum Refusal {
         /// The payload's member.
         signed: &'static str,
     },
-    /// The decider is a role, a service, a policy or nobody.
+    /// The decider is a role, a service or a policy, or is missing.
     #[error("receipt was decided by {}, which is not a person; ask an operator to decide", escape(.decider))]
     DeciderNotAPerson {
         /// `deciderId`, and the method or confidence where those say so.
         decider: String,
     },
-    /// The key is trusted to verify, but speaks for nobody here.
+    /// The key is trusted, but may sign for no decider here.
     #[error("key {} has no [[authority]] in this host's policy; add one, or have the receipt signed with a key that has", escape(.key_id))]
     NoAuthority {
         /// The signing key.
         key_id: String,
     },
-    /// The key signed for a decider it may not speak for.
+    /// The key signed for a decider that it may not sign for.
     #[error("key {} may not speak for {}; the receipt must name the decider of that key's [[authority]]", escape(.key_id), escape(.decider))]
     DeciderNotAllowed {
         /// The signing key.
@@ -66,7 +66,7 @@ pub enum Refusal {
         /// `deciderId`.
         decider: String,
     },
-    /// Another tenant's receipt.
+    /// The receipt is for another tenant.
     #[error("receipt is for tenant {}, not for {}; ask for one that names this tenant", escape(.named), escape(.ours))]
     WrongTenant {
         /// The tenant the receipt names.
@@ -74,13 +74,13 @@ pub enum Refusal {
         /// The tenant in policy.
         ours: String,
     },
-    /// Too late to register.
+    /// It is too late to register the receipt.
     #[error("receipt could be registered until {expired_at}; ask the operator for a new one")]
     Expired {
         /// `expiresAt`.
         expired_at: String,
     },
-    /// Created later than the clock here says it is.
+    /// The receipt was created in the future, by the clock of this host.
     #[error("receipt was created at {created_at}, more than {} s ahead of this host's clock; check both clocks", CREATED_AHEAD_MS / 1000)]
     CreatedInFuture {
         /// `createdAt`.
@@ -115,21 +115,21 @@ pub enum Refusal {
     /// A signed restriction, or anything unknown, that this build does not enforce. It is never dropped.
     #[error("receipt term {} is not enforced by this build; ask for a receipt without it", escape(.term))]
     TermNotEnforced {
-        /// Where it stands, as a path in the request.
+        /// Its path in the request.
         term: String,
     },
     /// A required term is absent. The first three name the target surface, the credential scope and the operator.
     #[error("receipt names no {what} ({member}); ask the operator for one that does")]
     MissingTerm {
-        /// In the operator's words.
+        /// Its name, in the operator's words.
         what: &'static str,
         /// The member that is missing.
         member: &'static str,
     },
-    /// A term is there and has no meaning.
+    /// A term is not valid.
     #[error("receipt term {} is not valid: {why}; ask the operator for a new receipt", escape(.term))]
     TermInvalid {
-        /// Where it stands, as a path in the request.
+        /// Its path in the request.
         term: String,
         /// What it must be.
         why: &'static str,
@@ -150,7 +150,7 @@ pub enum Refusal {
         /// The signing key.
         key_id: String,
     },
-    /// The window would end before it begins.
+    /// The window would end before it starts.
     #[error("receipt opens nothing: notBefore {not_before} is not before expiresAt and accessSeconds is absent; ask for a new one")]
     WindowEmpty {
         /// `notBefore`.
@@ -186,13 +186,13 @@ pub enum Refusal {
         /// The signing key.
         key_id: String,
     },
-    /// Nothing in a target is protected, so it needs no receipt, or it is not what was meant.
+    /// Nothing in a target is protected. It needs no receipt, or is a mistake.
     #[error("target {target} touches no zone, gateway or service of this host's policy; check its address and ports")]
     TargetNotProtected {
         /// The target.
         target: String,
     },
-    /// A part of a target is not protected, so it is not fully inside what the authority may open.
+    /// A part of a target is not protected, so the authority may not open all of it.
     #[error("target {target} reaches beyond the zones, gateways and services of this host's policy; name only what is protected")]
     TargetTooWide {
         /// The target.
@@ -210,13 +210,13 @@ pub enum Refusal {
         /// The name in the receipt.
         user: String,
     },
-    /// Registered here before; registering again changes nothing.
+    /// The receipt was registered here before.
     #[error("receipt {} was redeemed here before; ask the operator for a new one", escape(.id))]
     Redeemed {
         /// The receipt.
         id: String,
     },
-    /// Revoked here, maybe before it came.
+    /// The receipt was revoked here, maybe before it was registered.
     #[error("receipt {} is revoked; ask the operator for a new one", escape(.id))]
     Revoked {
         /// The receipt.
@@ -291,7 +291,7 @@ impl Refusal {
         }
     }
 
-    /// Permission Protocol's code, where it has one.
+    /// The code of Permission Protocol, if it has one.
     #[must_use]
     pub fn pp_code(&self) -> Option<&'static str> {
         match self {

@@ -1,4 +1,4 @@
-//! The draft that an operator signs: what an agent or its human asks for. Nobody vouches for anything in it.
+//! The draft that an operator signs: what an agent or its human asks for. Its contents are unverified.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -16,10 +16,10 @@ pub struct Request {
     pub tenant: String,
     /// The agent whose sessions it is for.
     pub agent: String,
-    /// The one session it is for; any of the agent's when absent.
+    /// The one session it is for; absent: any session of the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_run: Option<String>,
-    /// Where to.
+    /// The targets.
     pub targets: Vec<RequestTarget>,
     /// `{"kind":"none"}`, or `{"kind":"accounts","accounts":[...],"maxAttempts":N}`.
     pub credential_scope: Value,
@@ -40,12 +40,12 @@ pub struct Request {
     /// Opens nothing before this, as `YYYY-MM-DDTHH:mm:ss.sssZ`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<String>,
-    /// What for, in the asker's words.
+    /// The purpose, in the words of who asks.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub summary: String,
 }
 
-/// Login attempts asked for where the asker does not say.
+/// How many login attempts to ask for by default.
 const DEFAULT_ATTEMPTS: u64 = 3;
 
 /// The `credential_scope` of a request for logins as these accounts; none: no logins.

@@ -1,4 +1,4 @@
-//! Taking a receipt back, also on hosts that have not seen it: a new DENIED receipt that names the one it ends.
+//! Revokes a receipt, also on hosts where it is not registered: by a new DENIED receipt that names the one it ends.
 
 use serde_json::{Map, Value, json};
 
@@ -12,10 +12,10 @@ use super::verify::Evidence;
 use crate::escape::escape;
 use crate::json as strict;
 
-/// The agent a revocation names, since it is about no agent's action.
+/// The agent that a revocation names, since it has no agent of its own.
 const ACTOR: &str = "pp-agent";
 
-/// A verified revocation by somebody who may decide on this host.
+/// A verified revocation by a decider of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revocation {
     /// Its own id.
@@ -56,13 +56,13 @@ pub fn revoke(receipt_id: &str, tenant: &str, reason: &str, key: &OperatorKey, n
         summary: format!("revokes receipt {}", escape(receipt_id)),
         request,
         created_at_ms: now_ms,
-        // Nothing expires in a revocation; the format wants a date.
+        // A revocation does not expire, but the format requires a date.
         expires_at_ms: now_ms,
     };
     seal(decision, key)
 }
 
-/// The receipt that verified evidence revokes; `None` if it is not a revocation. It says nothing about who may revoke.
+/// The receipt that verified evidence revokes; `None` if it is no revocation. It does not check who may revoke.
 #[must_use]
 pub fn revoked_id(evidence: &Evidence) -> Option<String> {
     let denied = evidence.text("status") == Some("DENIED") && evidence.text("resolutionType") == Some("deny");
@@ -71,7 +71,8 @@ pub fn revoked_id(evidence: &Evidence) -> Option<String> {
     (denied && !named.is_empty()).then(|| named.to_owned())
 }
 
-/// Judges a revocation by this host's policy: signed by a key that may decide here, for our tenant, unaltered. It never expires.
+/// Checks a revocation against this host's policy: it must be unaltered, for our tenant, and signed by a key that may decide here. It never
+/// expires.
 ///
 /// # Errors
 /// The first condition that is not met.
@@ -102,7 +103,7 @@ pub fn admit_revocation(evidence: &Evidence, context: &AdmitContext<'_>) -> Resu
 }
 
 impl Revocation {
-    /// Whether it ends this receipt: it names it, and comes from the same decider (an operator cannot end another's).
+    /// Whether it ends this receipt: it names the receipt and has the same decider. An operator cannot end another operator's receipt.
     #[must_use]
     pub fn ends(&self, receipt: &Receipt) -> bool {
         self.receipt_id == receipt.id() && self.decider == receipt.decider()

@@ -25,13 +25,13 @@ pub struct Signed {
     pub artifact: String,
 }
 
-/// Why nothing was signed.
+/// Why a receipt cannot be signed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum SignError {
-    /// The request makes no receipt.
+    /// No receipt can be made of the request.
     #[error(transparent)]
     Request(#[from] RequestError),
-    /// The receipt would have no time to be registered, or its dates would not be dates.
+    /// The receipt could never be registered, or its dates would not be valid.
     #[error("receipt would be valid for no time; give --valid-for a length of at least 1 s that ends before the year 9999")]
     ValidFor,
     /// The artifact would be larger than any host reads.
@@ -45,7 +45,7 @@ pub enum SignError {
 /// What the operator is shown before signing: the plain meaning, computed from the request.
 ///
 /// # Errors
-/// [`SignError`] when the request makes no receipt.
+/// [`SignError`] if no receipt can be made of the request.
 pub fn preview(request: &Request, key: &OperatorKey, now_ms: i64, valid_for: Duration) -> Result<String, SignError> {
     let terms = request.terms().map_err(RequestError::from)?;
     Ok(plain_meaning(&terms, key.decider(), expires_at(now_ms, valid_for)?))
@@ -54,7 +54,7 @@ pub fn preview(request: &Request, key: &OperatorKey, now_ms: i64, valid_for: Dur
 /// Signs a request at `now_ms` (wall clock, ms since 1970); it can be registered for `valid_for`.
 ///
 /// # Errors
-/// [`SignError`] when the request makes no receipt.
+/// [`SignError`] if no receipt can be made of the request.
 pub fn sign(request: &Request, key: &OperatorKey, now_ms: i64, valid_for: Duration) -> Result<Signed, SignError> {
     let terms = request.terms().map_err(RequestError::from)?;
     let mut decision = Decision {
@@ -91,7 +91,7 @@ pub(super) fn new_id(prefix: &str, now_ms: i64) -> String {
     format!("{prefix}{uuid}")
 }
 
-/// What a decision says, before it is signed.
+/// The contents of a decision, before it is signed.
 pub(super) struct Decision<'a> {
     pub(super) id: String,
     pub(super) status: &'static str,

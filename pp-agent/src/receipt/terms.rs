@@ -1,7 +1,7 @@
 //! What a receipt allows: the signed `requestJson`, read strictly.
 //!
-//! The grammar is `parameters.schema.json`. Whatever is not in it, and whatever this build cannot enforce, refuses the
-//! whole receipt: a restriction that somebody signed is never dropped.
+//! The grammar is `parameters.schema.json`. A term that is not in it, or that this build cannot enforce, refuses the whole receipt. A
+//! signed restriction is never dropped.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -18,20 +18,20 @@ const MAX_ACCOUNT_CHARS: usize = 128;
 /// Longest free text of a request, in bytes.
 const MAX_TEXT_BYTES: usize = 4096;
 
-/// Everything a receipt says about what it opens.
+/// What a receipt opens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
     /// The tenant it is for (`tenantId`).
     pub tenant: String,
     /// The agent whose sessions it is for (`actor.agentId`).
     pub agent: String,
-    /// The one session it is for (`actor.runId`); any of that agent's when absent.
+    /// The one session it is for (`actor.runId`); absent: any session of the agent.
     pub run: Option<String>,
-    /// Where to; at least one.
+    /// The targets; at least one.
     pub targets: Vec<Target>,
-    /// Whether logins are part of it.
+    /// Whether it allows logins.
     pub credential_scope: CredentialScope,
-    /// Owners of the sessions it is for, by name; absent only where policy says `any_user`.
+    /// Owners of the sessions it is for, by name; absent only if policy says `any_user`.
     pub users: Option<Vec<String>>,
     /// Hosts it may be registered on.
     pub hosts: Vec<String>,
@@ -43,7 +43,7 @@ pub struct Terms {
     pub max_turns: Option<u32>,
     /// Opens nothing before this (wall clock, ms since 1970).
     pub not_before_ms: Option<i64>,
-    /// `intent.summary`: what the asker wrote. Not checked by anybody; escape before showing.
+    /// `intent.summary`: the text of who asks. It is unverified; escape before showing.
     pub asker_text: String,
 }
 
@@ -100,7 +100,7 @@ impl CredentialScope {
     }
 }
 
-/// Whether logins are part of what was allowed.
+/// Whether logins are allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CredentialScope {
     /// Login ports and gateways stay closed, even inside the targets.
@@ -131,7 +131,7 @@ impl Terms {
         known("actor.", actor, &["agentId", "runId"])?;
         let context = object("context", request)?;
         known("context.", context, &["environment", "reversibility"])?;
-        // This gate knows one environment; an approval for another must not open it.
+        // An approval for another environment must not open anything here.
         if name("context.", context, "environment")? != "production" {
             return Err(not_enforced("context.environment"));
         }
@@ -280,7 +280,7 @@ fn port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|port: &u16| *port > 0 && port.to_string() == text)
 }
 
-/// One CIDR. `ipnet` would take leading zeros, which some programs read as octal.
+/// Reads one CIDR. Unlike `ipnet`, it refuses leading zeros, which some programs read as octal.
 fn cidr(text: &str) -> Option<IpNet> {
     let (address, length) = text.split_once('/')?;
     let address: IpAddr = address.parse().ok()?;

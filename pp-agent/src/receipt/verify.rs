@@ -1,6 +1,6 @@
-//! Does the issuer's key vouch for exactly these bytes? The specification's checks, in its order, with its names.
+//! Verifies the signature of an artifact: the checks of the specification, in its order and with its names.
 //!
-//! A good answer is evidence, not permission: a DENIED receipt verifies too. What may be opened is `conditions`.
+//! A verified artifact is evidence, not permission: a DENIED receipt verifies too. `conditions` decides what it opens.
 
 use ed25519_dalek::Signature;
 use serde_json::{Map, Value};
@@ -43,7 +43,7 @@ const JCS_V2: [&str; 24] = [
     "scope",
 ];
 
-/// A payload whose signature is good under a key that is not revoked. Can be made only by [`verify`].
+/// A payload with a good signature by a key that is not revoked. Only [`verify`] makes one.
 #[derive(Debug, Clone)]
 pub struct Evidence {
     pub(super) artifact: Artifact,
@@ -51,7 +51,7 @@ pub struct Evidence {
     key_status: KeyStatus,
 }
 
-/// Why an artifact is not evidence. `Display` is the reference verifier's message.
+/// Why an artifact does not verify. `Display` is the reference verifier's message.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum VerifyError {
     /// The file or the payload does not have the required form.
@@ -69,7 +69,7 @@ pub enum VerifyError {
     /// The key is in the set and is revoked.
     #[error("key {} is revoked", escape(.0))]
     KeyRevoked(String),
-    /// Somebody else signed, or the signature was changed.
+    /// Another key signed, or the signature was changed.
     #[error("Ed25519 signature does not verify over the digest")]
     SignatureInvalid,
     /// A genuine signature over a form this build does not implement.
@@ -80,7 +80,7 @@ pub enum VerifyError {
     CanonicalMismatch,
 }
 
-/// What about the form is wrong.
+/// What is wrong with the form.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Malformed {
     /// Larger than any receipt.
@@ -201,7 +201,7 @@ impl Evidence {
         &self.artifact.key_id
     }
 
-    /// Whether that key still signs, or only vouches for what it signed before.
+    /// Whether that key is active, or only verifies what it signed before.
     #[must_use]
     pub fn key_status(&self) -> KeyStatus {
         self.key_status

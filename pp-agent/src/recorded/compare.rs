@@ -1,4 +1,4 @@
-//! What a draft would change: each attempt that events tell of, then and now, summed up.
+//! What a draft would change: the past and the new decision on each reported attempt, summed up.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,23 +8,23 @@ use serde::Serialize;
 
 use super::counted;
 use super::draft::{Draft, is_open};
-use super::told::{Blind, Then, Told};
+use super::past::{Past, PastAttempt, Undecided};
 use crate::clock::rfc3339;
 use crate::events::{Destination, Event, Place};
 use crate::policy::PolicyError;
 
-/// What would become of an attempt.
+/// How the decision on an attempt would change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Change {
-    /// It went through, and would be refused.
+    /// It was allowed, and would be refused.
     NewlyRefused,
-    /// It was refused, and would go through.
+    /// It was refused, and would be allowed.
     NewlyAllowed,
-    /// It went through, and would do so without an event.
-    NoLongerTold,
-    /// It was refused, and would be.
+    /// It was allowed, and would still be, but without an event.
+    NoLongerReported,
+    /// It was refused, and still would be.
     Refused,
-    /// It went through with an event, and would do so.
+    /// It was allowed with an event, and still would be.
     LetThrough,
 }
 
@@ -34,7 +34,7 @@ impl Change {
             (Verdict::Allow | Verdict::Observe, Verdict::Block) => Self::NewlyRefused,
             (Verdict::Block, Verdict::Allow | Verdict::Observe) => Self::NewlyAllowed,
             (Verdict::Block, Verdict::Block) => Self::Refused,
-            (Verdict::Allow | Verdict::Observe, Verdict::Allow | Verdict::Observe) if is_open(now) => Self::NoLongerTold,
+            (Verdict::Allow | Verdict::Observe, Verdict::Allow | Verdict::Observe) if is_open(now) => Self::NoLongerReported,
             (Verdict::Allow | Verdict::Observe, Verdict::Allow | Verdict::Observe) => Self::LetThrough,
         }
     }
@@ -45,11 +45,11 @@ impl Change {
 pub(crate) struct Row {
     /// The agent.
     pub(crate) agent: String,
-    /// Where to; absent for kinds of sockets.
+    /// The destination; absent for kinds of sockets.
     pub(crate) to: Option<Destination>,
-    /// Verdict and reason of then.
+    /// Verdict and reason in the event.
     pub(crate) then: (&'static str, &'static str),
-    /// Verdict and reason of now.
+    /// Verdict and reason under the draft.
     pub(crate) now: (&'static str, &'static str),
     /// The zone, gateway and service that would protect it.
     pub(crate) place: Place,
@@ -69,14 +69,14 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// One event's.
+    /// The tally of one event.
     #[must_use]
-    pub(crate) const fn of(told: &Told<'_>) -> Self {
-        let time_ms = told.event.time_ms;
-        Self { attempts: told.attempts(), events: 1, first_ms: time_ms, last_ms: time_ms }
+    pub(crate) const fn of(past: &PastAttempt<'_>) -> Self {
+        let time_ms = past.event.time_ms;
+        Self { attempts: past.attempts(), events: 1, first_ms: time_ms, last_ms: time_ms }
     }
 
-    /// Takes in another.
+    /// Adds another tally.
     pub(crate) fn add(&mut self, other: &Self) {
         self.attempts = self.attempts.saturating_add(other.attempts);
         self.events = self.events.saturating_add(other.events);
@@ -90,9 +90,9 @@ impl Tally {
 pub(crate) struct Comparison<'a> {
     draft: Draft<'a>,
     rows: BTreeMap<(Change, Row), Tally>,
-    blind: BTreeMap<Blind, u64>,
+    undecided: BTreeMap<Undecided, u64>,
     hosts: BTreeSet<String>,
-    /// A behaviour rule refused some of them.
+    /// Whether a rate rule refused some of them.
     tripped: bool,
     missing: u64,
     other: u64,
@@ -102,46 +102,46 @@ impl<'a> Comparison<'a> {
     /// Nothing yet.
     #[must_use]
     pub(crate) const fn new(draft: Draft<'a>) -> Self {
-        Self { draft, rows: BTreeMap::new(), blind: BTreeMap::new(), hosts: BTreeSet::new(), tripped: false, missing: 0, other: 0 }
+        Self { draft, rows: BTreeMap::new(), undecided: BTreeMap::new(), hosts: BTreeSet::new(), tripped: false, missing: 0, other: 0 }
     }
 
-    /// Takes in one event.
+    /// Adds one event.
     ///
     /// # Errors
     /// What is wrong with it, or that the tables are too small, in words.
     pub(crate) fn take(&mut self, event: &Event) -> Result<(), String> {
-        match Then::read(event)? {
-            Then::Missing(count) => self.miss(count),
-            Then::Other => self.other += 1,
-            Then::Blind(blind) => *self.blind.entry(blind).or_default() += 1,
-            Then::Attempt(told) => {
+        match Past::read(event)? {
+            Past::Missing(count) => self.miss(count),
+            Past::Other => self.other += 1,
+            Past::Undecided(undecided) => *self.undecided.entry(undecided).or_default() += 1,
+            Past::Attempt(past) => {
                 self.hosts.insert(event.host.clone());
-                match self.draft.judge(&told).map_err(|error: PolicyError| error.to_string())? {
-                    Err(blind) => *self.blind.entry(blind).or_default() += 1,
-                    Ok(now) => self.count(&told, &now),
+                match self.draft.decide(&past).map_err(|error: PolicyError| error.to_string())? {
+                    Err(undecided) => *self.undecided.entry(undecided).or_default() += 1,
+                    Ok(now) => self.count(&past, &now),
                 }
             }
         }
         Ok(())
     }
 
-    /// So many events are missing.
+    /// Adds to the number of missing events.
     pub(crate) fn miss(&mut self, count: u64) {
         self.missing = self.missing.saturating_add(count);
     }
 
-    fn count(&mut self, told: &Told<'_>, now: &Decision) {
+    fn count(&mut self, past: &PastAttempt<'_>, now: &Decision) {
         let name = |id| self.draft.name(id).map(str::to_owned);
         let row = Row {
-            agent: told.agent().to_owned(),
-            to: told.attempt.destination,
-            then: (told.verdict.name(), told.reason.name()),
+            agent: past.agent().to_owned(),
+            to: past.attempt.destination,
+            then: (past.verdict.name(), past.reason.name()),
             now: (now.verdict.name(), now.reason.name()),
             place: Place { zone: name(now.zone), gateway: name(now.gateway), service: name(now.service) },
         };
-        let one = Tally::of(told);
-        self.tripped |= Rule::of(told.reason).is_some();
-        self.rows.entry((Change::of(told.verdict, now), row)).and_modify(|tally| tally.add(&one)).or_insert(one);
+        let one = Tally::of(past);
+        self.tripped |= Rule::of(past.reason).is_some();
+        self.rows.entry((Change::of(past.verdict, now), row)).and_modify(|tally| tally.add(&one)).or_insert(one);
     }
 
     /// The attempts of one kind, in order.
@@ -155,23 +155,27 @@ impl<'a> Comparison<'a> {
         self.rows(change).fold(0, |sum, (_, tally)| sum.saturating_add(tally.attempts))
     }
 
-    /// Everything.
+    /// The whole comparison.
     #[must_use]
     pub(crate) fn summary(&self) -> Summary {
         let rows = |change| self.rows(change).map(|(row, tally)| RowView::of(row, tally)).collect();
         Summary {
             newly_refused: rows(Change::NewlyRefused),
             newly_allowed: rows(Change::NewlyAllowed),
-            no_longer_told: rows(Change::NoLongerTold),
+            no_longer_told: rows(Change::NoLongerReported),
             unchanged: Unchanged { refused: self.attempts(Change::Refused), let_through: self.attempts(Change::LetThrough) },
-            not_judged: self.blind.iter().map(|(what, events)| NotJudged { what: *what, events: *events, why: what.why() }).collect(),
+            not_judged: self
+                .undecided
+                .iter()
+                .map(|(what, events)| UndecidedView { what: *what, events: *events, why: what.why() })
+                .collect(),
             missing: self.missing,
             other: self.other,
             notes: self.notes(),
         }
     }
 
-    /// What the sum does not say, one sentence each.
+    /// What limits the comparison, one sentence each.
     #[must_use]
     pub(crate) fn notes(&self) -> Vec<String> {
         let mut notes = vec![
@@ -199,31 +203,31 @@ impl<'a> Comparison<'a> {
     }
 }
 
-/// Everything, as `pp-agent policy check --against --json` writes it.
+/// The whole comparison, as `pp-agent policy check --against --json` writes it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Summary {
     pub(crate) newly_refused: Vec<RowView>,
     pub(crate) newly_allowed: Vec<RowView>,
     pub(crate) no_longer_told: Vec<RowView>,
     pub(crate) unchanged: Unchanged,
-    pub(crate) not_judged: Vec<NotJudged>,
+    pub(crate) not_judged: Vec<UndecidedView>,
     pub(crate) missing: u64,
     pub(crate) other: u64,
     pub(crate) notes: Vec<String>,
 }
 
-/// Attempts that stay as they were.
+/// Attempts whose decision would not change.
 #[derive(Debug, Serialize)]
 pub(crate) struct Unchanged {
     pub(crate) refused: u64,
     pub(crate) let_through: u64,
 }
 
-/// Events that say too little to be judged.
+/// Events that say too little to be decided.
 #[derive(Debug, Serialize)]
-pub(crate) struct NotJudged {
+pub(crate) struct UndecidedView {
     /// Why, by its name.
-    pub(crate) what: Blind,
+    pub(crate) what: Undecided,
     /// How many.
     pub(crate) events: u64,
     /// Why, in words.
@@ -234,8 +238,8 @@ pub(crate) struct NotJudged {
 #[derive(Debug, Serialize)]
 pub(crate) struct RowView {
     agent: String,
-    then: Judgement,
-    now: Judgement,
+    then: DecisionView,
+    now: DecisionView,
     #[serde(skip_serializing_if = "Option::is_none")]
     destination: Option<Destination>,
     attempts: u64,
@@ -245,7 +249,7 @@ pub(crate) struct RowView {
 }
 
 #[derive(Debug, Default, Serialize)]
-struct Judgement {
+struct DecisionView {
     verdict: &'static str,
     reason: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -258,12 +262,12 @@ struct Judgement {
 
 impl RowView {
     fn of(row: &Row, tally: &Tally) -> Self {
-        let judgement = |(verdict, reason)| Judgement { verdict, reason, ..Judgement::default() };
+        let view = |(verdict, reason)| DecisionView { verdict, reason, ..DecisionView::default() };
         let Place { zone, gateway, service } = row.place.clone();
         Self {
             agent: row.agent.clone(),
-            then: judgement(row.then),
-            now: Judgement { zone, gateway, service, ..judgement(row.now) },
+            then: view(row.then),
+            now: DecisionView { zone, gateway, service, ..view(row.now) },
             destination: row.to,
             attempts: tally.attempts,
             events: tally.events,

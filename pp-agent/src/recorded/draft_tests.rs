@@ -1,12 +1,12 @@
 use super::*;
 use crate::events::{Body, Event, Loss, Tool, Trip, Usage, Verdict, Why};
 use crate::recorded::compare::{Change, Comparison};
-use crate::recorded::told::Then;
+use crate::recorded::past::Past;
 
 const ZONE: &str = "[[zone]]\nname = 'plant-7'\nnetworks = ['10.20.0.0/16']\n";
 const OFFICE: &str = "10.50.0.21";
 
-/// A behaviour rule's first refusal.
+/// The first refusal by a rate rule.
 fn tripped(reason: &str, port: u16, count: u64, window_s: u64) -> Event {
     let mut event = Event::of_attempt("block", reason, OFFICE, port);
     event.attempt_mut().trip = Some(Trip { count, window_s, ..Trip::default() });
@@ -22,9 +22,9 @@ fn compared<T>(policy: &str, events: &[Event], look: impl Fn(&Comparison<'_>) ->
     look(&comparison)
 }
 
-/// The one change that these events come to, and the reason of now.
+/// The one change that these events result in, and the new reason.
 fn change(policy: &str, events: &[Event]) -> (Change, &'static str) {
-    let all = [Change::NewlyRefused, Change::NewlyAllowed, Change::NoLongerTold, Change::Refused, Change::LetThrough];
+    let all = [Change::NewlyRefused, Change::NewlyAllowed, Change::NoLongerReported, Change::Refused, Change::LetThrough];
     compared(policy, events, |comparison| {
         let found: Vec<_> = all.iter().flat_map(|change| comparison.rows(*change).map(|(row, _)| (*change, row.now.1))).collect();
         assert_eq!(found.len(), 1, "{found:?}");
@@ -37,7 +37,7 @@ fn attempt_that_was_observed_is_refused_once_the_draft_enforces() {
     let seen = [Event::of_attempt("observe", "no_receipt", "10.20.4.7", 8080)];
     assert_eq!(change(ZONE, &seen), (Change::NewlyRefused, "no_receipt"));
     assert_eq!(change(&format!("mode = 'observe'\n{ZONE}"), &seen), (Change::LetThrough, "no_receipt"));
-    assert_eq!(change("", &seen), (Change::NoLongerTold, "not_protected"));
+    assert_eq!(change("", &seen), (Change::NoLongerReported, "not_protected"));
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn attempt_that_was_refused_goes_through_where_the_draft_opens_it() {
 }
 
 #[test]
-fn packet_without_a_port_is_judged_by_its_address() {
+fn packet_without_a_port_is_decided_by_its_address() {
     let mut ping = Event::of_attempt("observe", "no_receipt", "10.20.4.7", 0);
     ping.attempt_mut().destination = Some(Destination { address: "10.20.4.7".parse().unwrap(), port: None, transport: 1 });
     assert_eq!(change(ZONE, &[ping.clone()]), (Change::NewlyRefused, "no_receipt"));
@@ -69,13 +69,13 @@ fn what_a_receipt_allowed_goes_on_unless_the_draft_makes_it_a_login() {
     let gateway = format!("{ZONE}[[gateway]]\nname = 'g'\naddress = '10.20.4.7'\n");
     assert_eq!(change(ZONE, &[allowed.clone()]), (Change::LetThrough, "receipt"));
     assert_eq!(change(&gateway, &[allowed.clone()]), (Change::NewlyRefused, "credential_scope"));
-    assert_eq!(change("", &[allowed.clone()]), (Change::NoLongerTold, "not_protected"));
+    assert_eq!(change("", &[allowed.clone()]), (Change::NoLongerReported, "not_protected"));
     allowed.attempt_mut().budget = Some(Usage { max_attempts: Some(3), ..Usage::default() });
     assert_eq!(change(&gateway, &[allowed]), (Change::LetThrough, "receipt"));
 }
 
 #[test]
-fn behaviour_rules_are_judged_by_the_number_that_was_recorded() {
+fn rate_rules_are_decided_by_the_number_that_was_recorded() {
     let seen = [tripped("spray_target", 21, 11, 60), Event::of_attempt("block", "spray_target", OFFICE, 21)];
     assert_eq!(change("", &seen), (Change::Refused, "spray_target"));
     assert_eq!(change("[behaviour]\ntarget_per_minute = 11", &seen), (Change::NewlyAllowed, "not_protected"));
@@ -101,9 +101,9 @@ fn behaviour_rules_are_judged_by_the_number_that_was_recorded() {
 }
 
 #[test]
-fn blocked_pattern_without_its_first_event_is_not_judged() {
+fn blocked_pattern_without_its_first_event_is_not_decided() {
     compared("", &[Event::of_attempt("block", "spray_target", OFFICE, 21)], |comparison| {
-        assert_eq!(comparison.summary().not_judged[0].what, Blind::Pattern);
+        assert_eq!(comparison.summary().not_judged[0].what, Undecided::Pattern);
         assert!(comparison.notes().contains(&"no attempt was judged".to_owned()));
     });
 }
@@ -126,17 +126,17 @@ fn what_an_event_does_not_say_is_counted_and_never_guessed() {
     let tool = Body::Exec(Tool { verdict: Verdict::Block, tool: None, shape: None, attack: Vec::new() });
     let tool = Event::new(tool, "h", 0);
     let gate = Event::of_attempt("block", "gate_error", "10.0.0.1", 1);
-    let told = [delegate, nothing, flow, tool, gate, Event::new(Body::SessionStart(None), "h", 0)];
-    compared(ZONE, &told, |comparison| {
+    let events = [delegate, nothing, flow, tool, gate, Event::new(Body::SessionStart(None), "h", 0)];
+    compared(ZONE, &events, |comparison| {
         let summary = comparison.summary();
-        let names: Vec<_> = summary.not_judged.iter().map(|blind| blind.what.to_string()).collect();
+        let names: Vec<_> = summary.not_judged.iter().map(|undecided| undecided.what.to_string()).collect();
         assert_eq!(names, ["tool", "delegate", "gate", "flow", "unknown"]);
         assert_eq!((summary.other, summary.unchanged.refused), (1, 0));
     });
 }
 
 #[test]
-fn repeats_count_as_attempts_and_missing_events_are_told() {
+fn repeats_count_as_attempts_and_missing_events_are_reported() {
     let mut first = Event::of_attempt("block", "no_receipt", "10.20.4.7", 502);
     first.attempt_mut().repeats = 4;
     let mut repeats = Event::of_attempt("block", "no_receipt", "10.20.4.7", 502);
@@ -170,8 +170,8 @@ fn values_that_no_event_has_are_refused_by_name() {
         let mut event = good.clone();
         event[member] = value;
         let event: Event = serde_json::from_value(event).unwrap();
-        assert_eq!(Then::read(&event), Err(format!("is no event of this version: {wanted}")));
+        assert_eq!(Past::read(&event), Err(format!("is no event of this version: {wanted}")));
     }
     let unknown = Event::of_attempt("block", "unknown", "10.20.4.7", 502);
-    assert_eq!(Then::read(&unknown), Ok(Then::Blind(Blind::Unknown)));
+    assert_eq!(Past::read(&unknown), Ok(Past::Undecided(Undecided::Unknown)));
 }

@@ -9,10 +9,10 @@ use crate::events::{Event, Kind};
 
 /// Most bytes of one line; the longest event, with the longest arguments, has less than half of it.
 const MAX_LINE: u64 = 1 << 20;
-/// How a file of the events' store begins.
+/// The first bytes of the daemon's store of events.
 const STORE_MAGIC: &[u8] = b"redb";
 
-/// Why a file of events is not read. Names the line; nothing that came before it counts either.
+/// Why a file of events is not read. It names the line; earlier lines do not count either.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LinesError {
     /// The file or pipe cannot be read.
@@ -41,7 +41,7 @@ pub(crate) enum LinesError {
     },
 }
 
-/// What a file has.
+/// How many events a file holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Contents {
     /// Events.
@@ -56,7 +56,7 @@ pub(crate) struct Contents {
 struct Gap {
     kind: GapKind,
     count: u64,
-    /// There where it is refusals that are missing.
+    /// Present if the missing events are refusals.
     #[serde(default, rename = "verdict")]
     _verdict: Option<String>,
 }
@@ -67,8 +67,8 @@ enum GapKind {
     Lost,
 }
 
-/// Hands each event of a file to `take`, which says what is wrong with one it cannot use. Empty lines say nothing; members
-/// that this version does not know are passed over.
+/// Hands each event of a file to `take`, which says what is wrong with an event it cannot use. Empty lines and members that this
+/// version does not know are skipped.
 ///
 /// # Errors
 /// The first line that is no event, or that `take` refuses; the file cannot be read, or is none of text.
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn bad_line_is_named_with_its_number() {
         let good = line();
-        let far = format!("{good}\n{}", "x".repeat(2 << 20));
+        let long = format!("{good}\n{}", "x".repeat(2 << 20));
         let kind = good.replace("\"kind\":\"verdict", "\"kind\":\"teleport");
         for (text, wanted) in [
             (format!("{good}\n{{\"id\":1,").into_bytes(), "line 2: ends in the middle"),
@@ -176,7 +176,7 @@ mod tests {
             (b"\x7fELF\x02\x01\x01\0\0\0\n".to_vec(), "line 1: is not text"),
             (b"\xff\xfe{}\n".to_vec(), "line 1: is not text"),
             (b"redb\x1a\x0a\xa9\x0d\x0a".to_vec(), "is the daemon's store"),
-            (far.into_bytes(), "line 2: longer than"),
+            (long.into_bytes(), "line 2: longer than"),
         ] {
             let error = read(&text).unwrap_err();
             assert!(error.contains(wanted) && error.starts_with("events.jsonl: "), "{error}");

@@ -1,7 +1,6 @@
-//! What a policy could say more, from what events tell: zones and gateways, which protect more than before, and exemptions,
-//! which are only ever proposed as comments.
+//! What a policy could add, as recorded events suggest. Zones and gateways protect more. Exemptions are proposed as comments only.
 //!
-//! Nothing that an event says as text becomes a value of the proposal: only addresses and numbers do, and names made of them.
+//! No text of an event becomes a value of the proposal: only addresses and numbers do, and names made of them.
 
 mod write;
 
@@ -15,7 +14,7 @@ use serde::Serialize;
 
 use super::compare::Tally;
 use super::draft::{Draft, is_open};
-use super::told::{About, Then, Told};
+use super::past::{About, Past, PastAttempt};
 use crate::config::{Config, ConfigError, Exemption, Source};
 use crate::events::behaviour::common;
 use crate::events::build::{addr_of, address};
@@ -33,15 +32,15 @@ const WEB_SERVICES: [&str; 2] = ["n3uron-web", "ignition-web"];
 /// Why a proposal would not hold beside the policy that it is for.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SuggestError {
-    /// The two clash.
+    /// The proposal contradicts the policy.
     #[error("the proposal does not fit beside the policy: {0}")]
     Clash(#[from] ConfigError),
-    /// They need more than the kernel's tables hold.
+    /// Together they need more than the kernel's tables hold.
     #[error("the proposal does not fit beside the policy: {0}; give it fewer events")]
     Full(#[from] PolicyError),
 }
 
-/// What is known of one destination, or of several together.
+/// What was seen of one destination, or of several together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
     tally: Tally,
@@ -50,9 +49,9 @@ struct Seen {
 }
 
 impl Seen {
-    fn of(told: &Told<'_>, to: BTreeSet<Destination>) -> Self {
-        let agents = Some(told.agent().to_owned()).filter(|agent| !agent.is_empty());
-        Self { tally: Tally::of(told), agents: agents.into_iter().collect(), to }
+    fn of(past: &PastAttempt<'_>, to: BTreeSet<Destination>) -> Self {
+        let agents = Some(past.agent().to_owned()).filter(|agent| !agent.is_empty());
+        Self { tally: Tally::of(past), agents: agents.into_iter().collect(), to }
     }
 
     fn add(&mut self, other: &Self) {
@@ -66,7 +65,7 @@ fn note<K: Ord>(map: &mut BTreeMap<K, Seen>, key: K, seen: &Seen) {
     map.entry(key).and_modify(|known| known.add(seen)).or_insert_with(|| seen.clone());
 }
 
-/// A zone, and what speaks for it.
+/// A proposed zone and its evidence.
 #[derive(Debug)]
 struct ZoneIdea {
     name: String,
@@ -74,7 +73,7 @@ struct ZoneIdea {
     seen: Seen,
 }
 
-/// A gateway, and what speaks for it.
+/// A proposed gateway and its evidence.
 #[derive(Debug)]
 struct GatewayIdea {
     name: String,
@@ -83,14 +82,14 @@ struct GatewayIdea {
     seen: Seen,
 }
 
-/// An exemption of the behaviour rules, and what speaks for it.
+/// A proposed exemption from the rate rules and its evidence.
 #[derive(Debug)]
 struct ExemptIdea {
     exemption: Exemption,
     seen: Seen,
 }
 
-/// What there is to propose, for programs and as a drop-in.
+/// The proposal, for programs and as a drop-in.
 #[derive(Debug, Serialize)]
 pub(crate) struct Proposal {
     zones: Vec<ZoneView>,
@@ -115,14 +114,14 @@ struct GatewayView {
     attempts: u64,
 }
 
-/// What is only ever proposed as comments.
+/// What is proposed as comments only.
 #[derive(Debug, Serialize)]
 struct Exemptions {
     services_exempt: Vec<String>,
     behaviour_exempt: Vec<String>,
 }
 
-/// What was read so far, judged by the policy that is to be added to.
+/// The events read so far, sorted by what the present policy decides about them.
 #[derive(Debug)]
 pub(crate) struct Observed<'a> {
     draft: Draft<'a>,
@@ -131,9 +130,9 @@ pub(crate) struct Observed<'a> {
     stray: BTreeMap<IpAddr, Seen>,
     /// Web interfaces of protected addresses, gateways excepted.
     web: BTreeMap<IpAddr, Seen>,
-    /// What behaviour rules tripped over, by widest network and port.
+    /// What tripped rate rules, by widest network and port.
     tripped: BTreeMap<(IpNet, u16), Seen>,
-    /// What zones and gateways protect already, by their words.
+    /// What zones and gateways protect already, by their names.
     covered: BTreeMap<String, Seen>,
     events: Option<Tally>,
     /// Events about attempts that nothing is proposed for.
@@ -158,44 +157,44 @@ impl<'a> Observed<'a> {
         }
     }
 
-    /// Takes in one event.
+    /// Adds one event.
     ///
     /// # Errors
     /// What is wrong with it, in words.
     pub(crate) fn take(&mut self, event: &Event) -> Result<(), String> {
-        match Then::read(event)? {
-            Then::Missing(count) => self.miss(count),
-            Then::Other => {}
-            Then::Blind(_) => self.unused += 1,
-            Then::Attempt(told) => self.attempt(&told),
+        match Past::read(event)? {
+            Past::Missing(count) => self.miss(count),
+            Past::Other => {}
+            Past::Undecided(_) => self.unused += 1,
+            Past::Attempt(past) => self.attempt(&past),
         }
         Ok(())
     }
 
-    /// So many events are missing.
+    /// Adds to the number of missing events.
     pub(crate) fn miss(&mut self, count: u64) {
         self.missing = self.missing.saturating_add(count);
     }
 
-    fn attempt(&mut self, told: &Told<'_>) {
-        let one = Tally::of(told);
+    fn attempt(&mut self, past: &PastAttempt<'_>) {
+        let one = Tally::of(past);
         self.events.get_or_insert(Tally { attempts: 0, events: 0, ..one }).add(&one);
-        self.hosts.insert(told.event.host.clone());
-        let Some(to) = told.attempt.destination.and_then(real) else {
+        self.hosts.insert(past.event.host.clone());
+        let Some(to) = past.attempt.destination.and_then(real) else {
             self.unused += 1;
             return;
         };
-        match told.about() {
-            About::Receipts | About::Receipt | About::Flow => self.protected(told, to),
-            About::Rule(_) => self.rule(told, to),
+        match past.about() {
+            About::Receipts | About::Receipt | About::Flow => self.protected(past, to),
+            About::Rule(_) => self.rule(past, to),
             About::Socket | About::Delegate | About::Gate => self.unused += 1,
         }
     }
 
-    /// What tripped a rule: each network and port that it was about counts the event once.
-    fn rule(&mut self, told: &Told<'_>, to: Destination) {
+    /// Adds what tripped a rule. Each network and port that the event names counts it once.
+    fn rule(&mut self, past: &PastAttempt<'_>, to: Destination) {
         let mut about: BTreeMap<(IpNet, u16), BTreeSet<Destination>> = BTreeMap::new();
-        let sample = told.attempt.trip.iter().flat_map(|trip| std::iter::once(to).chain(trip.targets.iter().copied().filter_map(real)));
+        let sample = past.attempt.trip.iter().flat_map(|trip| std::iter::once(to).chain(trip.targets.iter().copied().filter_map(real)));
         for to in sample.filter(|to| is_open(&self.draft.without_receipt(*to))) {
             if let Some(port) = to.port {
                 about.entry((widest(to.address), port)).or_default().insert(to);
@@ -203,13 +202,13 @@ impl<'a> Observed<'a> {
         }
         self.unused += u64::from(about.is_empty());
         for (key, to) in about {
-            note(&mut self.tripped, key, &Seen::of(told, to));
+            note(&mut self.tripped, key, &Seen::of(past, to));
         }
     }
 
-    fn protected(&mut self, told: &Told<'_>, to: Destination) {
+    fn protected(&mut self, past: &PastAttempt<'_>, to: Destination) {
         let decision = self.draft.without_receipt(to);
-        let seen = Seen::of(told, BTreeSet::from([to]));
+        let seen = Seen::of(past, BTreeSet::from([to]));
         let place = [("zone", decision.zone), ("gateway", decision.gateway)];
         let words = place.iter().filter_map(|(what, id)| self.draft.name(*id).map(|name| format!("{what} {name}"))).collect::<Vec<_>>();
         if words.is_empty() {
@@ -222,10 +221,10 @@ impl<'a> Observed<'a> {
         }
     }
 
-    /// The proposal, which was read beside the policy that it is for.
+    /// Makes the proposal, and checks it together with the policy that it is for.
     ///
     /// # Errors
-    /// It does not fit there.
+    /// The two do not fit together.
     pub(crate) fn propose(&self) -> Result<Proposal, SuggestError> {
         let config = self.draft.config();
         let ideas = Ideas { zones: self.zones(config), gateways: self.gateways(config), exempt: self.exemptions() };
@@ -236,7 +235,7 @@ impl<'a> Observed<'a> {
         Ok(ideas.into_proposal(toml))
     }
 
-    /// One zone for each network of the widest size in which hosts were seen, no larger than they need.
+    /// One zone for each network of the widest size in which hosts were seen, made as small as these hosts allow.
     fn zones(&self, config: &Config) -> Vec<ZoneIdea> {
         let mut groups: BTreeMap<IpNet, Vec<IpAddr>> = BTreeMap::new();
         for host in self.stray.keys() {
@@ -254,7 +253,7 @@ impl<'a> Observed<'a> {
         groups.into_values().filter_map(idea).collect()
     }
 
-    /// Web interfaces at addresses that are no gateway's yet.
+    /// Web interfaces at addresses that belong to no gateway yet.
     fn gateways(&self, config: &Config) -> Vec<GatewayIdea> {
         let known: BTreeSet<&str> = config.gateways.iter().map(|gateway| gateway.name.as_str()).collect();
         let new = self.web.iter().filter(|(address, _)| config.gateways.iter().all(|gateway| gateway.address != **address));
@@ -267,7 +266,7 @@ impl<'a> Observed<'a> {
         .collect()
     }
 
-    /// What the rules tripped over, no wider than it was; of one network no more ports than a place can have.
+    /// What tripped the rules, no wider than it was seen. A network gets at most [`EXEMPT_PORTS`] ports.
     fn exemptions(&self) -> Vec<ExemptIdea> {
         let mut ports: BTreeMap<IpNet, usize> = BTreeMap::new();
         let idea = |((network, port), seen): (&(IpNet, u16), &Seen)| {
@@ -280,7 +279,7 @@ impl<'a> Observed<'a> {
     }
 }
 
-/// What there is to propose, in its parts.
+/// The parts of a proposal.
 #[derive(Debug)]
 struct Ideas {
     zones: Vec<ZoneIdea>,
@@ -312,7 +311,7 @@ impl Ideas {
     }
 }
 
-/// The destination that is really reached; `None` for those that no zone should be made of.
+/// The destination that is really reached; `None` if no zone should be made of it.
 fn real(to: Destination) -> Option<Destination> {
     let reached = addr_of(to.address).embedded().map_or(to.address, address);
     let v4_broadcast = matches!(reached, IpAddr::V4(v4) if v4.is_broadcast());
@@ -332,7 +331,7 @@ fn widest(address: IpAddr) -> IpNet {
     IpNet::new(address, length).map_or(IpNet::from(address), |net| net.trunc())
 }
 
-/// The name, with a number behind it where policy has it already.
+/// The name, with a number appended if policy has it already.
 fn free_name(name: &str, known: &BTreeSet<&str>) -> String {
     let numbered = (2_u32..).map(|number| format!("{name}-{number}"));
     std::iter::once(name.to_owned()).chain(numbered).find(|name| !known.contains(name.as_str())).unwrap_or_default()

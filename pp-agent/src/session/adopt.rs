@@ -1,5 +1,4 @@
-//! Marking processes that already run: by `run` and `adopt`, and at the first
-//! start, when the kernel could not watch them begin.
+//! Marks processes that already run: for `run` and `adopt`, and at the first start, since the kernel did not see those processes start.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -44,11 +43,11 @@ pub(crate) enum AdoptError {
 pub(crate) struct Report {
     /// Processes marked, with their session.
     pub(crate) marked: Vec<(u32, u64)>,
-    /// Processes that could not be judged, and why.
-    pub(crate) unjudged: Vec<(u32, String)>,
+    /// Processes that could not be read, and why. It is unknown whether they are agents.
+    pub(crate) undecided: Vec<(u32, String)>,
 }
 
-/// Begins a session with a running process and all its descendants.
+/// Starts a session with a running process and all its descendants.
 ///
 /// # Errors
 /// It is gone, already marked, never markable, or the table is full.
@@ -69,14 +68,13 @@ pub(crate) fn adopt(gate: &Gate, pid: u32, agent: NameId, owner: u32) -> Result<
     Ok(mark.session)
 }
 
-/// Takes a session's marks away from its processes and their sockets. Returns
-/// the processes it had.
+/// Removes the marks of a session from its processes and their sockets. Returns the processes.
 ///
 /// # Errors
 /// The kernel refused.
 pub(crate) fn release(gate: &Gate, session: u64) -> Result<HashSet<u32>, KernelError> {
     let mut released = HashSet::new();
-    // Again until nothing is left: a process may fork while this goes on.
+    // RACE: repeated until nothing is left, since a process may fork at the same time.
     loop {
         let members: Vec<_> = gate.marks()?.into_iter().filter(|(_, mark)| mark.session == session).collect();
         if members.is_empty() {
@@ -95,8 +93,7 @@ pub(crate) fn release(gate: &Gate, session: u64) -> Result<HashSet<u32>, KernelE
     }
 }
 
-/// Marks what runs already, by the rules, until nothing new appears; what was
-/// released stays so.
+/// Marks running processes by the rules, until nothing new appears. Released processes stay unmarked.
 ///
 /// # Errors
 /// The kernel refused.
@@ -109,7 +106,7 @@ pub(crate) fn walk(gate: &Gate, identity: &IdentityTables, released: &Released) 
         }
         let uid = process::status(process.pid).map(|status| status.ruid);
         let Some(uid) = known(process.pid, uid, &mut report) else { continue };
-        let Some(agent) = judge(identity, process.pid, uid) else { continue };
+        let Some(agent) = recognise(identity, process.pid, uid) else { continue };
         if released.covers(process.pid) {
             continue;
         }
@@ -123,18 +120,17 @@ pub(crate) fn walk(gate: &Gate, identity: &IdentityTables, released: &Released) 
     Ok(report)
 }
 
-/// Gives every unmarked child of a marked process its parent's mark, until
-/// nothing new appears. New children are marked by the fork hook.
+/// Gives every unmarked child of a marked process its parent's mark, until nothing new appears. The fork hook marks new children.
 fn spread(gate: &Gate, report: &mut Report) -> Result<(), KernelError> {
     loop {
         let marks: HashMap<u32, TaskMark> = gate.marks()?.into_iter().collect();
         let mut found = 0;
         let descendants = descendants(&processes(report), &marks);
-        // Where the table fills before the last of them is in it, hooks find the others by their ancestors.
+        // If the table is full before all of them are in it, hooks find the others by their ancestors.
         descendants.iter().for_each(|(pid, _)| gate.expect_mark(*pid));
         for (pid, parent) in descendants {
             let Some(process) = Handle::of(pid) else { continue };
-            // By now the pid may be another process's, or it another's child.
+            // RACE: by now the pid may belong to another process, or the process may have another parent.
             let Ok(Some(from)) = read_process(pid).map(|now| (now.parent == parent).then(|| marks.get(&parent)).flatten()) else {
                 continue;
             };
@@ -151,7 +147,7 @@ fn spread(gate: &Gate, report: &mut Report) -> Result<(), KernelError> {
     }
 }
 
-/// Marks the sockets that a process held before it was marked itself.
+/// Marks the sockets that a process had open before it was marked.
 pub(crate) fn tag_sockets(gate: &Gate, pid: u32, mark: &TaskMark) {
     let sockets = match sockets::of_process(pid) {
         Ok(sockets) => sockets,
@@ -183,8 +179,7 @@ pub(crate) fn tag_sockets(gate: &Gate, pid: u32, mark: &TaskMark) {
     }
 }
 
-/// Gives the open sockets of every marked process their marks once more, after
-/// an upgrade to another layout: those they had, or new ones.
+/// Marks the open sockets of every marked process again, after an upgrade to another layout. A socket keeps its old mark if it had one.
 ///
 /// # Errors
 /// The kernel's tables cannot be read.
@@ -202,7 +197,7 @@ pub(crate) fn mark_sockets_again(gate: &Gate) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// The unmarked descendants of marked processes with their parents, each after its own.
+/// The unmarked descendants of marked processes, each with its parent and listed after it.
 fn descendants(processes: &[Process], marks: &HashMap<u32, TaskMark>) -> Vec<(u32, u32)> {
     let mut found: Vec<(u32, u32)> = Vec::new();
     let mut known: HashSet<u32> = marks.keys().copied().collect();
@@ -219,7 +214,7 @@ fn descendants(processes: &[Process], marks: &HashMap<u32, TaskMark>) -> Vec<(u3
     }
 }
 
-/// What came of marking a running process.
+/// The result of marking a running process.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Marking {
     Done,
@@ -229,7 +224,7 @@ enum Marking {
     Gone,
 }
 
-/// One process, and not the next one that gets its pid.
+/// A handle on one process, which stays valid if another process gets its pid.
 struct Handle {
     pid: u32,
     pidfd: OwnedFd,
@@ -240,23 +235,23 @@ impl Handle {
         Some(Self { pid, pidfd: pidfd(pid).ok()? })
     }
 
-    /// Marks it, if it goes on: a mark that comes after its end would be that of the next process of this pid.
+    /// Marks the process if it is still running. A mark that is set after its end would belong to the next process with this pid.
     fn mark(&self, gate: &Gate, mark: TaskMark) -> Result<Marking, KernelError> {
         if !gate.insert_mark(self.pid, mark)? {
             return Ok(Marking::Already);
         }
-        if self.goes_on() {
+        if self.is_running() {
             return Ok(Marking::Done);
         }
-        // RACE: by now the mark may be one that the kernel gave the next process, which knows when that started.
+        // RACE: by now the kernel may have marked the next process with this pid. Such a mark has a start time.
         if gate.mark(self.pid)?.is_some_and(|found| found.session == mark.session && found.start_ns == 0) {
             gate.remove_mark(self.pid)?;
         }
         Ok(Marking::Gone)
     }
 
-    /// Some thread of it has not begun to end: a mark that is there by now will be found by its exit hook.
-    fn goes_on(&self) -> bool {
+    /// Whether some thread of it is not exiting yet. If so, its exit hook will find a mark that is set by now.
+    fn is_running(&self) -> bool {
         let ended = PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN);
         poll(&mut [ended], PollTimeout::ZERO) == Ok(0) && process::has_a_thread(self.pid)
     }
@@ -269,13 +264,13 @@ struct Process {
     kernel_thread: bool,
 }
 
-/// What was found out of a process; `None`: it ended meanwhile, or the report says why not.
+/// What was read of a process. `None`: it has ended, or the report says why it cannot be read.
 fn known<T>(pid: u32, found: io::Result<T>, report: &mut Report) -> Option<T> {
     match found {
         Ok(found) => Some(found),
         Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::libc::ESRCH) => None,
         Err(error) => {
-            report.unjudged.push((pid, error.to_string()));
+            report.undecided.push((pid, error.to_string()));
             None
         }
     }
@@ -297,8 +292,8 @@ fn is_kernel_thread(pid: u32) -> bool {
     read_process(pid).is_ok_and(|process| process.kernel_thread)
 }
 
-/// The agent that a running process is by the rules.
-fn judge(identity: &IdentityTables, pid: u32, uid: u32) -> Option<NameId> {
+/// The agent that the rules recognise a running process as.
+fn recognise(identity: &IdentityTables, pid: u32, uid: u32) -> Option<NameId> {
     let exe = fs::read_link(format!("/proc/{pid}/exe")).ok();
     let cmdline = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let argv: Vec<&[u8]> = cmdline.strip_suffix(b"\0").unwrap_or(&cmdline).split(|byte| *byte == 0).collect();
@@ -312,8 +307,8 @@ fn judge(identity: &IdentityTables, pid: u32, uid: u32) -> Option<NameId> {
         .filter(|agent| *agent != 0)
 }
 
-/// The agent that an interpreter's script is by its own path: what the kernel
-/// was given first when a `#!` file was started.
+/// The agent that the rules recognise the script of an interpreter as, by the path of the script. When a `#!` file is started, the kernel
+/// sees that path first.
 fn script(identity: &IdentityTables, exe: Option<&[u8]>, argv: &[&[u8]]) -> Option<NameId> {
     const INTERPRETERS: [&[u8]; 14] =
         [b"sh", b"bash", b"dash", b"zsh", b"ksh", b"busybox", b"node", b"nodejs", b"bun", b"deno", b"perl", b"ruby", b"php", b"env"];
@@ -341,15 +336,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn process_that_has_ended_does_not_go_on() {
+    fn process_that_has_ended_is_not_running() {
         let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
         let process = Handle::of(child.id()).unwrap();
         // Not waited for yet: a zombie, which keeps its pid.
         let mut ended = [PollFd::new(process.pidfd.as_fd(), PollFlags::POLLIN)];
         assert_eq!(poll(&mut ended, 10_000u16), Ok(1));
-        assert!(!process.goes_on());
+        assert!(!process.is_running());
         child.wait().unwrap();
-        assert!(Handle::of(std::process::id()).unwrap().goes_on());
+        assert!(Handle::of(std::process::id()).unwrap().is_running());
     }
 
     #[test]

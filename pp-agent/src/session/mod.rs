@@ -1,4 +1,4 @@
-//! Sessions of processes that already run: marking them, and letting them go.
+//! Sessions of processes that already run: marking and releasing them.
 
 pub(crate) mod adopt;
 mod released;

@@ -1,6 +1,5 @@
-//! Processes that an operator released: they run on, and no later walk over
-//! what runs takes them, or what they fork, for an agent again. An exec that a
-//! rule names begins a session as ever.
+//! Processes that an operator released. They keep running, and no later walk marks them or their children again. An exec that a rule
+//! recognises still starts a session.
 
 use std::collections::BTreeSet;
 
@@ -8,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::os::process;
 
-/// Most ancestors looked at.
+/// Most ancestors to look at.
 const MAX_ANCESTORS: usize = 64;
 
-/// One process from its start to its end: a pid alone is used again.
+/// One process. The start time tells it from other processes that had or get the same pid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Life {
     pid: u32,
@@ -27,19 +26,19 @@ pub(crate) struct Released {
 }
 
 impl Released {
-    /// What was kept, unless it is of another boot.
+    /// The stored processes, unless they are from another boot.
     #[must_use]
     pub(crate) fn of_boot(kept: Option<Self>, boot_id: &str) -> Self {
         kept.filter(|kept| kept.boot_id == boot_id).unwrap_or_else(|| Self { boot_id: boot_id.to_owned(), lives: BTreeSet::new() })
     }
 
-    /// Adds processes, and forgets those that have ended.
+    /// Adds processes, and removes those that have ended.
     pub(crate) fn add(&mut self, pids: impl IntoIterator<Item = u32>) {
         self.lives.retain(|life| read(life.pid).is_some_and(|(now, _)| now == *life));
         self.lives.extend(pids.into_iter().filter_map(|pid| Some(read(pid)?.0)));
     }
 
-    /// Takes a process out again: it was adopted anew.
+    /// Removes a process that was adopted again.
     pub(crate) fn remove(&mut self, pid: u32) {
         self.lives.retain(|life| life.pid != pid);
     }
@@ -82,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn released_process_and_its_children_are_covered_and_nobody_else() {
+    fn released_process_and_its_children_are_covered_and_no_other() {
         let own = std::process::id();
         let mut released = Released::of_boot(None, "b");
         assert!(!released.covers(own));

@@ -1,7 +1,7 @@
 //! The receipts of this host, on the disk and in memory, changed together.
 //!
-//! Nothing else changes the receipts in state, and each change needs the book itself, `&mut`. So whoever owns the book changes both in one step,
-//! and what is forgotten is judged there as here: a list that was read before is never put in the place of this one. A clone is for reading.
+//! Nothing else changes the receipts in state, and each change needs the book as `&mut`. So its owner changes both in one step, and an
+//! older list never replaces a newer one. A clone is for reading.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,23 +9,23 @@ use std::sync::Arc;
 use super::{EndReason, RegisterError, Registered, State, StateError, StoredReceipt, Tombstone};
 use crate::clock::Now;
 
-/// A receipt with what its signed text allows here, or why it allows nothing.
+/// A stored receipt, with what its artifact allows on this host.
 #[derive(Clone, Debug)]
 pub(crate) struct Kept<A> {
-    /// As it is on the disk, or will be once the disk takes it.
+    /// As it is on the disk, or will be once the disk accepts it.
     pub(crate) stored: StoredReceipt,
-    /// What was made of its artifact.
+    /// The result of admitting its artifact.
     pub(crate) admitted: A,
 }
 
-/// Every receipt of this host. A clone shares them.
+/// Every receipt of this host. A clone shares its entries.
 #[derive(Debug)]
 pub(crate) struct Book<A> {
     kept: Vec<Arc<Kept<A>>>,
     owed: Owed,
 }
 
-/// What holds in memory and could not be written: tried again at each [`Book::remove_expired`].
+/// Changes in memory that could not be written. [`Book::remove_expired`] tries again.
 #[derive(Clone, Debug, Default)]
 struct Owed {
     changed: BTreeSet<String>,
@@ -45,11 +45,11 @@ impl<A> Clone for Book<A> {
 }
 
 impl<A: Clone> Book<A> {
-    /// Takes the place of this book, which knew none of what is on the disk. Revocations that it owes the disk are written first. `carry_over`
-    /// says whether it has changed a receipt, `admit` makes of it what it allows.
+    /// Replaces the contents of this book with the receipts on the disk. Revocations that are not on the disk yet are written first.
+    /// `carry_over` returns whether it changed a receipt. `admit` finds out what the receipt allows.
     ///
     /// # Errors
-    /// The disk says no, or an entry cannot be read; the book is as it was.
+    /// The disk failed, or an entry cannot be read. The book is unchanged.
     pub(crate) fn load(
         &mut self,
         state: &State,
@@ -64,23 +64,23 @@ impl<A: Clone> Book<A> {
         Ok(())
     }
 
-    /// Those that are kept, by serial.
+    /// Every receipt, by serial.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Kept<A>> {
         self.kept.iter().map(Arc::as_ref)
     }
 
-    /// One of them.
+    /// The receipt of this id.
     #[must_use]
     pub(crate) fn find(&self, id: &str) -> Option<&Kept<A>> {
         self.iter().find(|kept| kept.stored.id == id)
     }
 
-    /// Registers a receipt: on the disk, and in the book when this returns.
+    /// Registers a receipt, on the disk and in the book.
     ///
     /// # Errors
-    /// When it is revoked, its key is used, the table is full, or the disk.
+    /// It is revoked, its key is used, the table is full, or the disk failed.
     pub(crate) fn register(&mut self, state: &State, stored: StoredReceipt, admitted: A) -> Result<Registered, RegisterError> {
-        // A revocation that the disk does not have yet holds all the same.
+        // A revocation that could not be written counts too.
         if self.owed.revoked.iter().any(|tombstone| tombstone.id == stored.id && tombstone.binds(&stored.decider)) {
             return Err(RegisterError::Revoked(stored.id));
         }
@@ -88,15 +88,15 @@ impl<A: Clone> Book<A> {
         if self.find(&stored.id).is_some() {
             return Ok(Registered::Again(stored));
         }
-        // Where the disk said no at the very end of an earlier registration, it may have it all the same.
+        // After an error at the very end of an earlier registration, the disk may have the receipt although the book does not.
         self.kept.push(Arc::new(Kept { stored: stored.clone(), admitted }));
         Ok(if stored.ended.is_none() { Registered::New(stored) } else { Registered::Again(stored) })
     }
 
-    /// Ends a receipt. It is over even where the disk does not take that, which is then owed to it.
+    /// Ends a receipt, in memory even if the disk fails. What could not be written is tried again later.
     ///
     /// # Errors
-    /// When the disk says no.
+    /// The disk failed.
     pub(crate) fn end(&mut self, state: &State, id: &str, reason: EndReason) -> Result<(), StateError> {
         self.change(state, |stored| {
             let ends = stored.id == id && stored.ended.is_none();
@@ -107,10 +107,11 @@ impl<A: Clone> Book<A> {
         })
     }
 
-    /// Changes receipts, in memory even where the disk does not take it, which is then owed to it. `change` says whether it changed one.
+    /// Changes receipts, in memory even if the disk fails. What could not be written is tried again later. `change` returns whether it
+    /// changed a receipt.
     ///
     /// # Errors
-    /// When the disk says no.
+    /// The disk failed.
     pub(crate) fn change(&mut self, state: &State, mut change: impl FnMut(&mut StoredReceipt) -> bool) -> Result<(), StateError> {
         let mut changed = Vec::new();
         for kept in &mut self.kept {
@@ -123,7 +124,7 @@ impl<A: Clone> Book<A> {
         state.update(&changed).inspect_err(|_| self.owed.changed.extend(changed.into_iter().map(|stored| stored.id)))
     }
 
-    /// Ends what a revocation revokes here, in memory alone: [`Book::revoke`] keeps it.
+    /// Ends the receipt of a revocation in memory only. [`Book::revoke`] also writes it.
     pub(crate) fn end_by(&mut self, tombstone: &Tombstone) {
         if let Some(kept) = self.kept.iter_mut().find(|kept| kept.stored.id == tombstone.id && tombstone.binds(&kept.stored.decider)) {
             let stored = &mut Arc::make_mut(kept).stored;
@@ -131,11 +132,11 @@ impl<A: Clone> Book<A> {
         }
     }
 
-    /// Revokes a receipt, also one that is not here yet. It is over even where the disk does not take that, which is then owed to it. Returns
-    /// whether it was registered.
+    /// Revokes a receipt, also one that is not registered yet, in memory even if the disk fails. What could not be written is tried again
+    /// later. Returns whether it was registered.
     ///
     /// # Errors
-    /// When the disk says no.
+    /// The disk failed.
     pub(crate) fn revoke(&mut self, state: &State, tombstone: Tombstone) -> Result<bool, StateError> {
         self.end_by(&tombstone);
         match state.revoke(tombstone.clone()) {
@@ -147,10 +148,10 @@ impl<A: Clone> Book<A> {
         }
     }
 
-    /// Notes the wall time and forgets the receipts that nothing can come of any more, on the disk and here by the same instant. Returns how many.
+    /// Records the wall time and removes receipts that are over, on the disk and in memory as of the same instant. Returns how many.
     ///
     /// # Errors
-    /// When the disk says no; none is forgotten here then.
+    /// The disk failed. Nothing is removed from memory.
     pub(crate) fn remove_expired(&mut self, state: &State, now: Now) -> Result<usize, StateError> {
         self.write_owed(state)?;
         let highest_ms = state.note_wall(now)?;
@@ -159,14 +160,14 @@ impl<A: Clone> Book<A> {
         Ok(before - self.kept.len())
     }
 
-    /// The same receipts, judged anew, to take the place of these before anything else changes.
+    /// The same receipts, admitted again under other terms. The caller replaces this book with the result before anything else changes.
     #[must_use]
-    pub(crate) fn judge_again(&self, admit: impl FnMut(StoredReceipt) -> Kept<A>) -> Self {
+    pub(crate) fn readmit(&self, admit: impl FnMut(StoredReceipt) -> Kept<A>) -> Self {
         let stored: Vec<StoredReceipt> = self.kept.iter().map(|kept| kept.stored.clone()).collect();
         Self { kept: stored.into_iter().map(admit).map(Arc::new).collect(), owed: self.owed.clone() }
     }
 
-    /// Writes what is owed to the disk.
+    /// Writes the changes that the disk does not have yet.
     fn write_owed(&mut self, state: &State) -> Result<(), StateError> {
         while let Some(tombstone) = self.owed.revoked.first() {
             state.revoke(tombstone.clone())?;

@@ -7,7 +7,7 @@ use pp_common::abi::MAX_RECEIPTS;
 
 use crate::database;
 
-/// What the loss of the file means, for whoever is about to decide on it.
+/// What it means to lose the file.
 const MOVED_AWAY: &str = "or move it away and restart pp-agent: every receipt must then be signed anew, and revocations and used ids are forgotten, so \
                           first revoke the keys of revoked receipts that have not expired (docs/operations.md, backup)";
 
@@ -32,7 +32,7 @@ pub(crate) enum StateError {
         /// What is wrong with it.
         source: serde_json::Error,
     },
-    /// It was there when the daemon started, and could not be opened then.
+    /// The file was there when the daemon started, and is gone now.
     #[error("state at {path}: the file is gone; put it back, or restart pp-agent to begin with an empty one")]
     Gone {
         /// The file.
@@ -51,7 +51,7 @@ impl StateError {
     }
 }
 
-/// What to do, by what the disk or the database said.
+/// What to do about an error of the disk or the database.
 fn repair(source: &redb::Error) -> String {
     match source {
         redb::Error::DatabaseAlreadyOpen => "another program has it open: end the other pp-agent".to_owned(),
@@ -82,7 +82,7 @@ pub(crate) enum RegisterError {
         /// The receipt that used it.
         by: String,
     },
-    /// Another signed text under the same id.
+    /// Another signed text has the same id.
     #[error("receipt {0}: registered before with other content; ask the operator for a receipt with its own id")]
     OtherContent(String),
     /// The table is full.

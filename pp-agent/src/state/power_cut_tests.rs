@@ -1,5 +1,5 @@
-//! A power cut at any moment, and a file in any condition: what was acknowledged is there again, or the file is refused with a reason. Nothing
-//! ends in a panic, and nothing acknowledged is missing without a word.
+//! Power cuts at any moment, and files in any condition. What was acknowledged exists afterwards, or the file is refused with a reason.
+//! Nothing ends in a panic, and nothing acknowledged is missing without a word.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -170,7 +170,8 @@ fn dump(state: &State) -> Result<String, StateError> {
     let mut names: Vec<_> = state.names()?.into_iter().collect();
     names.sort();
     let (receipts, policy) = (state.receipts()?, state.last_policy::<Vec<String>>()?);
-    writeln!(text, "{receipts:?}\n{tombstones:?}\n{names:?}\n{policy:?}\n{} {:?}", state.highest_wall()?, state.lost_told()?).unwrap();
+    writeln!(text, "{receipts:?}\n{tombstones:?}\n{names:?}\n{policy:?}\n{} {:?}", state.highest_wall()?, state.reported_losses()?)
+        .unwrap();
     Ok(text)
 }
 
@@ -198,7 +199,7 @@ fn changes() -> Vec<Change> {
         changed.iter_mut().for_each(|receipt| receipt.until_ns -= 7);
         state.update(&changed).unwrap();
     }));
-    changes.push(Box::new(|state| state.keep_lost_told((41, 7)).unwrap()));
+    changes.push(Box::new(|state| state.keep_reported_losses((41, 7)).unwrap()));
     changes.push(Box::new(move |state| {
         let later = Now { boot_ns: NOW.boot_ns + 61_000 * NS_PER_MS, wall_ms: NOW.wall_ms + 61_000 };
         state.note_wall(later).unwrap();
@@ -472,7 +473,7 @@ fn shut_state_opens_when_the_file_is_mended_and_is_never_begun_anew() {
     let error = State::open(&path).unwrap_err();
     let state = State::shut(&path, &error);
     assert!(state.is_shut() && state.problem().unwrap().contains("move it away"));
-    assert!(matches!(state.keep_lost_told((1, 0)), Err(StateError::Shut(_))));
+    assert!(matches!(state.keep_reported_losses((1, 0)), Err(StateError::Shut(_))));
     assert!(state.retry().is_err() && state.is_shut());
     fs::remove_file(&path).unwrap();
     assert!(state.retry().unwrap_err().to_string().contains("the file is gone"));
@@ -492,7 +493,7 @@ fn state_that_vanishes_under_the_daemon_is_not_begun_anew() {
     state.register(receipt("a", false)).unwrap();
     fs::remove_file(&path).unwrap();
     calls.store(1, Ordering::Relaxed);
-    assert!(state.keep_lost_told((1, 0)).is_err());
-    assert!(state.keep_lost_told((1, 0)).is_err() && !path.exists(), "a new state was begun in the place of one that is gone");
+    assert!(state.keep_reported_losses((1, 0)).is_err());
+    assert!(state.keep_reported_losses((1, 0)).is_err() && !path.exists(), "a new state was begun in the place of one that is gone");
     assert!(state.problem().is_some());
 }

@@ -1,4 +1,4 @@
-//! What is kept of a receipt and of a revocation.
+//! What is stored of a receipt and of a revocation.
 
 use pp_common::abi::Serial;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use crate::clock::Now;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum EndReason {
-    /// Someone with the right to revoked it.
+    /// It was revoked.
     Revoked,
     /// Its count was lost with the kernel's tables.
     CountLost,
@@ -22,17 +22,17 @@ pub(crate) enum EndReason {
 pub(crate) struct StoredReceipt {
     /// Its id.
     pub(crate) id: String,
-    /// The signed artifact as it came in: every load verifies it again.
+    /// The signed artifact as it was received. Every load verifies it again.
     pub(crate) artifact: String,
-    /// SHA-256 of the signed bytes, as the artifact writes it.
+    /// SHA-256 of the signed bytes, in the form of the artifact.
     pub(crate) payload_hash: String,
     /// Its number on this host; given by [`State::register`].
     pub(crate) serial: Serial,
-    /// The company whose idempotency keys it counts among.
+    /// The company that its idempotency key belongs to.
     pub(crate) company: String,
     /// Its idempotency key.
     pub(crate) idem_key: String,
-    /// Who decided: only that person's revocation ends it from elsewhere.
+    /// Who decided. Only a signed revocation by the same person ends the receipt.
     pub(crate) decider: String,
     /// When it was registered, wall milliseconds.
     pub(crate) registered_ms: i64,
@@ -58,8 +58,8 @@ pub(crate) struct StoredReceipt {
 }
 
 impl StoredReceipt {
-    /// Carries the receipt over to the running kernel: deadlines only shrink,
-    /// and a budget whose count is gone is spent. Returns whether it changed.
+    /// Adapts the receipt to the running kernel and clock. Deadlines only become earlier, and a budget whose count is lost is exhausted.
+    /// Returns whether the receipt changed.
     pub(crate) fn carry_over(&mut self, now: Now, boot_id: &str, counts_lost: bool) -> bool {
         let before = self.clone();
         let same_boot = self.boot_id == boot_id;
@@ -68,7 +68,7 @@ impl StoredReceipt {
         }
         let (from_ns, until_ns) = (now.boot_of(self.from_ms), now.boot_of(self.until_ms));
         if same_boot {
-            // The beginning stays: a clock that steps back must not close what has begun.
+            // The start stays the same: a clock that steps back must not close an open receipt.
             self.until_ns = self.until_ns.min(until_ns);
         } else {
             boot_id.clone_into(&mut self.boot_id);
@@ -83,26 +83,24 @@ impl StoredReceipt {
         self.ended.is_none() && now.boot_ns < self.until_ns
     }
 
-    /// Whether nothing can come of it any more, by the highest wall time seen.
+    /// Whether it can be removed, by the highest wall time seen: it allows nothing and cannot be registered again.
     pub(super) fn is_over(&self, highest_ms: i64, now: Now) -> bool {
         self.expires_ms < highest_ms && self.until_ms < highest_ms && !self.is_open(now)
     }
 }
 
-/// A revocation, also of a receipt that was not seen yet.
+/// A revocation, also of a receipt that is not registered yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Tombstone {
     /// The receipt.
     pub(crate) id: String,
     /// Why, in the revoker's words.
     pub(crate) reason: String,
-    /// Who, where a signed revocation says so: it ends only that decider's
-    /// receipts. Absent: an operator of this host, who ends any.
+    /// The decider, if the revocation was signed: it ends only receipts of that decider. Absent: an operator of this host, who ends any.
     pub(crate) decider: Option<String>,
     /// When, wall milliseconds.
     pub(crate) revoked_ms: i64,
-    /// When the receipt itself runs out, wall milliseconds, if known: the
-    /// tombstone stays until then, else for ever.
+    /// When the receipt itself expires, wall milliseconds, if known. The tombstone is kept until then, or else for ever.
     pub(crate) expires_ms: Option<i64>,
 }
 

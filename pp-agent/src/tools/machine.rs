@@ -1,6 +1,5 @@
-//! The walk over one program's path and arguments, a byte at a time: first whose
-//! name it is, by the path, by `argv[0]`, as the script or module of an
-//! interpreter or the program of the dynamic loader; then that tool's shapes.
+//! The walk over one program's path and arguments, byte by byte. It first finds the tool: by path or `argv[0]`, as the script or module of
+//! an interpreter, or as the program of the loader. Then it matches the shapes of that tool.
 
 use pp_common::tools::ToolEnd;
 use regex_automata::hybrid::LazyStateID;
@@ -10,19 +9,19 @@ use crate::matcher::glob;
 use crate::matcher::interpreter::{At, FAMILIES, Interpreters, LOADER, Next};
 use crate::matcher::{Part, Step, TooMuch, Walk};
 
-/// A tool as the walk needs it, its rules by their numbers plus one.
+/// A tool for the walk. Its rules are numbers plus one.
 pub(super) struct Walked {
-    /// Its telling shapes over the arguments after the name; the first that is seen is told.
+    /// Its shapes over the arguments after the name. The first that matches is reported.
     pub(super) shapes: Vec<(String, usize)>,
     /// Command lines that policy allows.
     pub(super) allowed: Vec<String>,
-    /// The rule for arguments that cannot be seen.
+    /// The rule for arguments that are too long to be read.
     pub(super) unseen: Option<usize>,
-    /// The one for the name alone.
+    /// The rule for the name alone.
     pub(super) alone: usize,
 }
 
-/// The same with its automata.
+/// A tool with its automata.
 struct ToolParts {
     shapes: Part<usize>,
     allowed: Part<()>,
@@ -30,19 +29,19 @@ struct ToolParts {
     alone: usize,
 }
 
-/// A tool, and whether it was called by a name that is reported by itself.
+/// A tool, and whether it was called by a name that is reported without a shape.
 type Called = (usize, bool);
 
-/// Where the walk stands.
+/// The position of the walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum State {
     /// In the path.
     Path { files: LazyStateID, families: LazyStateID },
     /// In `argv[0]` of a tool.
     OwnArgv0 { called: Called },
-    /// In the arguments of an interpreter, or in `argv[0]` of something that is none: there it stands for the script.
+    /// In the arguments of an interpreter, or in `argv[0]` of another program, which counts as its script.
     Interpreter(At<Called>),
-    /// In the arguments of a tool; `Err`: its shape was telling, by this rule.
+    /// In the arguments of a tool; `Err`: its shape matched, by this rule.
     Arguments { called: Called, shape: Result<LazyStateID, usize>, allowed: LazyStateID },
 }
 
@@ -55,7 +54,7 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// `refused` is the flag of codes whose program may not run.
+    /// Makes the automata. `refused` is the flag of codes whose program is refused.
     pub(super) fn new(table: &[Tool], rules: Vec<Walked>, refused: u16) -> Result<Self, ToolError> {
         let files = table.iter().enumerate().flat_map(|(index, tool)| {
             let named = |file| tool.named.as_ref().is_none_or(|named| named.contains(file));
@@ -151,12 +150,12 @@ impl Walk for Machine {
         };
         let tool = &self.tools[tool];
         let code = |rule: Option<usize>, flag: u16| rule.and_then(|rule| u16::try_from(rule).ok()).map(|rule| rule | flag);
-        let told = code(shape, self.refused);
+        let by_shape = code(shape, self.refused);
         let alone = code(named.then_some(tool.alone), 0);
-        // What is allowed, then what is refused, then names; what was not seen is not allowed.
+        // Allowed lines come first, then shapes, then names. Arguments that were not read are not allowed.
         Ok(ToolEnd {
-            whole: if is_allowed { 0 } else { told.or(alone).unwrap_or(0) },
-            cut: told.or(code(tool.unseen, self.refused)).or(alone).unwrap_or(0),
+            whole: if is_allowed { 0 } else { by_shape.or(alone).unwrap_or(0) },
+            cut: by_shape.or(code(tool.unseen, self.refused)).or(alone).unwrap_or(0),
         })
     }
 }

@@ -1,5 +1,5 @@
-//! Patterns of the table as regular expressions over the arguments that follow
-//! a tool's name: each argument with its NUL, and one NUL more at the end.
+//! Patterns of the table as regular expressions over the arguments after a tool's name: each argument with its NUL, and another NUL at the
+//! end.
 
 use std::fmt::Write as _;
 
@@ -9,9 +9,9 @@ use crate::matcher::glob;
 /// Any number of arguments.
 const WORDS: &str = r"(?:[^\x00]*\x00)*";
 
-/// Arguments up to the end of what is telling in them. Where a pattern ends in
-/// `.*` the rest of its word does not matter, so it ends before that.
-pub(super) fn telling(shape: &Shape) -> String {
+/// The regular expression of a shape, up to the end of what must match. If a pattern ends in `.*`, the rest of its word does not matter, so
+/// it ends before that.
+pub(super) fn regex(shape: &Shape) -> String {
     let word = |word: &String| match word.strip_suffix(".*") {
         Some(begin) => sequence(begin),
         None => format!(r"(?:{})\x00", sequence(word)),
@@ -19,7 +19,7 @@ pub(super) fn telling(shape: &Shape) -> String {
     format!("{WORDS}(?:{})", shape.words.iter().map(word).collect::<Vec<_>>().join("|"))
 }
 
-/// A line of `allow`: the index of its tool, and the arguments that it lets through.
+/// A line of `allow`: the index of its tool, and the regular expression of the allowed arguments.
 pub(super) fn allowed(line: &str, tools: &[Tool]) -> Result<(usize, String), ToolError> {
     let bad = |why| ToolError::Allow { line: line.to_owned(), why };
     if line.len() > 256 || line.chars().any(char::is_control) {
@@ -47,7 +47,7 @@ pub(super) fn allowed(line: &str, tools: &[Tool]) -> Result<(usize, String), Too
     Ok((index, regex))
 }
 
-/// A pattern over arguments: a space ends one, ` ... ` is any number of them.
+/// A pattern over arguments. A space ends an argument, ` ... ` is any number of them.
 fn sequence(pattern: &str) -> String {
     pattern.replace(" ... ", &format!(r"\x00{WORDS}")).replace(' ', r"\x00")
 }

@@ -8,8 +8,7 @@ use std::sync::LazyLock;
 static TABLES: LazyLock<ToolTables> = LazyLock::new(|| compile(&[], false).unwrap());
 
 impl ToolTables {
-    /// The code that these tables give a program started with this path and
-    /// argument vector: the very walk that the kernel makes.
+    /// The code that these tables find for a program with this path and argument vector. It is the same walk as in the kernel.
     fn code(&self, path: &[u8], argv: &[&[u8]]) -> u16 {
         let args: Vec<u8> = argv.iter().flat_map(|arg| arg.iter().copied().chain([0])).collect();
         let cut = args.len() > TOOL_ARGV_LEN - 1;
@@ -24,7 +23,7 @@ impl ToolTables {
         }
     }
 
-    /// The rule behind a code.
+    /// The rule of a code.
     fn rule(&self, code: u16) -> Option<&ToolRule> {
         self.rules.get(rule_of(code)?)
     }
@@ -60,14 +59,14 @@ fn code_in(tables: &ToolTables, line: &str) -> u16 {
     tables.code(path.as_bytes(), &argv)
 }
 
-fn told(line: &str) -> Option<(&'static str, Option<&'static str>, bool)> {
+fn found(line: &str) -> Option<(&'static str, Option<&'static str>, bool)> {
     let code = code_in(&TABLES, line);
     let rule = TABLES.rule(code)?;
     Some((&rule.tool, rule.shape.as_deref(), code & TOOL_REFUSE != 0))
 }
 
 fn refused(line: &str, tool: &str) {
-    match told(line) {
+    match found(line) {
         Some((found, Some(_), true)) if found == tool => {}
         other => panic!("{line}: {other:?}"),
     }
@@ -82,7 +81,7 @@ fn shipped_table_leaves_room_for_policy() {
 }
 
 #[test]
-fn names_with_a_telling_shape_are_refused() {
+fn names_with_a_matching_shape_are_refused() {
     for (tool, line) in [
         ("hydra", "hydra -L users.txt -P pass.txt 10.30.4.9 ssh"),
         ("hydra", "hydra -l admin -P /usr/share/wordlists/rockyou.txt -t 4 ssh://10.30.4.9"),
@@ -150,19 +149,19 @@ fn other_forms_of_the_same_program_are_the_same() {
 #[test]
 fn renamed_program_is_not_seen_and_that_is_known() {
     assert_eq!(TABLES.code(b"/tmp/innocent", &[b"innocent", b"-L", b"u", b"-P", b"p"]), 0);
-    assert_eq!(told("python3 spray.py --targets 10.0.0.0/8"), None);
+    assert_eq!(found("python3 spray.py --targets 10.0.0.0/8"), None);
 }
 
 #[test]
 fn names_alone_are_reported() {
     for (tool, line) in [("nmap", "nmap -sV 127.0.0.1"), ("hydra", "xhydra"), ("masscan", "masscan --version"), ("patator", "patator")] {
-        assert_eq!(told(line), Some((tool, None, false)), "{line}");
+        assert_eq!(found(line), Some((tool, None, false)), "{line}");
     }
-    // But not where the name is another program's as well.
-    assert_eq!(told("crowbar machines list"), None);
-    assert_eq!(told("hydra --help"), None);
-    assert_eq!(told("medusa -d"), None);
-    assert_eq!(told("ssh_login --help"), None);
+    // A name that another program also has is not reported alone.
+    assert_eq!(found("crowbar machines list"), None);
+    assert_eq!(found("hydra --help"), None);
+    assert_eq!(found("medusa -d"), None);
+    assert_eq!(found("ssh_login --help"), None);
 }
 
 #[test]
@@ -173,12 +172,12 @@ fn ot_clients_are_nobodys_business_here() {
         "modbus read 10.20.4.7 400001 4",
         "uals -u opc.tcp://h:4840",
     ] {
-        assert_eq!(told(line), None, "{line}");
+        assert_eq!(found(line), None, "{line}");
     }
 }
 
 #[test]
-fn arguments_beyond_what_can_be_read_are_taken_for_telling() {
+fn arguments_beyond_what_can_be_read_count_as_a_match() {
     let padding = "x".repeat(1_000);
     let pad = padding.as_bytes();
     let argv: [&[u8]; 5] = [b"hydra", b"-w", pad, b"-L", b"users"];
@@ -221,7 +220,7 @@ fn observing_host_refuses_no_program() {
     assert!(tables.table.ends.iter().all(|end| (end.whole | end.cut) & TOOL_REFUSE == 0));
 }
 
-/// Words that lead far into the shipped rules, and some that do not.
+/// Words that get deep into the shipped rules, and some that do not.
 fn word() -> impl Strategy<Value = String> {
     let programs = ["/usr/bin/hydra", "nmap", "python3", "/lib64/ld-linux-x86-64.so.2", "patator.py", "medusa", "bash", "env"];
     let options = ["-L", "-m", "-W", "--", "--library-path", "ssh_login", "-Pn", "-iL", "--script", "-p", "-c", ""];
@@ -253,7 +252,7 @@ fn ordinary_command_lines_are_neither_refused_nor_reported() {
     let corpus = include_str!("../../tests/fixtures/ordinary-commands.txt");
     let lines: Vec<&str> = corpus.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
     assert!(lines.len() >= 500, "{} lines", lines.len());
-    let wrong: Vec<_> = lines.iter().filter_map(|line| told(line).map(|told| format!("{line}: {told:?}"))).collect();
+    let wrong: Vec<_> = lines.iter().filter_map(|line| found(line).map(|found| format!("{line}: {found:?}"))).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let distinct: std::collections::HashSet<_> = lines.iter().collect();
     assert_eq!(distinct.len(), lines.len());

@@ -1,7 +1,7 @@
-//! Container runtimes of this host: whether a rule marks what they start, and which one would.
+//! Checks whether a rule marks the containers of this host's runtimes, and proposes one.
 //!
-//! A container is its runtime's child, not that of the session that asked for it, so only its cgroup tells whose it is. Until a rule names
-//! that, sessions are refused the runtime's socket.
+//! A container is a child of its runtime and not of the session that asked for it. Only its cgroup identifies it. Until a rule names that
+//! cgroup, sessions are refused the socket of the runtime.
 
 use std::path::{Path, PathBuf};
 
@@ -14,17 +14,17 @@ use crate::name::name_id;
 struct Runtime {
     /// Its name in the shipped list of delegates, which knows its sockets.
     name: &'static str,
-    /// Units of its containers where systemd runs the host.
+    /// Units of its containers, on hosts with systemd.
     units: &'static [&'static str],
     /// Cgroups of its containers that are no units.
     cgroups: &'static [&'static str],
-    /// Cgroups of some containers where systemd runs the host, and where it does not.
+    /// Cgroups of some of its containers on hosts with systemd.
     with_systemd: &'static [&'static str],
     without: &'static [&'static str],
 }
 
-/// As their own defaults are: the manual pages `dockerd(8)` (`--cgroup-parent`), `containers.conf(5)`, `crio.conf(5)`, and containerd's
-/// `default` namespace, in which `ctr` starts.
+/// The defaults of the runtimes: manual pages `dockerd(8)` (`--cgroup-parent`), `containers.conf(5)`, `crio.conf(5)`, and containerd's
+/// `default` namespace, which `ctr` uses.
 const RUNTIMES: [Runtime; 4] = [
     Runtime {
         name: "docker",
@@ -56,7 +56,7 @@ const RUNTIMES: [Runtime; 4] = [
     },
 ];
 
-/// One finding for each runtime whose socket is there, below `root` (`/` but in tests).
+/// One finding for each runtime whose socket exists, below `root` (`/` except in tests).
 pub(super) fn findings(root: &Path, config: &Config) -> Vec<Finding> {
     let systemd = root.join("run/systemd/system").is_dir();
     let shipped = delegates::shipped();
@@ -71,18 +71,18 @@ pub(super) fn findings(root: &Path, config: &Config) -> Vec<Finding> {
         .collect()
 }
 
-/// The first of its sockets that is there.
+/// The first of its sockets that exists.
 fn socket(root: &Path, known: &Delegate) -> Option<PathBuf> {
     known.paths.iter().flat_map(|pattern| delegates::expand(&format!("{}{pattern}", root.display()))).next()
 }
 
-/// What happens to a session that calls it: the operator's rows come first.
+/// What happens to a session that calls it. The operator's rows come first.
 fn action(config: &Config, known: &Delegate) -> Action {
     let names = |delegate: &&Delegate| delegate.name == known.name || delegate.paths.iter().any(|path| known.paths.contains(path));
     config.delegates.iter().find(names).map_or(known.action, |delegate| delegate.action)
 }
 
-/// The agent whose rules name each of these places; none if one is left out.
+/// The agent whose rules name all of these places; `None` if one is missing.
 fn marked_by<'a>(config: &'a Config, places: &[&str]) -> Option<&'a str> {
     let mut agents = places.iter().map(|place| config.cgroup_rules.iter().find(|rule| rule.covers(place)).map(|rule| rule.agent));
     let first = agents.next()??;
@@ -189,7 +189,7 @@ mod tests {
                 assert!(finding.good && finding.found.contains("-containers marks its containers"), "{}", finding.found);
                 assert!(advised(finding).starts_with("[[delegate]]"));
             }
-            // And what is advised then lets sessions use them, with nothing left to say.
+            // With the advised rules, sessions may use the runtimes and there is no finding left.
             let opened: Vec<String> = rules.into_iter().chain(found.iter().map(advised)).collect();
             for finding in findings(root.path(), &Config::of_text(&opened.join("\n"))) {
                 assert!(finding.good && finding.advice.is_none() && finding.found.ends_with("is allowed to sessions"), "{}", finding.found);

@@ -1,4 +1,4 @@
-//! The file of events: opened, or set aside where it is damaged; read; written in batches with the account of refusals.
+//! The file of events. It is renamed if it is damaged, and written in batches together with the account of refusals.
 
 use std::hash::BuildHasher as _;
 use std::path::Path;
@@ -14,51 +14,51 @@ use crate::database::{self, Check, Place};
 use crate::events::Event;
 use crate::events::refusals::{Account, Missed, Refusals};
 
-/// Ids set aside at once, so that a crash never makes one be used twice.
+/// How many ids are reserved at once, so that no id is used twice after a crash.
 pub(super) const ID_RESERVE: u64 = 100_000;
 
 const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const NEXT_ID: &str = "next_id";
-/// The records of the kernel that are accounted for, and the boot that they are of.
+/// How many records of the kernel are accounted for, and of which boot.
 const RECORDS: &str = "records";
 const RECORDS_BOOT: &str = "records_boot";
-/// How many refusals the events of this boot tell of, those that had to make room among them, and the boot.
-const REFUSALS_TOLD: &str = "refusals_told";
+/// The account of refusals of this boot, including events that were dropped to make room, and the boot.
+const REFUSALS_WITH_EVENT: &str = "refusals_told";
 const REFUSALS_REPEATS: &str = "refusals_repeats";
 const REFUSALS_LOST: &str = "refusals_lost";
 const REFUSALS_BEFORE: &str = "refusals_before";
 const REFUSALS_BOOT: &str = "refusals_boot";
 
-/// How a run begins.
-pub(super) struct Begun {
+/// What the file says when a daemon opens it.
+pub(super) struct Opened {
     /// The first id.
     pub(super) first_id: u64,
-    /// Up to which id they are set aside.
+    /// Ids below this are reserved.
     pub(super) reserved: u64,
-    /// The records that are accounted for.
+    /// How many records are accounted for.
     pub(super) records: Option<u64>,
 }
 
-/// The file, and what is known of it.
+/// The file and its state.
 #[derive(Debug)]
 pub(super) struct Disk {
     place: Place<FileBackend>,
     database: Mutex<Option<Arc<Database>>>,
     lost: Mutex<Missed>,
-    /// What is stored of this boot tells.
+    /// The account of what is stored of this boot.
     account: Mutex<Account>,
-    /// The file has that account, of this daemon or as this daemon found it.
+    /// Whether the file has this account.
     account_kept: AtomicBool,
-    /// The file was closed by an error: what was not synced may be gone from it, and from its account.
+    /// Whether the file was closed by an error. Events that were not synced may be missing from it and from its account.
     account_doubtful: AtomicBool,
-    /// The last commit failed.
+    /// Whether the last commit failed.
     failing: AtomicBool,
     /// Why the last use failed.
     problem: Mutex<Option<String>>,
-    /// The file was closed because of what was read in it: the next look is at all of it.
+    /// Whether the file was closed because its contents are damaged. The next time it is opened, all of it is checked.
     doubtful: AtomicBool,
-    /// What stands for this boot.
+    /// A number that identifies this boot.
     boot: u64,
     max_events: u64,
 }
@@ -81,37 +81,37 @@ impl Disk {
         }
     }
 
-    /// Opens it for this run. Where what is in it shows only now that it is damaged, a second look sets it aside.
-    pub(super) fn begin(&self) -> Result<Begun, StoreError> {
+    /// Opens the file for this daemon. If damage shows up only after opening it, the second try checks all of it and renames it.
+    pub(super) fn begin(&self) -> Result<Opened, StoreError> {
         self.try_begin().or_else(|error| match error {
             StoreError::Database { .. } if self.doubtful.load(Ordering::Relaxed) => self.try_begin(),
             error => Err(error),
         })
     }
 
-    /// Why nothing can be stored right now, and what to do.
+    /// Why nothing can be stored now, and what to do.
     pub(super) fn problem(&self) -> Option<String> {
         self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The last commit failed.
+    /// Whether the last commit failed.
     pub(super) fn is_failing(&self) -> bool {
         self.failing.load(Ordering::Relaxed)
     }
 
-    /// Takes what was not stored since this was last asked.
+    /// Takes the number of events that were not stored since the last call.
     pub(super) fn take_lost(&self) -> Missed {
         std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The account begins anew, as the kernel's counts do.
+    /// Starts the account from zero, as the kernel's counts do.
     pub(super) fn count_from_zero(&self) -> Result<(), StoreError> {
         *self.account() = Account { before: Some(0), ..Account::default() };
         self.account_kept.store(false, Ordering::Relaxed);
         self.commit(&[], true, None, Some(0))
     }
 
-    /// What could not be stored is lost, and the file is closed: the next one may be another.
+    /// Counts a batch as lost after an error, and closes the file.
     pub(super) fn give_up(&self, batch: &[Arc<Event>], error: &StoreError) {
         self.fail(error);
         if !batch.is_empty() {
@@ -126,21 +126,21 @@ impl Disk {
         StoreError::Database { path: self.place.path().to_owned(), source: source.into() }
     }
 
-    /// Notes that nothing can be stored.
+    /// Records that nothing can be stored.
     pub(super) fn fail(&self, error: &StoreError) {
         self.failing.store(true, Ordering::Relaxed);
         *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
     }
 
-    /// Notes that something was stored.
+    /// Records that storing works.
     pub(super) fn succeed(&self) {
         self.failing.store(false, Ordering::Relaxed);
         *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn try_begin(&self) -> Result<Begun, StoreError> {
+    fn try_begin(&self) -> Result<Opened, StoreError> {
         let (_, is_new) = self.open_or_begin()?;
-        // Ids stay above those of a file that was set aside.
+        // Ids stay above those of the renamed file.
         let floor = if is_new { floor_id() } else { 1 };
         let first_id = self.next_id()?.max(floor);
         let reserved = first_id.saturating_add(ID_RESERVE);
@@ -148,22 +148,22 @@ impl Disk {
         let account = self.read_account()?;
         *self.account() = account;
         self.account_kept.store(true, Ordering::Relaxed);
-        Ok(Begun { first_id, reserved, records: self.records()? })
+        Ok(Opened { first_id, reserved, records: self.records()? })
     }
 
-    /// The database, opened again if an error had closed it.
+    /// The database. It is opened again if an error has closed it.
     fn open(&self) -> Result<Arc<Database>, StoreError> {
         self.open_or_begin().map(|(database, _)| database)
     }
 
-    /// The same, and whether it was begun anew in the place of a damaged one.
+    /// The database, and whether it replaces a damaged one.
     fn open_or_begin(&self) -> Result<(Arc<Database>, bool), StoreError> {
         let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(open) = database.as_ref() {
             return Ok((Arc::clone(open), false));
         }
         let check = if self.doubtful.load(Ordering::Relaxed) { Check::Whole } else { Check::Usual };
-        let (opened, is_new) = open_or_set_aside(&self.place, check).map_err(|source| self.error(source))?;
+        let (opened, is_new) = open_or_replace(&self.place, check).map_err(|source| self.error(source))?;
         self.doubtful.store(false, Ordering::Relaxed);
         let opened = Arc::new(opened);
         *database = Some(Arc::clone(&opened));
@@ -181,7 +181,7 @@ impl Disk {
         }
     }
 
-    /// Uses the database; after an error that it does not outlive it is closed, and opened again by the next use.
+    /// Uses the database. After an error that makes it unusable it is closed, and the next use opens it again.
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, StoreError> {
         let database = self.open()?;
         let result = database::caught(|| work(&database));
@@ -232,7 +232,7 @@ impl Disk {
         self.account.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Events that are not stored.
+    /// Counts events as lost.
     pub(super) fn lose(&self, events: &[Arc<Event>]) {
         let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
         *lost = events.iter().fold(*lost, |lost, event| lost.and(Missed::store(event)));
@@ -246,8 +246,9 @@ impl Disk {
             if number(REFUSALS_BOOT)? != Some(self.boot) {
                 return Ok(Account::default());
             }
-            let [told, repeats, lost] = [REFUSALS_TOLD, REFUSALS_REPEATS, REFUSALS_LOST].map(&number);
-            let refusals = Refusals { told: told?.unwrap_or(0), repeats: repeats?.unwrap_or(0), lost: lost?.unwrap_or(0), not_stored: 0 };
+            let [with_event, repeats, lost] = [REFUSALS_WITH_EVENT, REFUSALS_REPEATS, REFUSALS_LOST].map(&number);
+            let refusals =
+                Refusals { with_event: with_event?.unwrap_or(0), repeats: repeats?.unwrap_or(0), lost: lost?.unwrap_or(0), not_stored: 0 };
             Ok(Account { refusals, before: number(REFUSALS_BEFORE)? })
         })
     }
@@ -279,7 +280,7 @@ impl Disk {
                     let bytes = serde_json::to_vec(event.as_ref()).unwrap_or_default();
                     events.insert(event.id, bytes.as_slice())?;
                 }
-                // Ids have gaps, where a daemon was killed.
+                // Events are counted, since ids have gaps after a daemon was killed.
                 while events.len()? > self.max_events {
                     events.pop_first()?;
                 }
@@ -291,9 +292,9 @@ impl Disk {
                     meta.insert(RECORDS, records)?;
                     meta.insert(RECORDS_BOOT, self.boot)?;
                 }
-                meta.insert(REFUSALS_TOLD, refusals.told)?;
+                meta.insert(REFUSALS_WITH_EVENT, refusals.with_event)?;
                 meta.insert(REFUSALS_REPEATS, refusals.repeats)?;
-                // Whoever reads only what is stored finds both lost.
+                // For readers of the store, both are lost.
                 meta.insert(REFUSALS_LOST, refusals.lost + refusals.not_stored)?;
                 match before {
                     Some(before) => drop(meta.insert(REFUSALS_BEFORE, before)?),
@@ -310,7 +311,7 @@ impl Disk {
     }
 }
 
-/// An id above all that were given: no count of events reaches the milliseconds since 1970.
+/// An id above all that were assigned: no count of events reaches the milliseconds since 1970.
 pub(super) fn floor_id() -> u64 {
     u64::try_from(crate::clock::Now::read().wall_ms).unwrap_or(1)
 }
@@ -321,14 +322,14 @@ fn make_tables(write: &WriteTransaction) -> Result<(), redb::Error> {
     Ok(())
 }
 
-/// Opens or makes the file; whether it was made in the place of a damaged one.
-fn open_or_set_aside(place: &Place<FileBackend>, check: Check) -> Result<(Database, bool), redb::Error> {
+/// Opens or makes the file. Also returns whether it replaces a damaged one.
+fn open_or_replace(place: &Place<FileBackend>, check: Check) -> Result<(Database, bool), redb::Error> {
     if place.is_absent() {
         place.make(make_tables)?;
     }
     match place.open_checked(check) {
         Err(damage) if database::is_damage(&damage) => {
-            set_aside(place.path(), &damage).map_err(redb::Error::Io)?;
+            rename_damaged(place.path(), &damage).map_err(redb::Error::Io)?;
             place.make(make_tables)?;
             Ok((place.open()?, true))
         }
@@ -336,8 +337,8 @@ fn open_or_set_aside(place: &Place<FileBackend>, check: Check) -> Result<(Databa
     }
 }
 
-fn set_aside(path: &Path, why: &dyn std::error::Error) -> std::io::Result<()> {
-    let aside = path.with_extension("redb.damaged");
-    tracing::warn!("events at {}: {why}; set aside as {}", path.display(), aside.display());
-    std::fs::rename(path, aside)
+fn rename_damaged(path: &Path, why: &dyn std::error::Error) -> std::io::Result<()> {
+    let damaged = path.with_extension("redb.damaged");
+    tracing::warn!("events at {}: {why}; set aside as {}", path.display(), damaged.display());
+    std::fs::rename(path, damaged)
 }

@@ -1,4 +1,4 @@
-//! The thread that writes: what waits goes to the disk in batches, and to stay each [`SYNC_EVERY`].
+//! The thread that writes events to the disk in batches, and syncs them each [`SYNC_EVERY`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use crate::events::Event;
 
 pub(super) fn write_all(disk: &Disk, queue: &Receiver<Work>, waiting: &AtomicUsize, reserved: u64) {
     let mut reserved = reserved;
-    // The greatest id that was handed in.
+    // The greatest id that was queued.
     let mut given = 0;
     let mut batch: Vec<Arc<Event>> = Vec::new();
     let mut synced = Instant::now();

@@ -1,5 +1,5 @@
 use super::*;
-use crate::events::{Attempt, Body, Place, Tool, Trip, Usage, Verdict as Judged};
+use crate::events::{Attempt, Body, Place, Tool, Trip, Usage, Verdict as Decided};
 use pp_common::decide::{Reason, Verdict};
 use proptest::prelude::*;
 
@@ -44,7 +44,7 @@ fn networks(config: &Config) -> Vec<String> {
 #[test]
 fn stray_equipment_becomes_a_zone_no_wider_than_it_needs() {
     let policy = Config::of_text("");
-    let told = [
+    let events = [
         event("no_receipt", "10.40.0.5", 502),
         event("no_receipt", "10.40.0.5", 502),
         event("no_receipt", "10.40.1.8", 102),
@@ -57,7 +57,7 @@ fn stray_equipment_becomes_a_zone_no_wider_than_it_needs() {
         event("no_receipt", "::ffff:10.41.0.1", 502),
         event("no_receipt", "64:ff9b::10.42.0.1", 502),
     ];
-    let toml = proposal(&policy, &told);
+    let toml = proposal(&policy, &events);
     let wanted = ["10.40.0.5/32", "10.40.1.8/30", "10.40.2.0/24", "10.41.0.1/32", "10.42.0.1/32", "fd00:20::/124", "fd00:21::7/128"];
     assert_eq!(networks(&beside(&policy, &toml)), wanted, "{toml}");
     assert!(toml.contains("2 attempts in 2 events, 1970-01-01T00:00:01.000Z, by claude-code"), "{toml}");
@@ -67,18 +67,18 @@ fn stray_equipment_becomes_a_zone_no_wider_than_it_needs() {
 #[test]
 fn hosts_of_two_networks_are_never_joined() {
     let policy = Config::of_text("");
-    let told: Vec<Event> = (0..4).map(|third| event("no_receipt", &format!("10.40.{third}.5"), 502)).collect();
-    assert_eq!(networks(&beside(&policy, &proposal(&policy, &told))).len(), 4);
+    let events: Vec<Event> = (0..4).map(|third| event("no_receipt", &format!("10.40.{third}.5"), 502)).collect();
+    assert_eq!(networks(&beside(&policy, &proposal(&policy, &events))).len(), 4);
 }
 
 #[test]
 fn proposal_in_force_proposes_no_more() {
     let policy = Config::of_text("");
-    let told = [event("no_receipt", "10.40.0.5", 502), event("no_receipt", "10.40.0.5", 443)];
-    let first = proposal(&policy, &told);
+    let events = [event("no_receipt", "10.40.0.5", 502), event("no_receipt", "10.40.0.5", 443)];
+    let first = proposal(&policy, &events);
     let after = beside(&policy, &first);
     assert_eq!((after.zones.len(), after.gateways.len()), (1, 1), "{first}");
-    let second = proposal(&after, &told);
+    let second = proposal(&after, &events);
     assert!(second.contains("Nothing to propose") && second.contains("Protected already, zone seen-10.40.0.5-32"), "{second}");
     assert_eq!(beside(&after, &second).zones, after.zones);
 }
@@ -88,14 +88,14 @@ fn web_interface_of_protected_equipment_becomes_a_gateway() {
     let policy = Config::of_text(
         "[[zone]]\nname = 'z'\nnetworks = ['10.30.0.0/16']\n[[gateway]]\nname = 'old'\naddress = '10.30.0.2'\nports = [80]\n",
     );
-    let told = [
+    let events = [
         event("no_receipt", "10.30.0.1", 8443),
         event("no_receipt", "10.30.0.1", 8088),
         event("no_receipt", "10.30.0.1", 502),
         event("no_receipt", "10.30.0.2", 80),
         event("no_receipt", "10.30.0.2", 443),
     ];
-    let toml = proposal(&policy, &told);
+    let toml = proposal(&policy, &events);
     let after = beside(&policy, &toml);
     let gateway = after.gateways.iter().find(|gateway| gateway.name == "web-10.30.0.1").unwrap();
     assert_eq!(gateway.ports, [8088, 8443]);
@@ -113,8 +113,8 @@ fn name_that_policy_has_already_gets_a_number() {
 #[test]
 fn exemptions_are_proposed_as_comments_and_hold_when_put_back() {
     let policy = Config::of_text("");
-    let told = [event("no_receipt", "10.40.0.5", 502), tripped(80, &["10.50.0.1:80/tcp", "10.50.0.7:80/tcp", "10.50.9.1:80/tcp"])];
-    let toml = proposal(&policy, &told);
+    let events = [event("no_receipt", "10.40.0.5", 502), tripped(80, &["10.50.0.1:80/tcp", "10.50.0.7:80/tcp", "10.50.9.1:80/tcp"])];
+    let toml = proposal(&policy, &events);
     assert!(
         toml.contains("# 10.50.0.0/29:80:\n# 1 attempt in 1 event, 1970-01-01T00:00:01.000Z, by claude-code\n#   10.50.0.1:80/tcp web\n"),
         "{toml}"
@@ -131,8 +131,8 @@ fn exemptions_are_proposed_as_comments_and_hold_when_put_back() {
 #[test]
 fn one_network_gets_no_more_exempt_ports_than_it_can_have() {
     let policy = Config::of_text("");
-    let told: Vec<Event> = (1..=12).map(|port| tripped(port, &[])).collect();
-    let open = beside(&policy, &put_back(&proposal(&policy, &told)));
+    let events: Vec<Event> = (1..=12).map(|port| tripped(port, &[])).collect();
+    let open = beside(&policy, &put_back(&proposal(&policy, &events)));
     assert_eq!(open.behaviour.exempt.len(), EXEMPT_PORTS);
     assert!(policy::compile(&open, &[], &[], &[]).is_ok());
 }
@@ -142,7 +142,7 @@ fn loopback_multicast_and_what_names_no_address_propose_nothing() {
     let policy = Config::of_text("[services]\nexempt = []\nreplace = true");
     let mut socket = event("socket_family", "10.0.0.1", 17);
     socket.attempt_mut().destination = None;
-    let told = [
+    let events = [
         event("no_receipt", "127.0.0.1", 502),
         event("no_receipt", "::1", 502),
         event("no_receipt", "0.0.0.0", 502),
@@ -150,10 +150,10 @@ fn loopback_multicast_and_what_names_no_address_propose_nothing() {
         event("no_receipt", "255.255.255.255", 502),
         event("no_receipt", "ff02::1", 502),
         socket,
-        Event::new(Body::Exec(Tool { verdict: Judged::Block, tool: None, shape: None, attack: Vec::new() }), "h", 0),
+        Event::new(Body::Exec(Tool { verdict: Decided::Block, tool: None, shape: None, attack: Vec::new() }), "h", 0),
         Event::new(Body::SessionStart(None), "h", 0),
     ];
-    let toml = proposal(&policy, &told);
+    let toml = proposal(&policy, &events);
     assert!(toml.contains("Nothing to propose") && toml.contains("Nothing is proposed from 8 events"), "{toml}");
     assert_eq!(networks(&beside(&policy, &toml)), Vec::<String>::new());
 }
@@ -225,7 +225,7 @@ fn refused(reason: Reason, destination: Destination, trip: Option<(u64, u64)>) -
     event
 }
 
-/// How much a verdict lets through: refused, told, silently.
+/// How much a verdict allows: nothing, with an event, or silently.
 fn openness(verdict: Verdict, reason: Reason) -> u8 {
     match (verdict, reason == Reason::NotProtected) {
         (Verdict::Block, _) => 0,
@@ -293,8 +293,8 @@ proptest! {
                 let to = Destination { address: *address, port: Some(*port), transport: number };
                 for (reason, count) in [(Reason::NoReceipt, None), (Reason::ScanHosts, Some((200, 300))), (Reason::SprayTarget, Some((200, 60)))] {
                     let one = refused(reason, to, count);
-                    let Then::Attempt(told) = Then::read(&one).unwrap() else { panic!("{one:?}") };
-                    let (old, new) = (before.judge(&told).unwrap().unwrap(), now.judge(&told).unwrap().unwrap());
+                    let Past::Attempt(past) = Past::read(&one).unwrap() else { panic!("{one:?}") };
+                    let (old, new) = (before.decide(&past).unwrap().unwrap(), now.decide(&past).unwrap().unwrap());
                     prop_assert!(
                         openness(new.verdict, new.reason) <= openness(old.verdict, old.reason),
                         "{to}: {old:?}, then {new:?}\n{text}"

@@ -1,5 +1,5 @@
-//! The proposal as TOML. Lines that begin with `# ` are words; `#` with no space behind it takes out a line that can be put
-//! back by removing it. Values are written by the TOML library, words are escaped.
+//! The proposal as TOML. Lines that begin with `# ` are comments. A `#` without a space disables a line; remove the `#` to enable it.
+//! Values are written by the TOML library, text in comments is escaped.
 
 use std::fmt::Write as _;
 
@@ -15,7 +15,7 @@ use crate::services::service_name;
 
 /// Most destinations, agents or places that one comment names.
 const MOST: usize = 8;
-/// Longest name of others that a comment repeats, in characters.
+/// Longest name from an event that a comment repeats, in characters.
 const LONGEST: usize = 64;
 
 #[derive(Serialize)]
@@ -77,7 +77,7 @@ impl Text {
     fn taken_out(&mut self, table: &impl Serialize) {
         for line in toml_of(table).lines() {
             self.0.push('#');
-            // The indent of a list's lines would make words of them.
+            // An indented line of a list would look like a comment.
             self.0.push_str(line.trim_start());
             self.0.push('\n');
         }
@@ -165,7 +165,7 @@ fn head(text: &mut Text, observed: &Observed<'_>, ideas: &Ideas) {
     }
 }
 
-/// What speaks for a proposal.
+/// The evidence for a proposal, as comments.
 fn evidence(text: &mut Text, seen: &Seen) {
     text.words(&format!("{}, by {}", tally_words(&seen.tally), names(seen.agents.iter().map(String::as_str))));
     for to in seen.to.iter().take(MOST) {
@@ -192,7 +192,7 @@ fn tally_words(tally: &Tally) -> String {
     format!("{} in {}, {when}", counted(tally.attempts, "attempt"), counted(tally.events, "event"))
 }
 
-/// Names that others wrote, in a line of words.
+/// Names from events, in one line.
 fn names<'a>(all: impl Iterator<Item = &'a str>) -> String {
     let all: Vec<&str> = all.collect();
     let mut words = all.iter().take(MOST).map(|name| short(name)).collect::<Vec<_>>().join(", ");
@@ -206,7 +206,7 @@ fn names<'a>(all: impl Iterator<Item = &'a str>) -> String {
     words
 }
 
-/// A name that others wrote: nothing in it can end the comment or move a terminal's cursor.
+/// A name from an event, escaped so that it cannot end the comment or move a terminal's cursor.
 fn short(name: &str) -> String {
     let cut: String = name.chars().take(LONGEST).collect();
     let mark = if cut.len() < name.len() { "..." } else { "" };

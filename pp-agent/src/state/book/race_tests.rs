@@ -50,8 +50,8 @@ impl Host {
         self.book.lock().unwrap().remove_expired(&self.state, now).unwrap();
     }
 
-    /// As it was until it lost receipts: the list on the disk is read, and then the lock is taken.
-    fn housekeeping_of_before(&self, now: Now) {
+    /// A wrong order that loses receipts: it reads the list on the disk, and then takes the lock.
+    fn housekeeping_that_loses_receipts(&self, now: Now) {
         let _highest = self.state.note_wall(now).unwrap();
         let kept = self.state.receipts().unwrap();
         let mut book = self.book.lock().unwrap();
@@ -60,14 +60,14 @@ impl Host {
 
     fn reload(&self) {
         let mut book = self.book.lock().unwrap();
-        let judged = book.judge_again(|stored| Kept { stored, admitted: 1 });
-        *book = judged;
+        let readmitted = book.readmit(|stored| Kept { stored, admitted: 1 });
+        *book = readmitted;
     }
 
-    /// As it would be if a reload judged a list that it read before its lock.
+    /// A wrong order: a reload that admits a list which it read before its lock.
     fn reload_of_an_earlier_list(&self) {
-        let judged = self.book.lock().unwrap().judge_again(|stored| Kept { stored, admitted: 1 });
-        *self.book.lock().unwrap() = judged;
+        let readmitted = self.book.lock().unwrap().readmit(|stored| Kept { stored, admitted: 1 });
+        *self.book.lock().unwrap() = readmitted;
     }
 
     fn in_force(&self, id: &str) -> bool {
@@ -75,7 +75,7 @@ impl Host {
     }
 }
 
-/// Everything side by side, once.
+/// Runs everything at the same time, once.
 fn race(housekeeping: fn(&Host, Now), reload: fn(&Host)) {
     let host = Host::new();
     let threads = [
@@ -135,6 +135,6 @@ fn acknowledged_receipts_survive_every_order_of_what_the_daemon_does() {
 #[test]
 fn list_that_is_read_before_its_lock_is_found_out() {
     let lost = |housekeeping, reload| catch_unwind(AssertUnwindSafe(|| every_order(housekeeping, reload))).is_err();
-    assert!(lost(Host::housekeeping_of_before, Host::reload), "housekeeping as it was lost nothing");
+    assert!(lost(Host::housekeeping_that_loses_receipts, Host::reload), "housekeeping as it was lost nothing");
     assert!(lost(Host::housekeeping, Host::reload_of_an_earlier_list), "a reload of an earlier list lost nothing");
 }

@@ -1,4 +1,4 @@
-//! What an event tells of an attempt.
+//! What an event says of a past attempt.
 
 use std::fmt;
 
@@ -8,31 +8,31 @@ use serde::Serialize;
 
 use crate::events::{Attempt, Body, Event, Members, UNKNOWN, Why, not_known};
 
-/// Why an event says too little to be judged.
+/// Why an event says too little for a draft to decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Blind {
+pub(crate) enum Undecided {
     /// A tool that was run.
     Tool,
     /// A server on the host.
     Delegate,
-    /// The gate failed, or was reached for.
+    /// The gate failed, or somebody tampered with it.
     Gate,
     /// A flow to a gateway went too far.
     Flow,
-    /// A pattern that a behaviour rule blocked, without the event that says by how much.
+    /// A pattern that a rate rule blocked. The event that says by how much is missing.
     Pattern,
-    /// Its verdict or reason was not known when it was written.
+    /// The writer of the event did not know its verdict or reason.
     Unknown,
 }
 
-impl fmt::Display for Blind {
+impl fmt::Display for Undecided {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.serialize(f)
     }
 }
 
-impl Blind {
+impl Undecided {
     /// Why, in words.
     #[must_use]
     pub(crate) const fn why(self) -> &'static str {
@@ -50,13 +50,13 @@ impl Blind {
 /// What the reason of a refusal was about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum About {
-    /// Protection, and no receipt that fits.
+    /// Protection without a matching receipt.
     Receipts,
     /// A receipt that allowed it.
     Receipt,
     /// How far one flow went.
     Flow,
-    /// A behaviour rule.
+    /// A rate rule.
     Rule(Rule),
     /// A kind of socket, or of packet.
     Socket,
@@ -66,9 +66,9 @@ pub(crate) enum About {
     Gate,
 }
 
-/// An attempt that an event tells of.
+/// An attempt that an event reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Told<'a> {
+pub(crate) struct PastAttempt<'a> {
     /// The event.
     pub(crate) event: &'a Event,
     /// The attempt.
@@ -79,29 +79,29 @@ pub(crate) struct Told<'a> {
     pub(crate) reason: Reason,
 }
 
-/// What an event is to a draft.
+/// What a draft can do with an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Then<'a> {
+pub(crate) enum Past<'a> {
     /// An attempt.
-    Attempt(Told<'a>),
+    Attempt(PastAttempt<'a>),
     /// An attempt that says too little.
-    Blind(Blind),
+    Undecided(Undecided),
     /// So many events are missing here.
     Missing(u64),
-    /// Nothing that policy decides.
+    /// An event about something that policy does not decide.
     Other,
 }
 
-impl<'a> Then<'a> {
+impl<'a> Past<'a> {
     /// Reads one event.
     ///
     /// # Errors
-    /// A value in an attempt that no event of this version has, in words.
+    /// In words: a value of an attempt that this version does not know.
     pub(crate) fn read(event: &'a Event) -> Result<Self, String> {
         Ok(match &event.body {
             _ if event.canary => Self::Other,
             Body::Verdict(attempt) => return Self::attempt(event, attempt),
-            Body::Exec(_) => Self::Blind(Blind::Tool),
+            Body::Exec(_) => Self::Undecided(Undecided::Tool),
             Body::Lost(loss) => Self::Missing(loss.count),
             Body::Tamper(_)
             | Body::FlowEnded(_)
@@ -119,34 +119,34 @@ impl<'a> Then<'a> {
     fn attempt(event: &'a Event, attempt: &'a Attempt) -> Result<Self, String> {
         let written = Members::from(event);
         let names = (written.verdict.as_deref(), written.reason.as_deref());
-        let (Some(verdict), Some(reason)) = names else { return Ok(Self::Blind(Blind::Unknown)) };
+        let (Some(verdict), Some(reason)) = names else { return Ok(Self::Undecided(Undecided::Unknown)) };
         if verdict == UNKNOWN || reason == UNKNOWN {
-            return Ok(Self::Blind(Blind::Unknown));
+            return Ok(Self::Undecided(Undecided::Unknown));
         }
         let decided = attempt.verdict.and_then(crate::events::Verdict::decided);
         let verdict = decided.ok_or_else(|| not_known("verdict", verdict))?;
         let reason = match attempt.reason {
             Some(Why::Decided(reason)) => reason,
-            // Repeats of calls to delegates are told under the names of what was tried.
-            Some(Why::Tried(_)) => return Ok(Self::Blind(Blind::Delegate)),
+            // Repeats of calls to delegates have the name of the call as their reason.
+            Some(Why::Tried(_)) => return Ok(Self::Undecided(Undecided::Delegate)),
             Some(Why::Unknown) | None => return Err(not_known("reason", reason)),
         };
         written.check_attempt()?;
-        Ok(Self::Attempt(Told { event, attempt, verdict, reason }))
+        Ok(Self::Attempt(PastAttempt { event, attempt, verdict, reason }))
     }
 }
 
-impl Told<'_> {
+impl PastAttempt<'_> {
     /// The agent; empty where the event names none.
     #[must_use]
     pub(crate) fn agent(&self) -> &str {
         self.event.who.agent.as_deref().unwrap_or_default()
     }
 
-    /// How many attempts it stands for.
+    /// How many attempts the event reports.
     #[must_use]
     pub(crate) const fn attempts(&self) -> u64 {
-        self.attempt.repeats.saturating_add(self.event.told(self.attempt.repeats))
+        self.attempt.repeats.saturating_add(self.event.own_attempts(self.attempt.repeats))
     }
 
     /// Whether a receipt that allowed it also allows logins.

@@ -1,5 +1,5 @@
-//! What the behaviour rules make of networks, as the kernel's table has it: one
-//! entry for each network that is named, with what wider ones say.
+//! The networks that the rate rules judge or exempt, as the kernel's table holds them. Each named network has one entry, which includes
+//! what wider networks say.
 
 use super::{PolicyError, distinct};
 use crate::config::Config;
@@ -7,7 +7,7 @@ use crate::net::Prefix;
 use ipnet::IpNet;
 use pp_common::behaviour::{EXEMPT_PORTS, JudgedNetwork, NETWORK_EXEMPT, NETWORK_INTERNAL, NETWORK_OWN, PortRange};
 
-/// Networks that are an organisation's own: RFC 1918, RFC 6598, RFC 4193, RFC 4291.
+/// Private networks: RFC 1918, RFC 6598, RFC 4193, RFC 4291.
 const INTERNAL: [&str; 6] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7", "fe80::/10"];
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 
@@ -15,12 +15,16 @@ fn fixed(list: &[&str]) -> Vec<Prefix> {
     list.iter().filter_map(|text| text.parse::<IpNet>().ok()).map(Prefix::from).collect()
 }
 
-/// Where the host reaches itself on every machine.
+/// The loopback networks.
 pub(super) fn loopback() -> Vec<Prefix> {
     fixed(&LOOPBACK)
 }
 
-pub(super) fn grounds(config: &Config) -> Result<Vec<(Prefix, JudgedNetwork)>, PolicyError> {
+/// Builds the table.
+///
+/// # Errors
+/// A network has more exempt port ranges than an entry holds.
+pub(super) fn judged_networks(config: &Config) -> Result<Vec<(Prefix, JudgedNetwork)>, PolicyError> {
     let rules = &config.behaviour;
     let loopback = loopback();
     let mut internal = fixed(&INTERNAL);
@@ -29,35 +33,35 @@ pub(super) fn grounds(config: &Config) -> Result<Vec<(Prefix, JudgedNetwork)>, P
         internal.extend(&loopback);
     }
     let exempt: Vec<_> = rules.exempt.iter().map(|exemption| (Prefix::from(exemption.network), exemption.ports)).collect();
-    // A gateway's other ports are not protected, and no exemption covers them. A zone has no port that is not protected.
+    // The ports that a gateway does not list are unprotected, so the rate rules count them. No exemption covers them.
     let gateways = distinct(config.gateways.iter().map(|gateway| Prefix::from(gateway.address)));
     let named = internal.iter().chain(&loopback).chain(exempt.iter().map(|(prefix, _)| prefix)).chain(&gateways);
     let covered = |by: &[Prefix], prefix: &Prefix| by.iter().any(|wide| wide.covers(prefix));
-    let ground = |prefix: Prefix| {
+    let network = |prefix: Prefix| {
         let is_gateway = gateways.binary_search(&prefix).is_ok();
-        let mut ground = JudgedNetwork { flags: 0, ports: [PortRange::NONE; EXEMPT_PORTS], pad: 0 };
+        let mut network = JudgedNetwork { flags: 0, ports: [PortRange::NONE; EXEMPT_PORTS], pad: 0 };
         if is_gateway || covered(&internal, &prefix) {
-            ground.flags |= NETWORK_INTERNAL;
+            network.flags |= NETWORK_INTERNAL;
         }
         if !is_gateway && !rules.count_own && covered(&loopback, &prefix) {
-            ground.flags |= NETWORK_OWN;
+            network.flags |= NETWORK_OWN;
         }
         let here = exempt.iter().filter(|(wide, _)| !is_gateway && wide.covers(&prefix));
         let ports = distinct(here.filter_map(|(_, ports)| {
             if ports.is_none() {
-                ground.flags |= NETWORK_EXEMPT;
+                network.flags |= NETWORK_EXEMPT;
             }
             *ports
         }));
         if ports.len() > EXEMPT_PORTS {
             return Err(PolicyError::ExemptPorts { prefix, need: ports.len() });
         }
-        for (slot, (first, last)) in ground.ports.iter_mut().zip(ports) {
+        for (slot, (first, last)) in network.ports.iter_mut().zip(ports) {
             *slot = PortRange { first, last };
         }
-        Ok((prefix, ground))
+        Ok((prefix, network))
     };
-    distinct(named.copied()).into_iter().map(ground).collect()
+    distinct(named.copied()).into_iter().map(network).collect()
 }
 
 #[cfg(test)]
@@ -67,13 +71,13 @@ mod tests {
     use pp_common::behaviour::{Scope, scope};
     use std::net::IpAddr;
 
-    fn judged(policy: &str, questions: &[(&str, u16, bool, Scope)]) {
+    fn check(policy: &str, questions: &[(&str, u16, bool, Scope)]) {
         let config = Config::from_sources(vec![Source { name: "p".into(), text: policy.into() }]).unwrap();
-        let table = grounds(&config).unwrap();
+        let table = judged_networks(&config).unwrap();
         for (address, port, login, wanted) in questions {
             let address = Prefix::from(address.parse::<IpAddr>().unwrap());
             let found = table.iter().filter(|(prefix, _)| prefix.covers(&address)).max_by_key(|(prefix, _)| prefix.len);
-            assert_eq!(scope(found.map(|(_, ground)| ground), *login, *port), *wanted, "{address} port {port}");
+            assert_eq!(scope(found.map(|(_, network)| network), *login, *port), *wanted, "{address} port {port}");
         }
     }
 
@@ -82,26 +86,26 @@ mod tests {
         let (all, logins, nothing) = (Scope::Internal, Scope::Logins, Scope::Nothing);
         let questions: Vec<_> =
             ["10.1.2.3", "172.31.0.1", "192.168.1.1", "100.64.0.1", "fd00::1", "fe80::1"].map(|a| (a, 80, false, all)).into();
-        judged("", &questions);
-        judged("", &[("172.32.0.1", 80, false, nothing), ("198.51.100.1", 443, false, nothing), ("198.51.100.1", 22, true, logins)]);
-        judged("", &[("127.0.0.1", 22, true, nothing), ("::1", 80, false, nothing), ("224.0.0.251", 5353, false, nothing)]);
-        judged("[behaviour]\ncount_own = true", &[("127.0.0.1", 80, false, all), ("::1", 80, false, all)]);
-        judged("[behaviour]\ninternal = ['192.0.2.0/24']", &[("192.0.2.9", 80, false, all)]);
+        check("", &questions);
+        check("", &[("172.32.0.1", 80, false, nothing), ("198.51.100.1", 443, false, nothing), ("198.51.100.1", 22, true, logins)]);
+        check("", &[("127.0.0.1", 22, true, nothing), ("::1", 80, false, nothing), ("224.0.0.251", 5353, false, nothing)]);
+        check("[behaviour]\ncount_own = true", &[("127.0.0.1", 80, false, all), ("::1", 80, false, all)]);
+        check("[behaviour]\ninternal = ['192.0.2.0/24']", &[("192.0.2.9", 80, false, all)]);
     }
 
     #[test]
     fn exemptions_hold_for_their_networks_and_ports_alone() {
         let (all, nothing) = (Scope::Internal, Scope::Nothing);
         let policy = "[behaviour]\nexempt = ['10.1.2.0/24:443', '10.1.0.0/16:8000-8100', '10.9.0.0/16', '198.51.100.0/24:22']";
-        judged(policy, &[("10.1.2.3", 443, false, nothing), ("10.1.2.3", 8050, false, nothing), ("10.1.2.3", 80, false, all)]);
-        judged(policy, &[("10.1.3.3", 443, false, all), ("10.1.3.3", 8100, false, nothing), ("10.1.3.3", 8101, false, all)]);
-        judged(policy, &[("10.9.1.1", 22, true, nothing), ("198.51.100.9", 22, true, nothing), ("198.51.100.9", 23, true, Scope::Logins)]);
+        check(policy, &[("10.1.2.3", 443, false, nothing), ("10.1.2.3", 8050, false, nothing), ("10.1.2.3", 80, false, all)]);
+        check(policy, &[("10.1.3.3", 443, false, all), ("10.1.3.3", 8100, false, nothing), ("10.1.3.3", 8101, false, all)]);
+        check(policy, &[("10.9.1.1", 22, true, nothing), ("198.51.100.9", 22, true, nothing), ("198.51.100.9", 23, true, Scope::Logins)]);
     }
 
     #[test]
     fn no_exemption_covers_a_gateway() {
         let gateway = "[[gateway]]\nname = 'g'\naddress = '198.51.100.7'\nports = [443]\n[behaviour]\nexempt = ['0.0.0.0/0']\n";
-        judged(gateway, &[("198.51.100.7", 80, false, Scope::Internal), ("198.51.100.8", 80, false, Scope::Nothing)]);
+        check(gateway, &[("198.51.100.7", 80, false, Scope::Internal), ("198.51.100.8", 80, false, Scope::Nothing)]);
     }
 
     #[test]
@@ -109,6 +113,6 @@ mod tests {
         let ports: Vec<String> = (1..=9).map(|port| format!("'10.0.0.0/8:{port}'")).collect();
         let policy = format!("[behaviour]\nexempt = [{}]", ports.join(", "));
         let config = Config::from_sources(vec![Source { name: "p".into(), text: policy }]).unwrap();
-        assert!(matches!(grounds(&config), Err(PolicyError::ExemptPorts { need: 9, .. })));
+        assert!(matches!(judged_networks(&config), Err(PolicyError::ExemptPorts { need: 9, .. })));
     }
 }
