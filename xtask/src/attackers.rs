@@ -1,6 +1,6 @@
-//! `attackers`: what real tools got through before they were blocked, row by row of `tests/kernels.toml`.
+//! `attackers`: what real tools got through before they were blocked, for each row of `tests/kernels.toml`.
 //!
-//! `docs/attackers/ROW.json` is what one run recorded; `docs/attackers.md` is made of all of them.
+//! `docs/attackers/ROW.json` is the record of one run. `docs/attackers.md` is generated from all of them.
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
@@ -13,10 +13,10 @@ use crate::{
     paths::{self, Paths},
 };
 
-/// The suite's tests whose names have this in them record what their attacker came to.
+/// The suite's tests whose names contain this record the results of their attacker.
 const FILTER: &str = "attackers";
 
-/// What one run recorded.
+/// The record of one run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Recorded {
     row: String,
@@ -56,8 +56,8 @@ struct Test {
     state: String,
 }
 
-/// Runs the attackers on rows (none named: this machine's own kernel), with `soak` also those that take half an hour, or takes the result
-/// files of the suite's last run there (`already`), and writes what they came to and the page; true when every test of them passed.
+/// Runs the attackers on rows, or on this machine's own kernel if none is named, and writes their results and the page. With `soak` it also
+/// runs those that take half an hour. With `already` it uses the result files of the suite's last run. True if every test passed.
 pub(crate) fn run(paths: &Paths, rows: &[String], soak: bool, already: bool) -> Result<bool> {
     let matrix = Matrix::load(paths)?;
     let mut more = vec![FILTER.to_owned()];
@@ -81,7 +81,7 @@ pub(crate) fn run(paths: &Paths, rows: &[String], soak: bool, already: bool) -> 
     Ok(green)
 }
 
-/// Writes the page from what is recorded.
+/// Writes the page from the records.
 pub(crate) fn write_page(paths: &Paths) -> Result<()> {
     let page = page(&committed(paths)?, &Matrix::load(paths)?);
     paths::write_if_changed(&paths.root.join("docs/attackers.md"), &page).map(|_| ())

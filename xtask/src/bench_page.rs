@@ -1,4 +1,4 @@
-//! `docs/performance/`: what a run of the bench came to, as pages. `docs/performance.md` explains the columns.
+//! Writes results of the bench as pages below `docs/performance/`. `docs/performance.md` explains the columns.
 
 use anyhow::Result;
 

@@ -1,4 +1,4 @@
-//! `build-ebpf`: compiles the kernel side to the one object that the agent embeds.
+//! `build-ebpf`: compiles the kernel programs to the object that the agent embeds.
 
 use std::{
     fs,
@@ -24,11 +24,11 @@ pub(crate) enum Variant<'a> {
     Feature(&'a str),
 }
 
-/// Builds the object and returns its path. Cargo decides what is fresh.
+/// Builds the object and returns its path. Cargo decides what is up to date.
 ///
 /// # Errors
 ///
-/// Without a toolchain that can be found or installed, or when the code does not compile.
+/// No toolchain can be found or installed, or the code does not compile.
 pub(crate) fn run(paths: &Paths, variant: Variant<'_>) -> Result<PathBuf> {
     let toolchain = toolchain::ensure(paths)?;
     let mut command = toolchain.cargo_build();
@@ -49,7 +49,7 @@ pub(crate) fn run(paths: &Paths, variant: Variant<'_>) -> Result<PathBuf> {
     if matches!(variant, Variant::Shipped) {
         let record = kernel_sources::record(&object);
         if changed && record.exists() {
-            // Stopped here, it is of no known sources, and nothing embeds it.
+            // If the process stops here, the sources of the object are unknown, and nothing embeds it.
             fs::remove_file(&record).with_context(|| format!("{}: not removable", record.display()))?;
         }
         if let Some(file) = kernel_sources::difference(&sources, &kernel_sources::of(&paths.root)?) {
@@ -63,7 +63,7 @@ pub(crate) fn run(paths: &Paths, variant: Variant<'_>) -> Result<PathBuf> {
     Ok(object)
 }
 
-/// Copies where the content differs, so that an unchanged object does not rebuild what embeds it.
+/// Copies the file if its content differs, so that an unchanged object does not rebuild the agent.
 fn copy_if_changed(from: &Path, to: &Path) -> Result<bool> {
     let new = fs::read(from).with_context(|| format!("{}: not readable", from.display()))?;
     if fs::read(to).is_ok_and(|old| old == new) {

@@ -1,4 +1,4 @@
-//! `ci`: every check there is, in the order that fails fastest, with a table of what came of each and how long it took.
+//! `ci`: runs every check, the fastest to fail first, and prints a table of results and times.
 
 mod table;
 
@@ -19,14 +19,13 @@ use crate::{
     kept::{self, Common, Kept, Key, Store},
     kernels::{Matrix, Row, Share},
     output::Output,
+    parallel::{self, Piece},
     paths::Paths,
-    setup, sh,
-    side_by_side::{self, Piece},
-    systemd,
+    setup, sh, systemd,
 };
 use table::{Line, Times};
 
-/// What the command is told.
+/// The options of the command.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub(crate) struct Options {
     /// Run every row, also those of which nothing has changed since they were green
@@ -40,7 +39,7 @@ pub(crate) struct Options {
     pub(crate) json: bool,
 }
 
-/// Runs everything; true when all of it passed.
+/// Runs everything. True if all of it passed.
 pub(crate) fn run(paths: &Paths, options: Options, output: &Output) -> Result<bool> {
     let start = Instant::now();
     if options.release {
@@ -49,10 +48,10 @@ pub(crate) fn run(paths: &Paths, options: Options, output: &Output) -> Result<bo
     }
     let matrix = Matrix::load(paths)?;
     setup::run(paths, Some(setup::Part::Toolchain))?;
-    // All else is installed and fetched while this machine compiles.
+    // The rest is installed and fetched while this machine compiles.
     let (mut table, bin) = thread::scope(|scope| {
-        let (tell, lab) = mpsc::channel();
-        let fetching = scope.spawn(move || fetched(paths, &tell));
+        let (lab_ready, lab) = mpsc::channel();
+        let fetching = scope.spawn(move || fetched(paths, &lab_ready));
         let (mut table, bin) = compiled(paths, &lab)?;
         table.extend(fetching.join().map_err(|_| anyhow!("the thread that fetches panicked"))?);
         Ok::<_, anyhow::Error>((table, bin))
@@ -71,8 +70,8 @@ pub(crate) fn run(paths: &Paths, options: Options, output: &Output) -> Result<bo
     Ok(times.green())
 }
 
-/// What other steps need and is not compiled here. Says when the lab is there.
-fn fetched(paths: &Paths, tell: &mpsc::Sender<()>) -> Vec<Line> {
+/// Fetches and installs what other steps need. Sends through `lab_ready` once the lab is installed.
+fn fetched(paths: &Paths, lab_ready: &mpsc::Sender<()>) -> Vec<Line> {
     let part = |what: &str, parts: &[setup::Part]| {
         let start = Instant::now();
         let done = parts.iter().try_for_each(|part| setup::run(paths, Some(*part)));
@@ -80,13 +79,13 @@ fn fetched(paths: &Paths, tell: &mpsc::Sender<()>) -> Vec<Line> {
     };
     let lab = part("lab", &[setup::Part::Lab]);
     if lab.failed == 0 {
-        // Nobody waits for it where a step before has ended the run.
-        let _told = tell.send(());
+        // The receiver is gone if an earlier step ended the run.
+        let _sent = lab_ready.send(());
     }
     vec![lab, part("agents and kernels", &[setup::Part::Agents, setup::Part::Kernels])]
 }
 
-/// The committed coverage: rows that are of this tree, what must not be, and the stale rows, which are named below the table.
+/// The line of the committed coverage, which counts current rows, complaints and stale rows, and the stale rows themselves.
 fn committed_coverage(paths: &Paths, demand: coverage::Demand) -> (Line, Vec<String>) {
     let start = Instant::now();
     let what = "committed coverage";
@@ -100,8 +99,8 @@ fn committed_coverage(paths: &Paths, demand: coverage::Demand) -> (Line, Vec<Str
     }
 }
 
-/// What needs nothing but the compiler, and the directory of the suite's binaries if they could be built. Unit tests start programs of the
-/// lab: these wait until `lab` says that it is there.
+/// The checks that need only the compiler, and the directory of the suite's binaries if they could be built. Unit tests start programs of
+/// the lab, so they wait for `lab`.
 fn compiled(paths: &Paths, lab: &mpsc::Receiver<()>) -> Result<(Vec<Line>, Option<PathBuf>)> {
     let mut table = vec![check(paths, "format", &["fmt", "--all", "--check"])?];
     let start = Instant::now();
@@ -113,11 +112,11 @@ fn compiled(paths: &Paths, lab: &mpsc::Receiver<()>) -> Result<(Vec<Line>, Optio
     if sh::run_quiet(&mut sh::cmd("cargo", ["deny", "--version"])).is_ok() {
         table.push(check(paths, "dependencies", &["deny", "--all-features", "check"])?);
     } else {
-        // It takes as long to build as all of this; whoever has it, has the check.
+        // cargo-deny takes as long to build as all of this, so it is not installed for the check.
         table.push(Line::new("dependencies (no cargo-deny here)", (0, 0, 1), Instant::now()));
     }
     if lab.recv().is_err() {
-        // Why stands in the line of the lab, which has failed.
+        // The line of the lab says why it failed.
         return Ok((table, None));
     }
     table.push(unit(paths, "unit tests", &["test", "--no-fail-fast"])?);
@@ -128,13 +127,13 @@ fn compiled(paths: &Paths, lab: &mpsc::Receiver<()>) -> Result<(Vec<Line>, Optio
     Ok((table, bin.ok()))
 }
 
-/// The rows of the matrix and the installed service, and what their results are kept by.
+/// The rows of the matrix and the installed service, and the store of their results.
 struct Rows<'a> {
     paths: &'a Paths,
     matrix: &'a Matrix,
     bin: &'a Path,
     store: Store,
-    /// None where something that keys are made of is missing: every row runs then.
+    /// `None` if an input of the keys is missing. Every row runs then.
     common: Option<Common>,
 }
 
@@ -147,13 +146,13 @@ impl<'a> Rows<'a> {
         Self { paths, matrix, bin, store, common: common.ok() }
     }
 
-    /// Each virtual machine keeps one processor busy; this machine's own row waits now and then and measures time, so it runs beside them and
-    /// goes first where both want a processor.
+    /// Each virtual machine uses one processor. This machine's own row often waits, and it measures time. Therefore it runs in parallel
+    /// with them and has priority.
     fn run(&self) -> Vec<Line> {
         let (here, emulated): (Vec<_>, Vec<_>) =
             self.matrix.rows.iter().filter(|row| row.ci != Share::None).partition(|row| row.kernel.is_none());
         let mut pieces: Vec<Piece<'_, Line>> = Vec::new();
-        // The longest first, so that no processor waits for one at the end.
+        // The longest first, so that no processor is idle at the end.
         let (long, short): (Vec<_>, Vec<_>) = emulated.into_iter().partition(|row| row.ci != Share::Part);
         for row in long {
             pieces.push(Box::new(move || self.row(row)));
@@ -165,7 +164,7 @@ impl<'a> Rows<'a> {
             pieces.push(Box::new(move || self.row(row)));
         }
         thread::scope(|scope| {
-            let machines = scope.spawn(|| side_by_side::run(pieces));
+            let machines = scope.spawn(|| parallel::run(pieces));
             let mut lines: Vec<Line> = here.into_iter().map(|row| self.row(row)).collect();
             let machines = machines
                 .join()
@@ -205,8 +204,8 @@ impl<'a> Rows<'a> {
         Line { groups: cell.groups, ..Line::new(&format!("{what} ({})", cell.kernel), counts, start) }
     }
 
-    /// Whether the ways around need no try on a machine: the committed result of the row is of these very kernel programs and ways. What the
-    /// daemon has to do with them shows on this machine itself, which tries them all.
+    /// Whether the row can skip the ways around the gate: its committed result is of the same kernel programs and the same ways. The
+    /// daemon's part in them is tested on this machine, which tries them all.
     fn covered(&self, what: &str, row: &Row) -> bool {
         if self.store.is_fresh() {
             return false;
@@ -249,7 +248,7 @@ impl<'a> Rows<'a> {
         key.ok()
     }
 
-    /// The line of an earlier run of this key, if there is one.
+    /// The line of an earlier run with this key, if there is one.
     fn taken(&self, what: &str, name: &str, key: Option<&Key>, result: Option<&Path>, start: Instant) -> Option<Line> {
         let key = key?;
         let old = self.store.take(name, key, result)?;
@@ -267,19 +266,19 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// A cargo command that passes or fails as one.
+/// The line of a cargo command that passes or fails as a whole.
 fn check(paths: &Paths, what: &str, args: &[&str]) -> Result<Line> {
     let start = Instant::now();
     let (ok, _) = logged(paths, what, args)?;
     Ok(Line::verdict(what, ok, start))
 }
 
-/// A cargo test run, counted test by test.
+/// The line of a cargo test run, with counts of its tests.
 fn unit(paths: &Paths, what: &str, args: &[&str]) -> Result<Line> {
     let start = Instant::now();
     let (ok, text) = logged(paths, what, args)?;
     let (passed, mut failed, skipped) = counts(&text);
-    // A crate that does not compile, or a run without a single test, is a failure too.
+    // A crate that does not compile and a run without tests fail too.
     if failed == 0 && (!ok || passed == 0) {
         failed = 1;
     }
@@ -293,7 +292,7 @@ fn verdict<T>(what: &str, result: &Result<T>, start: Instant) -> Line {
     Line::verdict(what, result.is_ok(), start)
 }
 
-/// Runs cargo with its output in a log; on failure the end of the log is shown.
+/// Runs cargo with its output in a log. On failure it shows the end of the log.
 fn logged(paths: &Paths, what: &str, args: &[&str]) -> Result<(bool, String)> {
     sh::say(format!("{what} ..."));
     let dir = paths.cache.join("ci");
@@ -318,7 +317,7 @@ fn logged(paths: &Paths, what: &str, args: &[&str]) -> Result<(bool, String)> {
     Ok((status.success(), text))
 }
 
-/// Passed, failed and ignored over every `test result:` line.
+/// Sums of passed, failed and ignored tests over all `test result:` lines.
 fn counts(text: &str) -> (usize, usize, usize) {
     let mut sum = (0, 0, 0);
     for line in text.lines().filter_map(|line| line.strip_prefix("test result: ")) {

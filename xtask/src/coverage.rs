@@ -1,7 +1,7 @@
-//! `coverage`: the table of ways around the gate, tried on every row of `tests/kernels.toml`; its committed results and the page made of them.
+//! `coverage`: tries the table of ways around the gate on every row of `tests/kernels.toml`, and manages the committed results.
 //!
-//! `docs/coverage/ROW.json` is what one run found, with the commit, the date and a hash of the sources that decide and refuse.
-//! `docs/coverage.md` is made of all of them (`coverage_page.rs`). [`check`] keeps both honest.
+//! `docs/coverage/ROW.json` is the result of one run, with the commit, the date and a hash of the sources that decide and refuse.
+//! `docs/coverage.md` is generated from all of them (`coverage_page.rs`). [`check`] compares both with this tree.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,10 +18,9 @@ use crate::{
     coverage_page, e2e,
     kernels::{Matrix, Row, Share},
     output::Output,
+    parallel::{self, Piece},
     paths::{self, Paths},
-    setup, sh,
-    side_by_side::{self, Piece},
-    wrappers,
+    setup, sh, wrappers,
 };
 
 /// The group of the suite that tries the ways.
@@ -37,7 +36,7 @@ pub(crate) struct Found {
     pub(crate) date: String,
     /// Hash of the sources of pp-ebpf and pp-common that it ran with.
     pub(crate) sources: String,
-    /// Closed rows as a part of those that can be delivered.
+    /// The share of closed rows among those that can be delivered.
     pub(crate) score: f64,
     pub(crate) rows: Vec<Technique>,
 }
@@ -52,21 +51,21 @@ pub(crate) struct Technique {
     pub(crate) test: String,
 }
 
-/// Which committed results must be of this tree.
+/// Which committed results must be current, that is, of this tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Demand {
-    /// Every row's.
+    /// All of them.
     All,
-    /// That of this machine's own kernel; the others may be stale, and are named.
+    /// That of this machine's own kernel. The others may be stale and are listed.
     Native,
 }
 
 /// What [`check`] found.
 #[derive(Debug, Default)]
 pub(crate) struct Checked {
-    /// What must not be.
+    /// What must be fixed.
     pub(crate) complaints: Vec<String>,
-    /// Rows that say nothing of this tree, where that is no complaint.
+    /// Rows whose results are not of this tree, if that is allowed.
     pub(crate) stale: Vec<String>,
     /// Rows whose results are of this tree.
     pub(crate) current: usize,
@@ -87,19 +86,19 @@ struct Test {
     state: String,
 }
 
-/// Runs the table on rows, or takes the result files of the suite's last run there (`recorded`, after `ci` or `e2e` on this very tree),
-/// writes what it found and the page, and with `json` prints it there; true when no row of it is open.
+/// Runs the table on rows and writes the results and the page. With `recorded` it uses the result files of the suite's last run, which
+/// must have been of this tree. With `json` it prints the results there. True if no row is open.
 pub(crate) fn run(paths: &Paths, rows: &[String], recorded: bool, json: Option<&Output>) -> Result<bool> {
     let matrix = Matrix::load(paths)?;
     let rows: Vec<&Row> =
         if rows.is_empty() { matrix.rows.iter().collect() } else { rows.iter().map(|name| matrix.row(name)).collect::<Result<_>>()? };
     let bin = if recorded { None } else { Some(prepare(paths, &rows)?) };
-    // This machine's own row measures time: it runs alone, before the machines.
+    // This machine's own row measures time. Therefore it runs alone, before the virtual machines.
     let (here, emulated): (Vec<&Row>, Vec<&Row>) = rows.into_iter().partition(|row| row.kernel.is_none());
     let try_row = |row| one_row(paths, &matrix, row, bin.as_deref(), json.is_some());
     let mut tried: Vec<Result<(bool, Found)>> = here.into_iter().map(try_row).collect();
     let machines = emulated.into_iter().map(|row| Box::new(move || try_row(row)) as Piece<'_, _>);
-    tried.extend(side_by_side::run(machines.collect()));
+    tried.extend(parallel::run(machines.collect()));
     let mut all = Vec::new();
     let mut green = true;
     for row in tried {
@@ -114,7 +113,7 @@ pub(crate) fn run(paths: &Paths, rows: &[String], recorded: bool, json: Option<&
     Ok(green)
 }
 
-/// Runs one row, or takes what its last run left, and writes it down; whether it was green.
+/// Runs one row, or takes the result of its last run, and writes it. Returns whether it was green.
 fn one_row(paths: &Paths, matrix: &Matrix, row: &Row, bin: Option<&Path>, json: bool) -> Result<(bool, Found)> {
     let mut green = true;
     if let Some(bin) = bin {
@@ -127,14 +126,14 @@ fn one_row(paths: &Paths, matrix: &Matrix, row: &Row, bin: Option<&Path>, json: 
     }
     let found = found(paths, row)?;
     let wrong = wrong(&found);
-    // A run of a part of the suite is no result of the whole table.
+    // A run of a part of the suite does not cover the whole table.
     ensure!(bin.is_some() || wrong.is_empty(), "{}: the run that is recorded cannot be taken: {}", row.name, wrong.join("; "));
     green &= wrong.is_empty();
     write(paths, &found)?;
     Ok((green, found))
 }
 
-/// What running rows needs.
+/// Sets up and builds what running the rows needs. Returns the directory of the binaries.
 fn prepare(paths: &Paths, rows: &[&Row]) -> Result<PathBuf> {
     setup::native(paths)?;
     if rows.iter().any(|row| row.kernel.is_some()) {
@@ -143,21 +142,21 @@ fn prepare(paths: &Paths, rows: &[&Row]) -> Result<PathBuf> {
     e2e::build(paths, false)
 }
 
-/// Compares the committed results with this tree. `after_a_run`: the suite's result files are of this tree, and must not contradict them.
+/// Compares the committed results with this tree. With `after_a_run` the suite's result files are of this tree and must agree with them.
 pub(crate) fn check(paths: &Paths, demand: Demand, after_a_run: bool) -> Result<Checked> {
     let matrix = Matrix::load(paths)?;
     let committed = committed(paths)?;
     let sources = sources(paths)?;
     let fresh = |row: &Row| -> Result<Option<Report>> {
         match row.ci {
-            // `ci` ran this machine's own row just now: without its result nothing is known.
+            // `ci` has just run this machine's own row, so its result must exist.
             _ if after_a_run && row.kernel.is_none() => report(paths, row).map(Some),
-            // What lies there may be of an earlier tree.
+            // A result file may be of an earlier tree.
             Share::None => Ok(None),
             _ => Ok(report(paths, row).ok().filter(|_| after_a_run)),
         }
     };
-    let mut checked = judge(&committed, &matrix, &sources, demand, fresh)?;
+    let mut checked = compare(&committed, &matrix, &sources, demand, fresh)?;
     let page = coverage_page::page(&committed.into_values().collect::<Vec<_>>(), &matrix, &sources);
     if paths::read(&page_file(paths)).ok().as_deref() != Some(page.as_str()) {
         checked
@@ -167,7 +166,7 @@ pub(crate) fn check(paths: &Paths, demand: Demand, after_a_run: bool) -> Result<
     Ok(checked)
 }
 
-/// The hash of the kernel programs by which the committed result of a row is one of this tree, with this tree's ways; `None`: it is not.
+/// The hash of the kernel programs, if the committed result of the row is of these programs and of this tree's ways.
 ///
 /// # Errors
 ///
@@ -179,8 +178,8 @@ pub(crate) fn of_these_programs(paths: &Paths, row: &Row) -> Result<Option<Strin
     Ok(current.filter(|found| found.backend == row.backend && wrong(found).is_empty()).map(|_| sources))
 }
 
-/// What [`check`] says of the results alone. `fresh` gives the suite's result of a row, where there is one of this tree.
-fn judge(
+/// The part of [`check`] without the page. `fresh` returns the suite's result of a row, if there is one of this tree.
+fn compare(
     committed: &BTreeMap<String, Found>,
     matrix: &Matrix,
     sources: &str,
@@ -191,7 +190,7 @@ fn judge(
     let native = native(matrix, committed.values());
     for row in &matrix.rows {
         let Some(found) = committed.get(&row.name) else {
-            // The page says which rows have none; this machine's own kernel must have one.
+            // The page lists rows without a result. This machine's own kernel must have one.
             if row.kernel.is_none() {
                 checked.complaints.push(format!("{}: no result in docs/coverage; run cargo xtask coverage --rows {0}", row.name));
             }
@@ -224,7 +223,7 @@ pub(crate) fn native<'a>(matrix: &Matrix, mut all: impl Iterator<Item = &'a Foun
     all.find(|found| found.row == row.name)
 }
 
-/// Why a result says nothing of this tree; `None` when it does. The table of ways is taken from the native row, which a fresh run checks.
+/// Why a result is not of this tree; `None` if it is. The table of ways is taken from the native row, which a fresh run checks.
 pub(crate) fn stale(found: &Found, native: Option<&Found>, sources: &str) -> Option<&'static str> {
     let tests = |found: &Found| found.rows.iter().map(|row| row.test.clone()).collect::<BTreeSet<_>>();
     if found.sources != sources {
@@ -233,7 +232,7 @@ pub(crate) fn stale(found: &Found, native: Option<&Found>, sources: &str) -> Opt
     native.is_some_and(|native| tests(native) != tests(found)).then_some("stale: measured with another table of ways")
 }
 
-/// What no result may have: an open row, a row whose test did not run, a gap that is none of the named ones.
+/// What no result may contain: an open row, a row whose test did not run, an unknown gap.
 fn wrong(found: &Found) -> Vec<String> {
     const GAPS: [&str; 6] = ["packet", "vsock", "unix", "ptrace", "passed", "tamper"];
     let mut wrong = Vec::new();
@@ -251,7 +250,7 @@ fn wrong(found: &Found) -> Vec<String> {
     wrong
 }
 
-/// Rows of the committed result that a fresh run contradicts. A row that is closed must have had its test run and pass.
+/// Rows of the committed result that a fresh run contradicts. The test of a closed row must have run and passed.
 fn differences(found: &Found, report: &Report) -> Vec<String> {
     let fresh: BTreeMap<&str, &Technique> = report.coverage.iter().map(|row| (row.test.as_str(), row)).collect();
     let passed: BTreeSet<&str> = report.tests.iter().filter(|test| test.state == "passed").map(|test| test.name.as_str()).collect();
@@ -261,12 +260,12 @@ fn differences(found: &Found, report: &Report) -> Vec<String> {
         let what = format!("{} ({})", row.technique, row.address_form);
         match fresh.get(row.test.as_str()) {
             None => wrong.push(format!("{what}: {} is no test of this tree", row.test)),
-            // Groups that a short run leaves out say nothing.
+            // A short run skips groups. Their rows are not compared.
             Some(_) if !ran.contains(row.test.as_str()) => {}
             Some(_) if row.state == "closed" && !passed.contains(row.test.as_str()) => {
                 wrong.push(format!("{what}: closed, but {} did not pass", row.test));
             }
-            // Another kernel than the committed result's may have other protocols.
+            // Another kernel than that of the committed result may have other protocols.
             Some(now) if now.state != row.state && report.kernel_release == found.kernel => {
                 wrong.push(format!("{what}: {}, but {} just now", row.state, now.state))
             }
@@ -278,7 +277,7 @@ fn differences(found: &Found, report: &Report) -> Vec<String> {
     wrong
 }
 
-/// Where the suite left the result of its last run on a row.
+/// The file in which the suite wrote the result of its last run on a row.
 pub(crate) fn result_file(paths: &Paths, row: &Row) -> PathBuf {
     match row.kernel {
         None => paths.cache.join("e2e/native/result.json"),
@@ -310,14 +309,14 @@ fn found(paths: &Paths, row: &Row) -> Result<Found> {
     })
 }
 
-/// What a program says, without the space around it.
+/// The output of a program, trimmed.
 pub(crate) fn say(paths: &Paths, program: &str, arguments: &[&str]) -> Result<String> {
     let output = Command::new(program).args(arguments).current_dir(&paths.root).output().with_context(|| program.to_owned())?;
     ensure!(output.status.success(), "{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
-/// A hash over what decides and refuses: a commit that leaves it alone leaves the results true.
+/// A hash of the sources that decide and refuse. While they do not change, the results stay valid.
 fn sources(paths: &Paths) -> Result<String> {
     let mut files = Vec::new();
     for folder in ["pp-common/src", "pp-ebpf/src"] {
@@ -336,7 +335,7 @@ fn sources(paths: &Paths) -> Result<String> {
     Ok(hex::encode(&hash.finalize()[..12]))
 }
 
-/// Every Rust source below the folder, but for those of tests.
+/// Every Rust source below the folder, except tests.
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         let path = entry?.path();
@@ -376,7 +375,7 @@ fn committed(paths: &Paths) -> Result<BTreeMap<String, Found>> {
     Ok(all)
 }
 
-/// Makes the page of the committed results.
+/// Writes the page of the committed results.
 pub(crate) fn write_page(paths: &Paths) -> Result<()> {
     let matrix = Matrix::load(paths)?;
     let all: Vec<Found> = committed(paths)?.into_values().collect();
@@ -443,15 +442,15 @@ mod tests {
         Matrix::load(&Paths::find().expect("the workspace")).expect("the matrix")
     }
 
-    /// A result of a row of the matrix, found with these sources.
+    /// The result of a row of the matrix with this hash of sources.
     fn of(row: &str, sources: &str) -> (String, Found) {
         let backend = matrix().row(row).expect("a row").backend.clone();
         (row.into(), Found { row: row.into(), backend, sources: sources.into(), ..found(vec![technique("closed", None)]) })
     }
 
-    fn judged(committed: Vec<(String, Found)>, demand: Demand, fresh: Option<Report>) -> Checked {
+    fn checked(committed: Vec<(String, Found)>, demand: Demand, fresh: Option<Report>) -> Checked {
         let native_only = |row: &Row| Ok(if row.kernel.is_none() { fresh.as_ref().map(copy) } else { None });
-        judge(&committed.into_iter().collect(), &matrix(), "now", demand, native_only).expect("judged")
+        compare(&committed.into_iter().collect(), &matrix(), "now", demand, native_only).expect("no error")
     }
 
     fn copy(of: &Report) -> Report {
@@ -462,11 +461,11 @@ mod tests {
     #[test]
     fn an_old_row_of_an_emulated_kernel_is_named_as_stale_or_refused_when_all_must_be_current() {
         let committed = vec![of("native", "now"), of("6.12", "before"), of("6.1", "now")];
-        let ci = judged(committed.clone(), Demand::Native, Some(report("closed", "passed")));
+        let ci = checked(committed.clone(), Demand::Native, Some(report("closed", "passed")));
         assert_eq!(ci.complaints, Vec::<String>::new());
         assert_eq!(ci.stale, ["6.12: stale: measured on other kernel programs; run cargo xtask coverage --rows 6.12"]);
         assert_eq!(ci.current, 2);
-        let all = judged(committed, Demand::All, None);
+        let all = checked(committed, Demand::All, None);
         assert_eq!((all.complaints.len(), all.stale.len(), all.current), (1, 0, 2), "{:?}", all.complaints);
         assert!(all.complaints[0].starts_with("6.12: stale"), "{:?}", all.complaints);
     }
@@ -474,10 +473,10 @@ mod tests {
     #[test]
     fn the_native_row_must_be_of_these_sources_and_not_contradict_a_fresh_run() {
         for demand in [Demand::Native, Demand::All] {
-            assert_eq!(judged(vec![of("native", "before")], demand, None).complaints.len(), 1);
-            assert_eq!(judged(Vec::new(), demand, None).complaints.len(), 1);
-            assert_eq!(judged(vec![of("native", "now")], demand, Some(report("open", "failed"))).complaints.len(), 1);
-            assert_eq!(judged(vec![of("native", "now")], demand, Some(report("closed", "passed"))).complaints.len(), 0);
+            assert_eq!(checked(vec![of("native", "before")], demand, None).complaints.len(), 1);
+            assert_eq!(checked(Vec::new(), demand, None).complaints.len(), 1);
+            assert_eq!(checked(vec![of("native", "now")], demand, Some(report("open", "failed"))).complaints.len(), 1);
+            assert_eq!(checked(vec![of("native", "now")], demand, Some(report("closed", "passed"))).complaints.len(), 0);
         }
     }
 
@@ -486,19 +485,19 @@ mod tests {
         let (name, mut emulated) = of("6.12", "now");
         emulated.rows[0].test = "coverage::one_that_is_gone".into();
         let committed = vec![of("native", "now"), (name, emulated)];
-        assert_eq!(judged(committed.clone(), Demand::Native, None).stale.len(), 1);
-        assert_eq!(judged(committed, Demand::All, None).complaints.len(), 1);
+        assert_eq!(checked(committed.clone(), Demand::Native, None).stale.len(), 1);
+        assert_eq!(checked(committed, Demand::All, None).complaints.len(), 1);
     }
 
     #[test]
     fn a_stale_row_may_still_not_be_open() {
         let (name, mut emulated) = of("6.12", "before");
         emulated.rows.push(technique("open", None));
-        assert_eq!(judged(vec![of("native", "now"), (name, emulated)], Demand::Native, None).complaints.len(), 1);
+        assert_eq!(checked(vec![of("native", "now"), (name, emulated)], Demand::Native, None).complaints.len(), 1);
     }
 
     #[test]
-    fn a_row_that_the_committed_result_does_not_have_is_told() {
+    fn a_row_that_the_committed_result_does_not_have_is_reported() {
         assert_ne!(differences(&found(Vec::new()), &report("closed", "passed")), Vec::<String>::new());
     }
 }

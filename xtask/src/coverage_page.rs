@@ -1,4 +1,4 @@
-//! `docs/coverage.md`, made of the committed results: one line a kernel, then the table of attempts.
+//! Generates `docs/coverage.md` from the committed results: a line for each kernel, then the table of attempts.
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
@@ -27,7 +27,7 @@ IPv4, IPv6 and mapped addresses. NAT64, 6to4 and IPv4-compatible addresses are f
 
 ";
 
-/// The page of these results; `sources` is the hash of this tree's.
+/// The page of these results. `sources` is the hash of this tree's sources.
 pub(crate) fn page(all: &[Found], matrix: &Matrix, sources: &str) -> String {
     let native = coverage::native(matrix, all.iter());
     let stale = |found: &Found| coverage::stale(found, native, sources);
@@ -74,7 +74,7 @@ pub(crate) fn page(all: &[Found], matrix: &Matrix, sources: &str) -> String {
         }
         let mut line = format!("| {} | {} |", row.technique, row.address_form);
         for found in &all {
-            // A stale result may be older than the attempt: it says nothing of it.
+            // A stale result may be older than the attempt.
             let absent = || if stale(found).is_some() { "not tried" } else { "OPEN" }.to_owned();
             let state = found.rows.iter().find(|other| other.test == row.test).map_or_else(absent, shown);
             // Writing to a string cannot fail.

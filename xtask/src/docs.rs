@@ -1,6 +1,6 @@
-//! `docs`: what a reader of the pages must not meet: a dead link, a sentence of more than 25 words.
+//! `docs`: checks the pages for dead links and for sentences of more than 25 words.
 //!
-//! Checked are prose, headings and lists. Code, tables and what a command wrote are left out of the count of words.
+//! It checks prose, headings and lists. Code, tables and generated parts do not count.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,20 +14,20 @@ use unicode_segmentation::UnicodeSegmentation as _;
 
 use crate::paths::{self, Paths};
 
-/// The longest sentence a page may have, in words.
+/// The longest allowed sentence, in words.
 const LONGEST: usize = 25;
-/// Pages whose sentences are not yet short. A page that is short leaves this list: the check says so.
+/// Pages that may have longer sentences. The check fails for a page that no longer needs to be here.
 const UNFINISHED: &[&str] = &[];
 /// Folders with pages, besides the top.
 const PAGES: &[&str] = &["docs"];
 /// Folders whose files name pages.
 const SOURCES: &[&str] = &["dist", "pp-agent", "pp-common", "pp-ebpf", "tests", "xtask"];
-/// A comment that begins with this opens a part that a command wrote; [`WRITTEN_END`] closes it.
+/// A comment that begins with this opens a generated part. [`WRITTEN_END`] closes it.
 pub(crate) const WRITTEN: &str = "<!-- written by ";
-/// The end of such a part.
+/// The end of a generated part.
 pub(crate) const WRITTEN_END: &str = "<!-- end -->";
 
-/// Prints the words of every page and every complaint; true when there is none.
+/// Prints the number of words of every page and all complaints. True if there are none.
 #[expect(clippy::print_stdout, reason = "the words and complaints are this command's result")]
 pub(crate) fn run(paths: &Paths) -> Result<bool> {
     let pages = Page::all(&paths.root)?;
@@ -42,7 +42,7 @@ pub(crate) fn run(paths: &Paths) -> Result<bool> {
     Ok(complaints.is_empty())
 }
 
-/// What is wrong with the pages and with what names them.
+/// What is wrong with the pages and with the sources that name them.
 fn complaints(root: &Path, pages: &[Page]) -> Result<Vec<String>> {
     let anchors: BTreeMap<&str, &BTreeSet<String>> = pages.iter().map(|page| (page.name.as_str(), &page.anchors)).collect();
     let mut complaints = Vec::new();
@@ -69,7 +69,7 @@ fn complaints(root: &Path, pages: &[Page]) -> Result<Vec<String>> {
     Ok(complaints)
 }
 
-/// Why a link of a page leads nowhere, if it does.
+/// Why a link of a page is dead, if it is.
 fn dead(root: &Path, page: &Page, link: &str, anchors: &BTreeMap<&str, &BTreeSet<String>>) -> Option<String> {
     if link.contains("://") || link.starts_with("mailto:") {
         return None;
@@ -84,7 +84,7 @@ fn dead(root: &Path, page: &Page, link: &str, anchors: &BTreeMap<&str, &BTreeSet
     Some(format!("{}: link to {link}: no heading of {target} is called #{anchor}", page.name))
 }
 
-/// A relative link, seen from the root.
+/// The path of a relative link from the root.
 fn joined(page: &str, link: &str) -> String {
     let mut parts: Vec<&str> = page.split('/').collect();
     parts.pop();
@@ -108,7 +108,7 @@ fn named_pages(text: &str) -> impl Iterator<Item = String> + '_ {
     })
 }
 
-/// Words of a sentence: what stands between spaces and has a letter or digit in it.
+/// The number of words of a sentence. A word has at least one letter or digit.
 fn words(sentence: &str) -> usize {
     sentence.split_whitespace().filter(|word| word.contains(char::is_alphanumeric)).count()
 }
@@ -144,7 +144,7 @@ impl Page {
         let mut page = Self { name, ..Self::default() };
         let mut block = String::new();
         let mut heading = None;
-        // Depths of what is not prose: code blocks, tables, what a command wrote.
+        // Whether the text is in a code block, a table or a generated part.
         let (mut code, mut table, mut written) = (false, false, false);
         for event in Parser::new_ext(text, Options::ENABLE_TABLES | Options::ENABLE_STRIKETHROUGH) {
             match event {
@@ -168,7 +168,7 @@ impl Page {
                     page.anchors.insert(anchor);
                     page.sentence(&mut block);
                 }
-                // An item of a list, a paragraph and a quotation each end what was said before.
+                // An item of a list, a paragraph and a quotation each end the text before.
                 Event::Start(Tag::Item | Tag::Paragraph | Tag::BlockQuote(_))
                 | Event::End(TagEnd::Item | TagEnd::Paragraph | TagEnd::BlockQuote(_))
                 | Event::HardBreak
@@ -179,7 +179,7 @@ impl Page {
                 Event::Text(text) if !code => {
                     heading.iter_mut().for_each(|title| title.push_str(&text));
                     if !table && !written {
-                        // So that a sentence that begins with the name is seen to begin.
+                        // Upper case, so that it can begin a sentence.
                         block.push_str(&text.replace("pp-agent", "Pp-agent"));
                     }
                 }
@@ -187,7 +187,7 @@ impl Page {
                     heading.iter_mut().for_each(|title| title.push_str(&text));
                     page.links.extend(page.page_of(&text));
                     if !table && !written {
-                        // A command is one word, however long, and may begin a sentence.
+                        // A command counts as one word and can begin a sentence.
                         block.push_str("Code");
                     }
                 }
@@ -199,7 +199,7 @@ impl Page {
         page
     }
 
-    /// A page that is named as code and not as a link, as a link from here.
+    /// The link to a page that is named as code instead of linked.
     fn page_of(&self, code: &str) -> Option<String> {
         let named = code.ends_with(".md") && code.chars().all(|it| it.is_ascii_alphanumeric() || "-_./".contains(it));
         // Files of agents and the user's own projects; not pages of this one.

@@ -1,4 +1,4 @@
-//! `e2e`: the suite on one row of `tests/kernels.toml`, here or in a virtual machine, judged by the result file it wrote.
+//! `e2e`: runs the suite on one row of `tests/kernels.toml`, here or in a virtual machine, and checks the result file that it wrote.
 
 use std::{
     collections::BTreeMap,
@@ -18,12 +18,12 @@ use crate::{
     setup, sh, vm,
 };
 
-/// Longest time one row may take; the slowest kernel needs about half of it.
+/// The longest time for one row. The slowest kernel needs about half of it.
 const DEADLINE: Duration = Duration::from_secs(45 * 60);
-/// The same with the long tests: here the attackers that take half an hour and the concurrency hunts, in a machine those and what harms it.
+/// The longest time with the long tests: attackers that take half an hour, the search for races, and in a virtual machine harmful tests.
 const SOAK_DEADLINE: Duration = Duration::from_secs(150 * 60);
 
-/// What the suite writes about one row.
+/// The suite's report on one row.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Report {
     kernel_release: String,
@@ -46,41 +46,40 @@ struct Test {
     milliseconds: u32,
 }
 
-/// How one row went.
+/// The result of one row.
 #[derive(Debug, Clone)]
 pub(crate) struct Cell {
     /// The row's name.
     pub(crate) row: String,
-    /// The kernel that ran it, `?` when that never became known.
+    /// The kernel that ran it, `?` if unknown.
     pub(crate) kernel: String,
     /// Tests that passed.
     pub(crate) passed: usize,
-    /// Tests that failed, and one more when the row itself is not what it must be.
+    /// Tests that failed. At least 1 if there are complaints.
     pub(crate) failed: usize,
     /// Tests that were skipped, allowed or not.
     pub(crate) skipped: usize,
-    /// Why the row is not green; empty when it is.
+    /// Why the row is not green. Empty if it is.
     pub(crate) complaints: Vec<String>,
     /// Seconds of its tests, by their group.
     pub(crate) groups: BTreeMap<String, f64>,
-    /// From start to judgement.
     pub(crate) took: Duration,
 }
 
-/// The suite's binaries, built; the directory they are in.
+/// Builds the suite's binaries. Returns their directory.
 pub(crate) fn build(paths: &Paths, release: bool) -> Result<PathBuf> {
     build_ebpf::run(paths, Variant::Shipped)?;
     build_user_side(paths, release)
 }
 
-/// The suite's binaries and the agent of the upgrade test.
+/// Builds the suite's binaries and the agent of the upgrade test.
 pub(crate) fn build_all(paths: &Paths) -> Result<PathBuf> {
     let bin = build(paths, false)?;
     next_agent::make(paths, &bin.join("pp-agent"))?;
     Ok(bin)
 }
 
-/// Agent and tests, around the object that is there.
+/// Builds the agent, with the existing eBPF object, and the tests.
 fn build_user_side(paths: &Paths, release: bool) -> Result<PathBuf> {
     let mut command = paths.cargo();
     command.args(["build", "--quiet", "--package", "pp-agent", "--package", "pp-tests"]);
@@ -92,7 +91,7 @@ fn build_user_side(paths: &Paths, release: bool) -> Result<PathBuf> {
     Ok(paths.target.join(if release { "release" } else { "debug" }))
 }
 
-/// The agent alone, for installing; its path.
+/// Builds the agent alone, for installation. Returns its path.
 pub(crate) fn build_agent(paths: &Paths) -> Result<PathBuf> {
     build_ebpf::run(paths, Variant::Shipped)?;
     let args = ["build", "--quiet", "--release", "--package", "pp-agent"];
@@ -100,7 +99,7 @@ pub(crate) fn build_agent(paths: &Paths) -> Result<PathBuf> {
     Ok(paths.target.join("release/pp-agent"))
 }
 
-/// Sets up, builds and runs one row; `more` goes to the suite as it is (a filter, `--soak`).
+/// Sets up, builds and runs one row. `more` are further arguments of the suite (a filter, `--soak`).
 pub(crate) fn run(paths: &Paths, row: Option<&str>, more: &[String]) -> Result<Cell> {
     let matrix = Matrix::load(paths)?;
     let row = matrix.row(row.unwrap_or("native"))?;
@@ -114,17 +113,17 @@ pub(crate) fn run(paths: &Paths, row: Option<&str>, more: &[String]) -> Result<C
     Ok(run_row(paths, &matrix, row, &bin, more, true))
 }
 
-/// Runs one row with the binaries in `bin`. Whatever goes wrong is a complaint in the cell. `show`: the suite's output is this command's.
+/// Runs one row with the binaries in `bin`. Every error becomes a complaint. With `show` the suite's output is this command's output.
 pub(crate) fn run_row(paths: &Paths, matrix: &Matrix, row: &Row, bin: &Path, more: &[String], show: bool) -> Cell {
     let start = Instant::now();
     let place = match &row.kernel {
         Some(kernel) => in_vm(paths, matrix, row, kernel, bin, more, show),
         None => here(paths, row, bin, more, show),
     };
-    let judged = place.and_then(|place| {
+    let checked = place.and_then(|place| {
         let report = serde_json::from_str::<Report>(&paths::read(&place.file)?)
             .with_context(|| format!("{}: not a result file", place.file.display()))?;
-        Ok((judge(&report, row, &place, more.is_empty()), report))
+        Ok((complaints(&report, row, &place, more.is_empty()), report))
     });
     let mut cell = Cell {
         row: row.name.clone(),
@@ -136,7 +135,7 @@ pub(crate) fn run_row(paths: &Paths, matrix: &Matrix, row: &Row, bin: &Path, mor
         groups: BTreeMap::new(),
         took: start.elapsed(),
     };
-    match judged {
+    match checked {
         Ok((complaints, report)) => {
             cell.groups = groups(&report);
             cell.kernel = report.kernel_release;
@@ -151,7 +150,7 @@ pub(crate) fn run_row(paths: &Paths, matrix: &Matrix, row: &Row, bin: &Path, mor
     cell
 }
 
-/// Seconds of the tests of each group. A test is named `group::claim`.
+/// Seconds of each group of tests. The name of a test is `group::claim`.
 fn groups(report: &Report) -> BTreeMap<String, f64> {
     let mut milliseconds: BTreeMap<&str, u32> = BTreeMap::new();
     for test in &report.tests {
@@ -160,7 +159,7 @@ fn groups(report: &Report) -> BTreeMap<String, f64> {
     milliseconds.into_iter().map(|(group, sum)| (group.to_owned(), f64::from(sum) / 1000.0)).collect()
 }
 
-/// Where a run left its result, and what the result must say.
+/// The result file of a run, and what it must contain.
 struct Place {
     file: PathBuf,
     release: String,
@@ -179,7 +178,7 @@ fn deadline(more: &[String]) -> Duration {
     if more.iter().any(|word| word == "--soak") { SOAK_DEADLINE } else { DEADLINE }
 }
 
-/// What the suite must know about where things are.
+/// The variables that tell the suite where its programs are.
 pub(crate) fn environment(paths: &Paths, bin: &Path) -> Vec<(String, String)> {
     vec![
         ("PP_AGENT_BIN".to_owned(), bin.join("pp-agent").display().to_string()),
@@ -192,7 +191,7 @@ pub(crate) fn environment(paths: &Paths, bin: &Path) -> Vec<(String, String)> {
 
 fn here(paths: &Paths, row: &Row, bin: &Path, more: &[String], show: bool) -> Result<Place> {
     let dir = paths.cache.join("e2e/native");
-    // A file of an earlier run must not pass for this one's.
+    // A file of an earlier run must not be taken for the result of this one.
     if dir.exists() {
         fs::remove_dir_all(&dir)?;
     }
@@ -203,7 +202,7 @@ fn here(paths: &Paths, row: &Row, bin: &Path, more: &[String], show: bool) -> Re
     let mut command = sh::cmd("timeout", ["--kill-after=10", &deadline.as_secs().to_string()]);
     command.args(&words).envs(environment(paths, bin)).current_dir(&paths.root);
     if !show {
-        // Our own stdout is for the result of what runs this.
+        // Our standard output is for the result of the command.
         command.stdout(std::io::stderr());
     }
     let status = command.status().context("pp-e2e")?;
@@ -231,8 +230,8 @@ fn in_vm(paths: &Paths, matrix: &Matrix, row: &Row, kernel: &str, bin: &Path, mo
     })
 }
 
-/// Everything that keeps a row from being green. A filtered run (`whole` false) may leave allowed skips unused; all else holds.
-fn judge(report: &Report, row: &Row, place: &Place, whole: bool) -> Vec<String> {
+/// Every reason why a row is not green. In a filtered run (`whole` is false) allowed skips may be unused.
+fn complaints(report: &Report, row: &Row, place: &Place, whole: bool) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut expect = |holds: bool, text: String| {
         if !holds {
@@ -304,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_row_that_is_what_it_must_be_is_green() {
-        assert_eq!(judge(&report(), &row(), &place(), true), Vec::<String>::new());
+        assert_eq!(complaints(&report(), &row(), &place(), true), Vec::<String>::new());
     }
 
     #[test]
@@ -331,13 +330,13 @@ mod tests {
         for (index, change) in cases.iter().enumerate() {
             let mut changed = report();
             change(&mut changed);
-            assert_ne!(judge(&changed, &row(), &place(), true), Vec::<String>::new(), "case {index}");
+            assert_ne!(complaints(&changed, &row(), &place(), true), Vec::<String>::new(), "case {index}");
         }
     }
 
     #[test]
     fn a_suite_that_dies_after_its_report_is_red() {
         let died = Place { exit_code: 139, ..place() };
-        assert_ne!(judge(&report(), &row(), &died, true), Vec::<String>::new());
+        assert_ne!(complaints(&report(), &row(), &died, true), Vec::<String>::new());
     }
 }

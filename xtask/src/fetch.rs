@@ -1,5 +1,5 @@
-//! Fetches kernel packages without touching the machine's own package state: a throw-away apt configuration whose mirrors are
-//! the ones this machine already uses, then `dpkg -x` into the cache.
+//! Fetches kernel packages without changing the machine's package state: with a temporary apt configuration that uses this machine's
+//! mirrors, then `dpkg -x` into the cache.
 
 use std::{
     fs,
@@ -15,23 +15,23 @@ use crate::{
     sh,
 };
 
-/// A kernel that is unpacked and ready to boot.
+/// A kernel, unpacked and ready to boot.
 #[derive(Debug, Clone)]
 pub(crate) struct Unpacked {
-    /// The image to boot.
+    /// The file to boot.
     pub(crate) image: PathBuf,
-    /// `uname -r` of it.
+    /// Its `uname -r`.
     pub(crate) release: String,
     /// The directory that holds `lib/modules/<release>`.
     pub(crate) base: PathBuf,
 }
 
-/// The kernel as it lies in the cache; none when it is not complete there.
+/// The kernel in the cache. `None` if it is not there or incomplete.
 pub(crate) fn unpacked(paths: &Paths, kernel: &Kernel) -> Option<Unpacked> {
     let dir = paths.kernel(&kernel.name);
     let stamp = fs::read_to_string(dir.join("fetched")).ok()?;
     let mut lines = stamp.lines();
-    // The first line is the pin it was fetched for: another pin fetches again.
+    // The first line is the pin that it was fetched for. Another pin fetches it again.
     if lines.next()? != kernel.packages.join(" ") {
         return None;
     }
@@ -40,7 +40,7 @@ pub(crate) fn unpacked(paths: &Paths, kernel: &Kernel) -> Option<Unpacked> {
     (image.is_file() && base.join("lib/modules").join(&release).join("modules.dep").is_file()).then_some(Unpacked { image, release, base })
 }
 
-/// Fetches and unpacks a kernel and indexes its modules, unless it is there already.
+/// Fetches and unpacks a kernel and indexes its modules, unless the cache has it.
 pub(crate) fn ensure(paths: &Paths, kernel: &Kernel) -> Result<Unpacked> {
     if let Some(done) = unpacked(paths, kernel) {
         return Ok(done);
@@ -101,7 +101,7 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// A throw-away apt state with its own sources and lists.
+/// A temporary apt state with its own sources and lists.
 struct Apt {
     dir: PathBuf,
 }
@@ -129,7 +129,7 @@ impl Apt {
         }
         command.args(["-o", "Dir::Etc::sourceparts=-", "-o", "Acquire::Languages=none"]);
         command.args(["-o", "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false"]);
-        // The cache is in a directory the unprivileged download user may not read.
+        // The unprivileged user that apt downloads as may be unable to read the cache.
         command.args(["-o", "APT::Sandbox::User=root"]);
         command
     }
@@ -166,11 +166,11 @@ fn is_plain_kernel(package: &str, kind: &str) -> bool {
     rest.ends_with("-amd64") && !["-rt-", "-cloud-", "unsigned", "-dbg"].iter().any(|word| rest.contains(word))
 }
 
-/// apt sources for `suites`, at the mirrors that the machine's own apt sources name.
+/// apt sources for `suites` at the mirrors of the machine's own apt sources.
 fn sources(suites: &[String]) -> Result<String> {
     let mut own = own_sources()?;
     if own.is_empty() {
-        // A machine that never updated its lists does not know yet whose mirrors it has.
+        // The origin of a mirror is known only after the first update of the lists.
         sh::run_with_progress(&mut sh::cmd("apt-get", ["update"]))?;
         own = own_sources()?;
     }
@@ -190,7 +190,7 @@ fn sources(suites: &[String]) -> Result<String> {
     Ok(text)
 }
 
-/// Mirror and release of every Debian source that apt has on this machine, whatever file format it is written in.
+/// Mirror and release of every Debian source of apt on this machine, in either file format.
 fn own_sources() -> Result<Vec<(String, String)>> {
     let format = "$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)";
     let text = sh::run_quiet(&mut sh::cmd("apt-get", ["indextargets", "--format", format, "Created-By: Packages"]))?;

@@ -1,10 +1,13 @@
-//! The initramfs of the test machines: busybox, the few modules that reach the host's file system, and `/init`.
+//! Builds the initramfs of the virtual machines: busybox, the modules for access to the host's file system, and `/init`.
 //!
-//! The guest's root is the host's whole root, read-only over 9p, with a tmpfs overlay on top: whatever is installed here is
-//! installed there, and nothing the guest does reaches the host but the files under `/out`. `/tmp` is a file system
-//! of its own, so that a file that a test makes there never has the number of one of the host's that is guarded (in the kernel overlayfs gives files of
-//! both layers the numbers they have there). The folders that `/out/shares` lists (`vm.rs`) are mounted in the same way, each at its own place, behind
-//! all this: what the guest has on `/tmp`, `/run` and `/dev/shm` hides none of them.
+//! The guest's root is the host's root, read-only over 9p, with a tmpfs overlay on top. Software installed on the host is available in the
+//! guest, and the guest can write only to `/out` on the host.
+//!
+//! `/tmp` is a separate file system. Overlayfs keeps the inode numbers of both layers, so a file in `/tmp` could otherwise have the number
+//! of a guarded file of the host.
+//!
+//! The folders that `/out/shares` lists (`vm.rs`) are mounted in the same way, each at its own path, after everything else. Therefore the
+//! guest's `/tmp`, `/run` and `/dev/shm` hide none of them.
 
 use std::{
     fs,
@@ -17,8 +20,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{fetch::Unpacked, sh};
 
-/// First stage: reaches the host's files and moves there. What it must know of this run is in `/out`: a path may have any character, a
-/// kernel command line may not.
+/// First stage: mounts the host's files and switches to them. The parameters of a run are files in `/out`, because a kernel command line
+/// cannot contain every character of a path.
 const INIT: &str = r#"#!/bin/busybox sh
 bb=/bin/busybox
 fail() { echo "pp-init: $*"; $bb poweroff -f; }
@@ -54,9 +57,9 @@ done < out/shares
 exec $bb switch_root /newroot /usr/bin/busybox sh /out/stage2.sh
 "#;
 
-/// Builds (or finds in the cache) the initramfs of one kernel.
+/// The initramfs of one kernel, from the cache or newly built.
 pub(crate) fn ensure(kernel: &Unpacked, dir: &Path) -> Result<PathBuf> {
-    // Named for its script: one that another version of this program made is left to that.
+    // The name contains a hash of the script, so that different versions of this program use different files.
     let script = hex::encode(&Sha256::digest(INIT)[..6]);
     let archive = dir.join(format!("initramfs-{script}.cpio.gz"));
     if !archive.is_file() {
@@ -65,7 +68,7 @@ pub(crate) fn ensure(kernel: &Unpacked, dir: &Path) -> Result<PathBuf> {
     Ok(archive)
 }
 
-/// Two runs may do so at once, and each may be stopped: the archive appears whole.
+/// Creates the archive atomically, since another run may build it at the same time, and each may be stopped.
 fn build(kernel: &Unpacked, dir: &Path, archive: &Path) -> Result<()> {
     let stage = dir.join(format!("stage-{}", process::id()));
     if stage.exists() {
@@ -92,7 +95,7 @@ fn build(kernel: &Unpacked, dir: &Path, archive: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The modules the first stage needs, in load order, as modprobe sees them for that kernel.
+/// The modules that the first stage needs, in load order, according to modprobe for that kernel.
 fn needed_modules(kernel: &Unpacked) -> Result<Vec<PathBuf>> {
     let mut found: Vec<PathBuf> = Vec::new();
     for wanted in ["virtio_pci", "9pnet_virtio", "9p", "overlay"] {

@@ -1,4 +1,4 @@
-//! `install` and `uninstall`: the files of a running system. Packages are built elsewhere; this is for a machine with the sources.
+//! `install` and `uninstall`: the files of a running system, on a machine with the sources.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ const BINARY: &str = "usr/bin/pp-agent";
 const POLICY: &str = "etc/pp-agent/policy.toml";
 const UNIT: &str = "pp-agent.service";
 
-/// Source in `dist`, place under the root. Owners and modes of directories are the tmpfiles entry's.
+/// Source in `dist` and path under the root. The tmpfiles entry sets owners and modes of directories.
 const FILES: [(&str, &str); 4] = [
     ("pp-agent.service", "etc/systemd/system/pp-agent.service"),
     ("pp-agents.slice", "etc/systemd/system/pp-agents.slice"),
@@ -23,8 +23,7 @@ const FILES: [(&str, &str); 4] = [
     ("pp-agent.tmpfiles", "usr/lib/tmpfiles.d/pp-agent.conf"),
 ];
 
-/// Puts everything in place under `root`, with the release binary that it builds unless one is given. Neither starts nor
-/// restarts anything.
+/// Installs everything under `root`. It builds the release binary unless one is given. It neither starts nor restarts anything.
 pub(crate) fn install(paths: &Paths, root: &Path, binary: Option<PathBuf>) -> Result<()> {
     need_root("install")?;
     let binary = match binary {
@@ -44,7 +43,7 @@ pub(crate) fn install(paths: &Paths, root: &Path, binary: Option<PathBuf>) -> Re
     } else {
         place(&paths.root.join("dist/policy.toml"), &policy, 0o640)?;
     }
-    // The group first: the tmpfiles entry names it.
+    // The group first, because the tmpfiles entry names it.
     for tool in ["systemd-sysusers", "systemd-tmpfiles"] {
         let mut command = Command::new(tool);
         command.arg(format!("--root={}", root.display()));
@@ -63,17 +62,17 @@ pub(crate) fn install(paths: &Paths, root: &Path, binary: Option<PathBuf>) -> Re
     Ok(())
 }
 
-/// Stops the daemon, takes the hooks out of the kernel and removes what [`install`] put there. With `purge` also policy, keys,
+/// Stops the daemon, removes the hooks from the kernel and deletes the files of [`install`]. With `purge` it also deletes policy, keys,
 /// receipts and the operators' group.
 pub(crate) fn uninstall(root: &Path, purge: bool) -> Result<()> {
     need_root("uninstall")?;
     let binary = root.join(BINARY);
-    // Also where it is not active: it may be enabled, or between two attempts to start.
+    // An inactive unit may be enabled, or between two attempts to start.
     if live(root) && root.join(FILES[0].1).is_file() {
         sh::run(&mut sh::cmd("systemctl", ["disable", "--now", UNIT]))?;
     }
     if root == Path::new("/") && binary.is_file() {
-        // Stopping leaves the hooks enforcing; without this nothing would be left that knows how to remove them.
+        // The hooks continue to enforce after the daemon stops, and only this binary can remove them.
         sh::run(Command::new(&binary).arg("uninstall-hooks"))?;
     }
     for file in FILES.iter().map(|(_, to)| *to).chain([BINARY]) {
@@ -98,7 +97,7 @@ pub(crate) fn uninstall(root: &Path, purge: bool) -> Result<()> {
     Ok(())
 }
 
-/// Puts a file in place in one step, so that a running binary can be replaced and a reader never sees half of it.
+/// Installs a file atomically, so that a running binary can be replaced and no reader sees a part of it.
 fn place(from: &Path, to: &Path, mode: u32) -> Result<()> {
     let dir = to.parent().context("no directory")?;
     fs::create_dir_all(dir).with_context(|| format!("{}: not creatable", dir.display()))?;
@@ -115,7 +114,7 @@ fn remove(file: &Path) -> Result<()> {
     }
 }
 
-/// Is `root` the system that runs here, under systemd?
+/// Whether `root` is the running system, and under systemd.
 fn live(root: &Path) -> bool {
     root == Path::new("/") && Path::new("/run/systemd/system").is_dir()
 }

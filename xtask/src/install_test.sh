@@ -169,8 +169,8 @@ grep -q frozen /proc/$stopped/cgroup || fail "the daemon was not moved: $(cat /r
 still_refused "while the daemon is frozen"
 anew() { [ "$(state MainPID)" != "$stopped" ] && systemctl is-active $unit; }
 await "another daemon" anew
-told() { pp-agent events | grep -q cgroup_move; }
-await "the event of the move" told
+reported() { pp-agent events | grep -q cgroup_move; }
+await "the event of the move" reported
 rm -r /run/systemd/system/$unit.d && systemctl daemon-reload && rmdir /sys/fs/cgroup/frozen || fail "tidying up"
 still_refused "after the watchdog"
 

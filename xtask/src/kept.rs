@@ -1,9 +1,10 @@
-//! Green results of `ci`, kept by what they depend on, and taken again while nothing of that has changed.
+//! A cache of green results of `ci`. A result is used again while nothing that it depends on has changed.
 //!
-//! A key is a hash of contents: the programs under test and the suite's, this program, which starts and judges them, the row and what part
-//! of the suite it runs, the kernel's image and first file system, the packages of this machine, which test machines see too, the lab's
-//! Python and the agents. Times and names of files do not count, so a build that comes out the same has the same key. What a row reaches
-//! over a network (package registries) is in no key. Only what was green is kept. It lies in the cache of the checkout: a fresh clone has none.
+//! A key is a hash of contents: the programs under test, the programs of the suite, and this program, which starts and checks them. It also
+//! covers the row with its part of the suite, the kernel's image and initramfs, the lab's Python and the agents. The packages of this
+//! machine count, because virtual machines use them too. Times and names of files do not count, so an identical build has the same key.
+//! What a row fetches over a network (package registries) is in no key. Results are stored in the cache of the checkout, so a fresh clone
+//! has none.
 
 use std::{
     collections::BTreeMap,
@@ -38,26 +39,26 @@ impl std::fmt::Display for Key {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Kept {
     key: Key,
-    /// When it was kept, for the person who reads of it.
+    /// When it was stored, for display.
     pub(crate) date: String,
     /// The kernel that it ran on.
     pub(crate) kernel: String,
     pub(crate) passed: usize,
     pub(crate) skipped: usize,
-    /// What the run took, not what taking it again does.
+    /// The time of the original run.
     pub(crate) seconds: f64,
     pub(crate) groups: BTreeMap<String, f64>,
 }
 
-/// The kept results of a checkout.
+/// The stored results of a checkout.
 #[derive(Debug)]
 pub(crate) struct Store {
     folder: PathBuf,
-    /// Take nothing; what is green is kept all the same.
+    /// Return no results. Green ones are still stored.
     fresh: bool,
 }
 
-/// Everything that keys are made of, but for the row.
+/// The part of a key that all rows share.
 #[derive(Debug)]
 pub(crate) struct Common(Sha256);
 
@@ -66,16 +67,16 @@ impl Common {
     ///
     /// # Errors
     ///
-    /// A program or file of it that is missing.
+    /// A program or file is missing.
     pub(crate) fn read(paths: &Paths, bin: &Path) -> Result<Self> {
         let mut hash = Hash::default();
-        // Also where a build has put another file in the place of this program.
+        // This path works even if a build has replaced the file of this program.
         hash.file(Path::new("/proc/self/exe"))?;
         for program in ["pp-agent", "pp-e2e", "pp-workload"] {
             hash.file(&bin.join(program))?;
         }
         hash.file(&next_agent::file(paths))?;
-        // The suite has the rest of its sources within it; the test of the installed service installs what is in `dist`.
+        // The suite embeds its other sources. The test of the installed service installs the files in `dist`.
         hash.folder(&paths.root.join("dist"))?;
         hash.file(&paths.venv().join("requirements.txt"))?;
         hash.file(&paths.agents().join("installed"))?;
@@ -84,11 +85,11 @@ impl Common {
         Ok(Self(hash.0))
     }
 
-    /// The key of a row of which the suite runs what `arguments` say.
+    /// The key of a row that runs the suite with `arguments`.
     ///
     /// # Errors
     ///
-    /// A kernel that was not fetched.
+    /// The kernel was not fetched.
     pub(crate) fn row(&self, paths: &Paths, matrix: &Matrix, row: &Row, arguments: &[String]) -> Result<Key> {
         let mut hash = Hash(self.0.clone());
         hash.text(&format!("{row:?} {arguments:?}"));
@@ -99,11 +100,11 @@ impl Common {
         Ok(hash.key())
     }
 
-    /// The key of a try of the installed service.
+    /// The key of a test of the installed service.
     ///
     /// # Errors
     ///
-    /// A kernel that was not fetched.
+    /// The kernel was not fetched.
     pub(crate) fn installed(&self, paths: &Paths, matrix: &Matrix, mode: systemd::Mode) -> Result<Key> {
         let mut hash = Hash(self.0.clone());
         hash.text(mode.name());
@@ -113,17 +114,17 @@ impl Common {
 }
 
 impl Store {
-    /// Nothing is taken of what was found before.
+    /// Whether stored results are ignored.
     pub(crate) const fn is_fresh(&self) -> bool {
         self.fresh
     }
 
-    /// The store of a checkout. With `fresh` nothing is taken out of it.
+    /// The store of a checkout. With `fresh` it returns no results.
     pub(crate) fn new(paths: &Paths, fresh: bool) -> Self {
         Self { folder: paths.cache.join("ci/kept"), fresh }
     }
 
-    /// The kept result of `name`, if it is of this key. Its result file, where it has one, is put back to `result`.
+    /// The stored result of `name`, if it has this key. Its result file, if it has one, is copied to `result`.
     pub(crate) fn take(&self, name: &str, key: &Key, result: Option<&Path>) -> Option<Kept> {
         if self.fresh {
             return None;
@@ -139,7 +140,7 @@ impl Store {
         Some(kept)
     }
 
-    /// Keeps a green result in place of an older one.
+    /// Stores a green result and replaces an older one.
     ///
     /// # Errors
     ///
@@ -147,7 +148,7 @@ impl Store {
     pub(crate) fn keep(&self, name: &str, kept: &Kept, result: Option<&Path>) -> Result<()> {
         fs::create_dir_all(&self.folder).with_context(|| self.folder.display().to_string())?;
         let file = self.file(name);
-        // Gone while the copy is another's: the two are never of different runs.
+        // Removed before the copy changes, so that the two files are never of different runs.
         if file.exists() {
             fs::remove_file(&file).with_context(|| file.display().to_string())?;
         }
@@ -169,7 +170,7 @@ impl Store {
 }
 
 impl Kept {
-    /// What is kept of a row that was green.
+    /// The stored form of a green row.
     pub(crate) fn of_cell(key: Key, date: String, cell: &e2e::Cell) -> Self {
         Self {
             key,
@@ -182,7 +183,7 @@ impl Kept {
         }
     }
 
-    /// What is kept of a try of the installed service that was green.
+    /// The stored form of a green test of the installed service.
     pub(crate) fn of_tried(key: Key, date: String, tried: &systemd::Tried) -> Self {
         Self {
             key,
@@ -196,7 +197,7 @@ impl Kept {
     }
 }
 
-/// Where the suite leaves the result of a row.
+/// The file in which the suite writes the result of a row.
 pub(crate) fn result(paths: &Paths, row: &Row) -> PathBuf {
     coverage::result_file(paths, row)
 }

@@ -1,11 +1,11 @@
-//! `tests/kernels.toml`: which kernels the suite runs on and what must hold there.
+//! `tests/kernels.toml`: the kernels that the suite runs on, and what it expects there.
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
 use crate::paths::{self, Paths};
 
-/// One kernel image and where it comes from.
+/// One kernel image and its packages.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Kernel {
@@ -23,15 +23,15 @@ pub(crate) struct Kernel {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Row {
-    /// Name in tables and on the command line.
+    /// Its name in tables and on the command line.
     pub(crate) name: String,
-    /// Kernel to boot; none: this machine.
+    /// The kernel to boot. `None`: this machine's own.
     #[serde(default)]
     pub(crate) kernel: Option<String>,
     /// More kernel command line.
     #[serde(default)]
     pub(crate) append: String,
-    /// Backend the live canary must find.
+    /// The backend that the canary must find.
     pub(crate) backend: String,
     /// How much of the suite `ci` runs here.
     #[serde(default)]

@@ -1,4 +1,4 @@
-//! `cargo xtask`: everything around the code itself, from a fresh machine to a green test run.
+//! `cargo xtask`: set-up, builds, checks, tests and installation.
 #![forbid(unsafe_code)]
 
 mod agents;
@@ -19,12 +19,12 @@ mod kernels;
 mod next_agent;
 mod output;
 mod packages;
+mod parallel;
 mod paths;
 mod picture;
 mod setup;
 mod sh;
 mod shared;
-mod side_by_side;
 mod systemd;
 mod toolchain;
 mod vm;
@@ -127,7 +127,7 @@ enum Task {
     },
     /// Run every check: format, lints, unit tests, the suite here and on every kernel, the installed service
     Ci(ci::Options),
-    /// Check that the code is in order: no circles of imports, everything in its room, on its page of the docs and in use
+    /// Check the rules of the code: no import cycles, module boundaries, documented names, no unused public items
     House(house::Options),
     /// Replay the incident in the lab, stage by stage, then with a signed receipt
     Demo {
@@ -190,7 +190,7 @@ enum Task {
 }
 
 impl Task {
-    /// True when standard output is for JSON alone.
+    /// Whether standard output is for JSON alone.
     const fn wants_json(&self) -> bool {
         match self {
             Self::Coverage { json, .. } => *json,
@@ -212,7 +212,7 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: Cli) -> Result<u8> {
-    // What other users run is made here and by what this starts: not closed to them, however careful the person's shell is.
+    // Other users run files that this process and its children create. Therefore a strict umask of the shell must not apply.
     let _before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let paths = Paths::find()?;
     let output = Output::open(cli.command.wants_json())?;

@@ -1,5 +1,5 @@
-//! The agent of the upgrade test: a copy of the agent with another `ABI_VERSION`, which is bytes of the program behind a mark
-//! (`pp-agent/src/kernel/version.rs`). A second build for it would compile the whole agent twice.
+//! The agent of the upgrade test: a copy of the agent with another `ABI_VERSION`. The version is stored in the program after a mark
+//! (`pp-agent/src/kernel/version.rs`), so that no second build is necessary.
 
 use std::{
     fs,
@@ -13,23 +13,23 @@ use crate::paths::Paths;
 
 /// Its version; larger than any real one.
 const VERSION: u32 = 4_000_000_000;
-/// What stands before the version in the program.
+/// The bytes before the version in the program.
 const MARK: &[u8] = b"pp-agent abi version";
 
-/// Where it is.
+/// Its path.
 pub(crate) fn file(paths: &Paths) -> PathBuf {
     paths.cache.join("pp-agent-next")
 }
 
-/// Makes it of the agent at `agent`.
+/// Creates it from the agent at `agent`.
 ///
 /// # Errors
 ///
-/// The agent has no version in it, or more than one.
+/// The agent does not contain exactly one version.
 pub(crate) fn make(paths: &Paths, agent: &Path) -> Result<()> {
     let mut program = fs::read(agent).with_context(|| agent.display().to_string())?;
     patch(&mut program).with_context(|| agent.display().to_string())?;
-    // Another file, not other content of one that a run may have open or linked.
+    // A new file, because a run may have the old one open or linked.
     let file = file(paths);
     let whole = file.with_extension("part");
     fs::write(&whole, program).with_context(|| whole.display().to_string())?;

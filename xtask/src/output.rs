@@ -1,4 +1,4 @@
-//! Standard output as the place of a command's result, and of nothing else.
+//! Keeps standard output for the result of a command.
 
 use std::{fs::File, io::Write as _};
 
@@ -7,13 +7,13 @@ use anyhow::{Context as _, Result};
 /// Where a command's result goes.
 #[derive(Debug)]
 pub(crate) struct Output {
-    /// What was standard output when this program began; none where results share it with all else that is printed.
+    /// The original standard output. `None` if results share it with all other output.
     own: Option<File>,
 }
 
 impl Output {
-    /// With `alone`, what this program and those that it starts print to standard output goes to standard error from now on: a result
-    /// that another program reads is then alone, whoever prints what on the way to it.
+    /// With `alone`, standard output of this program and of those that it starts goes to standard error from now on. Then another program
+    /// can read the result without other output in it.
     ///
     /// # Errors
     ///

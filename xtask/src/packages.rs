@@ -1,4 +1,4 @@
-//! Debian packages: which are missing, and how they get here.
+//! Finds and installs missing Debian packages.
 
 use std::{fs, path::Path, process::Command};
 
@@ -6,10 +6,10 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::sh;
 
-/// What the virtual machines need.
+/// The packages of the virtual machines.
 pub(crate) const VM: &[&str] = &["qemu-system-x86", "busybox-static", "cpio", "xz-utils", "zstd", "gzip", "kmod", "util-linux", "systemd"];
 
-/// What the lab needs.
+/// The packages of the lab.
 pub(crate) const LAB: &[&str] = &[
     "iproute2",
     "nftables",
@@ -32,7 +32,7 @@ pub(crate) const LAB: &[&str] = &[
     "tcpdump",
 ];
 
-/// A browser that can do without a window; some 150 MB to fetch and 500 MB on disk with all it needs.
+/// A browser that can run without a window. About 150 MB to fetch and 500 MB on disk with its dependencies.
 pub(crate) const BROWSER: &[&str] = &["chromium"];
 
 /// The packages of `wanted` that are not installed.
@@ -40,7 +40,7 @@ pub(crate) fn missing(wanted: &[&str]) -> Result<Vec<String>> {
     if sh::which("dpkg-query").is_none() {
         bail!("dpkg: not on this machine; set-up knows Debian and its relatives. Install by hand: {}", wanted.join(" "));
     }
-    // dpkg-query fails for names it never heard of; what it prints is right all the same.
+    // dpkg-query fails for unknown names, but its output is still right.
     let out = Command::new("dpkg-query")
         .args(["-W", "-f", "${Package} ${db:Status-Status}\n"])
         .args(wanted)
@@ -51,7 +51,7 @@ pub(crate) fn missing(wanted: &[&str]) -> Result<Vec<String>> {
     Ok(wanted.iter().filter(|name| !there(name)).map(|name| (*name).to_owned()).collect())
 }
 
-/// Installs what is missing of `wanted`. Services that come with a package are neither started nor enabled.
+/// Installs the missing packages of `wanted`. It neither starts nor enables their services.
 pub(crate) fn ensure(what: &str, wanted: &[&str]) -> Result<()> {
     let missing = missing(wanted)?;
     if missing.is_empty() {
@@ -64,7 +64,7 @@ pub(crate) fn ensure(what: &str, wanted: &[&str]) -> Result<()> {
     sh::step(&format!("{what}: install {names}"), || {
         let no_start = NoStart::hold()?;
         let done = install(&missing).or_else(|_| {
-            // Old lists name versions that the mirror has dropped since.
+            // Old lists may name versions that the mirror no longer has.
             sh::run_with_progress(&mut sh::cmd("apt-get", ["update"]))?;
             install(&missing)
         });
@@ -72,7 +72,7 @@ pub(crate) fn ensure(what: &str, wanted: &[&str]) -> Result<()> {
         done
     })?;
     if missing.iter().any(|name| name == "openssh-server") && sh::which("systemctl").is_some() {
-        // The lab starts its own server in its own network namespace; this machine asked for none.
+        // The lab starts its own server in a network namespace. This machine needs none.
         sh::run_quiet(&mut sh::cmd("systemctl", ["disable", "ssh.service", "ssh.socket"]))?;
     }
     Ok(())
@@ -87,13 +87,13 @@ fn install(names: &[String]) -> Result<()> {
     )
 }
 
-/// Is a package known to apt, so that installing it can work?
+/// Whether apt knows a package.
 pub(crate) fn available(name: &str) -> bool {
     sh::run_quiet(&mut sh::cmd("apt-cache", ["policy", name]))
         .is_ok_and(|text| text.lines().any(|line| line.trim().starts_with("Candidate:") && !line.contains("(none)")))
 }
 
-/// While it lives, package scripts start no services. An existing local policy is left alone.
+/// While it exists, package scripts start no services. An existing local policy is not changed.
 struct NoStart {
     ours: bool,
 }

@@ -1,4 +1,4 @@
-//! Where things are: the workspace, the cache of what set-up fetched, and the build output.
+//! The directories of the workspace: root, cache and build output.
 
 use std::{
     env,
@@ -10,24 +10,24 @@ use anyhow::{Context as _, Result};
 
 use crate::shared;
 
-/// The directories every subcommand works with.
+/// The directories that all subcommands use.
 #[derive(Debug, Clone)]
 pub(crate) struct Paths {
     /// The workspace root.
     pub(crate) root: PathBuf,
-    /// What set-up fetched or built once and root alone uses: kernels, the packages of agents, the eBPF object.
+    /// What set-up fetched or built and only root uses: kernels, the packages of agents, the eBPF object.
     pub(crate) cache: PathBuf,
-    /// What other users run; see `shared.rs`.
+    /// The folder of programs that other users run; see `shared.rs`.
     pub(crate) shared: PathBuf,
-    /// Cargo's target directory, wherever `CARGO_TARGET_DIR` or cargo's configuration puts it.
+    /// Cargo's target directory. `CARGO_TARGET_DIR` or cargo's configuration can set it.
     pub(crate) target: PathBuf,
 }
 
-/// This program's file, also where a build has put a newer one in its place.
+/// The path of this program, even if a build has replaced its file.
 ///
 /// # Errors
 ///
-/// There is none any more.
+/// There is no file at the path.
 pub(crate) fn own_program() -> Result<PathBuf> {
     let link = env::current_exe().context("own executable: not known")?;
     let path = link.to_str().and_then(|path| path.strip_suffix(" (deleted)")).map_or(link.clone(), PathBuf::from);
@@ -40,7 +40,7 @@ impl Paths {
     ///
     /// # Errors
     ///
-    /// When no directory above holds `tests/kernels.toml`.
+    /// No directory above contains `tests/kernels.toml`.
     pub(crate) fn find() -> Result<Self> {
         let here = env::current_dir().context("current directory is not readable")?;
         let root = here
@@ -54,7 +54,7 @@ impl Paths {
         Ok(Self { shared: shared::folder(&root, &cache), cache, target, root })
     }
 
-    /// cargo, in the workspace, with the target directory that this program was built in: a relative one is meant from where the person is.
+    /// A cargo command in the workspace, with the target directory of this program. A relative one would depend on the current directory.
     pub(crate) fn cargo(&self) -> Command {
         let mut command = Command::new("cargo");
         command.current_dir(&self.root).env("CARGO_TARGET_DIR", &self.target);
@@ -82,7 +82,7 @@ impl Paths {
     }
 }
 
-/// The target directory that cargo built this program in; none where it does not lie as cargo puts it.
+/// The target directory that contains this program. `None` if the path is not as cargo builds it.
 fn target_of(program: &Path) -> Option<PathBuf> {
     let profile = program.parent()?;
     (program.file_name()? == "xtask" && matches!(profile.file_name()?.to_str()?, "debug" | "release"))
@@ -90,12 +90,12 @@ fn target_of(program: &Path) -> Option<PathBuf> {
         .map(Path::to_path_buf)
 }
 
-/// The file's text, or an error that names the file.
+/// The text of a file. An error contains its path.
 pub(crate) fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("{}: not readable", path.display()))
 }
 
-/// Writes `text` where it differs from what is there; true when it wrote.
+/// Writes `text` if the file differs. Returns whether it wrote.
 pub(crate) fn write_if_changed(path: &Path, text: &str) -> Result<bool> {
     if std::fs::read_to_string(path).is_ok_and(|old| old == text) {
         return Ok(false);

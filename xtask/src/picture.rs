@@ -1,6 +1,6 @@
-//! `picture`: the README's pictures and its table, from what a run of the demo printed.
+//! `picture`: draws the README's pictures and its table from the output of the demo.
 //!
-//! `pp-demo --record` writes what was typed at two terminals, what was answered, and how each stage went. Nothing is added here but colour.
+//! `pp-demo --record` writes the commands of two terminals, their output and the result of each stage. This module adds only colour.
 
 use std::{fmt::Write as _, fs};
 
@@ -12,10 +12,10 @@ use crate::{docs, paths, paths::Paths, sh, wrappers};
 
 /// The width of the drawn terminal, in characters.
 const COLUMNS: usize = 104;
-/// What opens the README's table.
+/// The comment before the README's table.
 const TABLE: &str = "<!-- written by cargo xtask picture -->";
 
-/// What `pp-demo --record` writes.
+/// The file that `pp-demo --record` writes.
 #[derive(Debug, Deserialize)]
 struct Record {
     pictures: Vec<Picture>,
@@ -24,7 +24,7 @@ struct Record {
     kernel: String,
 }
 
-/// One picture: commands and what they printed, in order.
+/// One picture: commands and their output, in order.
 #[derive(Debug, Deserialize)]
 struct Picture {
     name: String,
@@ -33,7 +33,7 @@ struct Picture {
 
 #[derive(Debug, Deserialize)]
 struct Command {
-    /// Whose terminal it was.
+    /// The prompt of the terminal.
     prompt: String,
     typed: String,
     printed: String,
@@ -45,7 +45,7 @@ struct Stage {
     seen: String,
 }
 
-/// Runs the demo, or takes what its last run recorded, and writes the pictures and the table; the demo's exit code.
+/// Runs the demo, or uses the record of its last run, and writes the pictures and the table. Returns the demo's exit code.
 pub(crate) fn run(paths: &Paths, recorded: bool) -> Result<u8> {
     let file = paths.cache.join("picture.json");
     if !recorded {
@@ -74,7 +74,7 @@ fn svg(picture: &Picture) -> String {
     Term::new().min_width_px(860).render_svg(&terminal(picture))
 }
 
-/// What the terminal showed. The prompt is coloured and what was typed is bold; the rest is as it was printed.
+/// The text of the terminal. The prompt is coloured, the commands are bold and the output is unchanged.
 fn terminal(picture: &Picture) -> String {
     let mut text = String::new();
     for (index, Command { prompt, typed, printed }) in picture.commands.iter().enumerate() {
@@ -94,7 +94,7 @@ fn terminal(picture: &Picture) -> String {
     text
 }
 
-/// A line as a terminal shows it: tabs to every eighth column, broken after so many characters.
+/// A line as a terminal shows it: tabs are expanded, and it is broken after [`COLUMNS`] characters.
 fn wrapped(line: &str) -> String {
     let mut characters: Vec<char> = Vec::new();
     for character in line.chars() {
@@ -118,7 +118,7 @@ fn table(record: &Record) -> String {
     text
 }
 
-/// The page with another table in its place.
+/// The page with its table replaced.
 fn with_table(page: &str, table: &str) -> Option<String> {
     let (before, rest) = page.split_once(TABLE)?;
     let (_, after) = rest.split_once(docs::WRITTEN_END)?;

@@ -1,4 +1,4 @@
-//! `setup`: a fresh Debian-like machine becomes one that can build, test and demonstrate everything. Quick when all is there.
+//! `setup`: prepares a fresh Debian-like machine to build, test and demonstrate everything. It is quick if nothing is missing.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -22,7 +22,7 @@ pub(crate) enum Part {
     Browser,
 }
 
-/// Does the part named, or all but the browser.
+/// Runs one part, or all but the browser.
 pub(crate) fn run(paths: &Paths, only: Option<Part>) -> Result<()> {
     let wants = |part| only.is_none_or(|one| one == part);
     if wants(Part::Toolchain) {
@@ -44,13 +44,13 @@ pub(crate) fn run(paths: &Paths, only: Option<Part>) -> Result<()> {
     Ok(())
 }
 
-/// What the e2e suite, the demo and the bench need on this machine itself.
+/// Sets up what the e2e suite, the demo and the bench need on this machine.
 pub(crate) fn native(paths: &Paths) -> Result<()> {
     run(paths, Some(Part::Toolchain))?;
     run(paths, Some(Part::Lab))
 }
 
-/// rustfmt and clippy of the toolchain that runs this.
+/// Installs rustfmt and clippy for the current toolchain.
 fn components() -> Result<()> {
     for tool in ["fmt", "clippy"] {
         if sh::run_quiet(&mut sh::cmd("cargo", [tool, "--version"])).is_ok() {
@@ -65,12 +65,12 @@ fn components() -> Result<()> {
     Ok(())
 }
 
-/// QEMU and what builds an initramfs.
+/// Installs QEMU and the tools that build an initramfs.
 pub(crate) fn vm_tools() -> Result<()> {
     packages::ensure("virtual machines", packages::VM)
 }
 
-/// QEMU and every kernel, each with its initramfs.
+/// Sets up QEMU and every kernel with its initramfs.
 fn kernels(paths: &Paths) -> Result<()> {
     vm_tools()?;
     let matrix = Matrix::load(paths)?;
@@ -81,7 +81,7 @@ fn kernels(paths: &Paths) -> Result<()> {
     Ok(())
 }
 
-/// The lab's tools and its Python environment.
+/// Sets up the lab's tools and its Python environment.
 fn lab(paths: &Paths) -> Result<()> {
     packages::ensure("lab", packages::LAB)?;
     shared::ensure(paths)?;
@@ -109,7 +109,7 @@ fn lab(paths: &Paths) -> Result<()> {
     shared::link(paths, &venv)
 }
 
-/// A Python that the lab's packages support: 3.11 or newer, the system's own first. It is run as other users too: one in root's home will not do.
+/// A Python that the lab's packages support: 3.11 or newer, the system's own first. Other users run it too, so it cannot be in root's home.
 fn python() -> Result<PathBuf> {
     let named = ["python3", "python3.13", "python3.12", "python3.11"];
     let candidates = std::iter::once(PathBuf::from("/usr/bin/python3")).chain(named.iter().filter_map(|name| sh::which(name)));

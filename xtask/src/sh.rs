@@ -1,4 +1,4 @@
-//! Runs other programs: one place that announces, times and checks them.
+//! Runs other programs: announces, times and checks them.
 
 use std::{
     ffi::OsStr,
@@ -10,12 +10,12 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-/// Tells the person at the terminal something; stdout is kept for results.
+/// Prints a message for the user to standard error. Standard output is for results.
 pub(crate) fn say(text: impl AsRef<str>) {
     eprintln!("xtask: {}", text.as_ref());
 }
 
-/// Announces a step, does it and says how long it took.
+/// Announces a step, runs it and prints how long it took.
 pub(crate) fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     say(format!("{what} ..."));
     let start = Instant::now();
@@ -31,14 +31,14 @@ pub(crate) fn cmd<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item =
     command
 }
 
-/// The command as one would type it.
+/// The command as it is typed in a shell.
 pub(crate) fn shown(command: &Command) -> String {
     let words: Vec<_> =
         std::iter::once(command.get_program()).chain(command.get_args()).map(|word| quote(&word.to_string_lossy())).collect();
     words.join(" ")
 }
 
-/// One word, quoted for a POSIX shell where it needs it.
+/// One word, quoted for a POSIX shell if necessary.
 pub(crate) fn quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+./,:@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
@@ -47,7 +47,7 @@ pub(crate) fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// Runs with this terminal's output; anything but exit code 0 is an error.
+/// Runs the command with our output. Every exit code but 0 is an error.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("{}: did not start", shown(command)))?;
     if !status.success() {
@@ -56,7 +56,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs silently; on failure the error carries the last lines of its output.
+/// Runs the command silently. An error contains the last lines of its output.
 pub(crate) fn run_quiet(command: &mut Command) -> Result<String> {
     let out = command.stdin(Stdio::null()).output().with_context(|| format!("{}: did not start", shown(command)))?;
     if !out.status.success() {
@@ -68,13 +68,13 @@ pub(crate) fn run_quiet(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
-/// Runs a long command and shows a line of its output every few seconds, so that nobody wonders whether it hangs.
+/// Runs a long command and shows a line of its output every few seconds as progress.
 pub(crate) fn run_with_progress(command: &mut Command) -> Result<()> {
     let name = shown(command);
     let (reader, writer) = std::io::pipe().context("pipe")?;
     command.stdin(Stdio::null()).stdout(writer.try_clone().context("pipe")?).stderr(writer);
     let mut child = command.spawn().with_context(|| format!("{name}: did not start"))?;
-    // The command keeps the pipe's write ends: without this the reader would never see the end.
+    // The command holds write ends of the pipe. While they are open, the reader does not see the end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut tail: Vec<String> = Vec::new();
     let mut last = Instant::now();
@@ -103,7 +103,7 @@ pub(crate) fn which(program: &str) -> Option<PathBuf> {
     path.split(':').chain(["/usr/local/sbin", "/usr/sbin", "/sbin"]).map(|dir| PathBuf::from(dir).join(program)).find(|file| file.is_file())
 }
 
-/// Are we root?
+/// Whether we are root.
 pub(crate) fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)

@@ -1,8 +1,8 @@
-//! The folder of what other users of the machine run: the lab's Python, which tests start as users that own nothing. The checkout may lie where
-//! these cannot look, below `/root` or a closed home.
+//! The folder of programs that other users run: the lab's Python, which tests start as unprivileged users. These users may be unable to
+//! read the checkout, for example below `/root`.
 //!
-//! It is [`BASE`], one folder a checkout, which root alone can write, as it alone can write every folder above. `venv` in the checkout's cache is a link to
-//! what is in there. The folders of checkouts that are gone are removed by the next set-up of another.
+//! It is in [`BASE`], one folder per checkout. Only root can write it and the folders above. `venv` in the checkout's cache is a link into
+//! it. Set-up removes the folders of checkouts that no longer exist.
 
 use std::{
     fs,
@@ -16,27 +16,28 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{paths::Paths, sh};
 
-/// Where the folders are. Not `/run`, from which some systems let nothing be executed, nor a place that everybody can write.
+/// The parent of the folders. `/run` does not do, because some systems mount it `noexec`, and neither does a folder that everybody can
+/// write.
 pub(crate) const BASE: &str = "/var/cache/pp-lab";
-/// The file in each folder that says which checkout it belongs to.
+/// The file in each folder that contains the path of its checkout.
 const OWNER: &str = "checkout";
 
-/// The folder of a checkout; it need not exist. Without root nothing is run as another user, and the cache will do.
+/// The folder of a checkout, which need not exist. Without root nothing runs as another user, and the folder is the cache.
 pub(crate) fn folder(root: &Path, cache: &Path) -> PathBuf {
     if sh::is_root() { Path::new(BASE).join(key(root)) } else { cache.to_path_buf() }
 }
 
-/// One word for a checkout, the same every time.
+/// A stable name for a checkout.
 fn key(root: &Path) -> String {
     use std::os::unix::ffi::OsStrExt as _;
     hex::encode(&Sha256::digest(root.as_os_str().as_bytes())[..6])
 }
 
-/// Makes the folder, and removes those of checkouts that are gone.
+/// Creates the folder, and removes those of checkouts that are gone.
 ///
 /// # Errors
 ///
-/// A folder of that name that others can write, or that is not ours.
+/// A folder of that name belongs to another user, or others can write it.
 pub(crate) fn ensure(paths: &Paths) -> Result<()> {
     if paths.shared == paths.cache {
         return Ok(());
@@ -52,14 +53,14 @@ pub(crate) fn ensure(paths: &Paths) -> Result<()> {
     fs::write(paths.shared.join(OWNER), root).with_context(|| format!("{}: not writable", paths.shared.display()))
 }
 
-/// Makes a folder that we alone can write and everybody can enter, or checks that the one that is there is such.
+/// Creates a folder that only we can write and everybody can enter, or checks an existing one.
 fn ours(folder: &Path) -> Result<()> {
     match fs::create_dir(folder) {
         Ok(()) => fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).with_context(|| folder.display().to_string())?,
         Err(err) if err.kind() == std::io::ErrorKind::AlreadyExists => {}
         Err(err) => return Err(err).with_context(|| format!("{}: not creatable", folder.display())),
     }
-    // Of the entry itself: a link leads to who knows where.
+    // The entry itself: a link may lead anywhere.
     let found = fs::symlink_metadata(folder).with_context(|| folder.display().to_string())?;
     let mine = fs::metadata("/proc/self").context("/proc/self")?.uid();
     ensure!(found.is_dir(), "{}: not a directory; remove it", folder.display());
@@ -70,7 +71,7 @@ fn ours(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Folders whose checkout is no longer there. One that does not say which it belongs to is let be: it may be in the making.
+/// Folders whose checkout no longer exists. A folder that names no checkout stays, since another process may be creating it.
 fn gone(base: &Path) -> Result<Vec<PathBuf>> {
     let mut gone = Vec::new();
     for entry in fs::read_dir(base).with_context(|| format!("{}: not readable", base.display()))? {
@@ -83,14 +84,14 @@ fn gone(base: &Path) -> Result<Vec<PathBuf>> {
     Ok(gone)
 }
 
-/// Leads from the cache to what is in the folder under the same name, for programs that are told of the checkout alone.
+/// Links `what` into the cache under the same name, for programs that know only the checkout.
 pub(crate) fn link(paths: &Paths, what: &Path) -> Result<()> {
     let link = paths.cache.join(what.file_name().context("a name")?);
     if link == what || fs::read_link(&link).is_ok_and(|to| to == what) {
         return Ok(());
     }
     match fs::symlink_metadata(&link) {
-        // What an earlier set-up put there.
+        // An earlier set-up created it.
         Ok(found) if found.is_dir() => fs::remove_dir_all(&link).with_context(|| format!("{}: not removable", link.display()))?,
         Ok(_) => fs::remove_file(&link).with_context(|| format!("{}: not removable", link.display()))?,
         Err(_) => fs::create_dir_all(&paths.cache).with_context(|| format!("{}: not creatable", paths.cache.display()))?,
@@ -98,14 +99,14 @@ pub(crate) fn link(paths: &Paths, what: &Path) -> Result<()> {
     symlink(what, &link).with_context(|| format!("{}: not creatable", link.display()))
 }
 
-/// The program, run as a user that owns nothing here; as ourselves without root.
+/// A command that runs the program as an unprivileged user, or as the current user without root.
 pub(crate) fn as_another_user(program: &Path) -> Command {
     let mut command = Command::new(program);
     if sh::is_root() {
         command = sh::cmd("setpriv", ["--reuid=65534", "--regid=65534", "--clear-groups"]);
         command.arg(program);
     }
-    // Where we are may be closed to them.
+    // That user may be unable to enter the current directory.
     command.current_dir("/");
     command
 }
@@ -114,7 +115,7 @@ pub(crate) fn as_another_user(program: &Path) -> Command {
 mod tests {
     use super::*;
 
-    /// A directory of its own that goes with it.
+    /// A temporary directory that is removed on drop.
     struct Place(PathBuf);
 
     impl Place {

@@ -1,5 +1,4 @@
-//! Test machines with systemd as PID 1, and the test of the installed service on one of them: its ordering, its restart, its
-//! upgrade and its removal.
+//! Virtual machines with systemd as PID 1, and the test of the installed service on one of them: ordering, restart, upgrade and removal.
 
 use std::{
     path::Path,
@@ -12,14 +11,13 @@ use crate::{
     e2e,
     kernels::Matrix,
     next_agent,
+    parallel::{self, Piece},
     paths::Paths,
-    setup,
-    side_by_side::{self, Piece},
-    vm, wrappers,
+    setup, vm, wrappers,
 };
 
-/// Second stage: throws out (of the throw-away overlay) what this machine would start, adds one target that runs
-/// `/out/command.sh` once `basic.target` is up, and becomes systemd.
+/// Second stage: removes from the temporary overlay what this machine would start. It adds one target that runs `/out/command.sh` once
+/// `basic.target` is up, and becomes systemd.
 pub(crate) const RUN_SYSTEMD: &str = r#"bb=/usr/bin/busybox
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 $bb rm -rf /etc/systemd/system/*.wants /etc/systemd/system/*.requires
@@ -64,13 +62,13 @@ exec /lib/systemd/systemd --unit=pp-run.target --log-target=journal
 /// The steps inside the machine.
 const INSTALL_TEST: &str = include_str!("install_test.sh");
 
-/// The kernel it is tried on unless another is named.
+/// The default kernel.
 pub(crate) const KERNEL: &str = "6.1";
 
-/// Longest time one mode may take; it needs about a sixth of it.
+/// The longest time for one mode. It needs about a sixth of that.
 const DEADLINE: Duration = Duration::from_secs(15 * 60);
 
-/// What is tried: the whole life of the service, and a boot with `pp_agent=off`.
+/// What is tested: the whole life of the service, or a boot with `pp_agent=off`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// Install, start, kill, upgrade, stop, uninstall.
@@ -92,20 +90,19 @@ impl Mode {
     }
 }
 
-/// How one mode went.
+/// The result of one mode.
 #[derive(Debug)]
 pub(crate) struct Tried {
-    /// What was tried, on which kernel.
+    /// What was tested, on which kernel.
     pub(crate) what: String,
     /// Steps that held.
     pub(crate) held: usize,
     /// Why it failed, with the end of its log; `None` when every step held.
     pub(crate) complaint: Option<String>,
-    /// From start to judgement.
     pub(crate) took: Duration,
 }
 
-/// Tries one mode with the binaries built before. Whatever goes wrong is the complaint.
+/// Tests one mode with binaries that exist. Every error becomes the complaint.
 pub(crate) fn try_installed(paths: &Paths, matrix: &Matrix, kernel: &str, mode: Mode, agent: &Path) -> Tried {
     let start = Instant::now();
     let outcome = in_vm(paths, matrix, kernel, mode, agent);
@@ -114,7 +111,7 @@ pub(crate) fn try_installed(paths: &Paths, matrix: &Matrix, kernel: &str, mode: 
     match outcome {
         Ok((outcome, log)) => {
             tried.what = format!("installed service, {} ({})", mode.name(), outcome.release);
-            (tried.held, tried.complaint) = judge(outcome.exit_code, &log);
+            (tried.held, tried.complaint) = evaluate(outcome.exit_code, &log);
         }
         Err(err) => tried.complaint = Some(format!("{err:#}")),
     }
@@ -144,25 +141,25 @@ fn in_vm(paths: &Paths, matrix: &Matrix, kernel: &str, mode: Mode, agent: &Path)
     Ok((outcome, log))
 }
 
-/// How many steps held, and why that is not enough. A script that ends before its last line has failed, whatever its exit code.
-fn judge(exit_code: i32, log: &str) -> (usize, Option<String>) {
+/// How many steps held, and a complaint if the run failed. A script that ends before its last line has failed, whatever its exit code.
+fn evaluate(exit_code: i32, log: &str) -> (usize, Option<String>) {
     let held = log.lines().filter(|line| line.starts_with("install-test: held: ")).count();
     let whole = exit_code == 0 && held > 0 && log.lines().any(|line| line == "install-test: all steps held");
     let tail = || log.lines().rev().take(70).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n");
     (held, (!whole).then(|| format!("exit code {exit_code} after {held} steps; end of its log:\n{}", tail())))
 }
 
-/// Sets up, builds and tries the installed service in every mode; true when every step held.
+/// Sets up, builds and tests the installed service in every mode. True if every step held.
 pub(crate) fn install_test(paths: &Paths, kernel: &str) -> Result<bool> {
     setup::native(paths)?;
     setup::run(paths, Some(setup::Part::Kernels))?;
     let matrix = Matrix::load(paths)?;
-    // Not the release build: what is tried is the unit, and it is there already.
+    // The test is about the unit, so the debug build, which exists already, is enough.
     let agent = e2e::build_all(paths)?.join("pp-agent");
     let (matrix, agent) = (&matrix, agent.as_path());
     let tries = Mode::ALL.map(|mode| -> Piece<'_, Tried> { Box::new(move || try_installed(paths, matrix, kernel, mode, agent)) });
     let mut green = true;
-    for tried in side_by_side::run(tries.into()) {
+    for tried in parallel::run(tries.into()) {
         wrappers::show_tried("install-test", &tried);
         green &= tried.complaint.is_none();
     }
@@ -180,11 +177,11 @@ mod tests {
     #[test]
     fn only_a_log_that_came_to_its_end_is_green() {
         let whole = "install-test: held: a (1 s)\ninstall-test: held: b (2 s)\ninstall-test: all steps held\n";
-        assert_eq!(judge(0, whole), (2, None));
-        assert!(judge(1, whole).1.is_some());
-        assert!(judge(0, "install-test: held: a (1 s)\n").1.is_some());
-        assert!(judge(0, "install-test: all steps held\n").1.is_some());
-        let (held, complaint) = judge(1, "install-test: held: a (1 s)\ninstall-test: FAILED: b: because\n");
+        assert_eq!(evaluate(0, whole), (2, None));
+        assert!(evaluate(1, whole).1.is_some());
+        assert!(evaluate(0, "install-test: held: a (1 s)\n").1.is_some());
+        assert!(evaluate(0, "install-test: all steps held\n").1.is_some());
+        let (held, complaint) = evaluate(1, "install-test: held: a (1 s)\ninstall-test: FAILED: b: because\n");
         assert_eq!(held, 1);
         assert!(complaint.is_some_and(|text| text.contains("because")));
     }

@@ -1,7 +1,7 @@
 //! The eBPF toolchain: a rustc that has `core` for the BPF target, and a bpf-linker built on the same LLVM.
 //!
-//! Two routes lead there. Debian packages such a rustc with its LLVM (`rustc-web`); elsewhere it is rustup's nightly with
-//! `rust-src`. Whichever is complete is used; else the one that can be installed is.
+//! It is either Debian's rustc with its LLVM (`rustc-web`), or rustup's nightly with `rust-src`. A complete one is used. Otherwise one of
+//! them is installed.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{packages, paths::Paths, sh};
 
 const BPF_LINKER: &str = "0.13.0";
-/// Stable rustc refuses unstable features except for the crates named here: both use `asm_experimental_arch`.
+/// The crates for which stable rustc must allow unstable features: both use `asm_experimental_arch`.
 const UNSTABLE_CRATES: &str = "aya_ebpf,pp_ebpf";
 
 /// A complete toolchain.
@@ -50,7 +50,7 @@ impl Toolchain {
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{}:{path}", linker.display()));
         command.env("RUSTFLAGS", "-Cdebuginfo=2 -Clink-arg=--btf -Clink-arg=--disable-expand-memcpy-in-order");
-        // What `cargo xtask` set for its own toolchain would mislead this one.
+        // `cargo xtask` runs with these variables set for another toolchain.
         for name in ["RUSTUP_TOOLCHAIN", "LD_LIBRARY_PATH", "CARGO", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_ENCODED_RUSTFLAGS"]
         {
             command.env_remove(name);
@@ -59,7 +59,7 @@ impl Toolchain {
         command
     }
 
-    /// One word for result lines.
+    /// Its name in result lines.
     pub(crate) const fn name(&self) -> &'static str {
         match self {
             Self::Debian { .. } => "debian",
@@ -68,7 +68,7 @@ impl Toolchain {
     }
 }
 
-/// The toolchain as it is, without installing anything.
+/// The installed toolchain, if it is complete.
 pub(crate) fn find(paths: &Paths) -> Option<Toolchain> {
     let own = paths.cache.join("tools/bin");
     let linker = own.join("bpf-linker").is_file().then_some(own);
@@ -81,7 +81,7 @@ pub(crate) fn find(paths: &Paths) -> Option<Toolchain> {
     nightly_llvm().map(|_| Toolchain::Nightly { linker })
 }
 
-/// The toolchain, installed first where it is missing.
+/// The toolchain. It is installed if it is missing.
 pub(crate) fn ensure(paths: &Paths) -> Result<Toolchain> {
     if let Some(found) = find(paths) {
         return Ok(found);
@@ -96,14 +96,14 @@ pub(crate) fn ensure(paths: &Paths) -> Result<Toolchain> {
     find(paths).context("eBPF toolchain: installed, but still not complete; see the messages above")
 }
 
-/// LLVM's major version of Debian's rustc, when that has the BPF target.
+/// The major version of LLVM in Debian's rustc, if that has the BPF target.
 fn debian_rustc() -> Option<String> {
     let std = Path::new("/usr/lib/rustlib/bpfel-unknown-none/lib");
     (std.is_dir() && Path::new("/usr/bin/cargo").is_file()).then_some(())?;
     llvm_major(&mut Command::new("/usr/bin/rustc"))
 }
 
-/// LLVM's major version of rustup's nightly, when that has the sources of `core`.
+/// The major version of LLVM in rustup's nightly, if that has the sources of `core`.
 fn nightly_llvm() -> Option<String> {
     let root = sh::run_quiet(&mut sh::cmd("rustup", ["run", "nightly", "rustc", "--print", "sysroot"])).ok()?;
     Path::new(root.trim()).join("lib/rustlib/src/rust/library/core").is_dir().then_some(())?;
@@ -116,7 +116,7 @@ fn llvm_major(rustc: &mut Command) -> Option<String> {
     Some(version.split('.').next()?.to_owned())
 }
 
-/// Installs a rustc that can build for BPF; its LLVM's major version.
+/// Installs a rustc that can build for BPF. Returns the major version of its LLVM.
 fn install_rustc() -> Result<String> {
     const DEBIAN: &[&str] = &["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
     if sh::which("apt-cache").is_some() {
@@ -141,7 +141,7 @@ fn install_rustc() -> Result<String> {
     )
 }
 
-/// Builds bpf-linker against the LLVM that rustc has: other majors cannot read its bitcode.
+/// Builds bpf-linker with the LLVM of rustc. Other major versions cannot read its bitcode.
 fn install_linker(paths: &Paths, llvm: &str) -> Result<()> {
     let prefix = PathBuf::from(format!("/usr/lib/llvm-{llvm}"));
     if !prefix.join("bin/llvm-config").exists() {

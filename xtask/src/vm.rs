@@ -1,7 +1,7 @@
 //! Runs a command in a virtual machine with a chosen kernel and this machine's own files.
 //!
-//! QEMU emulates in software, so no `/dev/kvm` is needed. The guest has no network card: nothing it does leaves it. It sees the host's files, and the
-//! checkout and what was built of it at their own places wherever they are.
+//! QEMU emulates in software, so no `/dev/kvm` is needed. The guest has no network card, so it cannot send anything to the host's network.
+//! It sees the host's files. The checkout and its build output have the same paths as on the host.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ use crate::{
     sh, systemd,
 };
 
-/// Second stage for a plain command: mounts what a Linux system has, runs `/out/command.sh`, powers off.
+/// Second stage for a plain command: mounts the usual file systems, runs `/out/command.sh`, powers off.
 const RUN_COMMAND: &str = r#"bb=/usr/bin/busybox
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 $bb mkdir -p /dev/pts /run/lock
@@ -44,7 +44,7 @@ for tenth in 1 2 3 4 5 6 7 8 9 10; do [ -e /proc/$tee/fd/0 ] && $bb sleep 0.1; d
 $bb poweroff -f
 "#;
 
-/// What to run and how long it may take.
+/// A command to run in a virtual machine.
 #[derive(Debug)]
 pub(crate) struct Job<'a> {
     /// Kernel name of `tests/kernels.toml`.
@@ -57,32 +57,32 @@ pub(crate) struct Job<'a> {
     pub(crate) command: &'a [String],
     /// Variables for the command.
     pub(crate) env: &'a [(String, String)],
-    /// Boot systemd as PID 1 and run the command as one of its units.
+    /// Boot systemd as PID 1 and run the command as a unit.
     pub(crate) systemd: bool,
-    /// After this the machine is ended.
+    /// The machine is killed after this time.
     pub(crate) deadline: Duration,
     /// Show the console while it runs.
     pub(crate) show: bool,
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     /// The command's exit code.
     pub(crate) exit_code: i32,
-    /// The directory the guest saw as `/out`.
+    /// The directory that is `/out` in the guest.
     pub(crate) out: PathBuf,
-    /// `uname -r` that the booted image has.
+    /// `uname -r` of the booted image.
     pub(crate) release: String,
     /// From start to power-off.
     pub(crate) took: Duration,
 }
 
-/// Boots, runs, powers off.
+/// Boots the machine, runs the command and powers off.
 ///
 /// # Errors
 ///
-/// When the kernel or QEMU is missing, the deadline passes, or the guest ends without an exit code.
+/// The kernel or QEMU is missing, the deadline passes, or the guest ends without an exit code.
 pub(crate) fn run(paths: &Paths, matrix: &Matrix, job: &Job<'_>) -> Result<Outcome> {
     let kernel = fetch::ensure(paths, matrix.kernel(job.kernel)?)?;
     let archive = initramfs::ensure(&kernel, &paths.kernel(job.kernel))?;
@@ -105,7 +105,7 @@ pub(crate) fn run(paths: &Paths, matrix: &Matrix, job: &Job<'_>) -> Result<Outco
     let mut child = qemu.spawn().with_context(|| format!("{}: did not start", sh::shown(&qemu)))?;
     let console = dir.join("console.log");
     let ended = watch(&mut child, &console, start + job.deadline, job.show);
-    // Also after an error nothing may be left running; killing a process that has ended is no error.
+    // QEMU must not continue after an error. Killing a process that has ended is no error.
     child.kill().context("qemu: not ended")?;
     child.wait().context("qemu: not reaped")?;
     ended?;
@@ -127,12 +127,12 @@ fn command_script(paths: &Paths, job: &Job<'_>) -> String {
     text
 }
 
-/// The checkout and, where links or cargo's target directory lead out of it, what was built and fetched: a machine has file systems of its own on
-/// `/tmp`, `/run` and `/dev`, and the host's may be of another kind than its root. No folder lies below another.
+/// The folders to mount: the checkout, and build output and fetched files if they are outside of it. They may be on other file systems than
+/// the host's root, and a machine has its own `/tmp`, `/run` and `/dev`. No folder is below another.
 fn shares(paths: &Paths) -> Result<Vec<PathBuf>> {
     let mut shares: Vec<PathBuf> = Vec::new();
     for place in [&paths.root, &paths.cache, &paths.target.join("debug"), &paths.target.join("release")] {
-        // Not all of them need be there.
+        // A folder may not exist.
         let Ok(real) = place.canonicalize() else { continue };
         if !shares.iter().any(|share| real.starts_with(share)) {
             shares.push(real);
@@ -145,7 +145,7 @@ fn tag(number: usize) -> String {
     format!("share{number}")
 }
 
-/// A path as a line of a file that a shell reads.
+/// A path as a line of a file that a shell script reads.
 fn line(path: &Path) -> Result<String> {
     let text = path.to_str().filter(|text| !text.contains('\n'));
     Ok(text.with_context(|| format!("{}: not UTF-8 or with a line break; test machines cannot take it", path.display()))?.to_owned() + "\n")
@@ -157,7 +157,7 @@ fn option(path: &Path) -> String {
 }
 
 fn qemu(image: &Path, archive: &Path, out: &Path, shares: &[PathBuf], append: &str) -> Command {
-    // The machine must not outlive us: setpriv asks the kernel to end it when we die. Whatever else runs here goes first.
+    // setpriv asks the kernel to kill the machine when we die. Other processes of this machine have priority.
     let mut command = Command::new("nice");
     command.args([
         "-n",
@@ -171,7 +171,7 @@ fn qemu(image: &Path, archive: &Path, out: &Path, shares: &[PathBuf], append: &s
         "-display",
         "none",
     ]);
-    // Wide registers cost an emulated processor more than they save; the suite knows by the name that it is one.
+    // An emulated processor is slower with wide registers. The suite recognises emulation by the name.
     let processor = "Nehalem,model-id=QEMU TCG";
     command.args(["-machine", "q35", "-accel", "tcg,thread=single", "-cpu", processor, "-smp", "2", "-m", "2048"]);
     command.args(["-nic", "none", "-no-reboot", "-serial", "stdio", "-device", "virtio-rng-pci"]);
@@ -189,7 +189,7 @@ fn qemu(image: &Path, archive: &Path, out: &Path, shares: &[PathBuf], append: &s
     command
 }
 
-/// Copies the console to its log (and the terminal) until the machine is off.
+/// Copies the console to its log, and with `show` to the terminal, until the machine is off.
 fn watch(child: &mut Child, log: &Path, deadline: Instant, show: bool) -> Result<()> {
     let output = child.stdout.take().context("qemu: no console")?;
     let mut file = fs::File::create(log).with_context(|| format!("{}: not creatable", log.display()))?;

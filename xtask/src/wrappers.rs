@@ -1,4 +1,4 @@
-//! `demo`, `bench` and `soak`: set up, build, then start the program that does the work.
+//! `demo`, `bench` and `soak`: set up, build, then start the program.
 
 use std::{
     path::Path,
@@ -16,18 +16,18 @@ use crate::{
     setup, sh, systemd,
 };
 
-/// The incident in the lab, stage by stage; its exit code.
+/// Replays the incident in the lab, stage by stage. Returns the exit code.
 pub(crate) fn demo(paths: &Paths, args: &[String]) -> Result<u8> {
     root_only("demo")?;
     setup::native(paths)?;
-    // Unoptimised: it is there minutes sooner, and ci uses the same.
+    // The debug build is minutes faster, and `ci` uses it too.
     let bin = e2e::build(paths, false)?;
     start(paths, &bin, "pp-demo", args, &[])
 }
 
-/// The cost of the hooks as a ratio to empty programs at the same hooks; its exit code. The limits are tried on a build that does more
-/// work for unmarked callers, too: they must notice it. With `extra` that build is the one under test, and the run must fail. With `page` the
-/// run is written below `docs/performance`.
+/// Measures the cost of the hooks as a ratio to empty programs at the same hooks. Returns the exit code. It also checks that the limits
+/// fail a build that does more work for unmarked callers. With `extra` that build is the one under test, and the run must fail. With `page`
+/// the run is written below `docs/performance`.
 pub(crate) fn bench(paths: &Paths, extra: bool, page: bool, args: &[String]) -> Result<u8> {
     root_only("bench")?;
     setup::native(paths)?;
@@ -53,8 +53,8 @@ pub(crate) fn bench(paths: &Paths, extra: bool, page: bool, args: &[String]) -> 
     Ok(u8::try_from(code).unwrap_or(1))
 }
 
-/// The suite with `--soak` on every row and the installed service, `rounds` times; true when all of it was green every time. Rows that
-/// are named run alone.
+/// Runs the suite with `--soak` on every row and the installed service, `rounds` times. If rows are named, only these run. True if
+/// everything was green every time.
 pub(crate) fn soak(paths: &Paths, rounds: u32, rows: &[String]) -> Result<bool> {
     root_only("soak")?;
     setup::run(paths, None)?;
@@ -82,8 +82,8 @@ pub(crate) fn soak(paths: &Paths, rounds: u32, rows: &[String]) -> Result<bool> 
     Ok(green)
 }
 
-/// One row's outcome in a line, and each complaint in another.
-#[expect(clippy::print_stdout, reason = "the outcome is this command's result")]
+/// Prints the result of a row in one line, and each complaint in another.
+#[expect(clippy::print_stdout, reason = "the output is this command's result")]
 pub(crate) fn show(what: &str, cell: &e2e::Cell) {
     for complaint in &cell.complaints {
         println!("{what}: {complaint}");
@@ -99,8 +99,8 @@ pub(crate) fn show(what: &str, cell: &e2e::Cell) {
     );
 }
 
-/// The same for the installed service.
-#[expect(clippy::print_stdout, reason = "the outcome is this command's result")]
+/// The same for a test of the installed service.
+#[expect(clippy::print_stdout, reason = "the output is this command's result")]
 pub(crate) fn show_tried(what: &str, tried: &systemd::Tried) {
     let seconds = tried.took.as_secs_f64();
     match &tried.complaint {

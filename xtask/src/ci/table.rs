@@ -1,4 +1,4 @@
-//! What `ci` says at its end: a line for each check, the seconds of each group of tests by row, and both as JSON beside the cache.
+//! The final table of `ci`: a line for each check, and the seconds of each group of tests by row. Both are also written as JSON.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,9 +21,9 @@ pub(super) struct Line {
     pub(super) skipped: usize,
     pub(super) began: Instant,
     pub(super) took: Duration,
-    /// Seconds of the suite's tests, by their group.
+    /// Seconds of the suite's tests, by group.
     pub(super) groups: BTreeMap<String, f64>,
-    /// An earlier run whose result this is; none when it ran just now.
+    /// The earlier run whose result this is. `None` if it ran now.
     pub(super) kept: Option<String>,
 }
 
@@ -34,7 +34,7 @@ impl Line {
         Self { what, passed, failed, skipped, began, took, groups: BTreeMap::new(), kept: None }
     }
 
-    /// A line of what passes or fails as one.
+    /// The line of a check that passes or fails as a whole.
     pub(super) fn verdict(what: &str, ok: bool, began: Instant) -> Self {
         Self::new(what, (ok.into(), (!ok).into(), 0), began)
     }
@@ -46,17 +46,16 @@ pub(super) struct Times {
     commit: String,
     date: String,
     processors: usize,
-    /// From the start to the end.
     seconds: f64,
     passed: usize,
     failed: usize,
     skipped: usize,
     steps: Vec<Step>,
-    /// Rows whose committed coverage is of other programs.
+    /// Rows whose committed coverage is of other kernel programs.
     stale: Vec<String>,
 }
 
-/// One line of it.
+/// One check of the run.
 #[derive(Debug, Serialize)]
 struct Step {
     what: String,
@@ -73,11 +72,11 @@ struct Step {
 }
 
 impl Times {
-    /// Of the lines of a run that began at `start` and ends now.
+    /// The result of a run that began at `start` and ends now.
     ///
     /// # Errors
     ///
-    /// git does not say which commit this is.
+    /// git cannot name the commit.
     pub(super) fn of(paths: &Paths, start: Instant, lines: Vec<Line>, stale: Vec<String>) -> Result<Self> {
         let steps = lines.into_iter().map(|line| Step {
             what: line.what,
@@ -109,7 +108,7 @@ impl Times {
         self.failed == 0
     }
 
-    /// Keeps it beside the cache; where.
+    /// Writes it next to the cache. Returns the file.
     ///
     /// # Errors
     ///
@@ -129,7 +128,7 @@ impl Times {
         Ok(serde_json::to_string_pretty(self)?)
     }
 
-    /// As a person reads it.
+    /// As text for a person.
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.
@@ -166,13 +165,13 @@ impl Times {
 }
 
 impl Step {
-    /// Seconds that no test of the row took: its start, the lab, the way back. Nothing of a row that did not run now.
+    /// Seconds of the row outside its tests, such as boot and set-up of the lab. Zero for a row that did not run now.
     fn rest(&self) -> f64 {
         if self.kept.is_some() { 0.0 } else { self.seconds - self.groups.values().sum::<f64>() }
     }
 }
 
-/// A line for each group, the longest first.
+/// A line for each group, the slowest first.
 fn groups(rows: &[&Step]) -> Vec<(String, String)> {
     let names: BTreeSet<&String> = rows.iter().flat_map(|row| row.groups.keys()).collect();
     let all = |name: &String| rows.iter().filter_map(|row| row.groups.get(name)).sum::<f64>();

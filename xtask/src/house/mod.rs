@@ -1,17 +1,17 @@
-//! `house`: what keeps the code in order, checked from its text alone. It fails on
+//! `house`: the rules of the code that its text alone can show. It fails on
 //!
-//! - a circle of imports between folders of `pp-agent/src`, and a file there that no `mod` line leads to;
+//! - an import cycle between folders of `pp-agent/src`, and a file there that no `mod` line leads to;
 //! - `aya` outside `kernel/`, printing outside `cli/`, `json!` outside `receipt/`;
-//! - a public item of the agent that nobody names (`unused.rs` says what that proves);
+//! - a public item of the agent that nothing uses (`unused.rs` says what that proves);
 //! - a metric, or a kind, member or reason of events, that its page of the docs does not name.
 //!
-//! What was there when a check was new stands in `xtask/house.known`. That file only shrinks: what is not in it fails, and so does what is
-//! in it and gone.
+//! `xtask/house.known` lists findings that are accepted for now. That file only shrinks: a finding that it lacks fails the check, and so
+//! does a line whose finding is gone.
 
-mod circles;
+mod boundaries;
+mod cycles;
 mod names;
 mod pages;
-mod rooms;
 mod tree;
 mod unused;
 
@@ -27,12 +27,12 @@ use crate::{
 };
 use tree::{Files, Tree};
 
-/// One thing that must not be.
+/// One violation.
 #[derive(Debug, Serialize)]
 struct Finding {
-    /// What it is, the same as long as it is there.
+    /// What it is. It does not change while the violation exists.
     key: String,
-    /// Where, with the line.
+    /// File and line of each place.
     places: Vec<String>,
 }
 
@@ -42,7 +42,7 @@ impl Finding {
     }
 }
 
-/// What the command is told.
+/// The options of the command.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Options {
     /// Print what is known, too, and where each is
@@ -81,7 +81,7 @@ impl House {
     }
 }
 
-/// Checks and prints; true when all of it holds.
+/// Checks and prints. True if there are neither new findings nor outdated lines.
 pub(crate) fn run(paths: &Paths, options: Options, output: &Output) -> Result<bool> {
     if options.shrink {
         let gone = check(paths)?.compared.gone;
@@ -99,7 +99,7 @@ pub(crate) fn run(paths: &Paths, options: Options, output: &Output) -> Result<bo
 ///
 /// # Errors
 ///
-/// What does not hold, as [`run`] prints it.
+/// The findings, as [`run`] prints them.
 pub(crate) fn for_ci(paths: &Paths) -> Result<()> {
     let house = check(paths)?;
     ensure!(house.holds(), "\n{}", complaints(&house, false).join("\n"));
@@ -113,9 +113,9 @@ fn check(paths: &Paths) -> Result<House> {
     let golden = paths::read(&paths.root.join(pages::GOLDEN))?;
     let agent = Tree::parse(&files, "pp-agent/src", &["lib.rs", "main.rs"])?;
     let suite = suite(&files)?;
-    let mut findings = circles::check(&agent);
+    let mut findings = cycles::check(&agent);
     findings.extend(agent.unreached.iter().map(|file| Finding::of(format!("no mod line leads to {}", file.display()))));
-    findings.extend(rooms::check(&agent));
+    findings.extend(boundaries::check(&agent));
     findings.extend(unused::check(&agent, &suite));
     findings.extend(pages::check(&agent, &golden, &docs)?);
     let compared = compare(&findings, &known_text(paths)?);
@@ -156,7 +156,7 @@ fn compare(findings: &[Finding], known: &str) -> Compared {
     }
 }
 
-/// What to say of it; with `all` also what is known.
+/// The lines to print. With `all` they include the known findings.
 fn complaints(house: &House, all: bool) -> Vec<String> {
     let mut lines = Vec::new();
     for finding in &house.findings {

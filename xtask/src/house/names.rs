@@ -7,19 +7,17 @@ use quote::ToTokens as _;
 
 use super::tree::Module;
 
-/// Words that stand before a path and are none of it: `use ::aya`.
+/// Words that precede a path and do not belong to it: `use ::aya`.
 const KEYWORDS: [&str; 10] = ["as", "dyn", "for", "impl", "in", "match", "mut", "return", "use", "where"];
 
-/// A path as it is written somewhere.
+/// A path as it is written in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Written {
-    /// Its segments; `crate` first where it begins at the root, `super` and `self` resolved to that.
+    /// Its segments. The first is `crate` if it begins at the root; `super` and `self` are resolved.
     pub(super) segments: Vec<String>,
-    /// Where.
     pub(super) file: PathBuf,
-    /// On which line.
     pub(super) line: usize,
-    /// An exclamation mark follows: the name of a macro that is called.
+    /// It is the name of a macro that is called.
     pub(super) called: bool,
 }
 
@@ -38,7 +36,7 @@ struct Scan<'a> {
 }
 
 impl Scan<'_> {
-    /// Goes through tokens. `before` is what stands in front of the braces of a `use` that these are the inside of.
+    /// Reads tokens. If they are the inside of the braces of a `use`, `before` is the path in front of the braces.
     fn stream(&mut self, stream: TokenStream, before: &[String]) {
         let tokens: Vec<TokenTree> = stream.into_iter().collect();
         let mut at = 0;
@@ -59,13 +57,13 @@ impl Scan<'_> {
         }
     }
 
-    /// Reads one path that begins at `at`; where it ends.
+    /// Reads one path that begins at `at`. Returns where it ends.
     fn path(&mut self, tokens: &[TokenTree], mut at: usize, before: &[String]) -> usize {
         let line = tokens[at].span().start().line;
         let mut segments = before.to_vec();
         loop {
             match tokens.get(at) {
-                // `{self, ...}` means what stands before the braces.
+                // `{self, ...}` is the path before the braces.
                 Some(TokenTree::Ident(name)) if name == "self" && !before.is_empty() => at += 1,
                 Some(TokenTree::Ident(name)) => {
                     segments.push(name.to_string());
@@ -87,7 +85,7 @@ impl Scan<'_> {
         at
     }
 
-    /// The inside of the braces of a `use`.
+    /// Reads the inside of the braces of a `use`.
     fn braces(&mut self, group: &Group, before: &[String]) {
         let mut part = TokenStream::new();
         for token in group.stream() {
@@ -112,7 +110,7 @@ impl Scan<'_> {
         }
     }
 
-    /// A path in the string of an attribute, such as serde's `with = "crate::clock"`.
+    /// Reads a path in the string of an attribute, such as serde's `with = "crate::clock"`.
     fn string(&mut self, text: &str, line: usize) {
         if let Some(path) = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'))
             && path.starts_with("crate::")
@@ -127,7 +125,7 @@ impl Scan<'_> {
     }
 }
 
-/// `super` and `self` at the start turned into a path from the root, for a module at `from`.
+/// The path from the root, for a module at `from`: `super` and `self` at its start are resolved.
 fn resolved(from: &[String], segments: Vec<String>) -> Vec<String> {
     let mut base = match segments.first().map(String::as_str) {
         Some("self" | "super") => from.to_vec(),

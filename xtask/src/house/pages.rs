@@ -1,7 +1,7 @@
-//! What the docs must name, each on its page: metrics, and what events are made of.
+//! What the docs must name, each on its page: metrics, and the members of events.
 //!
-//! Maps, codes and counters of the programs are not looked for here: their pages are made from the tables in `pp-common`, whose test
-//! `pages` compares them. What events are made of is taken from the golden file, which the agent's tests compare with events of every kind.
+//! Maps, codes and counters of the programs are not checked here: the test `pages` of `pp-common` compares their pages with its tables.
+//! The members of events are read from the golden file, which the agent's tests compare with events of every kind.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -32,7 +32,7 @@ pub(super) fn check(agent: &Tree, golden: &str, docs: &Files) -> Result<Vec<Find
         let wanted = events.iter().filter(|event| event.get("kind").is_some_and(|kind| kind == "receipt") == of_receipts);
         wanted.filter_map(|event| Some(event.get(member)?.as_str()?.to_owned())).collect::<BTreeSet<_>>()
     };
-    // What a code of another build is called, which no build of these sources makes.
+    // The name for a code of another build. No build of these sources writes it.
     let unknown = BTreeSet::from(["unknown".to_owned()]);
     let kinds = &values("kind", false) | &values("kind", true);
     let pages = [
@@ -40,12 +40,12 @@ pub(super) fn check(agent: &Tree, golden: &str, docs: &Files) -> Result<Vec<Find
         Page { kind: "member of events", page: "docs/events.md", names: members },
         Page { kind: "kind of event", page: "docs/events.md", names: kinds },
         Page { kind: "reason", page: "docs/events.md", names: &values("reason", false) - &unknown },
-        // Why receipts are refused is what the page of receipts is about; the rest is that of events.
+        // The page of receipts explains why receipts are refused. The page of events has the other reasons.
         Page { kind: "reason of a receipt's event", page: "docs/receipts.md", names: values("reason", true) },
     ];
     let mut found = Vec::new();
     for page in &pages {
-        // What was moved or renamed must not pass for what has no gap.
+        // A source that moved or was renamed must fail the check, not pass it.
         ensure!(!page.names.is_empty(), "no {} found: xtask/src/house/pages.rs looks in the wrong place", page.kind);
         let text = |page: &str| docs.text(Path::new(page)).with_context(|| format!("{page}: not there"));
         let events = if page.page == "docs/receipts.md" { text("docs/events.md")? } else { "" };
@@ -54,7 +54,7 @@ pub(super) fn check(agent: &Tree, golden: &str, docs: &Files) -> Result<Vec<Find
     Ok(found)
 }
 
-/// The names that the page has neither as `name` nor, with labels, as `name{...}`.
+/// The names that the page contains neither as `name` nor, with labels, as `name{...}`.
 fn missing(page: &Page, text: &str) -> Vec<Finding> {
     let named = |name: &&String| text.contains(&format!("`{name}`")) || text.contains(&format!("`{name}{{"));
     let absent = page.names.iter().filter(|name| !named(name));
@@ -66,7 +66,7 @@ fn events(golden: &str) -> Result<Vec<Map<String, Value>>> {
     lines.map(|line| serde_json::from_str(line).with_context(|| format!("{GOLDEN}: {line}"))).collect()
 }
 
-/// The first argument of every call that writes a metric, where it is a text of its own.
+/// The first argument of every call that writes a metric, if it is a literal.
 fn metrics(agent: &Tree) -> BTreeSet<String> {
     let mut calls = Calls(BTreeSet::new());
     agent.modules.iter().flat_map(|module| &module.items).for_each(|item| calls.visit_item(item));
@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn whatever_a_page_lacks_is_found() {
         let (metrics, events) = ("`pp_up` `pp_gap{gap=\"...\"}`", "`id` `kind` `reason` `verdict` `lost` `receipt` `no_receipt`");
-        let of = |metrics: &str, events: &str| found(metrics, events, GOLDEN, METRICS).expect("judged");
+        let of = |metrics: &str, events: &str| found(metrics, events, GOLDEN, METRICS).expect("names are found");
         assert_eq!(of(metrics, events), [""; 0]);
         assert_eq!(of("`pp_up` pp_gap", events), ["metric pp_gap: not in docs/operations.md"]);
         assert_eq!(of(metrics, &events.replace("`id`", "id")), ["member of events id: not in docs/events.md"]);

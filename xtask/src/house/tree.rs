@@ -1,4 +1,4 @@
-//! A crate as the checks see it: its modules, as their `mod` lines lead to them, without what only tests compile.
+//! A crate as the checks see it: its modules, found through their `mod` lines, without the code of tests.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,11 +18,11 @@ use syn::{
 pub(super) struct Files(BTreeMap<PathBuf, String>);
 
 impl Files {
-    /// Every file of the folders that ends in `end`.
+    /// Every file in the folders whose name ends in `end`.
     ///
     /// # Errors
     ///
-    /// A folder or file that cannot be read.
+    /// A folder or file cannot be read.
     pub(super) fn read(root: &Path, folders: &[&str], end: &str) -> Result<Self> {
         let mut files = Self::default();
         for folder in folders {
@@ -44,7 +44,6 @@ impl Files {
         Ok(())
     }
 
-    /// A made-up tree.
     #[cfg(test)]
     pub(super) fn of(files: &[(&str, &str)]) -> Self {
         Self(files.iter().map(|(path, text)| (PathBuf::from(path), (*text).to_owned())).collect())
@@ -65,7 +64,7 @@ impl Files {
 pub(super) struct Module {
     /// Names from the crate's root; empty for the root itself.
     pub(super) path: Vec<String>,
-    /// The file it stands in.
+    /// The file that contains it.
     pub(super) file: PathBuf,
     /// Its own items, without inline modules.
     pub(super) items: Vec<Item>,
@@ -81,7 +80,7 @@ impl Module {
 /// The modules of one crate.
 #[derive(Default)]
 pub(super) struct Tree {
-    /// Without what only tests compile.
+    /// Without the code of tests.
     pub(super) modules: Vec<Module>,
     /// Files of the crate that no `mod` line leads to.
     pub(super) unreached: Vec<PathBuf>,
@@ -91,9 +90,9 @@ pub(super) struct Tree {
 struct Next {
     file: PathBuf,
     path: Vec<String>,
-    /// Where the files of its modules are.
+    /// The folder of its modules' files.
     children: PathBuf,
-    /// Only tests compile it.
+    /// Whether only tests compile it.
     tests: bool,
 }
 
@@ -102,7 +101,7 @@ impl Tree {
     ///
     /// # Errors
     ///
-    /// A file that does not parse, or that is missing.
+    /// A file is missing or does not parse.
     pub(super) fn parse(files: &Files, src: &str, roots: &[&str]) -> Result<Self> {
         let src = Path::new(src);
         let root = |name: &&str| Next { file: src.join(name), path: Vec::new(), children: src.to_path_buf(), tests: false };
@@ -223,7 +222,7 @@ pub(super) fn attributes(item: &Item) -> &[Attribute] {
     }
 }
 
-/// Takes out what only tests compile below the level of items.
+/// Removes code of tests below the level of items.
 struct Strip;
 
 impl VisitMut for Strip {

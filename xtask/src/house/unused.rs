@@ -1,9 +1,9 @@
-//! Public items of the agent that nobody names.
+//! Public items of the agent that nothing uses.
 //!
-//! rustc says nothing of these: what is `pub` in a library may have users elsewhere. Here all users are known: the agent itself and the
-//! suite in `tests`. An item is found when its name stands nowhere in code but where it is defined, in `use` lines and in what only tests
-//! of the same crate compile. That is a proof that it can go. The reverse is none: an item that shares its name with one in use is not
-//! found, nor are members of structs and variants, which serde may fill.
+//! rustc does not report these: a `pub` item of a library may have users elsewhere. Here all users are known: the agent itself and the
+//! suite in `tests`. An item is found if its name occurs only in its definition, in `use` lines and in tests of the same crate. This proves
+//! that it can be removed. The reverse does not hold: an item that shares its name with a used one is not found. Nor are fields and
+//! variants, which serde may fill.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ use super::{
     tree::{Module, Tree},
 };
 
-/// One finding for each public item of `agent` that neither it nor the other crates name.
+/// One finding for each public item of `agent` that neither it nor the other crates use.
 pub(super) fn check(agent: &Tree, others: &[Tree]) -> Vec<Finding> {
     let mut names = Names::default();
     for module in agent.modules.iter().chain(others.iter().flat_map(|tree| &tree.modules)) {
@@ -31,10 +31,10 @@ pub(super) fn check(agent: &Tree, others: &[Tree]) -> Vec<Finding> {
         let mut public = Public { found: Vec::new() };
         module.items.iter().for_each(|item| public.visit_item(item));
         for (name, kind, line) in public.found {
-            let told = names.told.get(&name).copied().unwrap_or(0);
-            // A trait is used by its methods, whose users name it in `use` lines alone.
+            let used = names.used.get(&name).copied().unwrap_or(0);
+            // A trait is used through its methods. Their callers name it only in `use` lines.
             let imported = if kind == "trait" { names.imported.get(&name).copied().unwrap_or(0) } else { 0 };
-            if told + imported <= names.defined.get(&name).copied().unwrap_or(0) {
+            if used + imported <= names.defined.get(&name).copied().unwrap_or(0) {
                 let path: Vec<&str> = module.path.iter().map(String::as_str).chain([name.as_str()]).collect();
                 let key = format!("unused {kind}: {}", path.join("::"));
                 found.push(Finding { key, places: vec![format!("{}:{line}", module.file.display())] });
@@ -44,11 +44,11 @@ pub(super) fn check(agent: &Tree, others: &[Tree]) -> Vec<Finding> {
     found
 }
 
-/// How often each name stands in code.
+/// How often each name occurs in code.
 #[derive(Default)]
 struct Names {
     /// Anywhere but in `use` lines.
-    told: BTreeMap<String, usize>,
+    used: BTreeMap<String, usize>,
     /// In `use` lines.
     imported: BTreeMap<String, usize>,
     /// Where something of that name is defined, or has its `impl`.
@@ -58,10 +58,10 @@ struct Names {
 impl Names {
     fn count(&mut self, module: &Module) {
         let mut items = module.items.clone();
-        let mut uses = Uses { imported: &mut self.imported, renamed: &mut self.told };
+        let mut uses = Uses { imported: &mut self.imported, renamed: &mut self.used };
         items.iter_mut().for_each(|item| uses.visit_item_mut(item));
         for item in &items {
-            tally(item.to_token_stream(), &mut self.told);
+            tally(item.to_token_stream(), &mut self.used);
             Definitions(&mut self.defined).visit_item(item);
         }
     }
@@ -71,7 +71,7 @@ fn add(names: &mut BTreeMap<String, usize>, name: &str) {
     *names.entry(name.to_owned()).or_default() += 1;
 }
 
-/// Every name in these tokens, in the strings of attributes and in the braces of format strings. What docs name is not in use by that.
+/// Counts every name in these tokens, in the strings of attributes and in the braces of format strings. A name in a doc comment is no use.
 fn tally(stream: TokenStream, names: &mut BTreeMap<String, usize>) {
     let mut after_hash = false;
     for token in stream {
@@ -101,7 +101,7 @@ fn tally(stream: TokenStream, names: &mut BTreeMap<String, usize>) {
     }
 }
 
-/// Every word of every string.
+/// Counts every word of every string.
 fn strings(stream: TokenStream, names: &mut BTreeMap<String, usize>) {
     for token in stream {
         match token {
@@ -120,7 +120,7 @@ fn word(text: &str) -> String {
     text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
 }
 
-/// Takes out `use` lines. What one renames is in use under its new name.
+/// Removes `use` lines. A renamed import counts as used under its new name.
 struct Uses<'a> {
     imported: &'a mut BTreeMap<String, usize>,
     renamed: &'a mut BTreeMap<String, usize>,

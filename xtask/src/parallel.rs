@@ -1,4 +1,4 @@
-//! Work that takes one processor for minutes, as a virtual machine does here: as many pieces at a time as there are processors.
+//! Runs pieces of work that take a processor for minutes, such as virtual machines: as many at a time as there are processors.
 
 use std::{
     num::NonZero,
@@ -12,7 +12,7 @@ const MOST: usize = 4;
 /// One piece of work.
 pub(crate) type Piece<'a, T> = Box<dyn FnOnce() -> T + Send + 'a>;
 
-/// Does every piece, begun in this order; what came of each, in the same order.
+/// Runs every piece, starting in this order. Returns the results in the same order.
 pub(crate) fn run<T: Send>(pieces: Vec<Piece<'_, T>>) -> Vec<T> {
     let workers = thread::available_parallelism().map_or(1, NonZero::get).min(MOST);
     run_on(workers, pieces)
@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn as_many_pieces_run_at_once_as_there_are_workers() {
-        // Neither returns before both have begun.
+        // Neither returns before both have started.
         let both = Barrier::new(2);
         let pieces: Vec<Piece<'_, bool>> = (0..2).map(|_| Box::new(|| both.wait().is_leader()) as Piece<'_, bool>).collect();
         assert_eq!(run_on(2, pieces).into_iter().filter(|leader| *leader).count(), 1);

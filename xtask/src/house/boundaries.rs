@@ -1,4 +1,4 @@
-//! What belongs into one folder of the agent alone: aya into `kernel`, printing into `cli`, JSON that is put together by hand into `receipt`.
+//! What only one folder of the agent may do: `kernel` uses aya, `cli` prints, `receipt` builds JSON by hand.
 
 use std::collections::BTreeMap;
 
@@ -13,13 +13,13 @@ const PRINTING: [&str; 5] = ["print", "println", "eprint", "eprintln", "dbg"];
 /// Crates that only `kernel` may name.
 const AYA: [&str; 3] = ["aya", "aya_obj", "aya_log"];
 
-/// Modules that write to standard output and print nothing: what they write is read by a program of ours.
+/// Modules that may write to standard output, because a program of ours reads it.
 const ANSWERS: [&[&str]; 1] = [
-    // The child that tries the gate answers the daemon through a pipe.
+    // The child of the canary answers the daemon through a pipe.
     &["kernel", "canary"],
 ];
 
-/// One finding for each file that names aya, prints or puts JSON together where it may not, and each exception that is none.
+/// One finding for each file that uses aya, prints or builds JSON where it must not, and for each exception that is not needed.
 pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     check_with(tree, &ANSWERS)
 }
@@ -36,7 +36,7 @@ fn check_with(tree: &Tree, answers: &[&[&str]]) -> Vec<Finding> {
             if is_aya(&written) && module.folder() != Some("kernel") {
                 note("aya outside kernel");
             }
-            // What is signed is a document of its own form; everything else is a type.
+            // Signed documents are built by hand. All other JSON comes from a type.
             if is_json(&written) && module.folder() != Some("receipt") {
                 note("json! outside receipt");
             }

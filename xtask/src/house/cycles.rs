@@ -1,4 +1,4 @@
-//! Circles of imports between the folders of `src`: a folder is a module of the crate's root and all that is below it.
+//! Import cycles between the folders of `src`: a folder is a module of the crate's root and all that is below it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,10 +8,10 @@ use super::{
     tree::Tree,
 };
 
-/// Where a folder names another one, by both names.
+/// The imports between two folders, by the names of both.
 type Edges = BTreeMap<(String, String), Vec<Written>>;
 
-/// One finding for each import that is part of a circle.
+/// One finding for each import that is part of a cycle.
 pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     let edges = edges(tree);
     let reaches = reaches(&edges);
@@ -19,7 +19,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     edges
         .iter()
         .filter(|(edge, _)| circular(edge))
-        .map(|((from, to), written)| Finding { key: format!("circle: {from} -> {to}"), places: written.iter().map(place).collect() })
+        .map(|((from, to), written)| Finding { key: format!("cycle: {from} -> {to}"), places: written.iter().map(place).collect() })
         .collect()
 }
 
@@ -45,7 +45,7 @@ fn edges(tree: &Tree) -> Edges {
     edges
 }
 
-/// Every pair of folders of which the first leads to the second, over however many others.
+/// Every pair of folders of which the first imports the second, directly or through others.
 fn reaches(edges: &Edges) -> BTreeSet<(String, String)> {
     let mut pairs: BTreeSet<(String, String)> = edges.keys().cloned().collect();
     loop {
@@ -79,26 +79,26 @@ mod tests {
     }
 
     #[test]
-    fn a_way_down_is_no_circle() {
+    fn imports_in_one_direction_are_no_cycle() {
         assert_eq!(found("use crate::b::X; use crate::c;", "use crate::c::Y; use super::Z;", ""), [""; 0]);
     }
 
     #[test]
     fn two_folders_that_name_each_other_are_one_however_they_write_it() {
-        let circle = ["circle: a -> b", "circle: b -> a"];
-        assert_eq!(found("use crate::b::X;", "fn f() { vec![crate::a::Y]; }", ""), circle);
-        assert_eq!(found("use super::b;", "use super::super::a::Y;", ""), circle);
-        assert_eq!(found("use crate::{b::{X}, c};", "#[serde(default = \"crate::a::y\")] struct S;", ""), circle);
+        let cycle = ["cycle: a -> b", "cycle: b -> a"];
+        assert_eq!(found("use crate::b::X;", "fn f() { vec![crate::a::Y]; }", ""), cycle);
+        assert_eq!(found("use super::b;", "use super::super::a::Y;", ""), cycle);
+        assert_eq!(found("use crate::{b::{X}, c};", "#[serde(default = \"crate::a::y\")] struct S;", ""), cycle);
     }
 
     #[test]
-    fn a_circle_over_three_folders_is_one_and_the_way_to_it_is_not() {
-        assert_eq!(found("use crate::b;", "use crate::c;", "use crate::a;"), ["circle: a -> b", "circle: b -> c", "circle: c -> a"]);
-        assert_eq!(found("use crate::b;", "use crate::c;", "use crate::b;"), ["circle: b -> c", "circle: c -> b"]);
+    fn a_cycle_over_three_folders_is_found_and_the_import_that_leads_to_it_is_not() {
+        assert_eq!(found("use crate::b;", "use crate::c;", "use crate::a;"), ["cycle: a -> b", "cycle: b -> c", "cycle: c -> a"]);
+        assert_eq!(found("use crate::b;", "use crate::c;", "use crate::b;"), ["cycle: b -> c", "cycle: c -> b"]);
     }
 
     #[test]
-    fn what_tests_import_makes_no_circle() {
+    fn imports_of_tests_make_no_cycle() {
         assert_eq!(found("use crate::b;", "#[cfg(test)] mod tests { use crate::a; }", ""), [""; 0]);
     }
 }
