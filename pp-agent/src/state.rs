@@ -6,19 +6,18 @@
 mod book;
 mod error;
 mod stored;
+mod values;
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use pp_common::abi::{MAX_RECEIPTS, NameId};
+use pp_common::abi::MAX_RECEIPTS;
 use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableHandle as _, WriteTransaction};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::clock::Now;
 use crate::database::{self, Check, Place};
-use crate::session::Released;
 pub(crate) use book::{Book, Kept};
 pub(crate) use error::{RegisterError, StateError};
 pub(crate) use stored::{EndReason, StoredReceipt, Tombstone};
@@ -30,13 +29,8 @@ const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
 const NEXT_SERIAL: &str = "next_serial";
 const HIGHEST_WALL: &str = "highest_wall_ms";
-const LAST_POLICY: &str = "last_policy";
-const NAMES: &str = "names";
-const REPORTED_LOSSES: &str = "lost_told";
-const REPORTED_LIFECYCLE_LOSSES: &str = "lost_lifecycle_told";
 /// The file, in the daemon's state directory.
 pub(crate) const STATE_FILE: &str = "state.redb";
-const RELEASED: &str = "released";
 /// The tables of a file that was ever used.
 const TABLES: [&str; 4] = ["receipts", "tombstones", "idem_keys", "meta"];
 
@@ -327,80 +321,6 @@ impl State {
             Ok(())
         })?;
         Ok(highest_ms)
-    }
-
-    /// The last good policy, as [`State::keep_policy`] stored it.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub(crate) fn last_policy<T: DeserializeOwned>(&self) -> Result<Option<T>, StateError> {
-        self.meta(LAST_POLICY)
-    }
-
-    /// Stores the last good policy.
-    ///
-    /// # Errors
-    /// The disk failed.
-    pub(crate) fn keep_policy(&self, policy: &impl Serialize) -> Result<(), StateError> {
-        self.write(|write| put(write, META, LAST_POLICY, policy))
-    }
-
-    /// How many of the kernel's lost records are reported: of verdicts, and of processes.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub(crate) fn reported_losses(&self) -> Result<(u64, u64), StateError> {
-        Ok((self.meta(REPORTED_LOSSES)?.unwrap_or(0), self.meta(REPORTED_LIFECYCLE_LOSSES)?.unwrap_or(0)))
-    }
-
-    /// Stores how many of the kernel's lost records are reported.
-    ///
-    /// # Errors
-    /// The disk failed.
-    pub(crate) fn keep_reported_losses(&self, (records, lifecycle): (u64, u64)) -> Result<(), StateError> {
-        self.write(|write| {
-            put(write, META, REPORTED_LOSSES, &records)?;
-            put(write, META, REPORTED_LIFECYCLE_LOSSES, &lifecycle)
-        })
-    }
-
-    /// Processes that an operator released.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub(crate) fn released(&self) -> Result<Option<Released>, StateError> {
-        self.meta(RELEASED)
-    }
-
-    /// Stores the processes that an operator released.
-    ///
-    /// # Errors
-    /// The disk failed.
-    pub(crate) fn keep_released(&self, released: &Released) -> Result<(), StateError> {
-        self.write(|write| put(write, META, RELEASED, released))
-    }
-
-    /// Every name that a policy ever had, so that old marks keep their names.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub(crate) fn names(&self) -> Result<HashMap<NameId, String>, StateError> {
-        Ok(self.meta(NAMES)?.unwrap_or_default())
-    }
-
-    /// Adds names.
-    ///
-    /// # Errors
-    /// The disk failed.
-    pub(crate) fn keep_names(&self, names: &HashMap<NameId, String>) -> Result<(), StateError> {
-        let _one = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all = self.names()?;
-        let before = all.len();
-        all.extend(names.iter().map(|(id, name)| (*id, name.clone())));
-        if all.len() == before {
-            return Ok(());
-        }
-        self.write(|write| put(write, META, NAMES, &all))
     }
 
     fn error(&self, source: impl Into<redb::Error>) -> StateError {

@@ -11,7 +11,10 @@ use pp_common::{
     turns::TurnCount,
 };
 
-use super::{KernelError, map_error, optional};
+use super::{
+    KernelError,
+    maps::{map_error, optional},
+};
 
 const NAME: &str = "SOCKS of an earlier build";
 

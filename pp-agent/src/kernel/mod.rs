@@ -23,11 +23,12 @@ mod pinned;
 mod programs;
 mod publish;
 mod records;
+mod sockets;
 mod sys;
 pub(crate) mod version;
 
 use std::{
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, OwnedFd},
     path::Path,
     sync::{
         Mutex, PoisonError,
@@ -37,7 +38,7 @@ use std::{
 
 use aya::maps::{HashMap, MapData, MapInfo, RingBuf};
 use pp_common::{
-    abi::{Control, RepeatKey, Repeats, Serial, SockMark, Spent, TaskMark},
+    abi::{Control, RepeatKey, Repeats, Serial, Spent, TaskMark},
     decide::{Attempt, Decision, Kind, Reason, Subject, decide, nearest_receipt, transport},
     dest::Addr,
     maps::{DOOMED, EVENTS, LIFECYCLE, PIDS, SOCKS, TASKS},
@@ -60,7 +61,7 @@ use crate::{
 use earlier::EarlierSocks;
 use live::Live;
 use log::ProgramLog;
-use maps::{Locked, Maps, map_error, optional};
+use maps::{Locked, Maps, map_error};
 use pids::Pids;
 
 /// The gate: programs attached, maps open. Dropping it leaves everything in force.
@@ -170,18 +171,6 @@ impl Gate {
             Ok(0) => {}
             Ok(ended) => tracing::info!("{ended} flows ended that nobody had open: their marks cannot be carried over"),
             Err(error) => tracing::warn!("flows that nobody has open lose their marks and cannot be ended: {error}"),
-        }
-    }
-
-    /// Copies the mark of a socket from the layout of an earlier build. `false`: it had none, or the layout is unknown.
-    ///
-    /// # Errors
-    /// A map cannot be read or written.
-    pub(crate) fn carry_sock_mark(&self, socket: BorrowedFd<'_>) -> Result<bool, KernelError> {
-        let found = self.earlier_socks.as_ref().map(|earlier| earlier.get(socket)).transpose()?.flatten();
-        match found {
-            Some(mark) if mark.session != 0 => self.set_sock_mark(socket, mark).map(|()| true),
-            Some(_) | None => Ok(false),
         }
     }
 
@@ -335,77 +324,6 @@ impl Gate {
     /// The map cannot be written.
     pub(crate) fn remove_mark(&self, tgid: u32) -> Result<(), KernelError> {
         self.maps.tasks.remove(&tgid)
-    }
-
-    /// The mark of a socket, by our own descriptor for it.
-    ///
-    /// # Errors
-    /// The map cannot be read.
-    pub(crate) fn sock_mark(&self, socket: BorrowedFd<'_>) -> Result<Option<SockMark>, KernelError> {
-        use std::os::fd::AsRawFd as _;
-        optional(self.maps.socks.lock().get(&socket.as_raw_fd(), 0)).map_err(|error| self.maps.socks.error(error))
-    }
-
-    /// Marks a socket, by our own descriptor for it.
-    ///
-    /// # Errors
-    /// The map cannot be written.
-    pub(crate) fn set_sock_mark(&self, socket: BorrowedFd<'_>, mark: SockMark) -> Result<(), KernelError> {
-        use std::os::fd::AsRawFd as _;
-        let socket = socket.as_raw_fd();
-        self.maps.socks.lock().insert(&socket, mark, 0).map_err(|error| self.maps.socks.error(error))
-    }
-
-    /// Why flows that no process has open cannot be found and ended on this kernel; `None`: they can.
-    #[must_use]
-    pub(crate) fn sock_diag_problem(&self) -> Option<&str> {
-        self.sock_diag_problem.as_deref()
-    }
-
-    /// Looks for the network namespaces of marked processes. `true`: a flow that no process has open may be in one that they left.
-    ///
-    /// # Errors
-    /// The map cannot be read.
-    pub(crate) fn look_for_namespaces(&self) -> Result<bool, KernelError> {
-        let marks = self.marks()?;
-        let mut namespaces = self.namespaces();
-        namespaces.look(marks.into_iter().map(|(pid, _)| pid));
-        Ok(namespaces.has_deserted())
-    }
-
-    /// Remembers the network namespace of a marked process that may end at any moment.
-    pub(crate) fn learn_namespace(&self, pid: u32) {
-        // Skipped while sockets are listed. The task that ends refused flows looks again anyway.
-        if let Ok(mut namespaces) = self.namespaces.try_lock() {
-            namespaces.learn(pid);
-        }
-    }
-
-    /// Whether marked processes are in more network namespaces than are watched.
-    #[must_use]
-    pub(crate) fn has_too_many_namespaces(&self) -> bool {
-        self.namespaces().full()
-    }
-
-    /// Every TCP socket that has a mark, in every network namespace that is known. Blocking.
-    #[must_use]
-    pub(crate) fn marked_sockets(&self) -> Vec<(diag::Id, diag::Marked)> {
-        if self.sock_diag_problem.is_some() {
-            return Vec::new();
-        }
-        self.namespaces().marked(self.socks.as_fd())
-    }
-
-    /// Ends such a socket, and discards its queue. `false`: it was ended before, but the kernel still keeps it.
-    ///
-    /// # Errors
-    /// The kernel cannot do it, or the socket has ended by itself.
-    pub(crate) fn destroy(&self, namespace: &diag::Id, socket: &diag::Marked) -> std::io::Result<bool> {
-        self.namespaces().destroy(namespace, socket)
-    }
-
-    fn namespaces(&self) -> std::sync::MutexGuard<'_, Namespaces> {
-        self.namespaces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Decides as the kernel would now, from its own tables, without charging a budget.

@@ -1,6 +1,7 @@
 //! Power cuts at any moment, and files in any condition. What was acknowledged exists afterwards, or the file is refused with a reason.
 //! Nothing ends in a panic, and nothing acknowledged is missing without a word.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
