@@ -39,8 +39,6 @@ const STORED: u64 = 90_000;
 /// How long the daemon may take to tell a storm, its last repeats ten seconds after it.
 const TELLING: Duration = Duration::from_secs(120);
 const EMULATED_TELLING: Duration = Duration::from_secs(1_500);
-/// An agent that needs no daemon to be one: by its program's path.
-const AGENT_ALONE: By = By::Program("lab-claude");
 
 fn refusals() -> u64 {
     if is_emulated() { EMULATED_REFUSALS } else { REFUSALS }
@@ -143,7 +141,7 @@ fn storm_beside_a_stopped_daemon_is_accounted_for(world: &mut World) -> Result<(
     let before = account(&daemon.client()?)?.refused;
     let count = refusals();
     daemon.signal(Signal::SIGSTOP)?;
-    let storm = AGENT_ALONE.start_words(&daemon, &storm_words(&daemon, count)).and_then(|storm| refused_all(storm, count));
+    let storm = By::LAB_AGENT.start_words(&daemon, &storm_words(&daemon, count)).and_then(|storm| refused_all(storm, count));
     daemon.signal(Signal::SIGCONT)?;
     storm?;
     let account = settled_after(&daemon, before, count)?;
@@ -159,7 +157,7 @@ fn storm_in_which_the_daemon_is_killed_is_accounted_for(world: &mut World) -> Re
     let count = refusals();
     let mut sum = 0;
     for _ in 0..2 {
-        let storm = AGENT_ALONE.start_words(&daemon, &storm_words(&daemon, count))?;
+        let storm = By::LAB_AGENT.start_words(&daemon, &storm_words(&daemon, count))?;
         let begun = metric(&daemon, "pp_kernel_blocked_total")?;
         wait::until_true("the storm's first refusals", wait::SOON, || {
             metric(&daemon, "pp_kernel_blocked_total").is_ok_and(|now| now > begun + 100)
@@ -234,8 +232,8 @@ pub(crate) fn fork_storm_pushes_no_refusal_out(world: &mut World) -> Result<()> 
     let children = attack::workload(daemon.lab(), &["storm", "children", "--count", CHILDREN], PLC).words;
     daemon.signal(Signal::SIGSTOP)?;
     let storms = || -> Result<()> {
-        let _made = AGENT_ALONE.start_words(&daemon, &children)?.finish(telling())?.success()?;
-        refused_all(AGENT_ALONE.start_words(&daemon, &storm_words(&daemon, FEW))?, FEW)
+        let _made = By::LAB_AGENT.start_words(&daemon, &children)?.finish(telling())?.success()?;
+        refused_all(By::LAB_AGENT.start_words(&daemon, &storm_words(&daemon, FEW))?, FEW)
     };
     let stormed = storms();
     daemon.signal(Signal::SIGCONT)?;

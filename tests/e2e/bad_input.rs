@@ -40,7 +40,7 @@ tests![
 /// The daemon answers, and still refuses what it refused.
 fn alive_and_enforcing(daemon: &Daemon) -> Result<()> {
     let _status = daemon.client()?.status()?;
-    let answer = By::Program("lab-claude").attempt(daemon, &attack::tcp(daemon.lab(), PLC))?;
+    let answer = By::LAB_AGENT.attempt(daemon, &attack::tcp(daemon.lab(), PLC))?;
     ensure!(answer == Answer::Refused(libc::EPERM), "the old policy is not in force: {answer:?}");
     Ok(())
 }
@@ -99,7 +99,7 @@ fn keys_of_another_owner_are_refused(world: &mut World) -> Result<()> {
     let mut daemon = world.own(&Policy::standard(world.lab()))?;
     let path = daemon.path("keys.json");
     let _registered = daemon.register(&plc().sign(daemon.operator()))?;
-    let reaches = |daemon: &Daemon| By::Program("lab-claude").attempt(daemon, &attack::tcp(daemon.lab(), PLC));
+    let reaches = |daemon: &Daemon| By::LAB_AGENT.attempt(daemon, &attack::tcp(daemon.lab(), PLC));
     let refused = |daemon: &Daemon, said: &str| -> Result<()> {
         let reloaded = daemon.cli(&["policy", "reload"])?;
         ensure!(!reloaded.status.success() && reloaded.both().contains(said), "no refusal that says `{said}`: {reloaded}");
@@ -359,7 +359,7 @@ fn full_task_table_refuses_loudly(world: &mut World) -> Result<()> {
     let wait = format!("( read -r _ < {} ) &", fifo.display());
     let script = format!("for i in {{1..1020}}; do {wait} done; for i in {{1..30}}; do ( {attempt} ) & done; wait");
     let quiet = pp_tests::harness::Quiet::begin(daemon.lab())?;
-    let crowd = By::Program("lab-claude").start_words(&daemon, &["/bin/bash".into(), "-c".into(), script])?;
+    let crowd = By::LAB_AGENT.start_words(&daemon, &["/bin/bash".into(), "-c".into(), script])?;
     let told = daemon.events().wait_since(mark, "an event about the full table", |event| event["kind"] == "lost");
     let printed = crowd.stdout();
     drop(crowd);

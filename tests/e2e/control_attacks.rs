@@ -218,7 +218,7 @@ fn run_proves_its_mark_by_a_refusal_that_no_event_tells_of(world: &mut World) ->
     let answer = By::Nobody.attempt(daemon, &probe)?;
     ensure!(answer == Answer::Refused(libc::ECONNREFUSED), "control run: an unmarked process hears {answer:?}");
     let mark = daemon.events().mark();
-    for by in [By::run(AGENT), By::Program("lab-claude"), By::Adopt(AGENT.to_owned())] {
+    for by in [By::run(AGENT), By::LAB_AGENT, By::Adopt(AGENT.to_owned())] {
         let answer = by.attempt(daemon, &probe)?;
         ensure!(answer == Answer::Refused(libc::EPERM), "{by:?} hears {answer:?}");
     }

@@ -76,7 +76,7 @@ impl Served {
         let before = self.journal.arrivals_at(at).len();
         ensure!(self.connect(daemon, &By::Nobody, dialled)? == Answer::Delivered, "control run at {dialled}");
         let mark = daemon.events().mark();
-        let answer = self.connect(daemon, &By::run(AGENT), dialled)?;
+        let answer = self.connect(daemon, &By::LAB_AGENT, dialled)?;
         ensure!(answer == Answer::Refused(libc::EPERM), "{dialled} by a session: {answer:?}");
         let _event = daemon.events().wait_since(mark, &format!("the event of {dialled}"), |event| {
             event["kind"] == "verdict"
@@ -102,7 +102,7 @@ fn refused(daemon: &Daemon, words: &[&str], object: &str) -> Result<Value> {
     let answer = call(daemon, &By::Nobody, words)?;
     ensure!(answer == Answer::Delivered, "control run of {words:?}: {answer:?}");
     let mark = daemon.events().mark();
-    let answer = call(daemon, &By::run(AGENT), words)?;
+    let answer = call(daemon, &By::LAB_AGENT, words)?;
     ensure!(answer == Answer::Refused(libc::EPERM), "{words:?} by a session: {answer:?}");
     daemon.events().wait_since(mark, &format!("the event of {words:?}"), |event| {
         event["kind"] == "verdict" && event["verdict"] == "block" && event["reason"] == "delegate" && event["object"] == object

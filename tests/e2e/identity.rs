@@ -66,7 +66,7 @@ fn real_tools_started_by_run_are_refused(world: &mut World) -> Result<()> {
 }
 
 fn real_tools_started_by_an_agents_program_are_refused(world: &mut World) -> Result<()> {
-    all_tools_are_refused(world.daemon()?, &By::Program("lab-claude"), &By::Program("lab-shim"))
+    all_tools_are_refused(world.daemon()?, &By::LAB_AGENT, &By::Program("lab-shim"))
 }
 
 fn process_that_was_adopted_is_refused(world: &mut World) -> Result<()> {
@@ -265,7 +265,7 @@ fn released_agent_stays_nobodys_over_a_reload_and_a_restart(world: &mut World) -
     let start = |go: &std::path::Path| -> Result<_> {
         let script = format!("until [ -e {} ]; do read -t 0.02 <> <(:); done; {}", go.display(), attempt.words.join(" "));
         let mark = daemon.events().mark();
-        let running = By::Program("lab-claude").start_words(&daemon, &["/bin/bash".into(), "-c".into(), script])?;
+        let running = By::LAB_AGENT.start_words(&daemon, &["/bin/bash".into(), "-c".into(), script])?;
         let event = daemon.events().wait_since(mark, "the session's begin", |event| event["kind"] == "session_start")?;
         Ok((running, event["session"].as_str().context("no session")?.to_owned()))
     };
@@ -402,7 +402,7 @@ fn process_that_ran_before_the_daemon_is_found_at_its_start(world: &mut World) -
     let shim = daemon.lab().program("lab-claude");
     let kept = fs::read_to_string(&shim)?;
     fs::write(&shim, "#!/bin/sh\n\"$@\"\n")?;
-    let agent = wait_then(&By::Program("lab-claude"), &go_agent, &daemon);
+    let agent = wait_then(&By::LAB_AGENT, &go_agent, &daemon);
     let nobody = wait_then(&By::Program("lab-shim"), &go_nobody, &daemon);
     let started = daemon.spawn();
     fs::write(&shim, kept)?;

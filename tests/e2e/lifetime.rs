@@ -40,16 +40,13 @@ tests![
 /// How often an agent tries while a test waits for its refusal.
 const ATTEMPTS: Duration = Duration::from_millis(200);
 
-/// An agent that needs no daemon to be one: by its program's path.
-const AGENT_ALONE: By = By::Program("lab-claude");
-
 /// The agent is refused and nothing arrives; no event is asked for, since the daemon may be down.
 fn silently_refused(daemon: &Daemon) -> Result<()> {
     let attempt = attack::tcp(daemon.lab(), PLC);
     let control = By::Program("lab-shim").attempt(daemon, &attempt)?;
     ensure!(control == Answer::Delivered, "control run: {control:?}");
     let quiet = Quiet::begin(daemon.lab())?;
-    let answer = AGENT_ALONE.attempt(daemon, &attempt)?;
+    let answer = By::LAB_AGENT.attempt(daemon, &attempt)?;
     ensure!(answer == Answer::Refused(libc::EPERM), "{answer:?}");
     quiet.assert_nothing_at(PLC)
 }
@@ -64,7 +61,7 @@ fn not_one_gets_through(daemon: &mut Daemon, change: impl FnOnce(&mut Daemon) ->
     let until = enough.display().to_string();
     let spin = attack::workload(daemon.lab(), &["spin", &PLC.to_string(), "--for-ms", "50000", "--until", &until], PLC);
     let mark = daemon.events().mark();
-    let running = AGENT_ALONE.start_words(daemon, &spin.words)?;
+    let running = By::LAB_AGENT.start_words(daemon, &spin.words)?;
     let _spinning = daemon.events().wait_since(mark, "the loop's first refusal", |event| is_block(event, PLC))?;
     change(daemon)?;
     fs::write(&enough, "")?;
@@ -111,10 +108,10 @@ fn receipt_expires_while_the_daemon_is_down(world: &mut World) -> Result<()> {
     let mut daemon = own(world)?;
     let attempt = attack::tcp(daemon.lab(), PLC);
     let _answer = daemon.register(&plc().parameter("accessSeconds", json!(5)).sign(daemon.operator()))?;
-    ensure!(AGENT_ALONE.attempt(&daemon, &attempt)? == Answer::Delivered, "the receipt opens nothing");
+    ensure!(By::LAB_AGENT.attempt(&daemon, &attempt)? == Answer::Delivered, "the receipt opens nothing");
     daemon.crash()?;
     wait::until_every(ATTEMPTS, "the receipt's end with the daemon down", wait::SOON, || {
-        AGENT_ALONE.attempt(&daemon, &attempt).ok().filter(|answer| *answer == Answer::Refused(libc::EPERM))
+        By::LAB_AGENT.attempt(&daemon, &attempt).ok().filter(|answer| *answer == Answer::Refused(libc::EPERM))
     })?;
     silently_refused(&daemon)?;
     daemon.spawn()?;
@@ -129,7 +126,7 @@ fn budget_is_counted_once_across_restarts(world: &mut World) -> Result<()> {
     let mut daemon = own(world)?;
     let attempt = attack::tcp(daemon.lab(), PLC);
     let connects = |daemon: &Daemon, when: &str| -> Result<()> {
-        let answer = AGENT_ALONE.attempt(daemon, &attempt)?;
+        let answer = By::LAB_AGENT.attempt(daemon, &attempt)?;
         ensure!(answer == Answer::Delivered, "{when}: {answer:?}\n{}", recent(daemon));
         Ok(())
     };
@@ -158,7 +155,7 @@ fn budget_whose_count_is_lost_is_over(world: &mut World) -> Result<()> {
     let _counted = daemon.register(&plc().parameter("maxConnections", json!(9)).sign(daemon.operator()))?;
     let unlimited = forge::Draft::opening("10.20.4.8/32", "tcp", 502).sign(daemon.operator());
     let _answer = daemon.register(&unlimited)?;
-    ensure!(AGENT_ALONE.attempt(&daemon, &attempt)? == Answer::Delivered, "the receipt opens nothing");
+    ensure!(By::LAB_AGENT.attempt(&daemon, &attempt)? == Answer::Delivered, "the receipt opens nothing");
     daemon.crash()?;
     fs::remove_dir_all(daemon.bpffs())?;
     daemon.spawn()?;
@@ -166,7 +163,7 @@ fn budget_whose_count_is_lost_is_over(world: &mut World) -> Result<()> {
     silently_refused(&daemon)?;
     let event = daemon.events().wait_since(mark, "the refusal's event", |event| is_block(event, PLC))?;
     ensure!(event["reason"] == "receipt_exhausted", "{event}");
-    let answer = AGENT_ALONE.attempt(&daemon, &attack::tcp(daemon.lab(), PLC_NEIGHBOUR))?;
+    let answer = By::LAB_AGENT.attempt(&daemon, &attack::tcp(daemon.lab(), PLC_NEIGHBOUR))?;
     ensure!(answer == Answer::Delivered, "a receipt without a budget was ended too: {answer:?}");
     Ok(())
 }
@@ -187,12 +184,12 @@ fn receipts_revocations_and_event_ids_survive_a_restart(world: &mut World) -> Re
     ensure!(ids(&stored).contains(&last), "stored events were lost: {last} is not in {:?}", ids(&stored));
     daemon.crash()?;
     daemon.spawn()?;
-    let answer = AGENT_ALONE.attempt(&daemon, &attack::tcp(daemon.lab(), PLC))?;
+    let answer = By::LAB_AGENT.attempt(&daemon, &attack::tcp(daemon.lab(), PLC))?;
     ensure!(answer == Answer::Delivered, "the receipt was lost: {answer:?}");
-    let answer = AGENT_ALONE.attempt(&daemon, &attack::tcp(daemon.lab(), PLC_NEIGHBOUR))?;
+    let answer = By::LAB_AGENT.attempt(&daemon, &attack::tcp(daemon.lab(), PLC_NEIGHBOUR))?;
     ensure!(answer == Answer::Refused(libc::EPERM), "the revocation was lost: {answer:?}");
     let _again = daemon.client()?.post("/v1/receipts", &ended)?;
-    let answer = AGENT_ALONE.attempt(&daemon, &attack::tcp(daemon.lab(), PLC_NEIGHBOUR))?;
+    let answer = By::LAB_AGENT.attempt(&daemon, &attack::tcp(daemon.lab(), PLC_NEIGHBOUR))?;
     ensure!(answer == Answer::Refused(libc::EPERM), "registering a revoked receipt again opened it: {answer:?}");
     let after = daemon.client()?.get("/v1/events")?.body;
     ensure!(last_id(&after)? > last, "ids went back");
@@ -331,7 +328,7 @@ fn agents_that_start_during_an_upgrade_are_agents(world: &mut World) -> Result<(
     let enough = daemon.path("enough-starts");
     let mut words: Vec<String> = ["/bin/bash", "-c", LOOP, "loop"].map(str::to_owned).into();
     words.push(enough.display().to_string());
-    words.extend(AGENT_ALONE.words(&daemon, &attack::tcp(daemon.lab(), PLC).words));
+    words.extend(By::LAB_AGENT.words(&daemon, &attack::tcp(daemon.lab(), PLC).words));
     let quiet = Quiet::begin(daemon.lab())?;
     let running = By::Nobody.start_words(&daemon, &words)?;
     daemon.stop()?;
@@ -354,11 +351,11 @@ fn uninstalled_hooks_refuse_nothing(world: &mut World) -> Result<()> {
     silently_refused(&daemon)?;
     daemon.crash()?;
     silently_refused(&daemon)?;
-    let inside = AGENT_ALONE.run_words(&daemon, &uninstall)?;
+    let inside = By::LAB_AGENT.run_words(&daemon, &uninstall)?;
     ensure!(!inside.status.success(), "an agent removed the hooks of a dead daemon: {inside}");
     let _removed = run::run(&mut daemon.lab().command(Place::Engineering, &uninstall))?.success()?;
     let attempt = attack::tcp(daemon.lab(), PLC);
     wait::until_true("connections after uninstall-hooks", wait::SOON, || {
-        AGENT_ALONE.attempt(&daemon, &attempt).is_ok_and(|answer| answer == Answer::Delivered)
+        By::LAB_AGENT.attempt(&daemon, &attempt).is_ok_and(|answer| answer == Answer::Delivered)
     })
 }

@@ -25,8 +25,6 @@ tests![
     bytes_that_are_no_line_are_skipped_and_a_few_in_a_row_end_the_reading,
 ];
 
-/// An agent that needs no daemon to be one, and a program that is none.
-const AGENT_ALONE: By = By::Program("lab-claude");
 const NOBODY: By = By::Program("lab-shim");
 /// The first pair of a storm; every pair is in the zone.
 const FIRST_PAIR: &str = "10.20.64.0:7000";
@@ -45,7 +43,7 @@ fn lines(daemon: &Daemon, text: &str) -> Vec<String> {
 fn try_pairs(daemon: &Daemon, count: u32) -> Result<()> {
     let words = attack::workload(daemon.lab(), &["storm", "pairs", FIRST_PAIR, "--count", &count.to_string()], PLC).words;
     daemon.signal(Signal::SIGSTOP)?;
-    let output = AGENT_ALONE.run_words(daemon, &words);
+    let output = By::LAB_AGENT.run_words(daemon, &words);
     daemon.signal(Signal::SIGCONT)?;
     let answers = output?.success()?.json()?["answers"].clone();
     ensure!(answers[libc::EPERM.to_string()] == count, "answers by error number: {answers}");
@@ -62,7 +60,7 @@ fn full_table_is_in_the_log_once_a_second(world: &mut World) -> Result<()> {
     try_pairs(&daemon, MAX_REPEATS + BEYOND)?;
     wait::until_true("the line about the full table", run::PATIENCE, || !lines(&daemon, REPEATS_FULL).is_empty())
         .with_context(|| daemon.log())?;
-    Refusal::of(attack::tcp(daemon.lab(), PLC), AGENT_ALONE).with_control(NOBODY).assert(&daemon).map(drop)?;
+    Refusal::of(attack::tcp(daemon.lab(), PLC), By::LAB_AGENT).with_control(NOBODY).assert(&daemon).map(drop)?;
     let found = lines(&daemon, REPEATS_FULL);
     let most = usize::try_from(begun.elapsed().as_secs())? + 1;
     ensure!(found.len() <= most, "more than {most} lines for {BEYOND} attempts: {found:?}");
@@ -92,7 +90,7 @@ fn asked_for_lines(daemon: &Daemon) -> Result<bool> {
 
 /// The agent's attempt is refused.
 fn is_refused(daemon: &Daemon) -> Result<()> {
-    let answer = AGENT_ALONE.attempt(daemon, &attack::tcp(daemon.lab(), PLC))?;
+    let answer = By::LAB_AGENT.attempt(daemon, &attack::tcp(daemon.lab(), PLC))?;
     ensure!(answer == Answer::Refused(libc::EPERM), "{answer:?}");
     Ok(())
 }

@@ -40,7 +40,7 @@ fn event_says_who_what_where_and_why(world: &mut World) -> Result<()> {
 fn any_port_of_a_zone_is_protected(world: &mut World) -> Result<()> {
     let daemon = world.daemon()?;
     for target in [PLC_OTHER_PORT, PLC_NEIGHBOUR, OPCUA] {
-        let event = Refusal::of(attack::tcp(daemon.lab(), target), By::run(AGENT)).with_control(By::Nobody).assert(daemon)?;
+        let event = Refusal::of(attack::tcp(daemon.lab(), target), By::LAB_AGENT).with_control(By::Nobody).assert(daemon)?;
         ensure!(event["zone"] == "plant-7", "{event}");
     }
     Ok(())
@@ -49,11 +49,11 @@ fn any_port_of_a_zone_is_protected(world: &mut World) -> Result<()> {
 fn gateway_is_protected_on_the_ports_that_policy_names(world: &mut World) -> Result<()> {
     let daemon = world.daemon()?;
     for target in [GATEWAY, GATEWAY_443] {
-        let event = Refusal::of(attack::tcp(daemon.lab(), target), By::run(AGENT)).with_control(By::Nobody).assert(daemon)?;
+        let event = Refusal::of(attack::tcp(daemon.lab(), target), By::LAB_AGENT).with_control(By::Nobody).assert(daemon)?;
         ensure!(event["gateway"] == "vnode-east", "{event}");
     }
     let elsewhere = attack::tcp(daemon.lab(), GATEWAY_OTHER_PORT);
-    ensure!(By::run(AGENT).attempt(daemon, &elsewhere)? == Answer::Delivered, "a port that policy does not name was refused");
+    ensure!(By::LAB_AGENT.attempt(daemon, &elsewhere)? == Answer::Delivered, "a port that policy does not name was refused");
     Ok(())
 }
 

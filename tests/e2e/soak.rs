@@ -105,7 +105,7 @@ fn daemon_killed_two_hundred_times_under_load_opens_nothing(world: &mut World) -
         let spin =
             attack::workload(daemon.lab(), &["spin", &PLC.to_string(), "--for-ms", "7200000", "--every-ms", "1", "--until", &until], PLC);
         let mark = daemon.events().mark();
-        let running = By::Program("lab-claude").start_words(daemon, &spin.words)?;
+        let running = By::LAB_AGENT.start_words(daemon, &spin.words)?;
         let _spinning = daemon.events().wait_since(mark, "the loop's first refusal", |event| is_block(event, PLC))?;
         daemon.crash()?;
         let mut ready = 0;

@@ -52,9 +52,6 @@ const SHORT_S: u64 = 90;
 const ROUNDING_NS: u64 = 5_000_000;
 const YEAR_S: i64 = 365 * 24 * 3600;
 
-/// An agent that needs no daemon to be one: by its program's path.
-const AGENT_ALONE: By = By::Program("lab-claude");
-
 /// What these tests do to a kernel ends with it.
 fn only_here() -> Result<()> {
     ensure!(is_emulated(), "this harms the machine it runs on: it is for test machines alone");
@@ -63,7 +60,7 @@ fn only_here() -> Result<()> {
 
 /// The agent is refused as ever, and an ordinary program is not.
 fn refuses(daemon: &Daemon) -> Result<()> {
-    Refusal::of(attack::tcp(daemon.lab(), PLC), AGENT_ALONE).with_control(By::Program("lab-shim")).assert(daemon).map(drop)
+    Refusal::of(attack::tcp(daemon.lab(), PLC), By::LAB_AGENT).with_control(By::Program("lab-shim")).assert(daemon).map(drop)
 }
 
 /// How many records the kernel has lost, of verdicts and of processes.
@@ -142,7 +139,7 @@ fn full_task_table_opens_nothing_and_is_told(world: &mut World) -> Result<()> {
     holds_under(&mut daemon, "full task table", &[], |daemon| {
         let log = daemon.path("table");
         // It may be killed for the child that had no room.
-        let output = AGENT_ALONE.run_words(daemon, &forks(daemon, &log, 2 * TASKS))?;
+        let output = By::LAB_AGENT.run_words(daemon, &forks(daemon, &log, 2 * TASKS))?;
         eprintln!("the parent ended with code {}: {}", output.code(), output.stdout.trim());
         let is_told =
             |event: &Value| event["kind"] == "lost" && event["detail"].as_str().is_some_and(|text| text.contains("task table is full"));
@@ -184,7 +181,7 @@ fn sockets_beyond_what_can_be_marked_are_refused(world: &mut World) -> Result<()
         let enough = daemon.path("enough-sockets");
         let (target, count, until) = (PLC.to_string(), SOCKETS.to_string(), enough.display().to_string());
         let words = attack::workload(daemon.lab(), &["storm", "sockets", &target, "--count", &count, "--until", &until], PLC).words;
-        let mut running = AGENT_ALONE.start_words(daemon, &words)?;
+        let mut running = By::LAB_AGENT.start_words(daemon, &words)?;
         let line = running.line_with("kept")?;
         ensure!(line["kept"] == SOCKETS && line["answers"][&eperm] == SOCKETS, "{line}");
         let held = pp_tests::footprint::Footprint::of(daemon.pid()?)?;
@@ -192,7 +189,7 @@ fn sockets_beyond_what_can_be_marked_are_refused(world: &mut World) -> Result<()
         // Those that are there keep their marks; a further one gets no room for its own.
         let before = metric(daemon, "pp_kernel_socket_mark_full_total")?;
         let usual = set_option_memory(daemon, "0")?;
-        let answers = [PLC, WEB].map(|target| AGENT_ALONE.attempt(daemon, &attack::tcp(daemon.lab(), target)));
+        let answers = [PLC, WEB].map(|target| By::LAB_AGENT.attempt(daemon, &attack::tcp(daemon.lab(), target)));
         let zero = set_option_memory(daemon, &usual)?;
         ensure!(zero == "0", "the memory was {zero}");
         let [plc, web] = answers;
@@ -203,7 +200,7 @@ fn sockets_beyond_what_can_be_marked_are_refused(world: &mut World) -> Result<()
         ensure!(metric(daemon, "pp_kernel_socket_mark_full_total")? > before, "nothing was counted");
         fs::write(&enough, "")?;
         let _ended = running.finish(run::PATIENCE)?.success()?;
-        let again = AGENT_ALONE.attempt(daemon, &attack::tcp(daemon.lab(), WEB))?;
+        let again = By::LAB_AGENT.attempt(daemon, &attack::tcp(daemon.lab(), WEB))?;
         ensure!(again == Answer::Delivered, "with room again the agent is {again:?}");
         Ok(())
     })?;
@@ -219,7 +216,7 @@ fn full_ring_buffer_of_a_stopped_daemon_loses_no_refusal_uncounted(world: &mut W
     holds_under(&mut daemon, "full ring buffer of a stopped daemon", &[], |daemon| {
         daemon.signal(Signal::SIGSTOP)?;
         let words = attack::workload(daemon.lab(), &["storm", "pairs", FIRST_PAIR, "--count", &PAIRS.to_string()], PLC).words;
-        let output = AGENT_ALONE.run_words(daemon, &words);
+        let output = By::LAB_AGENT.run_words(daemon, &words);
         daemon.signal(Signal::SIGCONT)?;
         let answers = output?.success()?.json()?["answers"].clone();
         ensure!(answers[libc::EPERM.to_string()] == PAIRS, "answers by error number: {answers}");
@@ -267,7 +264,7 @@ fn clock_a_year_off_opens_nothing_and_lengthens_no_receipt(world: &mut World) ->
     let (short, long) = (fresh_target(), fresh_target());
     let (mark, lost) = (daemon.events().mark(), lost_records(&daemon)?);
     holds_under(&mut daemon, "clock a year off", &[short, long], |daemon| {
-        let reach = |target| AGENT_ALONE.attempt(daemon, &attack::tcp(daemon.lab(), target));
+        let reach = |target| By::LAB_AGENT.attempt(daemon, &attack::tcp(daemon.lab(), target));
         let register = |draft: &pp_tests::forge::Draft| daemon.client()?.post("/v1/receipts", &draft.sign(daemon.operator()));
         let kept = Registered::new(daemon, &opening(long))?;
         let short_ns = SHORT_S * 1_000_000_000;
@@ -339,7 +336,7 @@ fn bpffs_unmounted_and_mounted_again_opens_nothing(world: &mut World) -> Result<
         let status = daemon.cli(&["status"])?;
         ensure!(status.code() == 2 && status.both().contains("mount it again"), "{status}");
         let is_refused = |daemon: &Daemon, when: &str| -> Result<()> {
-            let answer = AGENT_ALONE.attempt(daemon, &attack::tcp(daemon.lab(), PLC))?;
+            let answer = By::LAB_AGENT.attempt(daemon, &attack::tcp(daemon.lab(), PLC))?;
             ensure!(answer == Answer::Refused(libc::EPERM), "{when} the gate answers {answer:?}");
             Ok(())
         };
@@ -406,14 +403,14 @@ fn full_disk_opens_nothing_keeps_nothing_open_and_tells_what_it_lost(world: &mut
     refuses(&daemon)?;
     let mark = daemon.events().mark();
     let (early, late) = (fresh_target(), fresh_target());
-    let reach = |daemon: &Daemon, target| AGENT_ALONE.attempt(daemon, &attack::tcp(daemon.lab(), target));
+    let reach = |daemon: &Daemon, target| By::LAB_AGENT.attempt(daemon, &attack::tcp(daemon.lab(), target));
     holds_under(&mut daemon, "full disk", &[early, late], |daemon| {
         let kept = opening(early).sign(daemon.operator());
         let _registered = daemon.register(&kept)?;
         ensure!(reach(daemon, early)? == Answer::Delivered, "the receipt opens nothing");
         disk.fill()?;
         let words = attack::workload(daemon.lab(), &["storm", "pairs", OTHERS, "--count", &REFUSALS.to_string()], PLC).words;
-        let answers = AGENT_ALONE.run_words(daemon, &words)?.success()?.json()?["answers"].clone();
+        let answers = By::LAB_AGENT.run_words(daemon, &words)?.success()?.json()?["answers"].clone();
         ensure!(answers[libc::EPERM.to_string()] == REFUSALS, "answers by error number: {answers}");
         let mut told = 0;
         wait::until_every(Duration::from_secs(10), "the end of the telling", TELLING, || {

@@ -44,10 +44,8 @@ pub(crate) const LONG: &[crate::world::Test] = {
     TESTS
 };
 
-/// An agent that needs no daemon to be one: by its program's path.
-const AGENT_ALONE: By = By::Program("lab-claude");
-/// The daemon tries a state that is shut once a minute.
-const AGAIN: Duration = Duration::from_secs(150);
+/// The daemon tries a state that is shut every 10 seconds.
+const AGAIN: Duration = Duration::from_secs(100);
 /// Who registers at once during a start, and how many receipts each at most.
 const REGISTRANTS: usize = 3;
 const MOST_OF_EACH: usize = 60;
@@ -56,12 +54,12 @@ const STARTS_OF_A_DAEMON: usize = 20;
 
 /// The agent is refused, with its event and nothing at the far end, and an ordinary program is not.
 fn refused(daemon: &Daemon) -> Result<()> {
-    let refusal = Refusal::of(attack::tcp(daemon.lab(), PLC), AGENT_ALONE).with_control(By::Program("lab-shim"));
+    let refusal = Refusal::of(attack::tcp(daemon.lab(), PLC), By::LAB_AGENT).with_control(By::Program("lab-shim"));
     refusal.assert(daemon).map(drop)
 }
 
 fn reaches(daemon: &Daemon) -> Result<()> {
-    let answer = AGENT_ALONE.attempt(daemon, &attack::tcp(daemon.lab(), PLC))?;
+    let answer = By::LAB_AGENT.attempt(daemon, &attack::tcp(daemon.lab(), PLC))?;
     ensure!(answer == Answer::Delivered, "the receipt opens nothing: {answer:?}");
     Ok(())
 }
@@ -89,7 +87,7 @@ fn enforced_and_told(daemon: &Daemon, said: &str) -> Result<()> {
     ensure!(answer.status == 503 && answer.body["error"]["code"] == "state_unavailable", "{}", answer.body);
     let registered = daemon.cli(&["receipt", "register", &file.display().to_string()])?;
     ensure!(registered.code() == 2 && registered.stderr.contains(said), "{said}: {registered}");
-    let answer = AGENT_ALONE.attempt(daemon, &attack::tcp(daemon.lab(), PLC))?;
+    let answer = By::LAB_AGENT.attempt(daemon, &attack::tcp(daemon.lab(), PLC))?;
     ensure!(answer == Answer::Refused(libc::EPERM), "a receipt that was refused opens its target: {answer:?}");
     Ok(())
 }
@@ -276,7 +274,7 @@ fn first_start_on_a_full_disk_is_enforced_and_begins_when_there_is_room(world: &
     disk.fill()?;
     daemon.spawn()?;
     let attempt = attack::tcp(daemon.lab(), fresh_target());
-    let answer = AGENT_ALONE.attempt(&daemon, &attempt)?;
+    let answer = By::LAB_AGENT.attempt(&daemon, &attempt)?;
     ensure!(answer == Answer::Refused(libc::EPERM), "a full disk opens the zone: {answer:?}");
     fs::remove_file(disk.filler())?;
     wait::until_every(Duration::from_secs(1), "the state to be usable", AGAIN, || healthy(&daemon).ok())?;
@@ -310,7 +308,7 @@ fn budget_is_counted_once_over_a_time_without_state(world: &mut World) -> Result
     daemon.spawn()?;
     reaches(&daemon)?;
     reaches(&daemon)?;
-    let refusal = Refusal::of(attack::tcp(daemon.lab(), PLC), AGENT_ALONE).with_control(By::Program("lab-shim"));
+    let refusal = Refusal::of(attack::tcp(daemon.lab(), PLC), By::LAB_AGENT).with_control(By::Program("lab-shim"));
     refusal.for_reason("receipt_exhausted").assert(&daemon).map(drop)
 }
 
@@ -327,7 +325,7 @@ fn budget_is_counted_once_over_a_time_without_its_key(world: &mut World) -> Resu
     fs::write(daemon.path("keys.json"), keys)?;
     let _reloaded = daemon.cli(&["policy", "reload"])?.success()?;
     reaches(&daemon)?;
-    let refusal = Refusal::of(attack::tcp(daemon.lab(), PLC), AGENT_ALONE).with_control(By::Program("lab-shim"));
+    let refusal = Refusal::of(attack::tcp(daemon.lab(), PLC), By::LAB_AGENT).with_control(By::Program("lab-shim"));
     refusal.for_reason("receipt_exhausted").assert(&daemon).map(drop)
 }
 
@@ -339,11 +337,11 @@ fn revocation_while_the_state_is_broken_holds_when_it_is_mended(world: &mut Worl
     ensure!(output.code() == 2 && output.both().contains("could not be kept"), "{output}");
     fs::write(state_file(&daemon), &good)?;
     wait::until_every(Duration::from_secs(1), "the state to be read again", AGAIN, || healthy(&daemon).ok())?;
-    let refusal = Refusal::of(attack::tcp(daemon.lab(), PLC), AGENT_ALONE).with_control(By::Program("lab-shim"));
+    let refusal = Refusal::of(attack::tcp(daemon.lab(), PLC), By::LAB_AGENT).with_control(By::Program("lab-shim"));
     let _event = refusal.for_reason("receipt_revoked").assert(&daemon)?;
     daemon.crash()?;
     daemon.spawn()?;
-    let refusal = Refusal::of(attack::tcp(daemon.lab(), PLC), AGENT_ALONE).with_control(By::Program("lab-shim"));
+    let refusal = Refusal::of(attack::tcp(daemon.lab(), PLC), By::LAB_AGENT).with_control(By::Program("lab-shim"));
     refusal.for_reason("receipt_revoked").assert(&daemon).map(drop)
 }
 
@@ -450,7 +448,7 @@ fn disk_that_hangs_holds_up_nobody_but_who_waits_for_it(world: &mut World) -> Re
     let client = daemon.client()?;
     let revoking = thread::spawn(move || client.delete(&format!("/v1/receipts/{id}")));
     let ended =
-        || AGENT_ALONE.attempt(&daemon, &attack::tcp(daemon.lab(), PLC)).ok().filter(|answer| *answer == Answer::Refused(libc::EPERM));
+        || By::LAB_AGENT.attempt(&daemon, &attack::tcp(daemon.lab(), PLC)).ok().filter(|answer| *answer == Answer::Refused(libc::EPERM));
     let _answer = wait::until("the end of the receipt", wait::SOON, ended)?;
     ensure!(!revoking.is_finished(), "the revocation was answered while its disk hung");
     drop(frozen);

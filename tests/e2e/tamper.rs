@@ -85,7 +85,7 @@ fn allowed(daemon: &Daemon, words: &[&str]) -> Result<()> {
 
 /// A session may do it, and no event tells of it.
 fn free(daemon: &Daemon, words: &[&str]) -> Result<()> {
-    let answer = By::run(AGENT).attempt(daemon, &tamper(daemon, words))?;
+    let answer = By::LAB_AGENT.attempt(daemon, &tamper(daemon, words))?;
     ensure!(answer == Answer::Delivered, "a session may {words:?}, but: {answer:?}");
     Ok(())
 }
@@ -97,7 +97,7 @@ fn refused(daemon: &Daemon, words: &[&str], reason: &str, object: Option<&str>) 
 
 fn refused_as(daemon: &Daemon, words: &[&str], errno: i32, reason: &str, object: Option<&str>) -> Result<Value> {
     let mark = daemon.events().mark();
-    let answer = By::run(AGENT).attempt(daemon, &tamper(daemon, words))?;
+    let answer = By::LAB_AGENT.attempt(daemon, &tamper(daemon, words))?;
     ensure!(answer == Answer::Refused(errno), "{words:?} by a session: {answer:?}");
     let event = daemon
         .events()
@@ -469,7 +469,7 @@ fn operator_keeps_every_right(world: &mut World) -> Result<()> {
     // A session can end neither itself nor the gate, with the daemon alive or dead.
     let inside = |daemon: &Daemon, arguments: &[&str]| -> Result<()> {
         let words = daemon.cli_words(arguments);
-        let output = By::Program("lab-claude").run_words(daemon, &words)?;
+        let output = By::LAB_AGENT.run_words(daemon, &words)?;
         ensure!(!output.status.success(), "inside a session {arguments:?} worked: {output}");
         Ok(())
     };

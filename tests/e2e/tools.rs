@@ -184,7 +184,7 @@ fn tool_is_refused_with_the_daemon_dead(world: &mut World) -> Result<()> {
     let mut daemon = world.own(&policy)?;
     let hydra = Decoy::new(&daemon, "hydra")?;
     daemon.crash()?;
-    let by = By::Program("lab-claude");
+    let by = By::LAB_AGENT;
     let output = hydra.run(&daemon, &by, &hydra.program(), &SPRAY)?;
     ensure!(!hydra.ran() && killed(&output), "with the daemon dead: {output}");
     daemon.spawn()?;

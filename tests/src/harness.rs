@@ -37,6 +37,9 @@ pub enum By {
 }
 
 impl By {
+    /// An agent by its program's path. It needs no daemon and no call of `pp-agent run`, which takes an emulated processor a second.
+    pub const LAB_AGENT: Self = Self::Program("lab-claude");
+
     /// A session of this agent started by `pp-agent run`.
     #[must_use]
     pub fn run(agent: &str) -> Self {

@@ -165,7 +165,7 @@ impl Session {
         let directory = daemon.path(&format!("work-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
         fs::create_dir(&directory)?;
         let script = format!("{PREAMBLE}\n{}", (work.script)(&directory));
-        let words = By::Program("lab-claude").words(daemon, &["/bin/bash", "-euo", "pipefail", "-c", script.as_str()].map(str::to_owned));
+        let words = By::LAB_AGENT.words(daemon, &["/bin/bash", "-euo", "pipefail", "-c", script.as_str()].map(str::to_owned));
         let mut command = match work.at {
             At::Lab => {
                 let resolver = daemon.path("resolv.conf");

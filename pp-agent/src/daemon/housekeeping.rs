@@ -22,6 +22,8 @@ const STEP_MS: i64 = 500;
 const FLOWS_PAUSE: Duration = Duration::from_millis(500);
 /// How often to look for guarded files and delegates, in seconds.
 const GUARD_EVERY: u64 = 5;
+/// How often to try a state that cannot be opened, in seconds.
+const OPEN_STATE_EVERY: u64 = 10;
 /// How often to write the highest wall time to disk, in seconds.
 const NOTE_WALL_EVERY: u64 = 60;
 /// Number of sessions with a history above which the daemon warns.
@@ -50,6 +52,9 @@ pub(super) async fn seconds(daemon: Arc<Daemon>) {
             working.end_left_flows(&mut blocked);
             if second % GUARD_EVERY == 0 {
                 working.refresh_guard();
+            }
+            if second % OPEN_STATE_EVERY == 0 {
+                working.open_state_again();
             }
             if second % NOTE_WALL_EVERY == 0 {
                 working.note_wall();

@@ -63,7 +63,8 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
     let learned = neighbours.learned_places();
     let terms = unavailable::Terms { config: &config, keyring: &keyring, learned: &learned, boot_id: &boot_id, counts_lost: gate.fresh() };
     let mut receipts = Book::default();
-    let highest_ms = unavailable::load(&state, &mut receipts, &terms, now);
+    let loaded = unavailable::load(&state, &mut receipts, &terms, now);
+    let highest_ms = loaded.inspect_err(unavailable::log_unavailable).unwrap_or_default();
     let keyring_problem = keyring_problem.or_else(|| missed_keys(&args.keys, &keyring, receipts.iter().count()));
     let withheld = is_behind(now.wall_ms, highest_ms);
     if withheld {

@@ -1,5 +1,5 @@
 //! What happens when the state cannot be opened. Everything is enforced, nothing is granted and nothing can be registered. `status` says
-//! why and what to do. The daemon tries again each minute.
+//! why and what to do. The daemon tries again every 10 seconds.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -31,7 +31,7 @@ pub(super) fn open_state(path: &Path) -> Result<State, DaemonError> {
             Err(error) if error.is_locked() && Instant::now() < deadline => std::thread::sleep(Duration::from_millis(50)),
             Err(error) if error.is_locked() => return Err(error.into()),
             Err(error) => {
-                tracing::error!("{error}; until then everything is enforced, no receipt is in force and none can be registered");
+                log_unavailable(&error);
                 return Ok(State::shut(path, &error));
             }
         }
@@ -48,10 +48,13 @@ pub(super) struct Terms<'a> {
     pub(super) counts_lost: bool,
 }
 
-/// Loads the receipts from the state. Returns the highest wall time seen; zero if it is unknown, and then the state is shut.
-pub(super) fn load(state: &State, receipts: &mut Book<Admission>, terms: &Terms<'_>, now: Now) -> i64 {
+/// Loads the receipts from the state. Returns the highest wall time seen; zero while the state is shut.
+///
+/// # Errors
+/// They cannot be read. The state is shut then.
+pub(super) fn load(state: &State, receipts: &mut Book<Admission>, terms: &Terms<'_>, now: Now) -> Result<i64, StateError> {
     if state.is_shut() {
-        return 0;
+        return Ok(0);
     }
     let mut read = || -> Result<i64, StateError> {
         let highest_ms = state.highest_wall()?;
@@ -59,11 +62,12 @@ pub(super) fn load(state: &State, receipts: &mut Book<Admission>, terms: &Terms<
         receipts.load(state, carry_over, |stored| admit_again(stored, terms.config, terms.keyring, terms.learned))?;
         Ok(highest_ms)
     };
-    read().unwrap_or_else(|error| {
-        tracing::error!("{error}; until then everything is enforced, no receipt is in force and none can be registered");
-        state.shut_again(&error);
-        0
-    })
+    read().inspect_err(|error| state.shut_again(error))
+}
+
+/// Logs why the state is shut, and what that means.
+pub(super) fn log_unavailable(error: &StateError) {
+    tracing::error!("{error}; until then everything is enforced, no receipt is in force and none can be registered");
 }
 
 impl Daemon {
@@ -79,16 +83,21 @@ impl Daemon {
         self.reports.publish(self.reports.event(Body::Posture { change, hook: None }).detail(detail));
     }
 
-    /// Records the wall time and removes expired receipts. While the state is shut, tries to open it instead.
+    /// Records the wall time and removes expired receipts, unless the state is shut.
     pub(super) fn note_wall(&self) {
-        let restored = self.rules.change(|writer| {
-            if writer.force.receipts_unknown {
-                return writer.open_state_again();
+        self.rules.change(|writer| {
+            if !writer.force.receipts_unknown {
+                writer.note_wall();
             }
-            writer.note_wall();
-            None
         });
-        if let Some(count) = restored {
+    }
+
+    /// Tries to open a state that is shut.
+    pub(super) fn open_state_again(&self) {
+        if !self.rules.now().receipts_unknown {
+            return;
+        }
+        if let Some(count) = self.rules.change(Writer::open_state_again) {
             tracing::warn!("state: it could be opened, {count} receipts are known again");
             self.report_state(PostureChange::StateRestored, format!("{count} receipts are known again"));
             self.wake.changed.notify_one();
@@ -99,8 +108,15 @@ impl Daemon {
 impl Writer {
     /// Tries to open a state that is shut, and puts its receipts in force. Returns how many there are.
     fn open_state_again(&mut self) -> Option<usize> {
+        // Most tries fail for the reason of the one before, which is in the log.
+        let known = self.state.problem();
+        let log = |error: &StateError| {
+            if known != Some(error.to_string()) {
+                log_unavailable(error);
+            }
+        };
         if let Err(error) = self.state.retry() {
-            tracing::error!("{error}");
+            log(&error);
             return None;
         }
         let now = Now::read();
@@ -112,10 +128,7 @@ impl Writer {
             boot_id: &self.boot_id,
             counts_lost: self.gate.fresh(),
         };
-        let highest_ms = load(&self.state, &mut force.receipts, &terms, now);
-        if self.state.is_shut() {
-            return None;
-        }
+        let highest_ms = load(&self.state, &mut force.receipts, &terms, now).inspect_err(log).ok()?;
         self.highest.note(highest_ms);
         force.receipts_unknown = false;
         force.withheld = is_behind(now.wall_ms, highest_ms);

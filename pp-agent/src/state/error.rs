@@ -56,15 +56,15 @@ fn repair(source: &redb::Error) -> String {
     match source {
         redb::Error::DatabaseAlreadyOpen => "another program has it open: end the other pp-agent".to_owned(),
         redb::Error::Io(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
-            "free space on that disk; the daemon tries again each minute".to_owned()
+            "free space on that disk; the daemon tries again every 10 seconds".to_owned()
         }
         redb::Error::Io(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => {
-            "mount that file system writable; the daemon tries again each minute".to_owned()
+            "mount that file system writable; the daemon tries again every 10 seconds".to_owned()
         }
         source if database::is_damage(source) => {
             format!("the file is damaged and left as it is: restore it from a backup, {MOVED_AWAY}")
         }
-        _ => "mend the disk or the file's rights; the daemon tries again each minute".to_owned(),
+        _ => "mend the disk or the file's rights; the daemon tries again every 10 seconds".to_owned(),
     }
 }
 
