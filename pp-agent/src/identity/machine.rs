@@ -128,6 +128,14 @@ impl Machine {
             (_, exec, _) => Step::Go(State::Path { never, exec, names }),
         })
     }
+
+    fn module_name(&mut self, module: LazyStateID, byte: u8) -> Result<Step<State>, TooMuch> {
+        Ok(match self.module.step(module, byte)? {
+            (_, Some(rule)) => Step::Accept(rule),
+            (module, None) if module.is_dead() => Step::Dead,
+            (module, None) => Step::Go(State::Module { module }),
+        })
+    }
 }
 
 impl Walk for Machine {
@@ -148,14 +156,14 @@ impl Walk for Machine {
             State::Interpreter(at) => match self.interpreters.step(at, byte, &mut self.script)? {
                 Next::Go(at) => Step::Go(State::Interpreter(at)),
                 Next::Module => Step::Go(State::Module { module: self.module.start()? }),
+                Next::JoinedModule => {
+                    let module = self.module.start()?;
+                    self.module_name(module, byte)?
+                }
                 Next::Found(rule) => Step::Accept(rule),
                 Next::Dead => Step::Dead,
             },
-            State::Module { module } => match self.module.step(module, byte)? {
-                (_, Some(rule)) => Step::Accept(rule),
-                (module, None) if module.is_dead() => Step::Dead,
-                (module, None) => Step::Go(State::Module { module }),
-            },
+            State::Module { module } => self.module_name(module, byte)?,
         })
     }
 }

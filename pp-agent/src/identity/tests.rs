@@ -69,9 +69,18 @@ fn script_of_an_interpreter_is_its_first_word_that_is_no_option() {
         "tsx a.js",
         "sh -e a.js",
         "bash --rcfile x -o pipefail +x a.js",
+        "bash -euo pipefail a.js",
+        "sh -oe posix a.js",
         "python3.12 -u -W ignore -X dev a.js",
+        "python2 -Q old a.js",
         "ruby -I lib a.js",
+        "ruby -Ilibe a.js",
+        "ruby -wI lib a.js",
+        "ruby -E utf-8 --enable frozen-string-literal a.js",
         "perl -w a.js",
+        "perl -Mlocale a.js",
+        "perl -pie a.js",
+        "perl -wI lib a.js",
         "php -d memory_limit=1G -f a.js",
     ] {
         assert_eq!(marked(line), Some("alpha"), "{line}");
@@ -96,6 +105,11 @@ fn words_that_are_not_the_script_do_not_count() {
         "python3 -W a.js other.py",
         "python3 -m other a.js",
         "perl -ne a.js",
+        "perl -l012ne a.js",
+        "perl -eprint a.js",
+        "perl -de0 a.js",
+        "ruby -W0e a.js",
+        "ruby -eputs a.js",
         "deno eval a.js",
         "cat a.js",
         "vim /lib/node_modules/@a/alpha/cli.js",
@@ -109,10 +123,21 @@ fn words_that_are_not_the_script_do_not_count() {
 
 #[test]
 fn module_of_python_is_compared_as_a_whole() {
-    for line in ["python -m beta", "python3.11 -u -m beta.main x", "/usr/bin/python3 -um beta"] {
+    for line in
+        ["python -m beta", "python3.11 -u -m beta.main x", "/usr/bin/python3 -um beta", "python -mbeta", "python3 -W x -Imbeta.main x"]
+    {
         assert_eq!(marked(line), Some("beta"), "{line}");
     }
-    for line in ["python -m betas", "python -m beta.other", "python -m pip beta", "node -m beta"] {
+    let not = [
+        "python -m betas",
+        "python -mbetas",
+        "python -m beta.other",
+        "python -m pip beta",
+        "python -mpip beta",
+        "python -Wmbeta x",
+        "node -m beta",
+    ];
+    for line in not {
         assert_eq!(marked(line), None, "{line}");
     }
 }
@@ -266,7 +291,21 @@ proptest! {
 
 /// Words that get deep into the rules of [`AGENTS`], and some that do not.
 fn word() -> impl Strategy<Value = String> {
-    let known = ["node", "/usr/bin/python3.12", "bun", "sh", "run", "-r", "-um", "--", "-c", "a.js", "/n/@a/alpha-x/y", "/opt/alpha7/run"];
+    let known = [
+        "node",
+        "/usr/bin/python3.12",
+        "bun",
+        "sh",
+        "run",
+        "-r",
+        "-um",
+        "-umbeta",
+        "--",
+        "-c",
+        "a.js",
+        "/n/@a/alpha-x/y",
+        "/opt/alpha7/run",
+    ];
     let more = ["/b/bin/beta", "beta", "beta.main", "beta-3", "/usr/sbin/sshd", ""];
     let known = prop::sample::select([known.as_slice(), more.as_slice()].concat()).prop_map(str::to_owned);
     prop_oneof![6 => known, 1 => "[-a-b/@.]{0,6}"]

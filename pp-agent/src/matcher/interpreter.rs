@@ -8,12 +8,12 @@ use regex_automata::hybrid::{BuildError, LazyStateID};
 use super::{Part, TooMuch, glob};
 
 /// The meaning of a word on an interpreter's command line. The first pattern of the family that matches the whole word decides. If none
-/// does, the word is the script.
+/// does, the word is the script. A module's pattern matches the start of a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Word {
     /// An option whose value is the next word.
     Value,
-    /// An option that is followed by the name of a module.
+    /// An option that is followed by the name of a module, in the same word or the next. It matches where the name starts.
     Module,
     /// The program comes from elsewhere, so there is no script.
     Stop,
@@ -69,9 +69,9 @@ pub(crate) const FAMILIES: &[Family] = &[
     Family {
         names: r"(?:python|pypy)[0-9.]*t?",
         words: &[
-            (r"-[bBdEhiIOPqRsSuvVx]*m", Module),
-            (r"-[bBdEhiIOPqRsSuvVx]*c[^\x00]*|-", Stop),
-            (r"-[bBdEhiIOPqRsSuvVx]*[WX]|--check-hash-based-pycs", Value),
+            (r"-[bBdEhiIJOPqRsStuvVx3]*m", Module),
+            (r"-[bBdEhiIJOPqRsStuvVx3]*c[^\x00]*|-", Stop),
+            (r"-[bBdEhiIJOPqRsStuvVx3]*[QWX]|--check-hash-based-pycs", Value),
             (r"--", End),
             (r"-[^\x00]*", Skip),
         ],
@@ -79,13 +79,22 @@ pub(crate) const FAMILIES: &[Family] = &[
     Family {
         names: r"ruby[0-9.]*",
         words: &[
-            (r"-[a-zA-Z0]*e|-", Stop),
-            (r"-[IrC]|--(?:encoding|external-encoding|internal-encoding)", Value),
+            (r"-(?:[acdlnpsSUvwy]|[WT][0-9]?|0[0-7]*)*e[^\x00]*|-", Stop),
+            (r"-(?:[acdlnpsSUvwy]|[WT][0-9]?|0[0-7]*)*[CEIrX]", Value),
+            (r"--(?:encoding|external-encoding|internal-encoding|enable|disable|parser|dump|backtrace-limit)", Value),
             (r"--", End),
             (r"-[^\x00]*", Skip),
         ],
     },
-    Family { names: r"perl[0-9.]*", words: &[(r"-[a-zA-Z0]*[eE]|-", Stop), (r"-I", Value), (r"--", End), (r"-[^\x00]*", Skip)] },
+    Family {
+        names: r"perl[0-9.]*",
+        words: &[
+            (r"-(?:[acfgnpsStTuUwWX]|dt?|[0l][0-7]*|0x[0-9a-fA-F]+)*[eE][^\x00]*|-", Stop),
+            (r"-(?:[acfgnpsStTuUwWX]|dt?|[0l][0-7]*|0x[0-9a-fA-F]+)*I", Value),
+            (r"--", End),
+            (r"-[^\x00]*", Skip),
+        ],
+    },
     Family {
         names: r"php[0-9.]*",
         words: &[
@@ -97,7 +106,12 @@ pub(crate) const FAMILIES: &[Family] = &[
     },
     Family {
         names: r"(?:sh|bash|dash|zsh|ksh|mksh|ash)",
-        words: &[(r"-[a-zA-Z]*[cs][a-zA-Z]*|-", Stop), (r"[-+][oO]|--(?:rcfile|init-file)", Value), (r"--", End), (r"[-+][^\x00]*", Skip)],
+        words: &[
+            (r"-[a-zA-Z]*[cs][a-zA-Z]*|-", Stop),
+            (r"[-+][a-zA-Z]*[oO][a-zA-Z]*|--(?:rcfile|init-file)", Value),
+            (r"--", End),
+            (r"[-+][^\x00]*", Skip),
+        ],
     },
 ];
 
@@ -114,6 +128,8 @@ pub(crate) enum At<T> {
     Value { family: usize },
     /// In a word that may be an option, a subcommand or the script. `found` is what it matched as the script so far.
     Word { family: usize, word: LazyStateID, script: LazyStateID, found: Option<T> },
+    /// Behind an option that a module follows.
+    BeforeModule,
     /// In the script.
     Script { script: LazyStateID },
 }
@@ -125,6 +141,8 @@ pub(crate) enum Next<T> {
     Go(At<T>),
     /// To the name of a module, which starts with the next byte.
     Module,
+    /// To the name of a module, which starts with this byte.
+    JoinedModule,
     /// The script matches.
     Found(T),
     /// There is no script.
@@ -141,7 +159,8 @@ pub(crate) struct Interpreters {
 impl Interpreters {
     pub(crate) fn new(families: impl IntoIterator<Item = &'static Family>) -> Result<Self, Box<BuildError>> {
         let families: Vec<&Family> = families.into_iter().collect();
-        let words = |family: &&Family| Part::new(family.words.iter().map(|(regex, word)| (format!(r"(?:{regex})\x00"), *word)));
+        let whole = |regex: &str, word| if word == Module { regex.to_owned() } else { format!(r"(?:{regex})\x00") };
+        let words = |family: &&Family| Part::new(family.words.iter().map(|(regex, word)| (whole(regex, *word), *word)));
         Ok(Self {
             names: Part::new(families.iter().enumerate().map(|(index, family)| (glob::file_named(family.names), index)))?,
             words: families.iter().map(words).collect::<Result<_, _>>()?,
@@ -162,7 +181,7 @@ impl Interpreters {
                 (_, Some(Stop)) => Next::Dead,
                 (_, Some(Skip)) => Next::Go(self.next_word(family, scripts)?),
                 (_, Some(Value)) => Next::Go(At::Value { family }),
-                (_, Some(Module)) => Next::Module,
+                (_, Some(Module)) => Next::Go(At::BeforeModule),
                 (_, Some(End)) => Next::Go(At::Script { script: scripts.start()? }),
                 (word, None) => {
                     // A pattern that ends in `*` matches before it is known that the word is no option, and only once.
@@ -175,6 +194,8 @@ impl Interpreters {
                     }
                 }
             },
+            At::BeforeModule if byte == 0 => Next::Module,
+            At::BeforeModule => Next::JoinedModule,
             At::Script { script } => match scripts.step(script, byte)? {
                 (_, Some(found)) => Next::Found(found),
                 (script, None) if script.is_dead() => Next::Dead,

@@ -135,6 +135,10 @@ impl Walk for Machine {
             State::Interpreter(at) => match self.interpreters.step(at, byte, &mut self.files)? {
                 Next::Go(at) => Step::Go(State::Interpreter(at)),
                 Next::Module => Step::Go(State::Interpreter(At::Script { script: self.files.start()? })),
+                Next::JoinedModule => {
+                    let script = self.files.start()?;
+                    self.step(State::Interpreter(At::Script { script }), byte)?
+                }
                 Next::Found(called) => self.arguments(called)?,
                 Next::Dead => Step::Dead,
             },

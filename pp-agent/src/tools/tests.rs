@@ -137,6 +137,7 @@ fn other_forms_of_the_same_program_are_the_same() {
         "python3.13 -u -W ignore /opt/patator.py ssh_login user=FILE0 0=u",
         "python3 -m patator ssh_login user=FILE0 0=u",
         "/root/.venv/bin/python -Im patator ssh_login user=FILE0 0=u",
+        "python3 -Bmpatator ssh_login user=FILE0 0=u",
         "pypy3 -- patator ssh_login user=FILE0 0=u",
     ] {
         refused(line, "patator");
