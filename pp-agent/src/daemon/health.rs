@@ -30,6 +30,9 @@ impl Daemon {
         if let PolicyOrigin::Fallback(error) = &force.origin {
             problems.push(format!("the policy on disk is refused and no last good one is known, the built-in one is in force: {error}"));
         }
+        if force.unpublished {
+            problems.push(format!("the kernel still enforces generation {}; newer tables are tried again, see the log", force.generation));
+        }
         problems.extend(force.state_problem(&self.state));
         problems.extend(self.reports.hub.problem().map(|problem| format!("events are told and not stored: {problem}")));
         problems.extend(force.keyring_problem.clone());

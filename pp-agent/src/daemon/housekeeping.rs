@@ -22,6 +22,8 @@ const STEP_MS: i64 = 500;
 const FLOWS_PAUSE: Duration = Duration::from_millis(500);
 /// How often to look for guarded files and delegates, in seconds.
 const GUARD_EVERY: u64 = 5;
+/// How often to publish again what the kernel refused, in seconds.
+const PUBLISH_AGAIN_EVERY: u64 = 5;
 /// How often to try a state that cannot be opened, in seconds.
 const OPEN_STATE_EVERY: u64 = 10;
 /// How often to write the highest wall time to disk, in seconds.
@@ -52,6 +54,9 @@ pub(super) async fn seconds(daemon: Arc<Daemon>) {
             working.end_left_flows(&mut blocked);
             if second % GUARD_EVERY == 0 {
                 working.refresh_guard();
+            }
+            if second % PUBLISH_AGAIN_EVERY == 0 {
+                working.rules.change(Writer::publish_again);
             }
             if second % OPEN_STATE_EVERY == 0 {
                 working.open_state_again();
@@ -148,8 +153,13 @@ impl Daemon {
 
     fn refresh_cgroups(&self) {
         let force = self.rules.now();
-        if force.config.cgroup_rules.is_empty() || load::resolve_cgroups(self.site.cgroup_root.as_deref(), &force.config) == force.cgroups {
+        if force.config.cgroup_rules.is_empty() {
             return;
+        }
+        match load::resolve_cgroups(self.site.cgroup_root.as_deref(), &force.config) {
+            Ok(now) if now == force.cgroups => return,
+            Ok(_) => {}
+            Err(error) => return tracing::error!("{error}; the cgroups known before stay in force"),
         }
         self.rules.change(Writer::refresh_cgroups);
         // A process may have started in a new cgroup before the kernel had its rule.

@@ -69,6 +69,8 @@ pub(super) struct InForce {
     pub(super) own: Vec<Addr>,
     /// What is protected although policy does not name it.
     pub(super) learned: Arc<LearnedPlaces>,
+    /// Whether the kernel enforces older tables than these, because it refused them.
+    pub(super) unpublished: bool,
 }
 
 impl InForce {

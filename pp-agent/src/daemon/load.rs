@@ -29,6 +29,7 @@ use crate::policy::LearnedPlaces;
 use crate::session::{Released, adopt};
 use crate::state::{Book, STATE_FILE, State, StoredReceipt};
 use crate::{compiled, identity};
+use pp_common::abi::NameId;
 
 /// The events' file, in the daemon's state directory.
 const EVENTS_FILE: &str = "events.redb";
@@ -75,7 +76,13 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
         None
     });
     let cgroup_root = args.cgroup.clone().or_else(|| mounts::cgroup2_root().ok());
-    let cgroups = resolve_cgroups(cgroup_root.as_deref(), &config);
+    let cgroups = match resolve_cgroups(cgroup_root.as_deref(), &config) {
+        Ok(cgroups) => cgroups,
+        Err(error) => {
+            tracing::error!("{error}; the cgroups of an earlier daemon stay in force");
+            gate.cgroups()?
+        }
+    };
     let host_name = host_name(&config);
     let mut builder = Builder::new(&host_name, gate.backend().name());
     builder.names.names = names_of(&config, &state);
@@ -98,6 +105,7 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
         withheld,
         own: gate.refresh_own()?.unwrap_or_default(),
         learned: Arc::new(learned),
+        unpublished: false,
     };
     log_remarks(&force);
     force.generation = publisher.apply(&force.tables()?)?;
@@ -233,7 +241,7 @@ impl Writer {
         };
         let fresh = InForce {
             origin: if config.sources.is_empty() { PolicyOrigin::BuiltIn } else { PolicyOrigin::Files },
-            cgroups: resolve_cgroups(cgroup_root.as_deref(), &config),
+            cgroups: resolve_cgroups(cgroup_root.as_deref(), &config)?,
             receipts: before.receipts.readmit(|stored| admit_again(stored, &config, &keyring, &before.learned)),
             config: Arc::new(config),
             keyring: Arc::new(keyring),
@@ -243,6 +251,7 @@ impl Writer {
             withheld: before.withheld && self.highest.clock_is_behind(),
             own: before.own.clone(),
             learned: Arc::clone(&before.learned),
+            unpublished: false,
         };
         let tables = fresh.tables().map_err(|error| error.to_string())?;
         let generation = self.publisher.apply(&tables).map_err(|error| error.to_string())?;
@@ -354,13 +363,13 @@ pub(super) fn admit_again(stored: StoredReceipt, config: &Config, keyring: &Keyr
     LiveReceipt { stored, admitted }
 }
 
-/// The cgroups that rules name now; none if they cannot be read.
-pub(super) fn resolve_cgroups(root: Option<&Path>, config: &Config) -> Vec<(u64, pp_common::abi::NameId)> {
-    let Some(root) = root else { return Vec::new() };
-    identity::resolve_cgroups(root, &config.cgroup_rules).unwrap_or_else(|error| {
-        tracing::error!("cgroups below {}: {error}", root.display());
-        Vec::new()
-    })
+/// The cgroups that rules name now.
+///
+/// # Errors
+/// The tree cannot be read. What was known of it must stay in force then.
+pub(super) fn resolve_cgroups(root: Option<&Path>, config: &Config) -> Result<Vec<(u64, NameId)>, String> {
+    let Some(root) = root else { return Ok(Vec::new()) };
+    identity::resolve_cgroups(root, &config.cgroup_rules).map_err(|error| format!("cgroups below {}: {error}", root.display()))
 }
 
 /// The name of the host in policy. Without one, events have the host's own name.

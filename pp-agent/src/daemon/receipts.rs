@@ -284,6 +284,13 @@ impl Writer {
         }
     }
 
+    /// Revokes a receipt in the tables that are in force, where new ones could not be published.
+    fn revoke_in_place(&mut self, serial: Option<Serial>, error: ApiError) -> Result<(), ApiError> {
+        let Some(serial) = serial else { return Err(error) };
+        tracing::error!("{error}; the receipt is revoked in the tables in force, and new ones are tried again");
+        Ok(self.publisher.revoke(serial)?)
+    }
+
     fn revoke_by_decider(&mut self, tombstone: Tombstone) -> Result<RevokeOutcome, ApiError> {
         if let (Some(receipt), Some(by)) = (self.force.receipts.find(&tombstone.id), &tombstone.decider)
             && receipt.stored.decider != *by
@@ -297,7 +304,9 @@ impl Writer {
         let known = self.force.receipts.find(&tombstone.id).is_some();
         // The receipt ends now, before the disk is written, so that a disk that is full or hangs keeps nothing open.
         self.force.receipts.end_by(&tombstone);
-        let published = self.publish();
+        let ended = self.force.receipts.find(&tombstone.id).filter(|receipt| receipt.stored.ended.is_some());
+        let serial = ended.map(|receipt| receipt.stored.serial);
+        let published = self.publish().or_else(|error| self.revoke_in_place(serial, error));
         let kept = self.force.receipts.revoke(&self.state, tombstone);
         published.map(|()| RevokeOutcome { known, kept })
     }

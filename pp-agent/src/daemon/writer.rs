@@ -89,10 +89,26 @@ impl Writer {
 
     /// Compiles and publishes what is in force. It is shown to readers first, so that they find the receipt for everything that the kernel
     /// allows.
+    ///
+    /// # Errors
+    /// The kernel enforces what it did before. [`Writer::publish_again`] tries again.
     pub(super) fn publish(&mut self) -> Result<(), ApiError> {
+        self.force.unpublished = true;
         self.show();
         self.force.generation = self.publisher.apply(&self.force.tables().map_err(no_room)?)?;
+        self.force.unpublished = false;
         Ok(())
+    }
+
+    /// Publishes what could not be published before, if anything.
+    pub(super) fn publish_again(&mut self) {
+        if !self.force.unpublished {
+            return;
+        }
+        match self.publish() {
+            Ok(()) => tracing::warn!("the kernel enforces what is in force again, as generation {}", self.force.generation),
+            Err(error) => tracing::error!("the kernel still enforces older tables: {error}"),
+        }
     }
 
     /// Deadlines only shrink when the clock steps.
@@ -125,10 +141,13 @@ impl Writer {
 
     /// Updates cgroup and unit rules with the cgroups that exist now.
     pub(super) fn refresh_cgroups(&mut self) {
-        let cgroups = load::resolve_cgroups(self.sources.cgroup_root.as_deref(), &self.force.config);
-        match self.publisher.set_cgroups(&cgroups) {
-            Ok(()) => self.force.cgroups = cgroups,
-            Err(error) => tracing::error!("{error}"),
+        let set = load::resolve_cgroups(self.sources.cgroup_root.as_deref(), &self.force.config).and_then(|cgroups| {
+            self.publisher.set_cgroups(&cgroups).map_err(|error| error.to_string())?;
+            self.force.cgroups = cgroups;
+            Ok(())
+        });
+        if let Err(error) = set {
+            tracing::error!("{error}");
         }
     }
 

@@ -131,11 +131,11 @@ impl<V: Pod> Locked<LpmTrie<MapData, PrefixKey, V>> {
         self.lock().insert(key, value, ANY).map_err(|error| self.error(error))
     }
 
-    fn keys(&self) -> Result<Vec<Key<PrefixKey>>, KernelError> {
+    pub(super) fn keys(&self) -> Result<Vec<Key<PrefixKey>>, KernelError> {
         self.lock().keys().collect::<Result<_, _>>().map_err(|error| self.error(error))
     }
 
-    fn remove(&self, key: &Key<PrefixKey>) -> Result<(), KernelError> {
+    pub(super) fn remove(&self, key: &Key<PrefixKey>) -> Result<(), KernelError> {
         absent_is_fine(self.lock().remove(key)).map_err(|error| self.error(error))
     }
 }

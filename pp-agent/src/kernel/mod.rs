@@ -38,7 +38,7 @@ use std::{
 
 use aya::maps::{HashMap, MapData, MapInfo, RingBuf};
 use pp_common::{
-    abi::{Control, RepeatKey, Repeats, Serial, Spent, TaskMark},
+    abi::{Control, NameId, RepeatKey, Repeats, Serial, Spent, TaskMark},
     decide::{Attempt, Decision, Kind, Reason, Subject, decide, nearest_receipt, transport},
     dest::Addr,
     maps::{DOOMED, EVENTS, LIFECYCLE, PIDS, SOCKS, TASKS},
@@ -296,6 +296,14 @@ impl Gate {
     /// The map cannot be read.
     pub(crate) fn marks(&self) -> Result<Vec<(u32, TaskMark)>, KernelError> {
         self.maps.tasks.entries()
+    }
+
+    /// The cgroups whose processes are marked, each with its agent.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub(crate) fn cgroups(&self) -> Result<Vec<(u64, NameId)>, KernelError> {
+        self.maps.cgroups.entries()
     }
 
     /// Marks a process. `false`: it has a mark already.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use aya::maps::lpm_trie::Key;
 use pp_common::abi::{
-    BudgetValue, CONTROL_LOG, CONTROL_NEAR, CONTROL_OBSERVE, Control, DFA_STATES, DfaClasses, DfaRow, GatewayPortKey, Learned, LinkKey,
-    MAX_RULES, NameId, NearKey, PREFIX_HEAD_BITS, Place, PrefixKey, RuleTarget, ServiceKey, UserKey,
+    BudgetValue, CONTROL_LOG, CONTROL_NEAR, CONTROL_OBSERVE, Control, DFA_STATES, DfaClasses, DfaRow, GRANT_REVOKED, GatewayPortKey,
+    Learned, LinkKey, MAX_RULES, NameId, NearKey, PREFIX_HEAD_BITS, Place, PrefixKey, RuleTarget, Serial, ServiceKey, UserKey,
 };
 use pp_common::dest::Addr;
 use pp_common::tools::TOOL_STATES;
@@ -35,9 +35,33 @@ impl Publisher {
     /// Publishes tables, all or nothing. Returns their generation.
     ///
     /// # Errors
-    /// They do not fit, or the kernel refused an entry. The old tables stay in force.
+    /// They do not fit, or the kernel refused an entry. The old tables stay in force, apart from cgroup rules: new ones are added.
     pub(crate) fn apply(&mut self, tables: &KernelTables) -> Result<u32, KernelError> {
         publish(&self.gate.maps, tables)
+    }
+
+    /// Revokes a receipt in the tables in force. Where even that finds no room, every grant for the same network is removed.
+    ///
+    /// # Errors
+    /// The kernel did not remove them either.
+    pub(crate) fn revoke(&mut self, serial: Serial) -> Result<(), KernelError> {
+        let maps = &self.gate.maps;
+        let generation = maps.control()?.generation;
+        for key in maps.grants.keys()?.into_iter().filter(|key| key.data().generation == generation) {
+            let Some(mut list) = maps.grants.get(&key) else {
+                maps.grants.remove(&key)?;
+                continue;
+            };
+            let of_receipt = list.grants.iter_mut().filter(|grant| grant.serial == serial);
+            if of_receipt.map(|grant| grant.flags |= GRANT_REVOKED).count() == 0 {
+                continue;
+            }
+            if let Err(error) = maps.grants.insert(&key, list) {
+                tracing::error!("{error}; all receipts for the same network are closed until new tables are published");
+                maps.grants.remove(&key)?;
+            }
+        }
+        Ok(())
     }
 
     /// Updates cgroup and unit rules with the cgroups that exist now.
@@ -45,7 +69,8 @@ impl Publisher {
     /// # Errors
     /// The kernel refused an entry.
     pub(crate) fn set_cgroups(&mut self, wanted: &[(u64, NameId)]) -> Result<(), KernelError> {
-        write_cgroups(&self.gate.maps, wanted)
+        add_cgroups(&self.gate.maps, wanted)?;
+        remove_cgroups(&self.gate.maps, wanted)
     }
 
     /// Updates links and learned addresses.
@@ -98,10 +123,13 @@ fn publish(maps: &Maps, tables: &KernelTables) -> Result<u32, KernelError> {
     let overflow = now.overflow;
     let daemon = std::process::id();
     maps.set_control(Control { generation, flags, daemon, overflow })?;
-    maps.keep_overflow()?;
+    // The new tables are in force from here on, so an error is none of the publication. The next one removes what is left.
+    let overflow = maps.keep_overflow();
     sys::grace_period();
-    maps.sweep(generation)?;
-    remove_receipts(maps, tables)?;
+    let left = [overflow, maps.sweep(generation), remove_cgroups(maps, &tables.identity.cgroups), remove_receipts(maps, tables)];
+    for error in left.into_iter().filter_map(Result::err) {
+        tracing::error!("behind generation {generation}: {error}");
+    }
     Ok(generation)
 }
 
@@ -192,12 +220,15 @@ fn write_identity(maps: &Maps, tables: &KernelTables, generation: u32) -> Result
         let key = UserKey { generation, uid: *uid };
         maps.users.insert(&key, agent)?;
     }
-    write_cgroups(maps, &identity.cgroups)
+    add_cgroups(maps, &identity.cgroups)
 }
 
-/// Writes cgroup rules. They have no generation, since a cgroup id means the same in each.
-fn write_cgroups(maps: &Maps, wanted: &[(u64, NameId)]) -> Result<(), KernelError> {
-    wanted.iter().try_for_each(|(id, agent)| maps.cgroups.insert(id, agent))?;
+/// Writes cgroup rules. They have no generation, since a cgroup id means the same in each. So others are removed once these are in force.
+fn add_cgroups(maps: &Maps, wanted: &[(u64, NameId)]) -> Result<(), KernelError> {
+    wanted.iter().try_for_each(|(id, agent)| maps.cgroups.insert(id, agent))
+}
+
+fn remove_cgroups(maps: &Maps, wanted: &[(u64, NameId)]) -> Result<(), KernelError> {
     let over = maps.cgroups.keys()?.into_iter().filter(|id| !wanted.iter().any(|(kept, _)| kept == id));
     over.into_iter().try_for_each(|id| maps.cgroups.remove(&id))
 }

@@ -78,6 +78,8 @@ mod policies;
 mod posture;
 #[path = "../../../e2e/program_log.rs"]
 mod program_log;
+#[path = "../../../e2e/publication.rs"]
+mod publication;
 #[path = "../../../e2e/receipts.rs"]
 mod receipts;
 #[path = "../../../e2e/refusals.rs"]
@@ -148,6 +150,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("posture", posture::TESTS),
     ("lifetime", lifetime::TESTS),
     ("program_log", program_log::TESTS),
+    ("publication", publication::TESTS),
     ("state", state::TESTS),
     ("state_long", state::LONG),
     ("accounts", accounts::TESTS),
