@@ -39,6 +39,7 @@ fn hold(daemon: &Daemon, by: &By, for_ms: &str) -> Result<Flow> {
     let mut near = Running::start(&mut daemon.lab().command(Place::Engineering, &by.words(daemon, &command.words)))?;
     let opened = near.line_with("connected")?;
     ensure!(opened["connected"] == true, "the flow was not opened: {opened}");
+    let _flowing = near.line_with("flowing")?;
     let local = opened["local"].as_str().context("no local address")?.to_owned();
     Ok(Flow { near, local, far })
 }

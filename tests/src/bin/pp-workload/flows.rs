@@ -64,7 +64,12 @@ pub(crate) fn hold(target: SocketAddr, for_ms: u64) -> Result<()> {
         }
         match stream.read(&mut buffer) {
             Ok(0) => ended = Some(Some(0)),
-            Ok(bytes) => (received, last_received) = (received + bytes as u64, now_ms()),
+            Ok(bytes) => {
+                if received == 0 {
+                    outcome::print(&json!({"flowing": true}))?;
+                }
+                (received, last_received) = (received + bytes as u64, now_ms());
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => ended = Some(error.raw_os_error()),
         }
