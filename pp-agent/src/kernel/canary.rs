@@ -1,6 +1,8 @@
 //! The canary: a marked child in its own network namespace tries what the gate must refuse. Programs can be loaded and attached without
 //! enforcing anything, so only a refusal counts as proof.
 //!
+//! It runs in a cgroup of its own (`canary_cgroup.rs`), since what refuses it in the daemon's cgroup alone proves nothing about the host.
+//!
 //! The namespace has only a loopback interface, which also has the canary's address. So no packet can reach a real network, even if no hook
 //! works.
 
@@ -19,7 +21,7 @@ use std::{
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use pp_common::abi::{TASK_CANARY, TASK_ROOT, TaskMark};
 
-use super::{Gap, Gate};
+use super::{Gap, Gate, canary_cgroup::CanaryCgroup};
 use crate::{
     name::{name_id, new_session},
     os::{host, process},
@@ -88,6 +90,7 @@ pub(super) fn probe(gate: &Gate) -> io::Result<i32> {
 }
 
 fn send_for(gate: &Gate, what: &str, aim: &[&PathBuf]) -> io::Result<Vec<Finding>> {
+    let cgroup = CanaryCgroup::make(&gate.cgroup)?;
     let mut child = Command::new("/proc/self/exe")
         .arg(COMMAND)
         .args(aim)
@@ -96,7 +99,7 @@ fn send_for(gate: &Gate, what: &str, aim: &[&PathBuf]) -> io::Result<Vec<Finding
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()?;
-    let findings = ask_child(gate, &mut child, what);
+    let findings = ask_child(gate, &cgroup, &mut child, what);
     if findings.is_err() {
         // It may still be waiting for input.
         if let Err(error) = child.kill() {
@@ -117,7 +120,7 @@ fn remove_mark(gate: &Gate, child: &std::process::Child) -> io::Result<()> {
     gate.remove_mark(child.id()).map_err(io::Error::other)
 }
 
-fn ask_child(gate: &Gate, child: &mut std::process::Child, what: &str) -> io::Result<Vec<Finding>> {
+fn ask_child(gate: &Gate, cgroup: &CanaryCgroup, child: &mut std::process::Child, what: &str) -> io::Result<Vec<Finding>> {
     let silent = || io::Error::other("the canary said nothing");
     let mut input = child.stdin.take().ok_or_else(silent)?;
     let mut lines = BufReader::new(child.stdout.take().ok_or_else(silent)?).lines();
@@ -125,6 +128,8 @@ fn ask_child(gate: &Gate, child: &mut std::process::Child, what: &str) -> io::Re
     if ready != "ready" {
         return Err(io::Error::other(ready));
     }
+    // Its sockets are made later, so they belong there too.
+    cgroup.take(child.id())?;
     let mark = TaskMark {
         session: new_session(),
         agent: name_id(AGENT),

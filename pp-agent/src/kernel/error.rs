@@ -49,6 +49,14 @@ pub enum KernelError {
         /// What the kernel and its verifier said.
         reason: String,
     },
+    /// A program of another owner is alone at a hook.
+    #[error("program {program} cannot be attached: {by}; then start again")]
+    HookTaken {
+        /// Ours.
+        program: &'static str,
+        /// Theirs, and what to do.
+        by: String,
+    },
     /// The pin of a map is gone, but programs that use the map are still attached.
     #[error(
         "{path}: gone, but the programs that use this map are attached and go on refusing by it; run pp-agent uninstall-hooks, which ends all sessions, and start again"

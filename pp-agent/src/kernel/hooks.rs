@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{links, sys};
+use super::{foreign, links, programs, sys};
 
 /// What was found wrong with a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,12 +125,12 @@ impl Hooks {
         let mut found = Vec::new();
         for hook in &self.hooks {
             let Some(attach_type) = hook.attach_type else { continue };
-            let programs = links::programs_at(root.as_fd(), attach_type)?;
-            let behind = programs.iter().skip_while(|id| **id != hook.program_id).skip(1);
+            let attached = links::attached_at(root.as_fd(), attach_type)?;
+            let behind = attached.programs.iter().skip_while(|id| **id != hook.program_id).skip(1);
             for id in behind.copied().collect::<Vec<u32>>() {
                 // It may be gone by now.
-                let name = links::program(id).and_then(|program| links::program_name(program.as_fd())).unwrap_or_default();
-                found.push(Foreign { id, name, hook: hook.name.clone() });
+                let program = links::program(id).and_then(|program| links::program_info(program.as_fd())).unwrap_or_default();
+                found.push(Foreign { id, name: program.name, hook: hook.name.clone() });
             }
         }
         let key = |foreign: &Foreign| (foreign.id, foreign.hook.clone());
@@ -193,7 +193,10 @@ impl Hook {
         let (Some(root), Some(attach_type)) = (root, self.attach_type) else {
             return Err(io::Error::other("no cgroup to attach it to"));
         };
-        self.link = links::create_link(self.program.as_fd(), root.as_fd(), attach_type)?;
+        self.link = links::create_link(self.program.as_fd(), root.as_fd(), attach_type).map_err(|error| {
+            let by = programs::cgroup_hook(attach_type).and_then(|hook| foreign::exclusive_at(root.as_fd(), hook));
+            by.map_or(error, |by| io::Error::other(by.to_string()))
+        })?;
         match fs::remove_file(&self.pin) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}

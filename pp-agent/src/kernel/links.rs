@@ -1,6 +1,7 @@
 //! Reads links and the programs at a cgroup from the kernel, and makes new links.
 
 use std::{
+    cell::Cell,
     io,
     mem::size_of,
     os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
@@ -64,16 +65,21 @@ struct GetInfo {
     info: u64,
 }
 
+/// The whole of `union bpf_attr` for a query. The kernel writes to the cells; since 6.17 to `revision` too, whatever size it is told.
 #[repr(C)]
 #[derive(Default)]
 struct ProgQuery {
     target_fd: u32,
     attach_type: u32,
     query_flags: u32,
-    attach_flags: u32,
+    attach_flags: Cell<u32>,
     prog_ids: u64,
-    prog_cnt: u32,
+    prog_cnt: Cell<u32>,
     pad: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: Cell<u64>,
 }
 
 fn number(fd: BorrowedFd<'_>) -> u32 {
@@ -100,21 +106,43 @@ pub(super) fn program(id: u32) -> io::Result<OwnedFd> {
     owned(bpf(BPF_PROG_GET_FD_BY_ID, &[id, 0, 0])?)
 }
 
-/// The name that a program was loaded with.
-pub(super) fn program_name(program: BorrowedFd<'_>) -> io::Result<String> {
-    let raw: RawProgramInfo = info(program)?;
-    let end = raw.name.iter().position(|byte| *byte == 0).unwrap_or(raw.name.len());
-    Ok(String::from_utf8_lossy(&raw.name[..end]).into_owned())
+/// What the kernel reports about a program.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct ProgramInfo {
+    /// The name that it was loaded with.
+    pub(super) name: String,
+    /// The uid that loaded it.
+    pub(super) loaded_by: u32,
 }
 
-/// The programs at a cgroup, in the order in which they run.
-pub(super) fn programs_at(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<Vec<u32>> {
+/// What the kernel reports about a program.
+pub(super) fn program_info(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
+    let raw: RawProgramInfo = info(program)?;
+    let end = raw.name.iter().position(|byte| *byte == 0).unwrap_or(raw.name.len());
+    Ok(ProgramInfo { name: String::from_utf8_lossy(&raw.name[..end]).into_owned(), loaded_by: raw.created_by })
+}
+
+/// What is attached at a hook of a cgroup.
+pub(super) struct AttachedAt {
+    /// The programs, in the order in which they run.
+    pub(super) programs: Vec<u32>,
+    /// The `BPF_F_ALLOW_*` flags that they were attached with, which are the same for all.
+    pub(super) flags: u32,
+}
+
+/// What is attached at a hook of a cgroup.
+pub(super) fn attached_at(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<AttachedAt> {
     let mut ids = [0_u32; MOST_PROGRAMS];
     let count = u32::try_from(ids.len()).map_err(io::Error::other)?;
-    let attr =
-        ProgQuery { target_fd: number(cgroup), attach_type, prog_ids: ids.as_mut_ptr() as u64, prog_cnt: count, ..ProgQuery::default() };
+    let attr = ProgQuery {
+        target_fd: number(cgroup),
+        attach_type,
+        prog_ids: ids.as_mut_ptr() as u64,
+        prog_cnt: Cell::new(count),
+        ..ProgQuery::default()
+    };
     bpf(BPF_PROG_QUERY, &attr)?;
-    Ok(ids.into_iter().take_while(|id| *id != 0).collect())
+    Ok(AttachedAt { programs: ids.into_iter().take_while(|id| *id != 0).collect(), flags: attr.attach_flags.get() })
 }
 
 /// Attaches a program to a cgroup by a new link.

@@ -27,7 +27,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     Backend, KernelError, bpffs,
     fmod::{self, FmodObject},
-    guard, offsets, pinned,
+    foreign, guard, offsets, pinned,
     programs::{self, AttachTo, FIRST, LAST, REFUSING},
     sys, version,
 };
@@ -58,6 +58,8 @@ pub(super) struct Loader {
     without: Vec<String>,
     /// The marks of sockets that a build with another layout kept.
     pub(super) earlier_socks: Option<MapData>,
+    /// The cgroup that programs are attached to.
+    pub(super) cgroup_path: PathBuf,
     cgroup: fs::File,
     btf: Btf,
     kernel: btf_rs::Btf,
@@ -81,10 +83,12 @@ impl Loader {
         }
         let kernel = offsets::kernel()?;
         let offsets = offsets::find_in(&kernel)?;
-        let cgroup = match &options.cgroup {
+        let cgroup_path = match &options.cgroup {
             Some(path) => path.clone(),
             None => cgroup2_root()?,
         };
+        let cgroup = fs::File::open(&cgroup_path).map_err(KernelError::io(cgroup_path.display().to_string()))?;
+        programs::at_cgroup_hooks().try_for_each(|(program, hook)| check_hook(&cgroup, program, hook))?;
         bpffs::pin_directory(&options.bpffs)?;
         if let Err(error) = sys::lift_memlock() {
             // CAP_SYS_RESOURCE is missing. Kernels since 5.11 do not need it.
@@ -114,7 +118,8 @@ impl Loader {
             doubtful: !fresh && attached.others,
             without: options.without.clone(),
             earlier_socks,
-            cgroup: fs::File::open(&cgroup).map_err(KernelError::io(cgroup.display().to_string()))?,
+            cgroup_path,
+            cgroup,
             btf: Btf::from_sys_fs().map_err(|error| KernelError::Btf(error.to_string()))?,
             splices_by_message: offsets::splices_by_message(&kernel),
             kernel,
@@ -139,7 +144,11 @@ impl Loader {
     }
 
     fn put_for_all(&mut self, program: &programs::Program) -> Result<(), KernelError> {
-        self.put(program, Backend::Cgroup).map_err(|reason| KernelError::Program { program: program.name, reason })
+        self.put(program, Backend::Cgroup).map_err(|reason| {
+            // RACE: another program may have come since the start began.
+            let taken = if let AttachTo::Cgroup(hook) = program.attach_to { check_hook(&self.cgroup, program, hook).err() } else { None };
+            taken.unwrap_or(KernelError::Program { program: program.name, reason })
+        })
     }
 
     /// Attaches the programs of a backend in addition to those of earlier builds. Returns optional programs that this kernel refused.
@@ -231,7 +240,7 @@ impl Loader {
         }
         let fd = program.fd().map_err(|error| chain(&error))?;
         let old = pins_of(&self.links, stem);
-        if attach_to == AttachTo::Cgroup
+        if matches!(attach_to, AttachTo::Cgroup(_))
             && let Some((path, link)) = old.iter().find_map(|path| Some((path, sys::object(path).ok()?)))
         {
             sys::update_link(link.as_fd(), fd.as_fd()).map_err(|error| error.to_string())?;
@@ -243,7 +252,7 @@ impl Loader {
         let held = sys::object(pin).map_err(|error| error.to_string())?;
         drop(pinned);
         // Programs of a backend stay until the new ones have refused a canary.
-        if matches!(attach_to, AttachTo::Cgroup | AttachTo::Tracepoint(_)) {
+        if matches!(attach_to, AttachTo::Cgroup(_) | AttachTo::Tracepoint(_)) {
             for path in old {
                 fs::remove_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
             }
@@ -257,19 +266,24 @@ pub(super) type Refused = (&'static str, String);
 
 /// Which builds have programs attached.
 #[derive(Clone, Copy)]
-struct Attached {
+pub(super) struct Attached {
     /// This build.
-    own: bool,
+    pub(super) own: bool,
     /// Another build.
-    others: bool,
+    pub(super) others: bool,
 }
 
 impl Attached {
-    fn by(links: &Path) -> Result<Self, KernelError> {
+    /// By the pins of links in this folder; none if there is no such folder.
+    pub(super) fn by(links: &Path) -> Result<Self, KernelError> {
         let error = || KernelError::io(links.display().to_string());
         let own = format!("@{}", build_id());
         let mut attached = Self { own: false, others: false };
-        for entry in fs::read_dir(links).map_err(error())? {
+        let entries = match fs::read_dir(links) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(attached),
+            entries => entries.map_err(error())?,
+        };
+        for entry in entries {
             let name = entry.map_err(error())?.file_name();
             if name.to_string_lossy().ends_with(&own) {
                 attached.own = true;
@@ -278,6 +292,14 @@ impl Attached {
             }
         }
         Ok(attached)
+    }
+}
+
+/// Checks that a program can be attached at its hook.
+fn check_hook(cgroup: &fs::File, program: &programs::Program, hook: programs::CgroupHook) -> Result<(), KernelError> {
+    match foreign::exclusive_at(cgroup.as_fd(), hook) {
+        Some(by) => Err(KernelError::HookTaken { program: program.name, by: by.to_string() }),
+        None => Ok(()),
     }
 }
 
@@ -417,8 +439,17 @@ fn build_id() -> &'static str {
 /// # Errors
 /// A pin cannot be removed.
 pub(crate) fn uninstall(bpffs: &Path) -> Result<Removed, KernelError> {
+    let removed = remove_pins(bpffs, &["links", "maps"])?;
+    match fs::remove_dir(bpffs) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(KernelError::io(bpffs.display().to_string())(error)),
+        Ok(()) | Err(_) => Ok(removed),
+    }
+}
+
+/// Removes the pins in these folders, the hooks' before those of maps.
+pub(super) fn remove_pins(bpffs: &Path, folders: &[&str]) -> Result<Removed, KernelError> {
     let mut removed = Removed { pins: 0, flows: 0, problem: None };
-    for dir in ["links", "maps"] {
+    for dir in folders {
         // Before the hooks are removed, and again afterwards for what they refused in between. An error does not stop the removal, since
         // the operator asked for it.
         match pinned::end_refused(bpffs) {
@@ -438,10 +469,7 @@ pub(crate) fn uninstall(bpffs: &Path) -> Result<Removed, KernelError> {
         }
         fs::remove_dir(&dir).map_err(KernelError::io(dir.display().to_string()))?;
     }
-    match fs::remove_dir(bpffs) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(KernelError::io(bpffs.display().to_string())(error)),
-        Ok(()) | Err(_) => Ok(removed),
-    }
+    Ok(removed)
 }
 
 /// What `uninstall` did.

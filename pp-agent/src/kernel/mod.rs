@@ -6,9 +6,11 @@ mod backend;
 mod behaviour;
 mod bpffs;
 pub mod canary;
+mod canary_cgroup;
 mod earlier;
 mod error;
 mod fmod;
+mod foreign;
 mod guard;
 pub(crate) mod hooks;
 mod links;
@@ -29,7 +31,7 @@ pub(crate) mod version;
 
 use std::{
     os::fd::{AsFd as _, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -89,6 +91,8 @@ pub(crate) struct Gate {
     /// Why `sock_diag` cannot be used, if it cannot.
     sock_diag_problem: Option<String>,
     namespaces: Mutex<Namespaces>,
+    /// The cgroup that programs are attached to.
+    cgroup: PathBuf,
     _links: Vec<OwnedFd>,
 }
 
@@ -115,6 +119,7 @@ impl Gate {
         let pids = sys::object(&pids).map_err(KernelError::io(pids.display().to_string()))?;
         let socks = load::map_pin(&options.bpffs, &SOCKS);
         let socks = sys::object(&socks).map_err(KernelError::io(socks.display().to_string()))?;
+        canary_cgroup::sweep(&loader.cgroup_path);
         let sock_diag_problem = diag::works(socks.as_fd()).err().map(|error| error.to_string());
         let mut gate = Self {
             maps,
@@ -132,6 +137,7 @@ impl Gate {
             guarded: Mutex::new(guard::Table::default()),
             own: Mutex::new(None),
             unclaimed: Mutex::new(Vec::new()),
+            cgroup: loader.cgroup_path.clone(),
             _links: Vec::new(),
         };
         if other_layout {

@@ -2,11 +2,20 @@
 
 use super::Backend;
 
+/// A hook of a cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CgroupHook {
+    /// Its `BPF_CGROUP_*` number (`linux/bpf.h`).
+    pub(super) number: u32,
+    /// Its name, as `bpftool cgroup` takes it.
+    pub(super) name: &'static str,
+}
+
 /// Where a program is attached in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AttachTo {
-    /// A link at the root of cgroup2.
-    Cgroup,
+    /// A link at the root of cgroup2, for this hook.
+    Cgroup(CgroupHook),
     /// A raw tracepoint of this name.
     Tracepoint(&'static str),
     /// An LSM hook of this name; with fmod_ret, the function of the kernel that calls the hook.
@@ -68,8 +77,8 @@ const fn tracepoint(name: &'static str, tracepoint: &'static str) -> Program {
     Program::new(name, AttachTo::Tracepoint(tracepoint), &[])
 }
 
-const fn cgroup(name: &'static str) -> Program {
-    Program::new(name, AttachTo::Cgroup, &[])
+const fn cgroup(name: &'static str, number: u32, hook: &'static str) -> Program {
+    Program::new(name, AttachTo::Cgroup(CgroupHook { number, name: hook }), &[])
 }
 
 /// An LSM program that does not use the marks of sockets. The same code is the fmod_ret program.
@@ -95,13 +104,13 @@ const fn entry(name: &'static str, function: &'static str) -> Program {
 /// Attached first, in this order. The fork hook is the very first, so that no child of a process that is marked later is missed.
 pub(super) const FIRST: [Program; 9] = [
     tracepoint("pp_fork", "sched_process_fork"),
-    cgroup("pp_sock_create"),
-    cgroup("pp_egress"),
-    cgroup("pp_ingress"),
-    cgroup("pp_connect4"),
-    cgroup("pp_connect6"),
-    cgroup("pp_sendmsg4"),
-    cgroup("pp_sendmsg6"),
+    cgroup("pp_sock_create", 2, "sock_create"),
+    cgroup("pp_egress", 1, "egress"),
+    cgroup("pp_ingress", 0, "ingress"),
+    cgroup("pp_connect4", 10, "connect4"),
+    cgroup("pp_connect6", 11, "connect6"),
+    cgroup("pp_sendmsg4", 14, "sendmsg4"),
+    cgroup("pp_sendmsg6", 15, "sendmsg6"),
     tracepoint("pp_attach", "cgroup_attach_task"),
 ];
 
@@ -160,6 +169,16 @@ pub(super) const LAST: [Program; 2] = [tracepoint("pp_exec", "sched_process_exec
 /// The programs that replace the program of this name if the kernel refuses it.
 pub(super) fn stand_ins(program: &str) -> impl Iterator<Item = &'static Program> {
     REFUSING.iter().filter(move |other| other.in_place_of == Some(program))
+}
+
+/// Every program at a hook of a cgroup, with the hook.
+pub(super) fn at_cgroup_hooks() -> impl Iterator<Item = (&'static Program, CgroupHook)> {
+    all().filter_map(|program| if let AttachTo::Cgroup(hook) = program.attach_to { Some((program, hook)) } else { None })
+}
+
+/// The hook of this number, if a program is attached there.
+pub(super) fn cgroup_hook(number: u32) -> Option<CgroupHook> {
+    at_cgroup_hooks().map(|(_, hook)| hook).find(|hook| hook.number == number)
 }
 
 /// Every program.
