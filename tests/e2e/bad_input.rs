@@ -335,14 +335,16 @@ fn daemon_without_root_says_so(world: &mut World) -> Result<()> {
 }
 
 fn daemon_without_cgroup2_says_so(world: &mut World) -> Result<()> {
-    let daemon = world.prepared(&Policy::standard(world.lab()))?;
+    let mut daemon = world.prepared(&Policy::standard(world.lab()))?;
+    daemon.accept_namespace("mount");
     let root = pp_tests::paths::cgroup2()?;
     let script = format!("umount -l {} && exec \"$@\"", root.display());
     fails_to_start(&daemon, &["unshare", "--mount", "--propagation", "private", "/bin/bash", "-c", &script, "without"], &["cgroup2"])
 }
 
 fn daemon_without_btf_says_so(world: &mut World) -> Result<()> {
-    let daemon = world.prepared(&Policy::standard(world.lab()))?;
+    let mut daemon = world.prepared(&Policy::standard(world.lab()))?;
+    daemon.accept_namespace("mount");
     let script = "mount -t tmpfs none /sys/kernel/btf && exec \"$@\"";
     fails_to_start(&daemon, &["unshare", "--mount", "--propagation", "private", "/bin/bash", "-c", script, "without"], &["btf"])
 }

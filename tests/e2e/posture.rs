@@ -40,7 +40,7 @@ fn watchful(world: &mut World) -> Result<Daemon> {
 }
 
 /// The pin of one program.
-fn pin(daemon: &Daemon, program: &str) -> Result<PathBuf> {
+pub(crate) fn pin(daemon: &Daemon, program: &str) -> Result<PathBuf> {
     let entries = fs::read_dir(daemon.bpffs().join("links"))?;
     let found = entries
         .flatten()
@@ -183,8 +183,9 @@ fn canary_sends_no_packet_over_any_interface_of_the_host(world: &mut World) -> R
 }
 
 /// The programs that refuse or mark sockets.
-const SOCKET_HOOKS: [&str; 7] = ["pp_sock_create", "pp_egress", "pp_ingress", "pp_connect4", "pp_connect6", "pp_sendmsg4", "pp_sendmsg6"];
-const MORE_HOOKS: [&str; 12] = [
+pub(crate) const SOCKET_HOOKS: [&str; 7] =
+    ["pp_sock_create", "pp_egress", "pp_ingress", "pp_connect4", "pp_connect6", "pp_sendmsg4", "pp_sendmsg6"];
+pub(crate) const MORE_HOOKS: [&str; 12] = [
     "pp_lsm_fork",
     "pp_lsm_connect",
     "pp_lsm_sendmsg",

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use pp_agent::os::isolation;
 use serde_json::Value;
 
 use crate::client::Client;
@@ -42,6 +43,10 @@ pub struct Daemon {
     programs: BTreeSet<u32>,
     binary: PathBuf,
     arguments: Vec<String>,
+    /// The namespaces that it accepts although they are not the host's.
+    namespaces: BTreeSet<String>,
+    /// The command that it is started through.
+    through: Vec<String>,
     log_level: Option<String>,
     log: String,
 }
@@ -75,9 +80,11 @@ impl Daemon {
         let operator = Operator::new(crate::policy::KEY, crate::policy::DECIDER);
         fs::write(directory.join("keys.json"), crate::forge::key_set(&[(&operator, "active")]).to_string())?;
         policy.write(&directory.join("policy.toml"))?;
+        let bpffs = Path::new(BPFFS).join(name);
         Ok(Self {
             lab: Arc::clone(lab),
-            bpffs: Path::new(BPFFS).join(name),
+            namespaces: namespaces_of_the_lab(&bpffs),
+            bpffs,
             directory,
             operator,
             running: None,
@@ -85,6 +92,7 @@ impl Daemon {
             programs: BTreeSet::new(),
             binary: lab.program("pp-agent"),
             arguments: Vec::new(),
+            through: Vec::new(),
             log_level: None,
             log: String::new(),
         })
@@ -124,6 +132,21 @@ impl Daemon {
         self.arguments.extend(arguments.iter().map(|word| (*word).to_owned()));
     }
 
+    /// Has it accept one more kind of namespace of its own, for the next start.
+    pub fn accept_namespace(&mut self, kind: &str) {
+        self.namespaces.insert(kind.to_owned());
+    }
+
+    /// Has it accept no namespace of its own, not even the lab's network, for the next start.
+    pub fn accept_no_namespace(&mut self) {
+        self.namespaces.clear();
+    }
+
+    /// Starts it through this command, which becomes it; without words: directly.
+    pub fn start_through(&mut self, words: &[&str]) {
+        self.through = words.iter().map(|word| (*word).to_owned()).collect();
+    }
+
     /// Sets what it logs (`PP_LOG`), for the next start; `None`: as this process has it.
     pub fn set_log_level(&mut self, level: Option<&str>) {
         self.log_level = level.map(str::to_owned);
@@ -132,8 +155,15 @@ impl Daemon {
     /// The daemon's command line, for tests of a start that must fail.
     #[must_use]
     pub fn command(&self) -> Command {
+        self.command_on(&self.bpffs)
+    }
+
+    /// The same with another directory of pins.
+    #[must_use]
+    pub fn command_on(&self, bpffs: &Path) -> Command {
         let text = |path: PathBuf| path.display().to_string();
-        let mut arguments = vec![
+        let mut arguments = self.through.clone();
+        arguments.extend([
             text(self.binary.clone()),
             "daemon".into(),
             "--policy".into(),
@@ -145,8 +175,11 @@ impl Daemon {
             "--socket".into(),
             text(self.path("control.sock")),
             "--bpffs".into(),
-            text(self.bpffs.clone()),
-        ];
+            text(bpffs.to_owned()),
+        ]);
+        if !self.namespaces.is_empty() {
+            arguments.extend(["--namespace".to_owned(), self.namespaces.iter().cloned().collect::<Vec<_>>().join(",")]);
+        }
         arguments.extend(self.arguments.iter().cloned());
         let mut command = self.lab.command(Place::Engineering, &arguments);
         command.envs(self.log_level.iter().map(|level| ("PP_LOG", level)));
@@ -365,6 +398,13 @@ impl Drop for Daemon {
 #[must_use]
 pub fn left_behind() -> Vec<String> {
     std::mem::take(&mut LEFT_BEHIND.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// The lab's network, and what is not the host's where this suite runs, such as a container.
+fn namespaces_of_the_lab(bpffs: &Path) -> BTreeSet<String> {
+    let root = crate::paths::cgroup2().ok();
+    let found = isolation::found(root.as_deref(), bpffs);
+    found.iter().map(|isolation| isolation.kind).chain([isolation::Kind::Network]).map(|kind| kind.name().to_owned()).collect()
 }
 
 fn ensure_bpffs() -> Result<()> {

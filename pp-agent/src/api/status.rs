@@ -74,6 +74,8 @@ pub(crate) struct Status {
     /// The posture that the canary found.
     pub(crate) measured: Posture,
     pub(crate) gaps: Vec<Opening>,
+    /// Kinds of namespaces that are not the host's: only what is in them is covered. A later version may know more kinds.
+    pub(crate) namespaces: Vec<String>,
     pub(crate) watch: WatchView,
     pub(crate) neighbours: Neighbours,
     pub(crate) mode: Mode,

@@ -228,6 +228,7 @@ fn daemon(context: &Context) -> Vec<Finding> {
         };
         Finding::note("gap", format!("{gap}: {words}"), closed.then(|| CLOSED_BY.to_owned()))
     }));
+    findings.extend(status.namespaces.iter().map(|name| Finding::note("namespace", super::show::namespace(name), ON_THE_HOST.to_owned())));
     if let Neighbours::List(list) = &status.neighbours {
         findings.extend(list.unnamed_networks.iter().map(|unnamed| {
             let found = format!("{} on {}, which carries a protected place: no zone names it", unnamed.network, unnamed.link);
@@ -237,6 +238,9 @@ fn daemon(context: &Context) -> Vec<Finding> {
     findings.extend(status.problems.iter().map(|problem| Finding { good: false, ..Finding::good("problem", problem) }));
     findings
 }
+
+/// How to cover the whole host.
+const ON_THE_HOST: &str = "to cover the whole host, start the daemon on the host itself without --namespace: systemctl start pp-agent";
 
 /// What a network without a zone may mean, and what to do about it.
 const UNNAMED: &str = "a protected device may have an address in it that is open until its first answer is seen, up to 1 s later;\n\

@@ -1,6 +1,6 @@
 //! `status`, `sessions`, `events` and `why`.
 
-use clap::Args;
+use clap::{Args, ValueEnum as _};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
@@ -10,6 +10,7 @@ use super::{Context, DONE, ERROR, Outcome, wait};
 use crate::api::{Neighbours, Posture, Refusals, Sessions, Status};
 use crate::events::journal::sentence;
 use crate::events::{Event, Members};
+use crate::os::isolation::Kind;
 
 /// `events`.
 #[derive(Debug, Args)]
@@ -78,10 +79,17 @@ fn status_lines(status: &Status) -> Vec<String> {
         format!("refused   {} ({parts})", counts.refused)
     }));
     lines.extend(status.gaps.iter().map(|gap| format!("gap       {gap}")));
+    lines.extend(status.namespaces.iter().map(|name| format!("namespace {}", namespace(name))));
     lines.extend(status.problems.iter().map(|problem| format!("problem   {problem}")));
     lines.extend(neighbours(&status.neighbours));
     lines.extend(remarks(&status.remarks).into_iter().map(|(kind, words)| format!("{kind:9} {words}")));
     lines
+}
+
+/// A namespace that is not the host's, and what follows from that.
+pub(super) fn namespace(name: &str) -> String {
+    let effect = Kind::from_str(name, false).map_or("this version does not know what is outside", Kind::effect);
+    format!("{name}: not the host's, as --namespace accepts: {effect}")
 }
 
 /// What is protected although policy does not name it, in a few lines.
@@ -216,6 +224,12 @@ mod tests {
     fn filter_values_are_percent_encoded() {
         assert_eq!(percent("2026-11-22T08:00:00+01:00&x"), "2026-11-22T08%3A00%3A00%2B01%3A00%26x");
         assert_eq!(percent("a-._~Z9 /%ü"), "a-._~Z9%20%2F%25%C3%BC");
+    }
+
+    #[test]
+    fn namespace_is_shown_with_what_follows_from_it() {
+        assert_eq!(namespace("pid"), format!("pid: not the host's, as --namespace accepts: {}", Kind::Pid.effect()));
+        assert_eq!(namespace("later"), "later: not the host's, as --namespace accepts: this version does not know what is outside");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tokio::sync::watch;
 
 use super::access::Peer;
@@ -23,6 +23,8 @@ use super::{ApiError, Governor, routes};
 /// How long the head of a request may take, and how long a connection may be idle. On a busy host the CLI may need seconds between
 /// connecting and asking. A caller that is slow on purpose only harms itself, see [`Seats`].
 const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
+/// Connections that wait to be accepted. The kernel allows fewer if `net.core.somaxconn` is smaller.
+const BACKLOG: u32 = 1_024;
 /// Most bytes of a request's head.
 const MAX_HEAD: usize = 64 * 1024;
 
@@ -45,26 +47,57 @@ pub(crate) enum ListenError {
     },
 }
 
+/// The socket at its path. Until [`Self::listen`], callers hear that no daemon answers.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    socket: UnixSocket,
+    path: PathBuf,
+}
+
 /// Makes the socket, and replaces one that no daemon answers on. Everyone may connect, since rights are checked for each request.
 ///
 /// # Errors
 /// It cannot be made.
-pub(crate) fn listen(path: &Path) -> Result<UnixListener, ListenError> {
+pub(crate) fn bind(path: &Path) -> Result<Bound, ListenError> {
     let error = |source| ListenError::Io { path: path.to_owned(), source };
-    if let Ok(metadata) = std::fs::symlink_metadata(path) {
-        if !metadata.file_type().is_socket() {
-            return Err(ListenError::NotASocket(path.to_owned()));
+    check_free(path)?;
+    match std::fs::remove_file(path) {
+        Ok(()) => {}
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
+            path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(error)?;
         }
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(ListenError::InUse(path.to_owned()));
-        }
-        std::fs::remove_file(path).map_err(error)?;
-    } else if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(error)?;
+        Err(source) => return Err(error(source)),
     }
-    let listener = UnixListener::bind(path).map_err(error)?;
+    let socket = UnixSocket::new_stream().map_err(error)?;
+    socket.bind(path).map_err(error)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(error)?;
-    Ok(listener)
+    Ok(Bound { socket, path: path.to_owned() })
+}
+
+/// Checks that no daemon answers on the socket, and that nothing else is at its path.
+///
+/// # Errors
+/// It is taken.
+pub(crate) fn check_free(path: &Path) -> Result<(), ListenError> {
+    let Ok(metadata) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    if !metadata.file_type().is_socket() {
+        return Err(ListenError::NotASocket(path.to_owned()));
+    }
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(ListenError::InUse(path.to_owned()));
+    }
+    Ok(())
+}
+
+impl Bound {
+    /// Accepts connections from now on.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub(crate) fn listen(self) -> Result<UnixListener, ListenError> {
+        let Self { socket, path } = self;
+        socket.listen(BACKLOG).map_err(|source| ListenError::Io { path, source })
+    }
 }
 
 /// The caller: what a handler gets of its connection.

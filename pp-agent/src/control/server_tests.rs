@@ -110,7 +110,7 @@ fn world() -> World {
     });
     let (stop, stopping) = watch::channel(false);
     let governor: Arc<dyn Governor> = fake.clone();
-    tokio::spawn(serve(listen(&path).unwrap(), governor, stopping));
+    tokio::spawn(serve(bind(&path).unwrap().listen().unwrap(), governor, stopping));
     World { fake, client: Client::new(&path, Named::OnCommandLine), path, _stop: stop, _dir: dir }
 }
 
@@ -374,6 +374,6 @@ fn file_in_the_way_of_the_socket_is_not_removed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("control.sock");
     std::fs::write(&path, "precious").unwrap();
-    assert!(matches!(listen(&path), Err(ListenError::NotASocket(_))));
+    assert!(matches!(bind(&path), Err(ListenError::NotASocket(_))));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
 }

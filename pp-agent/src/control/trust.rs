@@ -9,8 +9,8 @@ use std::os::unix::fs::MetadataExt;
 
 use nix::sys::socket::{getsockopt, sockopt};
 
-/// `PROC_USER_INIT_INO` (linux/proc_ns.h): the inode of the initial user namespace, the same on every host and boot.
-const INITIAL_NAMESPACE: u64 = 0xEFFF_FFFD;
+use crate::os::isolation::INITIAL_USER;
+
 const NAMESPACE: &str = "/proc/self/ns/user";
 
 /// How the socket was named.
@@ -55,7 +55,7 @@ pub(crate) fn server_of(socket: &impl AsFd, named: Named) -> Result<u32, Doubt> 
 
 fn decide(namespace: io::Result<u64>, uid: io::Result<u32>, named: Named) -> Result<u32, Doubt> {
     let namespace = namespace.map_err(|source| Doubt::Unknown { what: NAMESPACE, source })?;
-    if namespace != INITIAL_NAMESPACE {
+    if namespace != INITIAL_USER {
         return Err(Doubt::Namespace);
     }
     let uid = uid.map_err(|source| Doubt::Unknown { what: "its server", source })?;
@@ -71,11 +71,11 @@ mod tests {
 
     #[test]
     fn only_root_is_trusted_unless_the_command_line_names_the_socket() {
-        assert_eq!(decide(Ok(INITIAL_NAMESPACE), Ok(0), Named::Elsewhere).unwrap(), 0);
-        assert!(matches!(decide(Ok(INITIAL_NAMESPACE), Ok(1000), Named::Elsewhere), Err(Doubt::NotRoot(1000))));
+        assert_eq!(decide(Ok(INITIAL_USER), Ok(0), Named::Elsewhere).unwrap(), 0);
+        assert!(matches!(decide(Ok(INITIAL_USER), Ok(1000), Named::Elsewhere), Err(Doubt::NotRoot(1000))));
         // The uid of a user that is not mapped into the namespace.
-        assert!(matches!(decide(Ok(INITIAL_NAMESPACE), Ok(65534), Named::Elsewhere), Err(Doubt::NotRoot(65534))));
-        assert_eq!(decide(Ok(INITIAL_NAMESPACE), Ok(1000), Named::OnCommandLine).unwrap(), 1000);
+        assert!(matches!(decide(Ok(INITIAL_USER), Ok(65534), Named::Elsewhere), Err(Doubt::NotRoot(65534))));
+        assert_eq!(decide(Ok(INITIAL_USER), Ok(1000), Named::OnCommandLine).unwrap(), 1000);
     }
 
     #[test]
@@ -84,9 +84,6 @@ mod tests {
             assert!(matches!(decide(Ok(4_026_532_000), Ok(0), named), Err(Doubt::Namespace)));
             assert!(matches!(decide(Err(io::ErrorKind::NotFound.into()), Ok(0), named), Err(Doubt::Unknown { .. })));
         }
-        assert!(matches!(
-            decide(Ok(INITIAL_NAMESPACE), Err(io::ErrorKind::Other.into()), Named::OnCommandLine),
-            Err(Doubt::Unknown { .. })
-        ));
+        assert!(matches!(decide(Ok(INITIAL_USER), Err(io::ErrorKind::Other.into()), Named::OnCommandLine), Err(Doubt::Unknown { .. })));
     }
 }

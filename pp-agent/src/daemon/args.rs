@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::kernel::BPFFS;
+use crate::os::isolation::Kind;
 
 /// How the daemon runs.
 #[derive(Clone, Debug, Args)]
@@ -24,6 +25,9 @@ pub(crate) struct DaemonArgs {
     /// The cgroup2 root, if the mounted one is not to be used.
     #[arg(long, value_name = "DIR")]
     pub(crate) cgroup: Option<PathBuf>,
+    /// Start although namespaces of these kinds are not the host's: user, pid, cgroup, mount, network, time.
+    #[arg(long, value_name = "KIND", value_delimiter = ',', hide_possible_values = true)]
+    pub(crate) namespace: Vec<Kind>,
     /// Seconds between two looks at the hooks, for tests.
     #[arg(long, value_name = "SECONDS", hide = true, value_parser = clap::value_parser!(u64).range(1..=120))]
     pub(crate) watch_period: Option<u64>,

@@ -66,6 +66,7 @@ impl Daemon {
             posture,
             measured,
             gaps,
+            namespaces: self.site.namespaces.iter().map(|kind| kind.name().to_owned()).collect(),
             watch: self.watch.status(),
             neighbours,
             mode: force.config.mode,
@@ -128,6 +129,8 @@ impl Daemon {
         text.gauges("pp_posture", "1 for what the canary found last", "posture", &postures);
         let gaps: Vec<(String, u64)> = measured.gaps.iter().map(|gap| (gap.to_string(), 1)).collect();
         text.gauges("pp_gap", "1 for what is open on this host", "gap", &gaps);
+        let namespaces: Vec<(String, u64)> = self.site.namespaces.iter().map(|kind| (kind.name().to_owned(), 1)).collect();
+        text.gauges("pp_namespace", "1 for a namespace that is not the host's, as --namespace accepts", "kind", &namespaces);
         self.watch.metrics(&mut text);
         Ok(text.finish())
     }

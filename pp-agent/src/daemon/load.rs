@@ -24,8 +24,9 @@ use crate::events::tally::Tally;
 use crate::events::{Body, PolicyChange};
 use crate::kernel::{Gate, GateOptions, KernelError, Publisher, Reader};
 use crate::keyring::{KeyFileError, Keyring};
+use crate::os::isolation::Kind;
 use crate::os::mounts;
-use crate::policy::LearnedPlaces;
+use crate::policy::{self, LearnedPlaces};
 use crate::session::{Released, adopt};
 use crate::state::{Book, STATE_FILE, State, StoredReceipt};
 use crate::{compiled, identity};
@@ -37,10 +38,7 @@ const EVENTS_FILE: &str = "events.redb";
 const COMPILED_FOLDER: &str = "compiled";
 
 /// Starts the daemon. When this returns, the kernel enforces.
-pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonError> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err(KernelError::NotRoot.into());
-    }
+pub(super) fn start(args: DaemonArgs, socket: &Path, namespaces: &[Kind]) -> Result<Daemon, DaemonError> {
     make_state_dir(&args.state);
     compiled::keep_in(args.state.join(COMPILED_FOLDER));
     let state = unavailable::open_state(&args.state.join(STATE_FILE))?;
@@ -48,6 +46,8 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
     let store = Store::open(&args.state.join(EVENTS_FILE), &boot_id);
     let (config, origin) = first_policy(&args.policy, &state)?;
     let (keyring, keyring_problem) = read_keys(&args.keys);
+    // A policy that is too large for the tables is known before anything is attached.
+    policy::compile(&config, &[], &[], &[]).map(drop)?;
     let options =
         GateOptions { bpffs: args.bpffs.clone(), cgroup: args.cgroup.clone(), max_tasks: config.max_tasks, without: args.without() };
     let gate = Arc::new(Gate::start(&options, adopt::mark_sockets_again)?);
@@ -148,7 +148,7 @@ pub(super) fn start(args: DaemonArgs, socket: &Path) -> Result<Daemon, DaemonErr
         reader: Reader::default(),
         counters: ControlCounters::default(),
         operators: super::operators::Operators::find(),
-        site: Site { args, socket: socket.to_path_buf(), cgroup_root, boot_id, started_ms: now.wall_ms },
+        site: Site { args, socket: socket.to_path_buf(), cgroup_root, namespaces: namespaces.to_vec(), boot_id, started_ms: now.wall_ms },
     })
 }
 

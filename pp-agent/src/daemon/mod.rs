@@ -3,6 +3,7 @@
 mod admission;
 mod args;
 mod check;
+mod claim;
 mod governor;
 mod guard;
 mod health;
@@ -37,11 +38,13 @@ use crate::control::counters::ControlCounters;
 use crate::control::server;
 use crate::kernel::{Gate, Reader};
 use crate::name::name_id;
+use crate::os::isolation::{Isolation, Kind};
 use crate::os::{host, process};
 use crate::policy::canary;
 use crate::session::Released;
 use crate::state::State;
 use crate::{journal, notify};
+use claim::Claim;
 use neighbours::Neighbours;
 use owner::Owner;
 use reports::Reports;
@@ -53,6 +56,9 @@ pub(crate) use args::DaemonArgs;
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DaemonError {
+    /// It is in namespaces of its own, and the command line does not accept that.
+    #[error("{}", claim::isolated(.0))]
+    Isolated(Vec<Isolation>),
     /// The kernel cannot run the gate.
     #[error(transparent)]
     Kernel(#[from] crate::kernel::KernelError),
@@ -139,6 +145,8 @@ struct Site {
     args: DaemonArgs,
     socket: PathBuf,
     cgroup_root: Option<PathBuf>,
+    /// The namespaces of its own that it runs in.
+    namespaces: Vec<Kind>,
     boot_id: String,
     /// Milliseconds since 1970.
     started_ms: i64,
@@ -147,7 +155,7 @@ struct Site {
 /// Runs until a signal ends it.
 ///
 /// # Errors
-/// When it cannot start; what the kernel already enforces stays in force.
+/// It cannot start. What was enforced before stays in force, and if nothing was, nothing is left in the kernel.
 pub(crate) fn run(args: &DaemonArgs, socket: &Path) -> Result<(), DaemonError> {
     journal::start();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(DaemonError::io("runtime"))?;
@@ -167,8 +175,9 @@ async fn stay_off() -> Result<(), DaemonError> {
 async fn serve(args: &DaemonArgs, socket: &Path) -> Result<(), DaemonError> {
     let mut signals = Signals::new()?;
     process::ignore_stray_signals();
-    let daemon = Arc::new(load::start(args.clone(), socket)?);
-    let listener = server::listen(socket)?;
+    let mut claim = Claim::make(args, socket)?;
+    let daemon = Arc::new(load::start(args.clone(), socket, claim.namespaces())?);
+    let listener = claim.listen()?;
     let (stop, stopping) = watch::channel(false);
     let mut tasks = Vec::new();
     if let Some(records) = daemon.gate.take_records() {
@@ -180,6 +189,7 @@ async fn serve(args: &DaemonArgs, socket: &Path) -> Result<(), DaemonError> {
     tasks.push(tokio::spawn(housekeeping::deadlines(Arc::clone(&daemon))));
     tasks.push(tokio::spawn(housekeeping::refused_flows(Arc::clone(&daemon))));
     load::bring_up(&daemon)?;
+    claim.keep();
     tasks.push(tokio::spawn(posture::watch(Arc::clone(&daemon))));
     notify::ready(&daemon.status_line());
     while signals.next().await == Asked::Reload {
@@ -214,9 +224,7 @@ async fn serve(args: &DaemonArgs, socket: &Path) -> Result<(), DaemonError> {
     if let Err(error) = ending {
         tracing::error!("events: {error}");
     }
-    if let Err(error) = std::fs::remove_file(socket) {
-        tracing::debug!("control socket: {error}");
-    }
+    drop(claim);
     tracing::info!("stopped; what was enforced stays enforced by the kernel; `pp-agent uninstall-hooks` (as root) ends that");
     Ok(())
 }

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::claim::TAKEOVER;
 use super::in_force::{Admission, PolicyOrigin};
 use super::load::{admit_again, keep};
 use super::wall::is_behind;
@@ -15,9 +16,6 @@ use crate::events::{Body, PostureChange};
 use crate::keyring::Keyring;
 use crate::policy::LearnedPlaces;
 use crate::state::{Book, State, StateError};
-
-/// How long to wait until an earlier daemon releases its lock on the state.
-const TAKEOVER: Duration = Duration::from_secs(10);
 
 /// Opens the state, and waits for a daemon that was killed and is still ending. A state that cannot be opened is shut.
 ///

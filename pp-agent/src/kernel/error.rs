@@ -57,6 +57,14 @@ pub enum KernelError {
         /// Theirs, and what to do.
         by: String,
     },
+    /// Another daemon works with the pins.
+    #[error("pins in {dir}: {holder} works with them; stop that daemon first, or choose another directory with --bpffs")]
+    PinsInUse {
+        /// The directory.
+        dir: PathBuf,
+        /// Who, as far as it is known.
+        holder: String,
+    },
     /// The pin of a map is gone, but programs that use the map are still attached.
     #[error(
         "{path}: gone, but the programs that use this map are attached and go on refusing by it; run pp-agent uninstall-hooks, which ends all sessions, and start again"

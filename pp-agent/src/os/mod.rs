@@ -4,6 +4,7 @@
 
 pub(crate) mod diag;
 pub mod host;
+pub mod isolation;
 pub mod mounts;
 pub(crate) mod namespaces;
 pub(crate) mod netlink;

@@ -6,12 +6,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use procfs_core::{ProcessCGroup, process::MountInfo};
+use procfs_core::{
+    ProcessCGroup,
+    process::{MountInfo, MountOptFields},
+};
 
 use super::process;
 
 /// The mounts of this process.
 pub(crate) const MOUNTS: &str = "/proc/self/mountinfo";
+/// The mounts of PID 1. Everybody may read it.
+const MOUNTS_OF_INIT: &str = "/proc/1/mountinfo";
 
 /// One mount, with the members that are needed here.
 #[derive(Debug)]
@@ -26,6 +31,10 @@ pub(crate) struct Mount {
     pub(crate) root: String,
     /// Kind of file system.
     pub(crate) kind: String,
+    /// The group of mounts that it shares later mounts with.
+    pub(crate) shared: Option<u32>,
+    /// The group of mounts that it gets later mounts from.
+    pub(crate) master: Option<u32>,
     /// Options of the file system; for cgroups version 1, the controllers.
     options: HashMap<String, Option<String>>,
 }
@@ -46,16 +55,35 @@ impl Mount {
 /// # Errors
 /// `/proc` cannot be read.
 pub(crate) fn mounts() -> io::Result<Vec<Mount>> {
-    let text = fs::read_to_string(MOUNTS)?;
-    Ok(text.lines().filter_map(parse_mount).collect())
+    read(MOUNTS)
 }
 
-fn parse_mount(line: &str) -> Option<Mount> {
-    let MountInfo { mnt_id, majmin, root, mount_point, fs_type: kind, super_options: options, .. } = MountInfo::from_line(line).ok()?;
-    let (major, minor) = majmin.split_once(':')?;
-    let device = (major.parse().ok()?, minor.parse().ok()?);
-    let point = unescape(mount_point.to_str()?).into();
-    Some(Mount { id: mnt_id.try_into().ok()?, device, point, root, kind, options })
+/// Every mount that PID 1 sees.
+///
+/// # Errors
+/// `/proc` cannot be read, or does not show PID 1.
+pub(super) fn mounts_of_init() -> io::Result<Vec<Mount>> {
+    read(MOUNTS_OF_INIT)
+}
+
+fn read(file: &str) -> io::Result<Vec<Mount>> {
+    Ok(fs::read_to_string(file)?.lines().filter_map(parse_mount).collect())
+}
+
+pub(super) fn parse_mount(line: &str) -> Option<Mount> {
+    let found = MountInfo::from_line(line).ok()?;
+    let (major, minor) = found.majmin.split_once(':')?;
+    let group = |wanted: fn(&MountOptFields) -> Option<u32>| found.opt_fields.iter().find_map(wanted);
+    Some(Mount {
+        id: found.mnt_id.try_into().ok()?,
+        device: (major.parse().ok()?, minor.parse().ok()?),
+        point: unescape(found.mount_point.to_str()?).into(),
+        shared: group(|field| if let MountOptFields::Shared(group) = field { Some(*group) } else { None }),
+        master: group(|field| if let MountOptFields::Master(group) = field { Some(*group) } else { None }),
+        root: found.root,
+        kind: found.fs_type,
+        options: found.super_options,
+    })
 }
 
 /// Undoes the octal escapes of space, tab, newline and backslash (proc(5)).

@@ -92,6 +92,8 @@ mod soak;
 mod soak_machine;
 #[path = "../../../e2e/sockets.rs"]
 mod sockets;
+#[path = "../../../e2e/starting.rs"]
+mod starting;
 #[path = "../../../e2e/state.rs"]
 mod state;
 #[path = "../../../e2e/tamper.rs"]
@@ -151,6 +153,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("lifetime", lifetime::TESTS),
     ("program_log", program_log::TESTS),
     ("publication", publication::TESTS),
+    ("starting", starting::TESTS),
     ("state", state::TESTS),
     ("state_long", state::LONG),
     ("accounts", accounts::TESTS),

@@ -178,6 +178,16 @@ pub(crate) enum Command {
         #[arg(long)]
         to: Option<std::net::Ipv4Addr>,
     },
+    /// Attach a program at a cgroup's connect4 hook that lets no other be attached; the cgroup keeps it when this is killed
+    StandAlone {
+        #[arg(long)]
+        cgroup: PathBuf,
+    },
+    /// Refuse connects and packets of every process in a cgroup, until killed
+    RefuseAll {
+        #[arg(long)]
+        cgroup: PathBuf,
+    },
     /// Let a child connect to a unix socket, take its socket after it has exited, and send REQUEST through it
     PeerFd { socket: PathBuf, request: String },
     /// The child of peer-fd

@@ -68,6 +68,8 @@ fn main() -> ExitCode {
         Command::SpoilLog { buffer, times } => spoil::run(&buffer, times),
         Command::HarmLink { pin, how } => undo::harm(&pin, how),
         Command::OverrideConnect { cgroup, only, to } => undo::run(&cgroup, only, to),
+        Command::StandAlone { cgroup } => undo::stand_alone(&cgroup),
+        Command::RefuseAll { cgroup } => undo::refuse_all(&cgroup),
         Command::PeerFd { socket, request } => control::peer_fd(&socket, &request),
         Command::PeerFdChild { socket } => control::peer_fd_child(&socket),
         Command::FalseServer { socket } => servers::false_server(&socket),

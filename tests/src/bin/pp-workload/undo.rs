@@ -1,5 +1,5 @@
-//! Another connect program at the same cgroup, attached later: it undoes a refusal, or sends the connect somewhere else. The last gate must
-//! still hold.
+//! Programs of somebody else at a cgroup. One that is attached later undoes a refusal, or sends the connect somewhere else: the last gate must
+//! still hold. One that is there first lets no other be attached. Others refuse what the gate should.
 
 use std::fs::File;
 use std::io;
@@ -19,11 +19,15 @@ use crate::outcome;
 /// Commands, types and helpers of `linux/bpf.h`.
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_PROG_ATTACH: libc::c_long = 8;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_DETACH: libc::c_long = 34;
+const BPF_PROG_TYPE_CGROUP_SKB: u32 = 8;
 const BPF_PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
+const BPF_CGROUP_INET_EGRESS: u32 = 1;
 const BPF_CGROUP_INET4_CONNECT: u32 = 10;
+const BPF_CGROUP_INET6_CONNECT: u32 = 11;
 const BPF_FUNC_SET_RETVAL: u32 = 187;
 /// Offset of `user_ip4` in `struct bpf_sock_addr`.
 const USER_IP4: i16 = 4;
@@ -43,6 +47,8 @@ pub(crate) const fn instruction(code: u8, registers: u8, offset: i16, immediate:
 
 /// `r0 = 1; exit`: goes on.
 const GO_ON: [Instruction; 2] = [instruction(0xb7, 0, 0, 1), instruction(0x95, 0, 0, 0)];
+/// `r0 = 0; exit`: refuses.
+const REFUSE: [Instruction; 2] = [instruction(0xb7, 0, 0, 0), instruction(0x95, 0, 0, 0)];
 
 #[repr(C)]
 #[derive(Default)]
@@ -96,19 +102,49 @@ pub(crate) fn run(cgroup: &Path, only: Ipv4Addr, to: Option<Ipv4Addr>) -> Result
     let mut program = vec![instruction(0x61, 0x12, USER_IP4, 0), instruction(0x56, 2, 2, word(only))];
     program.extend(act);
     program.extend(GO_ON);
-    let program = load_for_connect(&program)?;
-    let target = File::open(cgroup).with_context(|| cgroup.display().to_string())?;
-    let create = LinkCreate {
-        prog_fd: u32::try_from(program.as_raw_fd())?,
-        target_fd: u32::try_from(target.as_raw_fd())?,
-        attach_type: BPF_CGROUP_INET4_CONNECT,
-        flags: 0,
-    };
-    let _link = bpf(BPF_LINK_CREATE, &create).context("the program cannot be attached")?;
+    let _link = attach(&load_for_connect(&program)?, cgroup, BPF_CGROUP_INET4_CONNECT)?;
+    hold()
+}
+
+/// Says that it is ready, and keeps what the caller has attached until it is killed.
+fn hold() -> Result<()> {
     outcome::print(&json!({"ready": true}))?;
     loop {
         nix::unistd::pause();
     }
+}
+
+/// Attaches by a link, which ends with this process.
+fn attach(program: &OwnedFd, cgroup: &Path, place: u32) -> Result<OwnedFd> {
+    let target = File::open(cgroup).with_context(|| cgroup.display().to_string())?;
+    let create = LinkCreate {
+        prog_fd: u32::try_from(program.as_raw_fd())?,
+        target_fd: u32::try_from(target.as_raw_fd())?,
+        attach_type: place,
+        flags: 0,
+    };
+    bpf(BPF_LINK_CREATE, &create).context("the program cannot be attached")
+}
+
+/// Attaches a program without any flag, as links never are. The cgroup keeps it, so this must be a cgroup of the test's own.
+pub(crate) fn stand_alone(cgroup: &Path) -> Result<()> {
+    let program = load_for_connect(&GO_ON)?;
+    let target = File::open(cgroup).with_context(|| cgroup.display().to_string())?;
+    let (target, program_number) = (u32::try_from(target.as_raw_fd())?, u32::try_from(program.as_raw_fd())?);
+    call(BPF_PROG_ATTACH, &[target, program_number, BPF_CGROUP_INET4_CONNECT, 0]).context("the program cannot be attached")?;
+    hold()
+}
+
+/// Refuses the connects of a cgroup, and its packets.
+pub(crate) fn refuse_all(cgroup: &Path) -> Result<()> {
+    let places = [
+        (BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_CGROUP_INET4_CONNECT),
+        (BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_CGROUP_INET6_CONNECT),
+        (BPF_PROG_TYPE_CGROUP_SKB, BPF_CGROUP_INET_EGRESS),
+    ];
+    let links = places.iter().map(|(kind, place)| attach(&load(*kind, *place, &REFUSE)?, cgroup, *place));
+    let _links: Vec<OwnedFd> = links.collect::<Result<_>>()?;
+    hold()
 }
 
 /// Does to a pinned link of a connect4 program what root can do.
