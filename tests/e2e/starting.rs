@@ -23,6 +23,7 @@ use crate::world::{World, tests};
 tests![
     failed_start_leaves_nothing_where_nothing_was_enforced,
     failed_start_leaves_in_force_what_an_earlier_daemon_left,
+    start_that_finds_less_than_is_required_leaves_enforced_what_it_can,
     second_daemon_is_refused_and_weakens_nothing,
     daemon_in_a_namespace_of_its_own_says_so_and_does_not_start,
     accepted_namespace_is_named_by_status_and_doctor,
@@ -124,6 +125,21 @@ fn failed_start_leaves_in_force_what_an_earlier_daemon_left(world: &mut World) -
     daemon.start_through(&[]);
     daemon.spawn()?;
     ensure!(hooks(&daemon)? == before, "after a start that succeeded: {:?}, before: {before:?}", hooks(&daemon)?);
+    all_is_enforced(&daemon)
+}
+
+fn start_that_finds_less_than_is_required_leaves_enforced_what_it_can(world: &mut World) -> Result<()> {
+    let has_gaps = world.backend()? == "cgroup";
+    let policy = Policy::standard(world.lab()).replacing("mode = \"enforce\"", "mode = \"enforce\"\nrequire = \"enforcing\"");
+    let mut daemon = world.prepared(&policy)?;
+    if has_gaps {
+        let said = fails(&daemon)?;
+        ensure!(said.contains("posture is partial, ready is only enforcing"), "{said}");
+        ensure!(!daemon.path("control.sock").exists(), "its socket is left");
+    } else {
+        daemon.spawn()?;
+        daemon.crash()?;
+    }
     all_is_enforced(&daemon)
 }
 

@@ -95,6 +95,11 @@ pub(crate) enum DaemonError {
 }
 
 impl DaemonError {
+    /// Whether hooks and tables of this start stay although it failed. They enforce all but gaps that the policy does not accept.
+    const fn leaves_enforced(&self) -> bool {
+        matches!(self, Self::Posture { found: Posture::Partial, .. })
+    }
+
     fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }
@@ -188,8 +193,11 @@ async fn serve(args: &DaemonArgs, socket: &Path) -> Result<(), DaemonError> {
     tasks.push(tokio::spawn(housekeeping::seconds(Arc::clone(&daemon))));
     tasks.push(tokio::spawn(housekeeping::deadlines(Arc::clone(&daemon))));
     tasks.push(tokio::spawn(housekeeping::refused_flows(Arc::clone(&daemon))));
-    load::bring_up(&daemon)?;
-    claim.keep();
+    let up = load::bring_up(&daemon);
+    if up.as_ref().map_or_else(DaemonError::leaves_enforced, |()| true) {
+        claim.keep();
+    }
+    up?;
     tasks.push(tokio::spawn(posture::watch(Arc::clone(&daemon))));
     notify::ready(&daemon.status_line());
     while signals.next().await == Asked::Reload {
