@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use redb::backends::FileBackend;
 use redb::{Builder, Database, Error, StorageBackend, WriteTransaction};
 
+/// Most memory for pages of a file. By default redb would keep all that it ever read.
+const CACHE: usize = 16 * 1024 * 1024;
 /// How long to wait for another program that makes a file in the same folder.
 const OTHERS: Duration = Duration::from_secs(10);
 
@@ -95,7 +97,7 @@ impl<B: StorageBackend> Place<B> {
         let built = caught(|| {
             remove(&building)?;
             let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&building).map_err(Error::Io)?;
-            let database = caught(|| Ok(Builder::new().create_with_backend((self.backend)(file)?)?))?;
+            let database = caught(|| Ok(builder().create_with_backend((self.backend)(file)?)?))?;
             caught(|| {
                 let write = database.begin_write()?;
                 tables(&write)?;
@@ -133,11 +135,17 @@ impl<B: StorageBackend> Place<B> {
             if found.len() == 0 {
                 return Err(Error::Corrupted("the file is empty".to_owned()));
             }
-            let mut builder = Builder::new();
+            let mut builder = builder();
             builder.set_check_integrity_on_open(check == Check::Whole);
             Ok(builder.create_with_backend((self.backend)(file)?)?)
         })
     }
+}
+
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder.set_cache_size(CACHE);
+    builder
 }
 
 /// Uses a database, and turns a panic of redb, which damage can cause, into an error. The database must outlive `work`: dropping it while a

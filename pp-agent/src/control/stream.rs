@@ -15,7 +15,7 @@ use super::server::Guest;
 use super::{ApiError, Governor};
 use crate::events::hub::{Follower, Item};
 use crate::events::refusals::Missed;
-use crate::events::store::StoreError;
+use crate::events::store::{StoreError, Whose};
 use crate::events::{self, Event, Filter, Kind};
 
 /// How many stored events to send if the caller names neither `since` nor `limit`.
@@ -80,17 +80,17 @@ impl Stream {
             let filter = Filter { limit: Some(limit), ..self.filter.clone() };
             let (governor, standing) = (Arc::clone(&self.governor), self.standing()?);
             let ids = self.blocking(move || {
-                let found = governor.hub().query(&filter, |event| sees(standing, event))?;
+                let found = governor.hub().query(&filter, whose(standing), |event| sees(standing, event))?;
                 Ok::<_, StoreError>(found.first().zip(found.last()).map(|(first, last)| first.id..=last.id.min(last_id)))
             });
             // Read again page by page, so that a slow reader keeps only one page in memory.
             return match ids.await {
-                Some(Some(ids)) => self.pages(ids).await.map(drop),
+                Some(Some(ids)) => self.pages(ids, true).await.map(drop),
                 Some(None) => Some(()),
                 None => self.unstored(),
             };
         }
-        self.pages(self.filter.first_id()..=last_id).await.map(drop)
+        self.pages(self.filter.first_id()..=last_id, true).await.map(drop)
     }
 
     /// Continues after an error if nothing can be stored: new events are still sent.
@@ -98,14 +98,15 @@ impl Stream {
         self.governor.hub().problem().map(drop)
     }
 
-    /// Sends the stored events of these ids. Returns what all stored events of these ids report, selected or not. An error of the disk ends
-    /// the pages, `None` the stream.
-    async fn pages(&mut self, ids: RangeInclusive<u64>) -> Option<Missed> {
+    /// Sends the stored events of these ids. Returns what the events report that were read: those that may be sent if `narrow`, else all of
+    /// these ids. An error of the disk ends the pages, `None` the stream.
+    async fn pages(&mut self, ids: RangeInclusive<u64>, narrow: bool) -> Option<Missed> {
         let (mut next_id, last_id) = (Some(*ids.start()).filter(|first_id| *first_id <= *ids.end()), *ids.end());
         let mut found = Missed::default();
         while let Some(from_id) = next_id {
             let (governor, filter) = (Arc::clone(&self.governor), self.filter.clone());
-            let page = self.blocking(move || governor.hub().page(from_id..=last_id, PAGE, &filter)).await;
+            let whose = if narrow { Some(whose(self.standing()?)) } else { None };
+            let page = self.blocking(move || governor.hub().page(from_id..=last_id, PAGE, &filter, whose)).await;
             let Some(page) = page else { return self.unstored().map(|()| found) };
             for event in &page.events {
                 self.send_event(event).await?;
@@ -118,7 +119,7 @@ impl Stream {
 
     /// Sends from the store what did not fit into the queue, and says how much of it is not stored.
     async fn catch_up(&mut self, ids: RangeInclusive<u64>, missed: Missed) -> Option<()> {
-        let gone = missed.without(self.pages(ids).await?);
+        let gone = missed.without(self.pages(ids, false).await?);
         for line in lost(gone) {
             self.send(line).await?;
         }
@@ -183,6 +184,17 @@ fn lost(missed: Missed) -> Vec<Vec<u8>> {
     lines.filter_map(|(count, verdict)| serde_json::to_vec(&Lost { count, kind: Kind::Lost.name(), verdict }).ok()).collect()
 }
 
+/// Whose events a caller of this standing may see, so that only those are read. [`sees`] decides on each.
+#[must_use]
+pub(crate) fn whose(standing: Standing) -> Whose {
+    match standing {
+        Standing::Operator => Whose::All,
+        Standing::User(uid) => Whose::User(uid),
+        Standing::Agent(Some(session)) => Whose::Session(session),
+        Standing::Agent(None) => Whose::Nobody,
+    }
+}
+
 /// Whether a caller of this standing may see this event.
 #[must_use]
 pub(crate) fn sees(standing: Standing, event: &Event) -> bool {
@@ -221,6 +233,43 @@ mod tests {
         let of = |body| Event::new(body, "h", 0);
         assert!(!sees(Standing::User(1000), &of(Body::Policy(PolicyChange::Reloaded))));
         assert!(sees(Standing::User(1000), &of(Body::Lost(Loss { count: 1, refusals: false, not_stored: false }))));
+    }
+
+    #[test]
+    fn only_what_a_caller_may_see_is_read_and_nothing_of_it_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let hub = crate::events::hub::Hub::new(crate::events::store::Store::open(&dir.path().join("events.redb"), "boot"), "h");
+        let attempt = Event::of_attempt("block", "no_receipt", "10.20.4.7", 502);
+        for session in [None, Some(0xabc), Some(0xabd)] {
+            for owner in [None, Some(1000), Some(1001)] {
+                let who = events::Who { session, owner: owner.map(|uid| Owner { uid, name: None }), ..events::Who::default() };
+                let tried = || Box::new(attempt.attempt().unwrap().clone());
+                let bodies = [
+                    Body::Verdict(tried()),
+                    Body::Tamper(tried()),
+                    Body::FlowEnded(tried()),
+                    Body::SessionStart(None),
+                    Body::SessionEnd { released: true },
+                    Body::SessionEnd { released: false },
+                    Body::Policy(PolicyChange::Reloaded),
+                    Body::Lost(Loss { count: 1, refusals: true, not_stored: false }),
+                ];
+                for body in bodies {
+                    let event = Event::new(body, "h", 0).about(who.clone());
+                    let mut canary = event.clone();
+                    canary.canary = true;
+                    assert!(hub.publish(canary).is_some() && hub.publish(event).is_some());
+                }
+            }
+        }
+        let agents = [Some(0xabc), Some(0xabd), Some(0xabe), None].map(Standing::Agent);
+        for standing in agents.into_iter().chain([Standing::Operator, Standing::User(1000), Standing::User(7)]) {
+            for (kind, session) in [(None, None), (Some("verdict"), None), (None, Some("0000000000000abc")), (Some("tamper"), Some("x"))] {
+                let filter = Filter { kind: kind.map(str::to_owned), session: session.map(str::to_owned), ..Filter::default() };
+                let seen = |whose| hub.query(&filter, whose, |event| sees(standing, event)).unwrap();
+                assert_eq!(seen(whose(standing)), seen(Whose::All), "{standing:?}: {filter:?}");
+            }
+        }
     }
 
     #[test]

@@ -7,32 +7,43 @@ use pp_common::decide::Reason;
 use super::access::Standing;
 use super::{ApiError, Caller, Governor};
 use crate::api::{Draft, Place, RefusalView, Refusals, Requestable};
+use crate::events::hub::Hub;
 use crate::events::{Event, Filter, Kind, Members, Verdict, Why};
 
 /// Most refusals in an answer.
 const MAX_REFUSALS: usize = 10;
+/// Most stored events that are read for an answer, however many there are.
+const MAX_READ: usize = 1_000;
 
 /// The answer to `GET /v1/why`: the caller's last refusals, newest first, one for each pair of destination and reason, with the request to
-/// hand over.
+/// hand over. They are among the last [`MAX_READ`] verdicts that the caller may see.
 ///
 /// # Errors
 /// The events cannot be read.
 pub(crate) fn answer(governor: &dyn Governor, caller: &Caller, session: Option<String>) -> Result<Refusals, ApiError> {
-    let filter = Filter { kind: Some(Kind::Verdict.name().to_owned()), session, limit: Some(1_000), ..Filter::default() };
-    let standing = caller.standing;
-    let events = governor.hub().query(&filter, |event| is_refusal(event) && super::stream::sees(standing, event))?;
-    let mut listed: Vec<(&Event, Members<'_>)> = Vec::new();
-    for event in events.iter().rev() {
-        let members = Members::from(event);
-        let is_same = |other: &Members<'_>| {
-            other.destination == members.destination && other.object == members.object && other.reason == members.reason
-        };
-        let is_listed = listed.iter().any(|(_, other)| is_same(other));
-        if !is_listed && listed.len() < MAX_REFUSALS {
-            listed.push((event, members));
+    let (listed, read) = last_refusals(governor.hub(), caller.standing, session)?;
+    tracing::debug!("why: read {read} stored events for {} refusals", listed.len());
+    Ok(Refusals { refusals: listed.iter().map(|event| refusal(governor, caller, event, Members::from(event))).collect() })
+}
+
+/// The refusals for an answer, and how many events were read for it.
+fn last_refusals(hub: &Hub, standing: Standing, session: Option<String>) -> Result<(Vec<Event>, usize), ApiError> {
+    let filter = Filter { kind: Some(Kind::Verdict.name().to_owned()), session, ..Filter::default() };
+    let mut listed: Vec<Event> = Vec::new();
+    let read = hub.newest(&filter, super::stream::whose(standing), MAX_READ, |event| {
+        let is_wanted = is_refusal(&event) && super::stream::sees(standing, &event) && !event.is_of_many();
+        if is_wanted && !listed.iter().any(|other| is_same(other, &event)) {
+            listed.push(event);
         }
-    }
-    Ok(Refusals { refusals: listed.into_iter().map(|(event, members)| refusal(governor, caller, event, members)).collect() })
+        listed.len() < MAX_REFUSALS
+    })?;
+    Ok((listed, read))
+}
+
+/// Whether two refusals are of the same pair.
+fn is_same(one: &Event, other: &Event) -> bool {
+    let (one, other) = (Members::from(one), Members::from(other));
+    one.destination == other.destination && one.object == other.object && one.reason == other.reason
 }
 
 fn is_refusal(event: &Event) -> bool {
@@ -114,6 +125,7 @@ fn words(event: &Event, members: &Members<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::events::store::Store;
 
     #[test]
     fn every_refusal_has_words_of_its_own() {
@@ -122,6 +134,43 @@ mod tests {
             let event = Event::of_attempt("block", reason.name(), "10.20.4.7", 502);
             assert!(seen.insert(words(&event, &Members::from(&event))), "{}", reason.name());
         }
+    }
+
+    /// A refusal of one of these sessions at one of a thousand ports.
+    fn refused(session: u64, at: u64) -> Event {
+        let mut event = Event::of_attempt("block", "no_receipt", "10.20.4.7", u16::try_from(1 + at % 1_000).unwrap());
+        event.who.session = Some(session);
+        event
+    }
+
+    #[test]
+    fn answer_reads_few_events_however_many_are_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let hub = Hub::new(Store::open(&dir.path().join("events.redb"), "boot"), "h");
+        hub.publish(refused(1, 1));
+        for session in 2..22 {
+            (0..1_000).for_each(|at| drop(hub.publish(refused(session, at))));
+            // Waits until they are stored.
+            hub.find(1).unwrap();
+        }
+        for _ in 0..700 {
+            hub.publish(refused(1, 1));
+            hub.publish(refused(1, 2));
+        }
+        hub.publish_summaries();
+        let last = |standing, session: Option<&str>| {
+            let (listed, read) = last_refusals(&hub, standing, session.map(str::to_owned)).unwrap();
+            (listed.len(), read)
+        };
+        // The summary of the flood is no refusal of one destination, and not listed.
+        let (listed, read) = last(Standing::Agent(Some(1)), None);
+        assert!(listed == 2 && (1_000..=MAX_READ).contains(&read), "{listed} listed, {read} read");
+        assert_eq!(last(Standing::Agent(Some(2)), None), (10, 10));
+        assert_eq!(last(Standing::Agent(Some(77)), None), (0, 0));
+        assert_eq!(last(Standing::Agent(None), None), (0, 0));
+        assert_eq!(last(Standing::Operator, Some("0000000000000003")), (10, 10));
+        assert_eq!(last(Standing::Operator, None), (2, MAX_READ));
+        assert_eq!(last(Standing::User(1000), None), (0, MAX_READ));
     }
 
     #[test]

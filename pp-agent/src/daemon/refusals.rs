@@ -83,8 +83,9 @@ impl Daemon {
         self.reports.hub.report_unstored(now.wall_ms);
     }
 
-    /// Reports repeats, and refusals that nothing else reports.
+    /// Reports repeats, floods, and refusals that nothing else reports.
     pub(super) fn report_refusals(&self, reported: &mut Losses) {
+        self.reports.hub.publish_summaries();
         let pending = match self.flush_repeats() {
             Ok(pending) => pending,
             Err(error) => {
@@ -94,7 +95,7 @@ impl Daemon {
         };
         let account = self.reports.hub.account();
         let refused = self.counter(Counter::Blocked).unwrap_or(0);
-        if account.before.is_none_or(|before| missing(refused, before, pending, account.refusals.published()) > 0)
+        if account.before.is_none_or(|before| missing(refused, before, pending + account.held, account.refusals.published()) > 0)
             && let Err(error) = self.reconcile(reported)
         {
             tracing::error!("{error}");
@@ -170,8 +171,10 @@ impl Daemon {
         let pairs = self.gate.repeats()?;
         let lost = self.counter(Counter::LostRefusals).unwrap_or(reported.refusals);
         let mut ledger = self.reports.ledger();
-        let pending = pairs.iter().filter(|(key, _)| is_refusal(key)).map(|(_, repeats)| ledger.due(repeats.id, repeats.count).0).sum();
+        let pending: u64 =
+            pairs.iter().filter(|(key, _)| is_refusal(key)).map(|(_, repeats)| ledger.due(repeats.id, repeats.count).0).sum();
         let account = self.reports.hub.account();
+        let pending = pending + account.held;
         let published = account.refusals.published();
         let Some(before) = account.before else {
             // There is no account: an earlier build kept none, or the store was damaged and replaced. The lock is released before the disk

@@ -151,6 +151,7 @@ impl Builder {
             tool: rule.map(|rule| rule.tool.clone()),
             shape: rule.and_then(|rule| rule.shape.clone()),
             attack: rule.map(|rule| rule.attack.clone()).unwrap_or_default(),
+            repeats: 0,
         })
     }
 

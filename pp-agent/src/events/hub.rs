@@ -4,11 +4,13 @@
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
+use super::flood::Floods;
 use super::refusals::{Account, Missed, Refusals};
-use super::store::{Page, Store, StoreError};
+use super::store::{Page, Store, StoreError, Whose};
 use super::{Body, Event, Filter, Loss, journal};
 
 /// Events that may wait for one follower.
@@ -36,6 +38,19 @@ struct Inner {
     next_id: u64,
     account: Account,
     followers: Vec<Arc<Queue>>,
+    floods: Floods,
+    /// The greatest number of records that was said to be accounted for.
+    records: Option<u64>,
+    /// That number before the first record that waits for a summary. No greater one may be stored until then.
+    records_held: Option<u64>,
+}
+
+impl Inner {
+    /// How many records are accounted for once something is stored that follows so many.
+    fn accounted(&mut self, records: Option<u64>) -> Option<u64> {
+        self.records = self.records.max(records);
+        records.map(|records| self.records_held.map_or(records, |held| held.min(records)))
+    }
 }
 
 /// The items that wait for one follower. The last item may say what it missed, and grows while the queue is full.
@@ -131,32 +146,71 @@ impl Hub {
         // For readers of the store, events that an earlier daemon could not store are lost.
         let mut account = store.account();
         account.refusals.lost += std::mem::take(&mut account.refusals.not_stored);
-        let inner = Mutex::new(Inner { next_id, account, followers: Vec::new() });
+        let (followers, floods) = (Vec::new(), Floods::default());
+        let inner = Mutex::new(Inner { next_id, account, followers, floods, records: None, records_held: None });
         Self { store, host: host.to_owned(), inner }
     }
 
-    /// Numbers and publishes an event. Returns it with its id.
-    pub(crate) fn publish(&self, event: Event) -> Arc<Event> {
+    /// Numbers and publishes an event. Returns it with its id; `None` if it is part of a flood and waits for the summary.
+    pub(crate) fn publish(&self, event: Event) -> Option<Arc<Event>> {
         self.publish_read(event, None)
     }
 
     /// Publishes the event of a record. `records`: how many records are accounted for once it is stored.
-    pub(crate) fn publish_read(&self, mut event: Event, records: Option<u64>) -> Arc<Event> {
+    pub(crate) fn publish_read(&self, event: Event, records: Option<u64>) -> Option<Arc<Event>> {
         let mut inner = self.lock();
+        let accounted = inner.accounted(records);
+        let Some(event) = inner.floods.pass(event, Instant::now()) else {
+            if let Some(accounted) = accounted {
+                inner.records_held.get_or_insert(accounted.saturating_sub(1));
+            }
+            return None;
+        };
+        let event = self.tell(&mut inner, event, accounted);
+        drop(inner);
+        journal::log(&event);
+        Some(event)
+    }
+
+    /// Publishes the summaries of floods, if it is time.
+    pub(crate) fn publish_summaries(&self) {
+        let mut inner = self.lock();
+        let summaries = inner.floods.due(Instant::now());
+        let told = self.tell_summaries(&mut inner, summaries.unwrap_or_default());
+        drop(inner);
+        told.iter().for_each(|event| journal::log(event));
+    }
+
+    fn tell_summaries(&self, inner: &mut Inner, summaries: Vec<Event>) -> Vec<Arc<Event>> {
+        if summaries.is_empty() {
+            return Vec::new();
+        }
+        let told = summaries.into_iter().map(|event| self.tell(inner, event, None)).collect();
+        // Nothing waits any more.
+        if inner.records_held.take().is_some()
+            && let Some(records) = inner.records
+        {
+            self.store.read(records);
+        }
+        told
+    }
+
+    /// Numbers an event and hands it to the store and the followers.
+    fn tell(&self, inner: &mut Inner, mut event: Event, records: Option<u64>) -> Arc<Event> {
         event.id = inner.next_id;
         inner.next_id += 1;
         inner.account.refusals = inner.account.refusals.and(Refusals::of(&event));
         let event = Arc::new(event);
         self.store.put(Arc::clone(&event), records);
         inner.followers.retain(|queue| queue.send(&event));
-        drop(inner);
-        journal::log(&event);
         event
     }
 
     /// Records how many records are accounted for, when the last of them made no event.
     pub(crate) fn read(&self, records: u64) {
-        self.store.read(records);
+        if let Some(accounted) = self.lock().accounted(Some(records)) {
+            self.store.read(accounted);
+        }
     }
 
     /// Reports that events are missing. `records`: how many records are accounted for once that is stored.
@@ -190,10 +244,11 @@ impl Hub {
         self.store.is_behind()
     }
 
-    /// How many refusals events have reported so far.
+    /// How many refusals events have reported so far, and how many wait for a summary.
     #[must_use]
     pub(crate) fn account(&self) -> Account {
-        self.lock().account
+        let inner = self.lock();
+        Account { held: inner.floods.held(), ..inner.account }
     }
 
     /// Sets how many attempts were refused before this account started.
@@ -218,16 +273,24 @@ impl Hub {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub(crate) fn query(&self, filter: &Filter, allowed: impl Fn(&Event) -> bool) -> Result<Vec<Event>, StoreError> {
-        self.store.query(filter, allowed)
+    pub(crate) fn query(&self, filter: &Filter, whose: Whose, allowed: impl Fn(&Event) -> bool) -> Result<Vec<Event>, StoreError> {
+        self.store.query(filter, whose, allowed)
+    }
+
+    /// Reads the newest stored events; see [`Store::newest`]. Blocks on the disk.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) fn newest(&self, filter: &Filter, whose: Whose, max: usize, take: impl FnMut(Event) -> bool) -> Result<usize, StoreError> {
+        self.store.newest(filter, whose, max, take)
     }
 
     /// Stored events page by page; see [`Store::page`]. Blocks on the disk.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub(crate) fn page(&self, ids: RangeInclusive<u64>, max: usize, filter: &Filter) -> Result<Page, StoreError> {
-        self.store.page(ids, max, filter)
+    pub(crate) fn page(&self, ids: RangeInclusive<u64>, max: usize, filter: &Filter, whose: Option<Whose>) -> Result<Page, StoreError> {
+        self.store.page(ids, max, filter, whose)
     }
 
     /// One stored event. Blocks on the disk.
@@ -244,9 +307,12 @@ impl Hub {
         self.store.problem()
     }
 
-    /// Closes every follower, and writes the events that wait.
+    /// Publishes the summaries of floods, closes every follower, and writes the events that wait.
     pub(crate) fn stop(&self) {
         let mut inner = self.lock();
+        let summaries = inner.floods.take();
+        let told = self.tell_summaries(&mut inner, summaries);
+        told.iter().for_each(|event| journal::log(event));
         inner.followers.drain(..).for_each(|queue| queue.close());
         self.store.stop(inner.next_id);
     }
@@ -260,6 +326,7 @@ impl Hub {
 mod tests {
     use super::*;
     use crate::events::PolicyChange;
+    use crate::events::flood::AT_ONCE;
 
     fn hub() -> (tempfile::TempDir, Hub) {
         let dir = tempfile::tempdir().unwrap();
@@ -328,10 +395,69 @@ mod tests {
         assert!(hub.inner.lock().unwrap().followers.is_empty());
     }
 
+    fn observed() -> Event {
+        Event::of_attempt("observe", "no_receipt", "10.20.4.7", 502)
+    }
+
+    #[tokio::test]
+    async fn flood_is_told_in_full_by_a_summary_to_followers_and_in_the_store() {
+        let (dir, hub) = hub();
+        let mut follower = hub.follow();
+        let count = 3 * u64::from(AT_ONCE);
+        (0..count).for_each(|_| drop(hub.publish(refusal(1))));
+        let account = hub.account();
+        // A few more than that if this takes long.
+        assert!(account.held > count, "{account:?}");
+        assert_eq!(account.refusals.published() + account.held, 2 * count);
+        hub.publish_summaries();
+        let account = hub.account();
+        assert_eq!((account.held, account.refusals.published()), (0, 2 * count));
+        hub.stop();
+        let mut followed = 0;
+        while let Some(item) = follower.next().await {
+            followed += match item {
+                Item::Event(event) => Refusals::of(&event).published(),
+                Item::Missed(_, missed) => missed.refusals,
+            };
+        }
+        assert_eq!(followed, 2 * count);
+        drop(hub);
+        let store = Store::open(&dir.path().join("events.redb"), "boot");
+        assert_eq!(store.account().refusals.stored(), 2 * count);
+        let stored = store.query(&Filter::default(), Whose::All, |_| true).unwrap();
+        assert_eq!(stored.iter().map(|event| Refusals::of(event).stored()).sum::<u64>(), 2 * count);
+        assert!(stored.len() < usize::try_from(count).unwrap(), "{} events", stored.len());
+    }
+
+    #[test]
+    fn record_that_waits_for_a_summary_is_not_accounted_for_before_it_is_stored() {
+        let (dir, hub) = hub();
+        let path = dir.path().join("events.redb");
+        let first = u64::from(AT_ONCE);
+        (1..=first).for_each(|read| drop(hub.publish_read(observed(), Some(read))));
+        // One that waits, then others that do not.
+        assert_eq!(hub.publish_read(observed(), Some(first + 1)), None);
+        hub.publish_read(Event::new(Body::Policy(PolicyChange::Reloaded), "h", 0), Some(first + 2));
+        hub.read(first + 3);
+        let stored = |hub: &Hub, name: &str| {
+            hub.find(1).unwrap();
+            let copy = dir.path().join(name);
+            std::fs::copy(&path, &copy).unwrap();
+            copy
+        };
+        // A crash now: the copy knows of no record that is only in memory.
+        let crashed = stored(&hub, "crashed.redb");
+        assert!(Store::open(&crashed, "boot").records() <= Some(first));
+        hub.publish_summaries();
+        hub.stop();
+        drop(hub);
+        assert_eq!(Store::open(&path, "boot").records(), Some(first + 3));
+    }
+
     #[test]
     fn refused_attempt_carries_the_command_that_asks_for_a_receipt() {
         let (_dir, hub) = hub();
-        let published = hub.publish(refusal(0));
+        let published = hub.publish(refusal(0)).unwrap();
         assert_eq!(published.request().as_deref(), Some("pp-agent receipt request --from-event 1"));
     }
 }

@@ -134,7 +134,7 @@ mod tests {
             let is_block = verdict == Verdict::Block;
             let attempt = Event::of_attempt(verdict.name(), "no_receipt", "10.20.4.7", 502);
             let tamper = Body::Tamper(Box::new(attempt.attempt().unwrap().clone()));
-            let tool = Body::Exec(Tool { verdict, tool: None, shape: None, attack: Vec::new() });
+            let tool = Body::Exec(Tool { verdict, tool: None, shape: None, attack: Vec::new(), repeats: 0 });
             let canary = Event { canary: true, ..attempt.clone() };
             for event in [attempt, Event::new(tamper, "h", 0), Event::new(tool, "h", 0)] {
                 assert_eq!(is_warning(&event), is_block, "{event:?}");

@@ -231,6 +231,7 @@ impl<'a> Members<'a> {
                 shape: text(&tool.shape),
                 hook: Some("exec".into()),
                 attack: tool.attack.as_slice().into(),
+                repeats: tool.repeats,
                 ..line
             },
             Body::Receipt(receipt, change) => Self { reason: Some(change.name().into()), receipt: text(receipt), ..line },
@@ -391,7 +392,13 @@ impl<'a> Members<'a> {
 
     fn read_tool(&mut self) -> Body {
         let verdict = self.read_verdict().unwrap_or(Verdict::Unknown);
-        Body::Exec(Tool { verdict, tool: owned(&self.tool), shape: owned(&self.shape), attack: taken(&mut self.attack) })
+        Body::Exec(Tool {
+            verdict,
+            tool: owned(&self.tool),
+            shape: owned(&self.shape),
+            attack: taken(&mut self.attack),
+            repeats: self.repeats,
+        })
     }
 
     fn read_attempt(&mut self) -> Box<Attempt> {

@@ -17,7 +17,7 @@ fn refusal() -> Event {
 fn what_another_version_wrote_is_shown_as_it_was_written() {
     let of = |body| Event::new(body, "h", 0);
     let to = "{\"address\":\"plc7\",\"transport\":\"tcp\"}";
-    let tool = Tool { verdict: Verdict::Report, tool: Some("nmap".into()), shape: None, attack: vec!["T1046".into()] };
+    let tool = Tool { verdict: Verdict::Report, tool: Some("nmap".into()), shape: None, attack: vec!["T1046".into()], repeats: 0 };
     let neighbour = Body::Neighbour { change: NeighbourChange::Full, address: [10, 0, 0, 1].into(), place: Place::default() };
     for (event, member, value) in [
         (refusal(), "kind", "\"teleport\""),

@@ -4,6 +4,7 @@ pub(crate) mod account;
 pub(crate) mod behaviour;
 pub(crate) mod build;
 pub(crate) mod filter;
+pub(crate) mod flood;
 pub(crate) mod guard;
 pub(crate) mod hub;
 pub(crate) mod journal;
@@ -21,7 +22,8 @@ pub(crate) mod tally;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use pp_common::decide::is_login_port;
+use pp_common::behaviour::Rule;
+use pp_common::decide::{Reason, is_login_port};
 use serde::{Deserialize, Serialize};
 
 use build::transport_text;
@@ -232,6 +234,8 @@ pub(crate) struct Tool {
     pub(crate) shape: Option<String>,
     /// ATT&CK techniques.
     pub(crate) attack: Vec<String>,
+    /// In a summary: how often.
+    pub(crate) repeats: u64,
 }
 
 /// Events that are missing.
@@ -351,6 +355,26 @@ impl Event {
             Some(written) => written.verdict.as_deref(),
             None => self.verdict().map(Verdict::name),
         }
+    }
+
+    /// How many further attempts it counts, which have no event of their own.
+    #[must_use]
+    pub(crate) fn repeats(&self) -> u64 {
+        match &self.body {
+            Body::Exec(tool) => tool.repeats,
+            _ => self.attempt().map_or(0, |attempt| attempt.repeats),
+        }
+    }
+
+    /// Whether it counts attempts at several destinations and names none. Only the summary of a flood does so for a reason that is about
+    /// one destination.
+    #[must_use]
+    pub(crate) fn is_of_many(&self) -> bool {
+        let Body::Verdict(attempt) = &self.body else { return false };
+        let Some(Why::Decided(reason)) = attempt.reason else { return false };
+        let is_about_one =
+            Rule::of(reason).is_none() && !matches!(reason, Reason::Delegate | Reason::Tamper | Reason::SocketFamily | Reason::Malformed);
+        is_about_one && attempt.repeats > 0 && attempt.destination.is_none() && attempt.object.is_none() && self.who.process.is_none()
     }
 
     /// How many attempts it reports apart from its repeats. An event that only reports repeats names no process.

@@ -7,7 +7,7 @@ use pp_common::protect::Tamper;
 macro_rules! names {
     ($($(#[$outer:meta])* $type:ident { $($(#[$doc:meta])* $variant:ident = $name:expr;)* })*) => { $(
         $(#[$outer])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub(crate) enum $type { $($(#[$doc])* $variant,)* }
 
         impl $type {

@@ -29,7 +29,7 @@ impl Refusals {
             Body::Verdict(attempt) | Body::Tamper(attempt) => {
                 Self { with_event: event.own_attempts(attempt.repeats), repeats: attempt.repeats, ..Self::default() }
             }
-            Body::Exec(_) => Self { with_event: 1, ..Self::default() },
+            Body::Exec(tool) => Self { with_event: event.own_attempts(tool.repeats), repeats: tool.repeats, ..Self::default() },
             Body::Lost(loss) if loss.not_stored => Self { not_stored: loss.count, ..Self::default() },
             Body::Lost(loss) => Self { lost: loss.count, ..Self::default() },
             Body::FlowEnded(_)
@@ -114,10 +114,12 @@ pub(crate) struct Account {
     pub(crate) refusals: Refusals,
     /// Refusals before this account started; `None` while that is unknown.
     pub(crate) before: Option<u64>,
+    /// Refusals that wait for the summary of their flood, which will report them as repeats. Zero in the store.
+    pub(crate) held: u64,
 }
 
 /// How many refusals no event reports, and none will: those that the kernel counted and that are neither `published` nor `pending`. Pending
-/// refusals wait in the kernel to be reported as repeats.
+/// refusals wait to be reported as repeats, in the kernel or for the summary of a flood.
 ///
 /// RACE: the result is never too large if the numbers are read in this order. First `refused` is read, then every program has returned and
 /// every record is handled, and the others are read last. Refusals in between can only be in the others. So the result can be reported as

@@ -114,6 +114,8 @@ struct Daemon {
     ledger: Ledger,
     published: Refusals,
     stored: Refusals,
+    /// Refusals of a flood, which wait for its summary.
+    held: u64,
     /// Published, not on disk yet.
     queued: Vec<Refusals>,
     reported_lost: u64,
@@ -126,7 +128,7 @@ impl Daemon {
         let mut ledger = Ledger::new(kernel.kept_reported.clone());
         ledger.keep_only(kernel.entries.values().map(|entry| entry.id));
         let published = Refusals { lost: stored.lost + stored.not_stored, not_stored: 0, ..stored };
-        Self { ledger, published, stored, queued: Vec::new(), reported_lost: kernel.lost, look: None }
+        Self { ledger, published, stored, held: 0, queued: Vec::new(), reported_lost: kernel.lost, look: None }
     }
 
     fn publish(&mut self, refusals: Refusals) {
@@ -134,17 +136,32 @@ impl Daemon {
         self.queued.push(refusals);
     }
 
-    fn read(&mut self, kernel: &mut Kernel) {
+    fn publish_or_hold(&mut self, refusals: Refusals, is_flood: bool) {
+        if is_flood {
+            self.held += refusals.published();
+        } else {
+            self.publish(refusals);
+        }
+    }
+
+    fn summarise(&mut self) {
+        let repeats = std::mem::take(&mut self.held);
+        if repeats > 0 {
+            self.publish(Refusals { repeats, ..Refusals::default() });
+        }
+    }
+
+    fn read(&mut self, kernel: &mut Kernel, is_flood: bool) {
         let Some((id, count)) = kernel.ring.pop_front() else { return };
         let repeats = self.ledger.due_by_record(id, count);
         if repeats > 0 {
             kernel.kept_reported.insert(id, count);
             self.ledger.report(id, count);
         }
-        self.publish(Refusals { with_event: 1, repeats, ..Refusals::default() });
+        self.publish_or_hold(Refusals { with_event: 1, repeats, ..Refusals::default() }, is_flood);
     }
 
-    fn flush(&mut self, kernel: &mut Kernel, racing: impl Fn(&mut Kernel)) {
+    fn flush(&mut self, kernel: &mut Kernel, is_flood: bool, racing: impl Fn(&mut Kernel)) {
         let entries: Vec<(u8, Entry)> = kernel.entries.iter().map(|(pair, entry)| (*pair, *entry)).collect();
         for (pair, entry) in entries {
             let (due, _) = self.ledger.due(entry.id, entry.count);
@@ -154,7 +171,7 @@ impl Daemon {
             if due > 0 {
                 kernel.kept_reported.insert(entry.id, entry.count);
                 self.ledger.report(entry.id, entry.count);
-                self.publish(Refusals { repeats: due, ..Refusals::default() });
+                self.publish_or_hold(Refusals { repeats: due, ..Refusals::default() }, is_flood);
             }
             let unchanged = kernel.entries.get(&pair).is_some_and(|now| now.count == entry.count && !now.fresh);
             if unchanged {
@@ -182,7 +199,7 @@ impl Daemon {
         for entry in kernel.entries.values() {
             pending += self.ledger.due(entry.id, entry.count).0;
         }
-        let lost = missing(refused, 0, pending, self.published.published());
+        let lost = missing(refused, 0, pending + self.held, self.published.published());
         self.reported_lost = kernel.lost;
         if lost > 0 {
             self.publish(Refusals { lost, ..Refusals::default() });
@@ -209,8 +226,9 @@ enum Step {
     Refuse(u8),
     Run(u8),
     WindowOver(u8),
-    Read,
-    Flush(Option<u8>),
+    Read(bool),
+    Flush(bool, Option<u8>),
+    Summarise,
     ReportLost,
     BeginLook,
     EndLook,
@@ -223,8 +241,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         8 => (0..PAIRS).prop_map(Step::Refuse),
         16 => any::<u8>().prop_map(Step::Run),
         2 => (0..PAIRS).prop_map(Step::WindowOver),
-        4 => Just(Step::Read),
-        2 => proptest::option::of(0..PAIRS).prop_map(Step::Flush),
+        4 => any::<bool>().prop_map(Step::Read),
+        2 => (any::<bool>(), proptest::option::of(0..PAIRS)).prop_map(|(is_flood, racing)| Step::Flush(is_flood, racing)),
+        1 => Just(Step::Summarise),
         1 => Just(Step::ReportLost),
         1 => Just(Step::BeginLook),
         1 => Just(Step::EndLook),
@@ -246,8 +265,9 @@ fn run(steps: &[Step]) -> (Kernel, Daemon) {
                     entry.fresh = false;
                 }
             }
-            Step::Read => daemon.read(&mut kernel),
-            Step::Flush(racing) => daemon.flush(&mut kernel, |kernel| {
+            Step::Read(is_flood) => daemon.read(&mut kernel, *is_flood),
+            Step::Summarise => daemon.summarise(),
+            Step::Flush(is_flood, racing) => daemon.flush(&mut kernel, *is_flood, |kernel| {
                 if let Some(pair) = racing {
                     kernel.begin(*pair);
                     kernel.finish();
@@ -260,7 +280,7 @@ fn run(steps: &[Step]) -> (Kernel, Daemon) {
                 if let Some((refused, _)) = daemon.look.take() {
                     kernel.finish();
                     while !kernel.ring.is_empty() {
-                        daemon.read(&mut kernel);
+                        daemon.read(&mut kernel, true);
                     }
                     // Others have begun since.
                     kernel.begin(0);
@@ -271,7 +291,7 @@ fn run(steps: &[Step]) -> (Kernel, Daemon) {
             Step::Store(full) => daemon.store(*full),
             Step::Kill => daemon = Daemon::start(&kernel, daemon.stored),
         }
-        assert!(daemon.published.published() <= kernel.refused, "more was reported than refused: {daemon:?} {kernel:?}");
+        assert!(daemon.published.published() + daemon.held <= kernel.refused, "more was reported than refused: {daemon:?} {kernel:?}");
         assert!(daemon.stored.stored() <= kernel.refused, "more is stored than was refused: {daemon:?} {kernel:?}");
     }
     (kernel, daemon)
@@ -282,10 +302,11 @@ fn drain(kernel: &mut Kernel, daemon: &mut Daemon) {
     kernel.finish();
     let refused = kernel.refused;
     while !kernel.ring.is_empty() {
-        daemon.read(kernel);
+        daemon.read(kernel, true);
     }
     kernel.entries.values_mut().for_each(|entry| entry.fresh = false);
-    daemon.flush(kernel, |_| {});
+    daemon.flush(kernel, false, |_| {});
+    daemon.summarise();
     daemon.reconcile(kernel, refused);
     daemon.store(false);
     daemon.store(false);

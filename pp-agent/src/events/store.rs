@@ -1,9 +1,12 @@
-//! Stores the last events on disk, so that they and their ids survive a restart.
+//! Stores the last events on disk, so that they and their ids survive a restart. Events are in several logs (`store/shares.rs`), and a
+//! session that makes very many only loses its own.
 //!
 //! Enforcement does not depend on events. What cannot be written is counted and reported, and a damaged file is renamed. While no file can
 //! be opened, events are published but not stored.
 
 mod disk;
+mod shares;
+mod tables;
 mod writer;
 
 use std::ops::RangeInclusive;
@@ -17,14 +20,18 @@ use std::time::Duration;
 use super::refusals::{Account, Missed};
 use super::{Event, Filter};
 use disk::{Disk, Opened, floor_id};
+pub(crate) use shares::Whose;
+use shares::{Index, Rooms, Select};
 use writer::write_all;
 
 /// How many events are kept.
-pub(crate) const MAX_EVENTS: u64 = 100_000;
+const ROOMS: Rooms = Rooms { decisions: 20_000, not_registered: 5_000, traffic: 100_000 };
 /// How many events may wait for the disk.
 const MAX_WAITING: usize = 8_192;
 /// Most events in one commit.
 const MAX_BATCH: usize = 1_024;
+/// Most events that are read for one page, so that other callers have their turn.
+const MAX_READ: usize = 4_096;
 /// How often a commit must sync, at least.
 const SYNC_EVERY: Duration = Duration::from_secs(2);
 
@@ -58,7 +65,7 @@ enum Work {
 pub(crate) struct Page {
     /// The events that the filter selects.
     pub(crate) events: Vec<Event>,
-    /// What all events that were read report, selected or not.
+    /// What all events that were read report, selected by the filter or not.
     pub(crate) found: Missed,
     /// The first id of the next page; `None` at the end.
     pub(crate) next_id: Option<u64>,
@@ -81,11 +88,11 @@ impl Store {
     /// works, and [`Store::problem`] says why. `boot_id`: of the kernel whose records are counted.
     #[must_use]
     pub(crate) fn open(path: &Path, boot_id: &str) -> Self {
-        Self::of_size(path, boot_id, MAX_EVENTS)
+        Self::of_size(path, boot_id, ROOMS)
     }
 
-    fn of_size(path: &Path, boot_id: &str, max_events: u64) -> Self {
-        let disk = Arc::new(Disk::at(path, boot_id, max_events));
+    fn of_size(path: &Path, boot_id: &str, rooms: Rooms) -> Self {
+        let disk = Arc::new(Disk::at(path, boot_id, rooms));
         let opened = disk.begin().unwrap_or_else(|error| {
             disk.fail(&error);
             tracing::error!("{error}; events are told and not stored until then");
@@ -180,54 +187,75 @@ impl Store {
         self.disk.take_lost()
     }
 
-    /// The stored events that a filter and `allowed` select, oldest first. A limit selects the newest.
+    /// The stored events that a filter and `allowed` select, oldest first. A limit selects the newest. `whose`: all that may be allowed.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub(crate) fn query(&self, filter: &Filter, allowed: impl Fn(&Event) -> bool) -> Result<Vec<Event>, StoreError> {
-        self.flush()?;
+    pub(crate) fn query(&self, filter: &Filter, whose: Whose, allowed: impl Fn(&Event) -> bool) -> Result<Vec<Event>, StoreError> {
         let limit = filter.limit.unwrap_or(usize::MAX);
-        let mut found = self.disk.read(|events| {
-            let mut found = Vec::new();
-            for entry in events.range(filter.first_id()..)?.rev() {
-                if found.len() >= limit {
-                    break;
-                }
-                let (_, bytes) = entry?;
-                // Bytes that are no event of this layout are skipped.
-                let Some(event) = stored(bytes.value()) else { continue };
-                if filter.wants(&event) && allowed(&event) {
+        let mut found = Vec::new();
+        if limit > 0 {
+            self.newest(filter, whose, usize::MAX, |event| {
+                if allowed(&event) {
                     found.push(event);
                 }
-            }
-            Ok(found)
-        })?;
+                found.len() < limit
+            })?;
+        }
         found.reverse();
         Ok(found)
     }
 
-    /// At most `max` of the stored events of these ids that a filter selects, oldest first.
+    /// Reads the newest stored events that may be `whose` and hands over those that the filter selects, newest first, until `take` returns
+    /// `false`. Reads at most `max`. Returns how many it read.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub(crate) fn page(&self, ids: RangeInclusive<u64>, max: usize, filter: &Filter) -> Result<Page, StoreError> {
+    pub(crate) fn newest(
+        &self,
+        filter: &Filter,
+        whose: Whose,
+        max: usize,
+        mut take: impl FnMut(Event) -> bool,
+    ) -> Result<usize, StoreError> {
+        let Some(select) = Select::of(filter, whose) else { return Ok(0) };
         self.flush()?;
-        self.disk.read(|events| {
-            let mut page = Page::default();
-            for entry in events.range(ids)? {
-                let (id, bytes) = entry?;
-                if page.events.len() >= max {
-                    page.next_id = Some(id.value());
-                    break;
-                }
-                let Some(event) = stored(bytes.value()) else { continue };
+        let name = |index: &Index| index.newest(&select, filter.first_id(), max);
+        self.disk.read_named(name, |_, bytes| match stored(bytes) {
+            Some(event) if filter.wants(&event) => take(event),
+            // Bytes that are no event of this layout are skipped.
+            Some(_) | None => true,
+        })
+    }
+
+    /// Some of the stored events of these ids that a filter selects, oldest first: at most `max`, and fewer if many others are in between.
+    /// `whose`: only those that may be allowed are read; `None`: all, so that the page says what all of them report.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) fn page(&self, ids: RangeInclusive<u64>, max: usize, filter: &Filter, whose: Option<Whose>) -> Result<Page, StoreError> {
+        let mut page = Page::default();
+        let select = whose.map_or(Some(Select::ALL), |whose| Select::of(filter, whose));
+        let Some(select) = select else { return Ok(page) };
+        self.flush()?;
+        let mut read = 0;
+        // One more, with which the next page begins.
+        let name = |index: &Index| index.oldest(&select, &ids, MAX_READ + 1);
+        self.disk.read_named(name, |id, bytes| {
+            if page.events.len() >= max || read >= MAX_READ {
+                page.next_id = Some(id);
+                return false;
+            }
+            read += 1;
+            if let Some(event) = stored(bytes) {
                 page.found = page.found.and(Missed::follower(&event));
                 if filter.wants(&event) {
                     page.events.push(event);
                 }
             }
-            Ok(page)
-        })
+            true
+        })?;
+        Ok(page)
     }
 
     /// One event.
@@ -236,7 +264,7 @@ impl Store {
     /// The file cannot be read.
     pub(crate) fn find(&self, id: u64) -> Result<Option<Event>, StoreError> {
         self.flush()?;
-        self.disk.read(|events| Ok(events.get(id)?.and_then(|bytes| stored(bytes.value()))))
+        self.disk.read(|tables| Ok(tables.find(id)?.and_then(|bytes| stored(bytes.value()))))
     }
 
     /// Waits until every event that was put before is readable.

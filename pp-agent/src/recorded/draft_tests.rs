@@ -123,7 +123,7 @@ fn what_an_event_does_not_say_is_counted_and_never_guessed() {
     let mut nothing = Event::of_attempt("block", "no_receipt", "10.0.0.1", 1);
     nothing.attempt_mut().reason = None;
     let flow = Event::of_attempt("block", "turns_exhausted", "10.20.4.7", 443);
-    let tool = Body::Exec(Tool { verdict: Verdict::Block, tool: None, shape: None, attack: Vec::new() });
+    let tool = Body::Exec(Tool { verdict: Verdict::Block, tool: None, shape: None, attack: Vec::new(), repeats: 0 });
     let tool = Event::new(tool, "h", 0);
     let gate = Event::of_attempt("block", "gate_error", "10.0.0.1", 1);
     let events = [delegate, nothing, flow, tool, gate, Event::new(Body::SessionStart(None), "h", 0)];

@@ -100,6 +100,8 @@ impl<'a> Past<'a> {
     pub(crate) fn read(event: &'a Event) -> Result<Self, String> {
         Ok(match &event.body {
             _ if event.canary => Self::Other,
+            // The summary of a flood: where the attempts went is not recorded.
+            Body::Verdict(attempt) if event.is_of_many() => Self::Missing(attempt.repeats),
             Body::Verdict(attempt) => return Self::attempt(event, attempt),
             Body::Exec(_) => Self::Undecided(Undecided::Tool),
             Body::Lost(loss) => Self::Missing(loss.count),

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::FixedState;
 use redb::backends::FileBackend;
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata as _, TableDefinition, WriteTransaction};
+use redb::{Database, Durability, ReadableTable as _};
 
-use super::StoreError;
+use super::shares::{Index, Key, Log, Rooms};
+use super::tables::{self, DECISIONS, EVENTS, META, Table, Tables};
+use super::{StoreError, stored};
 use crate::database::{self, Check, Place};
 use crate::events::Event;
 use crate::events::refusals::{Account, Missed, Refusals};
@@ -17,8 +19,6 @@ use crate::events::refusals::{Account, Missed, Refusals};
 /// How many ids are reserved at once, so that no id is used twice after a crash.
 pub(super) const ID_RESERVE: u64 = 100_000;
 
-const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const NEXT_ID: &str = "next_id";
 /// How many records of the kernel are accounted for, and of which boot.
 const RECORDS: &str = "records";
@@ -30,6 +30,9 @@ const REFUSALS_LOST: &str = "refusals_lost";
 const REFUSALS_BEFORE: &str = "refusals_before";
 const REFUSALS_BOOT: &str = "refusals_boot";
 
+/// How many events make room for each new one, at most: a log that is too large when the file is opened shrinks slowly.
+const MADE_ROOM: usize = 2;
+
 /// What the file says when a daemon opens it.
 pub(super) struct Opened {
     /// The first id.
@@ -40,11 +43,37 @@ pub(super) struct Opened {
     pub(super) records: Option<u64>,
 }
 
+/// An open file, with the index of its events.
+#[derive(Debug)]
+struct Open {
+    database: Database,
+    /// `None`: it is made when it is needed.
+    index: Mutex<Option<Index>>,
+}
+
+impl Open {
+    /// Uses the index, which nobody else changes meanwhile. It is made anew after an error.
+    fn with_index<T>(&self, rooms: Rooms, work: impl FnOnce(&mut Index) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+        let mut held = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut index = match held.take() {
+            Some(index) => index,
+            None => make_index(&self.database, rooms)?,
+        };
+        let result = work(&mut index)?;
+        if index.is_wrong() {
+            tracing::warn!("events: the index named an event that is not stored; it is made anew");
+        } else {
+            *held = Some(index);
+        }
+        Ok(result)
+    }
+}
+
 /// The file and its state.
 #[derive(Debug)]
 pub(super) struct Disk {
     place: Place<FileBackend>,
-    database: Mutex<Option<Arc<Database>>>,
+    open: Mutex<Option<Arc<Open>>>,
     lost: Mutex<Missed>,
     /// The account of what is stored of this boot.
     account: Mutex<Account>,
@@ -60,15 +89,15 @@ pub(super) struct Disk {
     doubtful: AtomicBool,
     /// A number that identifies this boot.
     boot: u64,
-    max_events: u64,
+    rooms: Rooms,
 }
 
 impl Disk {
     /// The file at `path`, not opened yet. `boot_id`: of the kernel whose records are counted.
-    pub(super) fn at(path: &Path, boot_id: &str, max_events: u64) -> Self {
+    pub(super) fn at(path: &Path, boot_id: &str, rooms: Rooms) -> Self {
         Self {
             place: Place::of_file(path, Check::Usual),
-            database: Mutex::new(None),
+            open: Mutex::new(None),
             lost: Mutex::new(Missed::default()),
             account: Mutex::new(Account::default()),
             account_kept: AtomicBool::new(false),
@@ -77,7 +106,7 @@ impl Disk {
             problem: Mutex::new(None),
             doubtful: AtomicBool::new(false),
             boot: FixedState::default().hash_one(boot_id),
-            max_events,
+            rooms,
         }
     }
 
@@ -151,27 +180,27 @@ impl Disk {
         Ok(Opened { first_id, reserved, records: self.records()? })
     }
 
-    /// The database. It is opened again if an error has closed it.
-    fn open(&self) -> Result<Arc<Database>, StoreError> {
-        self.open_or_begin().map(|(database, _)| database)
+    /// The open file. It is opened again if an error has closed it.
+    fn open(&self) -> Result<Arc<Open>, StoreError> {
+        self.open_or_begin().map(|(open, _)| open)
     }
 
-    /// The database, and whether it replaces a damaged one.
-    fn open_or_begin(&self) -> Result<(Arc<Database>, bool), StoreError> {
-        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(open) = database.as_ref() {
+    /// The open file, and whether it replaces a damaged one.
+    fn open_or_begin(&self) -> Result<(Arc<Open>, bool), StoreError> {
+        let mut held = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = held.as_ref() {
             return Ok((Arc::clone(open), false));
         }
         let check = if self.doubtful.load(Ordering::Relaxed) { Check::Whole } else { Check::Usual };
-        let (opened, is_new) = open_or_replace(&self.place, check).map_err(|source| self.error(source))?;
+        let (database, is_new) = open_or_replace(&self.place, check).map_err(|source| self.error(source))?;
         self.doubtful.store(false, Ordering::Relaxed);
-        let opened = Arc::new(opened);
-        *database = Some(Arc::clone(&opened));
-        Ok((opened, is_new))
+        let open = Arc::new(Open { database, index: Mutex::new(None) });
+        *held = Some(Arc::clone(&open));
+        Ok((open, is_new))
     }
 
     fn close(&self) {
-        let held = self.database.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let held = self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
         let dropped = database::caught(|| {
             drop(held);
             Ok(())
@@ -181,11 +210,11 @@ impl Disk {
         }
     }
 
-    /// Uses the database. After an error that makes it unusable it is closed, and the next use opens it again.
-    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, StoreError> {
-        let database = self.open()?;
-        let result = database::caught(|| work(&database));
-        drop(database);
+    /// Uses the file. After an error that makes it unusable it is closed, and the next use opens it again.
+    fn with<T>(&self, work: impl FnOnce(&Open) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        let open = self.open()?;
+        let result = database::caught(|| work(&open));
+        drop(open);
         result.map_err(|source| {
             if database::is_damage(&source) {
                 self.doubtful.store(true, Ordering::Relaxed);
@@ -197,22 +226,74 @@ impl Disk {
         })
     }
 
-    pub(super) fn read<T>(
+    /// Makes the index, so that no reader waits for it.
+    pub(super) fn prepare(&self) -> Result<(), StoreError> {
+        self.with(|open| open.with_index(self.rooms, |_| Ok(())))
+    }
+
+    /// Reads the stored events.
+    pub(super) fn read<T>(&self, take: impl FnOnce(&Tables) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        self.with(|open| take(&Tables::open(&open.database)?)).inspect_err(|error| self.fail(error))
+    }
+
+    /// Reads the events that the index names, in the order in which `name` returns their ids, until `take` returns `false`. Returns how many
+    /// it read.
+    pub(super) fn read_named(
         &self,
-        take: impl FnOnce(&redb::ReadOnlyTable<u64, &'static [u8]>) -> Result<T, redb::Error>,
-    ) -> Result<T, StoreError> {
-        self.with(|database| take(&database.begin_read()?.open_table(EVENTS)?)).inspect_err(|error| self.fail(error))
+        name: impl FnOnce(&Index) -> Vec<(u64, Log)>,
+        mut take: impl FnMut(u64, &[u8]) -> bool,
+    ) -> Result<usize, StoreError> {
+        let read = |open: &Open| {
+            // The tables are as the index has them.
+            let (tables, ids) = open.with_index(self.rooms, |index| Ok((Tables::open(&open.database)?, name(index))))?;
+            let mut read = 0;
+            for (id, log) in ids {
+                let Some(bytes) = tables.get(log.table(), id)? else {
+                    open.with_index(self.rooms, |index| {
+                        index.doubt();
+                        Ok(())
+                    })?;
+                    continue;
+                };
+                read += 1;
+                if !take(id, bytes.value()) {
+                    break;
+                }
+            }
+            Ok(read)
+        };
+        self.with(read).inspect_err(|error| self.fail(error))
+    }
+
+    /// Removes an event without the index.
+    #[cfg(test)]
+    pub(super) fn remove_unnoticed(&self, id: u64) {
+        let remove = |open: &Open| {
+            let write = open.database.begin_write()?;
+            write.open_table(EVENTS)?.remove(id)?;
+            Ok(write.commit()?)
+        };
+        self.with(remove).unwrap();
+    }
+
+    /// Whether there is an index now.
+    #[cfg(test)]
+    pub(super) fn has_index(&self) -> bool {
+        self.open().unwrap().index.lock().unwrap().is_some()
     }
 
     fn next_id(&self) -> Result<u64, StoreError> {
-        self.with(|database| {
-            let write = database.begin_write()?;
+        self.with(|open| {
+            let write = open.database.begin_write()?;
             let next = {
-                let events = write.open_table(EVENTS)?;
                 let meta = write.open_table(META)?;
                 let reserved = meta.get(NEXT_ID)?.map_or(1, |id| id.value());
-                let last = events.last()?.map_or(0, |(id, _)| id.value());
-                reserved.max(last.saturating_add(1))
+                let mut next = reserved;
+                for table in [EVENTS, DECISIONS] {
+                    let last = write.open_table(table)?.last()?.map_or(0, |(id, _)| id.value());
+                    next = next.max(last.saturating_add(1));
+                }
+                next
             };
             write.commit()?;
             Ok(next)
@@ -220,8 +301,8 @@ impl Disk {
     }
 
     fn records(&self) -> Result<Option<u64>, StoreError> {
-        self.with(|database| {
-            let write = database.begin_write()?;
+        self.with(|open| {
+            let write = open.database.begin_write()?;
             let meta = write.open_table(META)?;
             let of_this_boot = meta.get(RECORDS_BOOT)?.is_some_and(|boot| boot.value() == self.boot);
             Ok(meta.get(RECORDS)?.map(|records| records.value()).filter(|_| of_this_boot))
@@ -239,8 +320,8 @@ impl Disk {
     }
 
     fn read_account(&self) -> Result<Account, StoreError> {
-        self.with(|database| {
-            let write = database.begin_write()?;
+        self.with(|open| {
+            let write = open.database.begin_write()?;
             let meta = write.open_table(META)?;
             let number = |key: &str| meta.get(key).map(|number| number.map(|number| number.value()));
             if number(REFUSALS_BOOT)? != Some(self.boot) {
@@ -249,13 +330,13 @@ impl Disk {
             let [with_event, repeats, lost] = [REFUSALS_WITH_EVENT, REFUSALS_REPEATS, REFUSALS_LOST].map(&number);
             let refusals =
                 Refusals { with_event: with_event?.unwrap_or(0), repeats: repeats?.unwrap_or(0), lost: lost?.unwrap_or(0), not_stored: 0 };
-            Ok(Account { refusals, before: number(REFUSALS_BEFORE)? })
+            Ok(Account { refusals, before: number(REFUSALS_BEFORE)?, held: 0 })
         })
     }
 
     pub(super) fn reserve(&self, next_id: u64) -> Result<(), StoreError> {
-        self.with(|database| {
-            let write = database.begin_write()?;
+        self.with(|open| {
+            let write = open.database.begin_write()?;
             write.open_table(META)?.insert(NEXT_ID, next_id)?;
             write.commit()?;
             Ok(())
@@ -271,18 +352,27 @@ impl Disk {
         let mut account = self.account();
         let refusals = batch.iter().fold(account.refusals, |refusals, event| refusals.and(Refusals::of(event)));
         let before = account.before;
-        self.with(|database| {
-            let mut write = database.begin_write()?;
+        let put = |open: &Open, index: &mut Index| {
+            let mut write = open.database.begin_write()?;
             write.set_durability(if sync { Durability::Immediate } else { Durability::None })?;
             {
-                let mut events = write.open_table(EVENTS)?;
+                let (mut events, mut decisions) = (write.open_table(EVENTS)?, write.open_table(DECISIONS)?);
                 for event in batch {
                     let bytes = serde_json::to_vec(event.as_ref()).unwrap_or_default();
-                    events.insert(event.id, bytes.as_slice())?;
-                }
-                // Events are counted, since ids have gaps after a daemon was killed.
-                while events.len()? > self.max_events {
-                    events.pop_first()?;
+                    let key = Key::of(event);
+                    let table = match key.log.table() {
+                        Table::Events => &mut events,
+                        Table::Decisions => &mut decisions,
+                    };
+                    table.insert(event.id, bytes.as_slice())?;
+                    index.add(key, event.id);
+                    for _ in 0..MADE_ROOM {
+                        if let Some(id) = index.make_room(key.log)
+                            && table.remove(id)?.is_none()
+                        {
+                            index.doubt();
+                        }
+                    }
                 }
                 let mut meta = write.open_table(META)?;
                 if let Some(next_id) = reserve {
@@ -302,9 +392,9 @@ impl Disk {
                 }
                 meta.insert(REFUSALS_BOOT, self.boot)?;
             }
-            write.commit()?;
-            Ok(())
-        })?;
+            Ok(write.commit()?)
+        };
+        self.with(|open| open.with_index(self.rooms, |index| put(open, index)))?;
         account.refusals = refusals;
         self.account_kept.store(true, Ordering::Relaxed);
         Ok(())
@@ -316,21 +406,55 @@ pub(super) fn floor_id() -> u64 {
     u64::try_from(crate::clock::Now::read().wall_ms).unwrap_or(1)
 }
 
-fn make_tables(write: &WriteTransaction) -> Result<(), redb::Error> {
-    write.open_table(EVENTS)?;
-    write.open_table(META)?;
-    Ok(())
+/// Makes the index of the stored events. Decisions that an earlier version stored among other events are moved to their own table first.
+fn make_index(database: &Database, rooms: Rooms) -> Result<Index, redb::Error> {
+    let mut index = Index::new(rooms);
+    let (mut moved, mut twice) = (Vec::new(), Vec::new());
+    let mut last = None;
+    for entry in Tables::open(database)?.all()? {
+        let (id, bytes, table) = entry?;
+        let key = stored(bytes.value()).map_or_else(Key::unreadable, |event| Key::of(&event));
+        // No version gives an id twice. If both tables have it, that among other events is kept.
+        if last.replace(id) == Some(id) {
+            twice.push(id);
+            continue;
+        }
+        if table == Table::Events && key.log.table() == Table::Decisions {
+            moved.push(id);
+        }
+        index.add(key, id);
+    }
+    if !moved.is_empty() || !twice.is_empty() {
+        let write = database.begin_write()?;
+        {
+            let (mut events, mut decisions) = (write.open_table(EVENTS)?, write.open_table(DECISIONS)?);
+            for id in twice {
+                decisions.remove(id)?;
+            }
+            for id in moved {
+                if let Some(bytes) = events.remove(id)? {
+                    decisions.insert(id, bytes.value())?;
+                }
+            }
+        }
+        write.commit()?;
+    }
+    Ok(index)
 }
 
 /// Opens or makes the file. Also returns whether it replaces a damaged one.
 fn open_or_replace(place: &Place<FileBackend>, check: Check) -> Result<(Database, bool), redb::Error> {
     if place.is_absent() {
-        place.make(make_tables)?;
+        place.make(tables::make)?;
     }
-    match place.open_checked(check) {
+    let opened = place.open_checked(check).and_then(|database| {
+        let completed = database::caught(|| tables::complete(&database));
+        completed.map(|()| database)
+    });
+    match opened {
         Err(damage) if database::is_damage(&damage) => {
             rename_damaged(place.path(), &damage).map_err(redb::Error::Io)?;
-            place.make(make_tables)?;
+            place.make(tables::make)?;
             Ok((place.open()?, true))
         }
         opened => Ok((opened?, false)),

@@ -11,6 +11,11 @@ use crate::events::Event;
 
 pub(super) fn write_all(disk: &Disk, queue: &Receiver<Work>, waiting: &AtomicUsize, reserved: u64) {
     let mut reserved = reserved;
+    if !disk.is_failing()
+        && let Err(error) = disk.prepare()
+    {
+        disk.give_up(&[], &error);
+    }
     // The greatest id that was queued.
     let mut given = 0;
     let mut batch: Vec<Arc<Event>> = Vec::new();

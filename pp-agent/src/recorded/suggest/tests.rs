@@ -150,7 +150,7 @@ fn loopback_multicast_and_what_names_no_address_propose_nothing() {
         event("no_receipt", "255.255.255.255", 502),
         event("no_receipt", "ff02::1", 502),
         socket,
-        Event::new(Body::Exec(Tool { verdict: Decided::Block, tool: None, shape: None, attack: Vec::new() }), "h", 0),
+        Event::new(Body::Exec(Tool { verdict: Decided::Block, tool: None, shape: None, attack: Vec::new(), repeats: 0 }), "h", 0),
         Event::new(Body::SessionStart(None), "h", 0),
     ];
     let toml = proposal(&policy, &events);
