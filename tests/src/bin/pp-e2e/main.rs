@@ -50,6 +50,8 @@ mod golden;
 mod golden_cli;
 #[path = "../../../e2e/golden_socket.rs"]
 mod golden_socket;
+#[path = "../../../e2e/history.rs"]
+mod history;
 #[path = "../../../e2e/hooks.rs"]
 mod hooks;
 #[path = "../../../e2e/hunt.rs"]
@@ -157,6 +159,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("state", state::TESTS),
     ("state_long", state::LONG),
     ("accounts", accounts::TESTS),
+    ("history", history::TESTS),
     ("hunt", hunt::TESTS),
     ("hooks", hooks::TESTS),
     ("attackers_real_time", attackers_real_time::TESTS),
