@@ -25,4 +25,5 @@ pub mod policy;
 pub mod refused;
 pub mod report;
 pub mod run;
+pub mod services;
 pub mod wait;

@@ -150,7 +150,7 @@ fn enabled_services_are_in_the_tables_port_by_port() {
     let tcp = |port| (transport::TCP, port);
     let udp = |port| (transport::UDP, port);
     let tcp_ports = [1217, 2455, 4840, 4843, 11740, 11741, 11742, 11743].map(tcp);
-    let udp_ports = [1740, 1741, 1742, 1743, 4840].map(udp);
+    let udp_ports = [1740, 1741, 1742, 1743, 2455, 4840, 4843].map(udp);
     assert_eq!(ports, [&tcp_ports[..], &udp_ports[..]].concat());
     assert!(compiled.services.iter().all(|(_, service)| service.flags == SERVICE_OBSERVE));
 }
