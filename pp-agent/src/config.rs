@@ -12,6 +12,7 @@ mod exec;
 mod names;
 mod off;
 mod raw;
+mod room;
 mod services;
 mod show;
 mod source;

@@ -4,6 +4,7 @@
 pub(crate) mod canary;
 mod host;
 mod learned;
+mod nested;
 mod networks;
 mod surface;
 
@@ -19,6 +20,7 @@ use crate::net::{Mac, Prefix};
 use crate::receipt::terms::Target;
 use crate::tools::ToolTables;
 use ipnet::IpNet;
+use nested::Nested;
 use pp_common::abi::{
     GRANT_LOGIN, Grant, MAX_GRANTS_PER_PREFIX, MAX_USER_BITS, NameId, PLACE_GATEWAY_ALL_PORTS, PLACE_GATEWAY_OBSERVE, PLACE_GATEWAY_OWN,
     PLACE_ZONE_OBSERVE, Place, SERVICE_OBSERVE, Serial, Service,
@@ -216,20 +218,18 @@ fn places(config: &Config, own: &[Addr]) -> Vec<(Prefix, Place)> {
         places.extend(zone.networks.iter().map(|network| (Prefix::from(*network), place)));
     }
     let zones = places.clone();
-    let around = |prefix: &Prefix| {
-        let covering = zones.iter().filter(|(zone, _)| zone.covers(prefix));
-        covering.max_by_key(|(zone, _)| zone.len).map(|(_, place)| *place).unwrap_or_default()
-    };
+    let zones = Nested::of(&zones);
+    let around = |prefix: Prefix| zones.around(prefix).next_back().copied().unwrap_or_default();
     // This host is a gateway to itself. A zone inside loopback protects every port there already.
     if !own_ports(&config.delegates).is_empty() {
         for prefix in this_host(own) {
-            let around = around(&prefix);
+            let around = around(prefix);
             places.insert(prefix, Place { gateway: name_id(THIS_HOST), flags: around.flags | PLACE_GATEWAY_OWN, ..around });
         }
     }
     for gateway in &config.gateways {
         let address = Prefix::from(IpNet::from(gateway.address));
-        let around = around(&address);
+        let around = around(address);
         let all_ports = if gateway.ports.is_empty() { PLACE_GATEWAY_ALL_PORTS } else { 0 };
         let flags = around.flags | all_ports | flag(gateway.mode, PLACE_GATEWAY_OBSERVE);
         places.insert(address, Place { gateway: name_id(&gateway.name), flags, ..around });
@@ -251,13 +251,13 @@ pub(crate) fn named_places(config: &Config) -> Vec<(Prefix, Place)> {
 #[must_use]
 pub(crate) fn mac_places(config: &Config) -> Vec<(Mac, Place)> {
     let places = named_places(config);
-    let of = |prefix: &Prefix| places.iter().find(|(known, _)| known == prefix).map(|(_, place)| *place);
+    let places: BTreeMap<Prefix, Place> = places.into_iter().collect();
     let zones = config.zones.iter().flat_map(|zone| {
         let flags = flag(zone.mode, PLACE_ZONE_OBSERVE);
         zone.macs.iter().map(move |mac| (*mac, Place { zone: name_id(&zone.name), flags, ..Place::default() }))
     });
     let gateways = config.gateways.iter().flat_map(|gateway| {
-        let place = of(&Prefix::from(gateway.address)).unwrap_or_default();
+        let place = places.get(&Prefix::from(gateway.address)).copied().unwrap_or_default();
         gateway.macs.iter().map(move |mac| (*mac, place))
     });
     zones.chain(gateways).collect()
@@ -356,9 +356,9 @@ fn grants(receipts: &[GrantSource], bits: &[(u32, u64)]) -> Result<Vec<(Prefix, 
         return Err(PolicyError::Table { table, need, most, remedy });
     }
     let mut flat = Vec::with_capacity(own.len());
+    let nested = Nested::of(&own);
     for prefix in own.keys() {
-        let around = (0..=prefix.len).filter_map(|len| own.get(&prefix.shortened(len)));
-        let mut all: Vec<Grant> = around.flatten().copied().collect();
+        let mut all: Vec<Grant> = nested.around(*prefix).flatten().copied().collect();
         all.sort_unstable_by_key(|g| (g.serial, g.transport, g.port_first, g.port_last));
         all.dedup();
         if all.len() > MAX_GRANTS_PER_PREFIX {

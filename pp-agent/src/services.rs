@@ -14,7 +14,7 @@
 use pp_common::decide::transport::{TCP, UDP};
 
 /// When a service is protected outside zones. Inside a zone every port is protected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Standing {
     /// Protected unless policy lists services without it.
     Default,
@@ -25,7 +25,7 @@ pub(crate) enum Standing {
 }
 
 /// One row of the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ServiceRow {
     /// Its name in policy, receipts' authorities and events.
     pub(crate) name: &'static str,

@@ -49,6 +49,8 @@ fn policies_that_are_not_right_are_refused_and_the_old_one_stays(world: &mut Wor
     let good = Policy::standard(world.lab());
     let zone = |name: &str, network: &str| format!("[[zone]]\nname = \"{name}\"\nnetworks = [\"{network}\"]\n");
     let agent = |rule: &str| good.clone().with_agent("too-much", rule).text();
+    // Almost as large as a file may be.
+    let hosts: String = (0..59_998_u32).map(|n| format!("\"10.{}.{}.{}/32\",", 64 + (n >> 16), n >> 8 & 255, n & 255)).collect();
     let cases = [
         ("an unknown key", good.clone().with_top("hots = \"x\"").text(), "hots"),
         ("an unknown key of a table", good.clone().replacing("networks = ", "nets = ").text(), "nets"),
@@ -61,6 +63,7 @@ fn policies_that_are_not_right_are_refused_and_the_old_one_stays(world: &mut Wor
         ("a rule that marks everything", agent("exec = [\"*\"]"), "every program"),
         ("a rule that the kernel could not count", good.clone().with("[behaviour]\npairs = 129\n").text(), "behaviour.pairs"),
         ("an authority over an unknown zone", good.clone().replacing("zones = [\"plant-7\"]", "zones = [\"plant-8\"]").text(), "plant-8"),
+        ("more networks than fit", good.clone().with(&format!("[[zone]]\nname = \"b\"\nnetworks = [{hosts}]\n")).text(), "60002 written, "),
         ("no TOML", "host = \n[[zone".to_owned(), "policy.toml"),
         ("ten megabytes", format!("# {}\n", "x".repeat(10 << 20)), "bytes"),
     ];

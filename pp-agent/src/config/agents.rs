@@ -3,8 +3,8 @@
 
 use super::error::{ConfigError, Origin, Problem};
 use super::raw;
-use super::source::Source;
-use super::tables::{Away, Table, add, open};
+use super::source::{Source, Text};
+use super::tables::{Away, Table, Tables, add};
 use super::value::{invalid, name, not_enforced};
 use crate::identity::{self, AgentRules, IdentityTables};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -26,21 +26,22 @@ pub(super) fn shipped() -> Result<Vec<AgentRules>, ConfigError> {
     let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
     if read.is_empty() {
         let source = Source { name: "built-in agents".to_owned(), text: SHIPPED.to_owned() };
-        for agent in raw::parse(&source)?.agent {
-            let at = source.at(agent.span());
-            read.push(agent_rules(&source, &at, &agent.into_inner(), Trust::Shipped)?);
+        let text = Text::of(&source);
+        for agent in raw::parse(&text)?.agent {
+            let at = text.at(agent.span());
+            read.push(agent_rules(&text, &at, &agent.into_inner(), Trust::Shipped)?);
         }
     }
     Ok(read.clone())
 }
 
 /// Adds one table of a file.
-pub(super) fn agent(agents: &mut Vec<Table<Agent>>, source: &Source, file: Spanned<raw::Agent>) -> Result<(), ConfigError> {
+pub(super) fn agent(agents: &mut Tables<Agent>, source: &Text<'_>, file: Spanned<raw::Agent>) -> Result<(), ConfigError> {
     let at = source.at(file.span());
     let file = file.into_inner();
     let rules = agent_rules(source, &at, &file, Trust::Check)?;
     let shipped = shipped()?;
-    let table = open(agents, "agent", &rules.name, &at)?;
+    let table = agents.open("agent", &rules.name, &at)?;
     let mut said = Away::default();
     said.file(source, file.replace.as_ref(), &file.disable);
     // For a new agent the name alone has an effect, since `run --agent` can use it.
@@ -147,7 +148,7 @@ enum Trust {
     Shipped,
 }
 
-fn agent_rules(source: &Source, at: &Origin, file: &raw::Agent, trust: Trust) -> Result<AgentRules, ConfigError> {
+fn agent_rules(source: &Text<'_>, at: &Origin, file: &raw::Agent, trust: Trust) -> Result<AgentRules, ConfigError> {
     let name = name(source, at, "agent", "name", file.name.clone())?;
     if let Some(allow) = file.allow_root.as_ref().filter(|allow| !*allow.get_ref()) {
         let instead = "remove it; a marked process of uid 0 is judged like any other";
@@ -176,7 +177,7 @@ fn agent_rules(source: &Source, at: &Origin, file: &raw::Agent, trust: Trust) ->
     })
 }
 
-fn check_pattern(source: &Source, agent: &str, kind: &'static str, pattern: &Spanned<String>) -> Result<(), ConfigError> {
+fn check_pattern(source: &Text<'_>, agent: &str, kind: &'static str, pattern: &Spanned<String>) -> Result<(), ConfigError> {
     let text = pattern.get_ref();
     identity::check_pattern(agent, kind, text).map_err(|error| {
         let problem = match error {
@@ -188,7 +189,7 @@ fn check_pattern(source: &Source, agent: &str, kind: &'static str, pattern: &Spa
 }
 
 /// The uid of a user, written as a name of this host or as a number.
-fn uid(source: &Source, agent: &str, user: &Spanned<String>) -> Result<u32, ConfigError> {
+fn uid(source: &Text<'_>, agent: &str, user: &Spanned<String>) -> Result<u32, ConfigError> {
     let text = user.get_ref();
     let at = || source.at(user.span());
     let known = || match nix::unistd::User::from_name(text) {

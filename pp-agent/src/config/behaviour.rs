@@ -3,8 +3,8 @@
 use super::Mode;
 use super::error::{ConfigError, Origin, Problem};
 use super::raw;
-use super::source::Source;
-use super::tables::set;
+use super::source::Text;
+use super::tables::{add, set};
 use super::value::{invalid, network};
 use crate::clock::parse_duration;
 use ipnet::IpNet;
@@ -34,7 +34,7 @@ impl Default for Behaviour {
 }
 
 /// A network, or some of its ports, that the rules do not apply to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Exemption {
     /// The network.
     pub(crate) network: IpNet,
@@ -94,7 +94,7 @@ pub(super) struct Written {
 
 impl Written {
     /// Adds the table of one file.
-    pub(super) fn file(&mut self, source: &Source, table: raw::Behaviour) -> Result<(), ConfigError> {
+    pub(super) fn file(&mut self, source: &Text<'_>, table: raw::Behaviour) -> Result<(), ConfigError> {
         set(&mut self.mode, table.mode, "behaviour.mode", source)?;
         set(&mut self.count_own, table.count_own, "behaviour.count_own", source)?;
         set(&mut self.cool_down, table.cool_down, "behaviour.cool_down", source)?;
@@ -112,19 +112,14 @@ impl Written {
         for ((slot, value), number) in self.numbers.iter_mut().zip(values).zip(&NUMBERS) {
             set(slot, value, number.key, source)?;
         }
-        for text in table.internal.iter().flatten() {
-            let network = network(source, text)?;
-            if !self.internal.contains(&network) {
-                self.internal.push(network);
-            }
-        }
-        for text in table.exempt.iter().flatten() {
-            let exemption = exemption(source, text)?;
-            if !self.exempt.contains(&exemption) {
-                self.exempt.push(exemption);
-            }
-        }
+        add(&mut self.internal, table.internal.iter().flatten().map(|text| network(source, text)).collect::<Result<Vec<_>, _>>()?);
+        add(&mut self.exempt, table.exempt.iter().flatten().map(|text| exemption(source, text)).collect::<Result<Vec<_>, _>>()?);
         Ok(())
+    }
+
+    /// Every network that is named.
+    pub(super) fn networks(&self) -> impl Iterator<Item = &IpNet> {
+        self.internal.iter().chain(self.exempt.iter().map(|exemption| &exemption.network))
     }
 
     /// Where the mode is set.
@@ -188,7 +183,7 @@ fn cool_down(text: &str) -> Option<u64> {
 }
 
 /// Reads `NETWORK`, `NETWORK:PORT` or `NETWORK:FIRST-LAST`. With ports, an IPv6 network is in brackets.
-fn exemption(source: &Source, text: &Spanned<String>) -> Result<Exemption, ConfigError> {
+fn exemption(source: &Text<'_>, text: &Spanned<String>) -> Result<Exemption, ConfigError> {
     let written = text.get_ref();
     let (net, ports) = match written.strip_prefix('[') {
         Some(rest) => match rest.split_once("]:") {
@@ -216,7 +211,7 @@ fn range(text: &str) -> Option<(u16, u16)> {
     (first != 0 && first <= last).then_some((first, last))
 }
 
-fn bad(source: &Source, text: &Spanned<String>, why: &str) -> ConfigError {
+fn bad(source: &Text<'_>, text: &Spanned<String>, why: &str) -> ConfigError {
     let problem = Problem::BadNetwork { text: text.get_ref().escape_debug().to_string(), why: why.to_owned() };
     invalid(source.at(text.span()), problem)
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::config::Config;
+use crate::config::Source;
 
 fn load(text: &str) -> Result<Config, ConfigError> {
     Config::from_sources(vec![Source { name: "policy.toml".into(), text: text.into() }])

@@ -3,11 +3,11 @@
 use super::agents::{self, compile_agents};
 use super::error::{ConfigError, Origin, Problem};
 use super::raw::{self, unknown};
-use super::source::Source;
-use super::tables::{Table, add, open, put, set};
+use super::room;
+use super::source::{Source, Text};
+use super::tables::{Table, Tables, add, put, set};
 use super::value::{
-    address, approvals, check_name, decider, invalid, mac_list, max_tasks, max_ttl, name, network, no_duplicate, not_enforced, number,
-    ports, service,
+    address, approvals, check_name, decider, invalid, mac_list, max_tasks, max_ttl, name, network, not_enforced, number, ports, service,
 };
 use super::{Authority, Config, Gateway, Mode, Zone};
 use super::{behaviour, delegates, exec, off, services};
@@ -16,15 +16,17 @@ use crate::identity::CgroupRule;
 use crate::net::{Mac, Prefix};
 use ipnet::IpNet;
 use pp_common::turns::{DEFAULT_MAX_BYTES_OUT, DEFAULT_MAX_TURNS, Limits};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use toml::Spanned;
 
 pub(super) fn check(sources: Vec<Source>) -> Result<Config, ConfigError> {
     let mut merge = Merge::default();
     for source in &sources {
-        merge.file(source, raw::parse(source)?)?;
+        let text = Text::of(source);
+        merge.file(&text, raw::parse(&text)?)?;
     }
+    merge.check_room()?;
     merge.finish(sources)
 }
 
@@ -39,14 +41,18 @@ struct Merge {
     max_tasks: Option<(i64, Origin)>,
     services: services::Written,
     behaviour: behaviour::Written,
-    zones: Vec<Table<ZoneWritten>>,
+    zones: Tables<ZoneWritten>,
     networks: HashMap<Prefix, (String, Origin)>,
     macs: HashMap<Mac, (String, Origin)>,
-    gateways: Vec<Table<GatewayWritten>>,
+    gateways: Tables<GatewayWritten>,
+    /// The gateway of each address.
+    addresses: HashMap<IpAddr, String>,
     exec: exec::Merged,
-    agents: Vec<Table<agents::Agent>>,
-    authorities: Vec<(Authority, Origin)>,
-    delegates: Vec<Table<delegates::Written>>,
+    agents: Tables<agents::Agent>,
+    authorities: Vec<Authority>,
+    /// Where the authority of each key is.
+    keys: HashMap<String, Origin>,
+    delegates: Tables<delegates::Written>,
     /// Zones and gateways that authorities name. They are checked when all files are read.
     named: Vec<(&'static str, String, Origin)>,
 }
@@ -73,7 +79,7 @@ struct GatewayWritten {
 }
 
 impl Merge {
-    fn file(&mut self, source: &Source, file: raw::Policy) -> Result<(), ConfigError> {
+    fn file(&mut self, source: &Text<'_>, file: raw::Policy) -> Result<(), ConfigError> {
         for (key, value) in [("host", &file.host), ("tenant", &file.tenant)] {
             if let Some(value) = value {
                 check_name(source, key, value)?;
@@ -102,12 +108,12 @@ impl Merge {
         file.authority.into_iter().try_for_each(|authority| self.authority(source, authority))
     }
 
-    fn zone(&mut self, source: &Source, zone: Spanned<raw::Zone>) -> Result<(), ConfigError> {
+    fn zone(&mut self, source: &Text<'_>, zone: Spanned<raw::Zone>) -> Result<(), ConfigError> {
         let at = source.at(zone.span());
         let zone = zone.into_inner();
         let name = name(source, &at, "zone", "name", zone.name)?;
         let macs = self.macs(source, &format!("zone {name}"), zone.mac)?;
-        let table = open(&mut self.zones, "zone", &name, &at)?;
+        let table = self.zones.open("zone", &name, &at)?;
         approvals(source, zone.approvals)?;
         let texts = zone.networks.unwrap_or_default();
         if table.at.len() > 1 && texts.is_empty() && macs.is_empty() && zone.mode.is_none() {
@@ -134,7 +140,7 @@ impl Merge {
     }
 
     /// Reads hardware addresses. Each may belong to one place only.
-    fn macs(&mut self, source: &Source, owner: &str, list: Option<Spanned<toml::Value>>) -> Result<Vec<Mac>, ConfigError> {
+    fn macs(&mut self, source: &Text<'_>, owner: &str, list: Option<Spanned<toml::Value>>) -> Result<Vec<Mac>, ConfigError> {
         let mut macs = Vec::new();
         let Some(list) = list else { return Ok(macs) };
         for mac in mac_list(source, &list)? {
@@ -154,7 +160,7 @@ impl Merge {
         Ok(macs)
     }
 
-    fn gateway(&mut self, source: &Source, file: Spanned<raw::Gateway>) -> Result<(), ConfigError> {
+    fn gateway(&mut self, source: &Text<'_>, file: Spanned<raw::Gateway>) -> Result<(), ConfigError> {
         let at = source.at(file.span());
         let file = file.into_inner();
         let name = name(source, &at, "gateway", "name", file.name)?;
@@ -167,15 +173,15 @@ impl Merge {
             Some(text) => Some((address(source, text)?, source.at(text.span()))),
             None => None,
         };
-        if let Some((address, at)) = &found
-            && let Some(other) =
-                self.gateways.iter().find(|g| g.name != name && g.item.address.as_ref().is_some_and(|(known, _)| known == address))
-        {
-            let other = other.name.clone();
-            return Err(invalid(at.clone(), Problem::AddressTwice { name, other }));
+        if let Some((address, at)) = &found {
+            let first = self.addresses.entry(*address).or_insert_with(|| name.clone());
+            if *first != name {
+                let other = first.clone();
+                return Err(invalid(at.clone(), Problem::AddressTwice { name, other }));
+            }
         }
         let macs = self.macs(source, &format!("gateway {name}"), file.mac)?;
-        let table = open(&mut self.gateways, "gateway", &name, &at)?;
+        let table = self.gateways.open("gateway", &name, &at)?;
         let says_more =
             !macs.is_empty() || file.max_turns.is_some() || file.max_bytes_out.is_some() || file.mode.is_some() || !file.ports.is_empty();
         if table.at.len() > 1 && found.is_none() && !says_more {
@@ -200,12 +206,15 @@ impl Merge {
         set(&mut gateway.mode, file.mode, "mode", source)
     }
 
-    fn authority(&mut self, source: &Source, file: Spanned<raw::Authority>) -> Result<(), ConfigError> {
+    fn authority(&mut self, source: &Text<'_>, file: Spanned<raw::Authority>) -> Result<(), ConfigError> {
         let at = source.at(file.span());
         let file = file.into_inner();
         let key_id = name(source, &at, "authority", "key_id", file.key_id)?;
-        let known = self.authorities.iter().map(|(a, at)| (a.key_id.as_str(), at));
-        no_duplicate("authority", &key_id, &at, known)?;
+        if let Some(first) = self.keys.get(&key_id) {
+            let (name, first) = (key_id, first.clone());
+            return Err(invalid(at, Problem::Duplicate { what: "authority", name, first }));
+        }
+        self.keys.insert(key_id.clone(), at.clone());
         let instead = "name one decider of the key's own";
         if let Some(issuer) = file.issuer.filter(|issuer| *issuer.get_ref()) {
             return Err(not_enforced(source, &issuer, "issuer", "true", instead));
@@ -236,22 +245,26 @@ impl Merge {
             services: texts(file.services),
             max_ttl,
         };
-        self.authorities.push((authority, at));
+        self.authorities.push(authority);
         Ok(())
+    }
+
+    /// Checks that the networks fit into the kernel's tables, before anything is compiled.
+    fn check_room(&self) -> Result<(), ConfigError> {
+        let gateways: Vec<Prefix> = self.addresses.keys().map(|address| Prefix::from(*address)).collect();
+        let places = self.networks.len() + gateways.iter().filter(|address| !self.networks.contains_key(address)).count();
+        room::PLACES.check(places)?;
+        let exempt: HashSet<Prefix> = self.services.exempt().into_iter().map(Prefix::from).collect();
+        room::EXEMPT.check(exempt.len())?;
+        let judged: HashSet<Prefix> = self.behaviour.networks().map(|network| Prefix::from(*network)).chain(gateways).collect();
+        room::JUDGED.check(judged.len())
     }
 
     fn finish(self, sources: Vec<Source>) -> Result<Config, ConfigError> {
         let adds = [self.services.adds(), agents::adds(&self.agents)?, delegates::adds(&self.delegates)].concat();
-        let (zones, zone_modes) = zones(self.zones)?;
-        let (gateways, gateway_modes) = gateways(self.gateways)?;
-        let zone_names: Vec<String> = zones.iter().map(|zone| zone.name.clone()).collect();
-        let gateway_names: Vec<String> = gateways.iter().map(|gateway| gateway.name.clone()).chain([THIS_HOST.to_owned()]).collect();
-        for (kind, name, at) in self.named {
-            let known = if kind == "zone" { &zone_names } else { &gateway_names };
-            if !known.contains(&name) {
-                return Err(invalid(at, unknown(kind, &name, known.clone())));
-            }
-        }
+        let (zones, zone_modes) = zones(self.zones.into_list())?;
+        let (gateways, gateway_modes) = gateways(self.gateways.into_list())?;
+        all_exist(&self.named, &zones, &gateways)?;
         let mode = value(self.mode).unwrap_or_default();
         let places = zones.iter().map(|zone| ("zone", &zone.name, zone.mode)).zip(&zone_modes);
         let places = places.chain(gateways.iter().map(|gateway| ("gateway", &gateway.name, gateway.mode)).zip(&gateway_modes));
@@ -270,7 +283,7 @@ impl Merge {
             }
         }
         let own: Vec<(String, Origin)> = self.agents.iter().map(|table| (table.name.clone(), table.first_at())).collect();
-        let agents = agents::with_shipped(self.agents)?;
+        let agents = agents::with_shipped(self.agents.into_list())?;
         let identity = compile_agents(&agents, !own.is_empty())?;
         let (exec, tools) = self.exec.finish(mode)?;
         let mut config = Config {
@@ -289,8 +302,8 @@ impl Merge {
             identity,
             cgroup_rules: CgroupRule::all(&agents)?,
             agents,
-            authorities: self.authorities.into_iter().map(|(authority, _)| authority).collect(),
-            delegates: delegates::with_shipped(self.delegates)?,
+            authorities: self.authorities,
+            delegates: delegates::with_shipped(self.delegates.into_list())?,
             notes: Vec::new(),
             adds: (!adds.is_empty())
                 .then(|| format!("{} add to what is shipped; replace = true in a table makes what it lists stand alone", adds.join(", "))),
@@ -308,6 +321,17 @@ impl Merge {
         config.off = off::off(&config)?;
         Ok(config)
     }
+}
+
+/// Checks that the zones and gateways that authorities name exist.
+fn all_exist(named: &[(&'static str, String, Origin)], zones: &[Zone], gateways: &[Gateway]) -> Result<(), ConfigError> {
+    let zones = zones.iter().map(|zone| ("zone", zone.name.as_str()));
+    let gateways = gateways.iter().map(|gateway| ("gateway", gateway.name.as_str())).chain([("gateway", THIS_HOST)]);
+    let known: Vec<(&str, &str)> = zones.chain(gateways).collect();
+    let set: HashSet<(&str, &str)> = known.iter().copied().collect();
+    let Some((kind, name, at)) = named.iter().find(|(kind, name, _)| !set.contains(&(*kind, name.as_str()))) else { return Ok(()) };
+    let names = known.iter().filter(|(of, _)| of == kind).map(|(_, name)| (*name).to_owned()).collect();
+    Err(invalid(at.clone(), unknown(kind, name, names)))
 }
 
 /// The zones, and where the mode of each is set.
@@ -376,7 +400,7 @@ fn notes(config: &Config) -> Vec<String> {
     notes
 }
 
-fn at_of<T>(source: &Source, value: &Option<Spanned<T>>) -> Option<Origin> {
+fn at_of<T>(source: &Text<'_>, value: &Option<Spanned<T>>) -> Option<Origin> {
     value.as_ref().map(|value| source.at(value.span()))
 }
 

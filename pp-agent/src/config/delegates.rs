@@ -2,8 +2,8 @@
 
 use super::error::{ConfigError, Origin, Problem};
 use super::raw::{self, unknown};
-use super::source::Source;
-use super::tables::{Away, Table, add, open, put};
+use super::source::Text;
+use super::tables::{Away, Table, Tables, add, put};
 use super::value::{invalid, name, not_enforced, ports};
 use crate::delegates::{Action, Delegate, shipped};
 use toml::Spanned;
@@ -24,11 +24,11 @@ pub(super) struct Written {
 }
 
 /// Adds one table of a file. A table with the name of a shipped delegate adds to it, and may set another action.
-pub(super) fn delegate(delegates: &mut Vec<Table<Written>>, source: &Source, file: Spanned<raw::Delegate>) -> Result<(), ConfigError> {
+pub(super) fn delegate(delegates: &mut Tables<Written>, source: &Text<'_>, file: Spanned<raw::Delegate>) -> Result<(), ConfigError> {
     let at = source.at(file.span());
     let file = file.into_inner();
     let name = name(source, &at, "delegate", "name", file.name)?;
-    let written = &mut open(delegates, "delegate", &name, &at)?.item;
+    let written = &mut delegates.open("delegate", &name, &at)?.item;
     if let Some(action) = &file.action {
         put(&mut written.action, read_action(source, action)?, source.at(action.span()), "action")?;
     }
@@ -114,7 +114,7 @@ pub(super) fn entries(delegate: &Delegate) -> Vec<String> {
     delegate.paths.iter().chain(&delegate.listeners).cloned().chain(ports).collect()
 }
 
-fn read_action(source: &Source, action: &Spanned<String>) -> Result<Action, ConfigError> {
+fn read_action(source: &Text<'_>, action: &Spanned<String>) -> Result<Action, ConfigError> {
     let word = action.get_ref().as_str();
     if word == "join" {
         return Err(not_enforced(source, action, "action", word, "write \"refuse\", which is what this build does, or \"allow\""));

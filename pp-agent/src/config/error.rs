@@ -89,6 +89,18 @@ pub enum ConfigError {
         /// What, and what to do.
         problem: Box<Problem>,
     },
+    /// There are more networks than fit into a table of the kernel.
+    #[error("{networks}: {need} written, {most} fit; {remedy}")]
+    TooMany {
+        /// The networks.
+        networks: &'static str,
+        /// How many there are, each counted once.
+        need: usize,
+        /// How many fit.
+        most: usize,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// The rules of all agents do not fit together.
     #[error(transparent)]
     Identity(#[from] IdentityError),

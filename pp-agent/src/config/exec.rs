@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::error::{ConfigError, Origin, Problem};
 use super::raw;
-use super::source::Source;
+use super::source::Text;
 use super::value::invalid;
 use super::{Exec, Mode};
 use crate::tools::{self, ToolTables};
@@ -18,7 +18,7 @@ pub(super) struct Merged {
 
 impl Merged {
     /// Adds the lines of one file, and checks each of them.
-    pub(super) fn allow(&mut self, source: &Source, file: &raw::Exec) -> Result<(), ConfigError> {
+    pub(super) fn allow(&mut self, source: &Text<'_>, file: &raw::Exec) -> Result<(), ConfigError> {
         if let Some(name) = file.disable.iter().find(|name| name.get_ref().contains(char::is_whitespace)) {
             let wanted = "it is the name of a tool alone; for some of its command lines use allow";
             let problem = Problem::BadValue { key: "disable", found: name.get_ref().clone(), wanted };

@@ -3,7 +3,7 @@
 //! Keys of features that this build lacks are included, so that the message about them can say so. [`super::check`] refuses them.
 
 use super::error::{ConfigError, Problem};
-use super::source::Source;
+use super::source::Text;
 use super::{Mode, Require};
 use serde::Deserialize;
 use toml::Spanned;
@@ -154,8 +154,8 @@ pub(super) struct Delegate {
 }
 
 /// Parses one file.
-pub(super) fn parse(source: &Source) -> Result<Policy, ConfigError> {
-    toml::from_str(&source.text)
+pub(super) fn parse(source: &Text<'_>) -> Result<Policy, ConfigError> {
+    toml::from_str(&source.source.text)
         .map_err(|error| ConfigError::Invalid { at: source.at(error.span().unwrap_or(0..0)), problem: Box::new(problem(error.message())) })
 }
 

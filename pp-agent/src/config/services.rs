@@ -2,7 +2,7 @@
 
 use super::error::{ConfigError, Origin, Problem};
 use super::raw;
-use super::source::Source;
+use super::source::Text;
 use super::tables::{add, set};
 use super::value::{invalid, network, service};
 use super::{Mode, Services};
@@ -28,7 +28,7 @@ pub(super) struct Written {
 
 impl Written {
     /// Adds the table of one file.
-    pub(super) fn file(&mut self, source: &Source, file: raw::Services) -> Result<(), ConfigError> {
+    pub(super) fn file(&mut self, source: &Text<'_>, file: raw::Services) -> Result<(), ConfigError> {
         set(&mut self.mode, file.mode, "services.mode", source)?;
         let replace = file.replace.filter(|replace| *replace.get_ref());
         if let Some(replace) = &replace
@@ -71,6 +71,13 @@ impl Written {
         lists.into_iter().filter(|(adds, _)| *adds).map(|(_, list)| list.to_owned()).collect()
     }
 
+    /// The networks in which services are not protected.
+    pub(super) fn exempt(&self) -> Vec<IpNet> {
+        let mut exempt = if self.replace_exempt { Vec::new() } else { Services::default().exempt };
+        add(&mut exempt, self.exempt.iter().copied());
+        exempt
+    }
+
     /// The services, on a host of this mode.
     pub(super) fn finish(self, host: Mode) -> Result<Services, ConfigError> {
         for (row, at) in &self.disable {
@@ -79,12 +86,10 @@ impl Written {
                 return Err(invalid(at.clone(), problem));
             }
         }
-        let shipped = Services::default();
-        let mut enabled = if self.replace_services { Vec::new() } else { shipped.enabled };
+        let exempt = self.exempt();
+        let mut enabled = if self.replace_services { Vec::new() } else { Services::default().enabled };
         add(&mut enabled, self.enable);
         enabled.retain(|row| self.disable.iter().all(|(away, _)| away != row));
-        let mut exempt = if self.replace_exempt { Vec::new() } else { shipped.exempt };
-        add(&mut exempt, self.exempt);
         Ok(Services { enabled, exempt, mode: self.mode.map_or(host, |(mode, _)| mode) })
     }
 }

@@ -47,11 +47,23 @@ pub(crate) struct Source {
     pub(crate) text: String,
 }
 
-impl Source {
-    /// The place of a span of its text.
+/// A policy file while it is read. It knows where its lines end, since each of thousands of values has a place.
+pub(super) struct Text<'a> {
+    pub(super) source: &'a Source,
+    /// Where its lines end, ascending.
+    ends: Vec<usize>,
+}
+
+impl<'a> Text<'a> {
+    /// The text of this file.
+    pub(super) fn of(source: &'a Source) -> Self {
+        let bytes = source.text.bytes().enumerate();
+        Self { source, ends: bytes.filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect() }
+    }
+
+    /// The place of a span of it.
     pub(super) fn at(&self, span: Range<usize>) -> Origin {
-        let before = self.text.as_bytes().iter().take(span.start);
-        Origin { file: self.name.clone(), line: 1 + before.filter(|b| **b == b'\n').count() }
+        Origin { file: self.source.name.clone(), line: 1 + self.ends.partition_point(|end| *end < span.start) }
     }
 }
 
@@ -144,4 +156,21 @@ fn read(path: &Path, check: FileCheck) -> Result<Option<Source>, ConfigError> {
     let text =
         String::from_utf8(bytes).map_err(|bad| ConfigError::NotText { path: path.to_owned(), offset: bad.utf8_error().valid_up_to() })?;
     Ok(Some(Source { name: path.display().to_string(), text }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn line_of_a_place_is_one_more_than_the_line_ends_before_it() {
+        for text in ["", "\n", "a", "a\n", "a = 1\n\n[b]\r\nc = 2", "\n\n\n"] {
+            let source = Source { name: "policy.toml".to_owned(), text: text.to_owned() };
+            let lines = Text::of(&source);
+            for start in 0..=text.len() {
+                let before = text.bytes().take(start).filter(|byte| *byte == b'\n').count();
+                assert_eq!(lines.at(start..start).line, 1 + before, "{text:?} from byte {start}");
+            }
+        }
+    }
 }

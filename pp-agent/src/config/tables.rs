@@ -2,8 +2,11 @@
 
 use super::error::{ConfigError, Origin, Problem};
 use super::raw::unknown;
-use super::source::Source;
+use super::source::Text;
 use super::value::invalid;
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
+use std::ops::Deref;
 use toml::Spanned;
 
 /// One named table, from the files read so far.
@@ -21,24 +24,48 @@ impl<T> Table<T> {
     }
 }
 
-/// The table of this name, new or from an earlier file. Twice in the same file is an error, since it is probably a mistake.
-pub(super) fn open<'a, T: Default>(
-    tables: &'a mut Vec<Table<T>>,
-    what: &'static str,
-    name: &str,
-    at: &Origin,
-) -> Result<&'a mut Table<T>, ConfigError> {
-    let known = tables.iter().position(|table| table.name == name).unwrap_or_else(|| {
-        tables.push(Table { name: name.to_owned(), item: T::default(), at: Vec::new() });
-        tables.len() - 1
-    });
-    let table = &mut tables[known];
-    if let Some(first) = table.at.iter().find(|first| first.file == at.file) {
-        let (name, first) = (name.to_owned(), first.clone());
-        return Err(invalid(at.clone(), Problem::Duplicate { what, name, first }));
+/// The tables of one kind, in the order in which they are written first.
+pub(super) struct Tables<T> {
+    list: Vec<Table<T>>,
+    by_name: HashMap<String, usize>,
+}
+
+impl<T> Default for Tables<T> {
+    fn default() -> Self {
+        Self { list: Vec::new(), by_name: HashMap::new() }
     }
-    table.at.push(at.clone());
-    Ok(table)
+}
+
+impl<T> Deref for Tables<T> {
+    type Target = [Table<T>];
+
+    fn deref(&self) -> &[Table<T>] {
+        &self.list
+    }
+}
+
+impl<T> Tables<T> {
+    /// The tables alone.
+    pub(super) fn into_list(self) -> Vec<Table<T>> {
+        self.list
+    }
+}
+
+impl<T: Default> Tables<T> {
+    /// The table of this name, new or from an earlier file. Twice in the same file is an error, since it is probably a mistake.
+    pub(super) fn open(&mut self, what: &'static str, name: &str, at: &Origin) -> Result<&mut Table<T>, ConfigError> {
+        let known = *self.by_name.entry(name.to_owned()).or_insert(self.list.len());
+        if known == self.list.len() {
+            self.list.push(Table { name: name.to_owned(), item: T::default(), at: Vec::new() });
+        }
+        let table = &mut self.list[known];
+        if let Some(first) = table.at.iter().find(|first| first.file == at.file) {
+            let (name, first) = (name.to_owned(), first.clone());
+            return Err(invalid(at.clone(), Problem::Duplicate { what, name, first }));
+        }
+        table.at.push(at.clone());
+        Ok(table)
+    }
 }
 
 /// Sets a value that only one file may set.
@@ -46,7 +73,7 @@ pub(super) fn set<T>(
     slot: &mut Option<(T, Origin)>,
     value: Option<Spanned<T>>,
     key: &'static str,
-    source: &Source,
+    source: &Text<'_>,
 ) -> Result<(), ConfigError> {
     match value {
         None => Ok(()),
@@ -66,13 +93,10 @@ pub(super) fn put<T>(slot: &mut Option<(T, Origin)>, value: T, at: Origin, key: 
     Ok(())
 }
 
-/// Adds the values that are missing.
-pub(super) fn add<T: PartialEq>(list: &mut Vec<T>, more: impl IntoIterator<Item = T>) {
-    for item in more {
-        if !list.contains(&item) {
-            list.push(item);
-        }
-    }
+/// Adds the values that are missing, each once.
+pub(super) fn add<T: Clone + Eq + Hash>(list: &mut Vec<T>, more: impl IntoIterator<Item = T>) {
+    let mut known: HashSet<T> = list.iter().cloned().collect();
+    list.extend(more.into_iter().filter(|item| known.insert(item.clone())));
 }
 
 /// What the operator removes of a shipped table.
@@ -90,7 +114,7 @@ impl Away {
     }
 
     /// Adds what one file removes.
-    pub(super) fn file(&mut self, source: &Source, replace: Option<&Spanned<bool>>, disable: &[Spanned<String>]) {
+    pub(super) fn file(&mut self, source: &Text<'_>, replace: Option<&Spanned<bool>>, disable: &[Spanned<String>]) {
         if let Some(replace) = replace.filter(|replace| *replace.get_ref()) {
             self.replace.get_or_insert(source.at(replace.span()));
         }

@@ -2,7 +2,7 @@
 
 use super::error::{ConfigError, Origin, Problem};
 use super::raw::unknown;
-use super::source::Source;
+use super::source::Text;
 use crate::clock::parse_duration;
 use crate::net::Mac;
 use crate::services::{self, ServiceRow};
@@ -32,7 +32,7 @@ pub(super) fn max_tasks(slot: Option<(i64, Origin)>) -> Result<u32, ConfigError>
     fits.ok_or_else(|| invalid(at, Problem::BadValue { key: "max_tasks", found, wanted }))
 }
 
-pub(super) fn approvals(source: &Source, approvals: Option<Spanned<i64>>) -> Result<(), ConfigError> {
+pub(super) fn approvals(source: &Text<'_>, approvals: Option<Spanned<i64>>) -> Result<(), ConfigError> {
     match approvals {
         Some(number) if *number.get_ref() != 1 => {
             let found = number.get_ref().to_string();
@@ -42,13 +42,13 @@ pub(super) fn approvals(source: &Source, approvals: Option<Spanned<i64>>) -> Res
     }
 }
 
-pub(super) fn not_enforced<T>(source: &Source, value: &Spanned<T>, key: &'static str, found: &str, instead: &'static str) -> ConfigError {
+pub(super) fn not_enforced<T>(source: &Text<'_>, value: &Spanned<T>, key: &'static str, found: &str, instead: &'static str) -> ConfigError {
     let problem = Problem::NotEnforced { key, found: found.to_owned(), instead };
     invalid(source.at(value.span()), problem)
 }
 
 pub(super) fn name(
-    source: &Source,
+    source: &Text<'_>,
     at: &Origin,
     what: &'static str,
     key: &'static str,
@@ -61,7 +61,7 @@ pub(super) fn name(
     Ok(name.into_inner())
 }
 
-pub(super) fn check_name(source: &Source, key: &'static str, name: &Spanned<String>) -> Result<(), ConfigError> {
+pub(super) fn check_name(source: &Text<'_>, key: &'static str, name: &Spanned<String>) -> Result<(), ConfigError> {
     let text = name.get_ref();
     let why = if text.is_empty() {
         "is empty; write a name"
@@ -82,29 +82,14 @@ fn unprintable(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-pub(super) fn no_duplicate<'a>(
-    what: &'static str,
-    name: &str,
-    at: &Origin,
-    mut known: impl Iterator<Item = (&'a str, &'a Origin)>,
-) -> Result<(), ConfigError> {
-    match known.find(|(other, _)| *other == name) {
-        None => Ok(()),
-        Some((_, first)) => {
-            let (name, first) = (name.to_owned(), first.clone());
-            Err(invalid(at.clone(), Problem::Duplicate { what, name, first }))
-        }
-    }
-}
-
-pub(super) fn service(source: &Source, name: &str, at: &Spanned<String>) -> Result<&'static ServiceRow, ConfigError> {
+pub(super) fn service(source: &Text<'_>, name: &str, at: &Spanned<String>) -> Result<&'static ServiceRow, ConfigError> {
     services::row(name).ok_or_else(|| {
         let known = services::TABLE.iter().map(|row| row.name.to_owned()).collect();
         invalid(source.at(at.span()), unknown("service", name, known))
     })
 }
 
-pub(super) fn network(source: &Source, text: &Spanned<String>) -> Result<IpNet, ConfigError> {
+pub(super) fn network(source: &Text<'_>, text: &Spanned<String>) -> Result<IpNet, ConfigError> {
     let written = text.get_ref();
     let bad = |why: String| {
         let problem = Problem::BadNetwork { text: written.clone(), why };
@@ -125,7 +110,7 @@ pub(super) fn network(source: &Source, text: &Spanned<String>) -> Result<IpNet, 
     Ok(network)
 }
 
-pub(super) fn address(source: &Source, text: &Spanned<String>) -> Result<IpAddr, ConfigError> {
+pub(super) fn address(source: &Text<'_>, text: &Spanned<String>) -> Result<IpAddr, ConfigError> {
     let written = text.get_ref();
     let wanted = match written.parse::<IpAddr>().map(|address| address.to_canonical()) {
         Ok(address) if address.is_unspecified() || address.is_multicast() => "a gateway has one address of its own",
@@ -137,7 +122,7 @@ pub(super) fn address(source: &Source, text: &Spanned<String>) -> Result<IpAddr,
 }
 
 /// Reads one hardware address, or a list of them.
-pub(super) fn mac_list(source: &Source, value: &Spanned<toml::Value>) -> Result<Vec<Mac>, ConfigError> {
+pub(super) fn mac_list(source: &Text<'_>, value: &Spanned<toml::Value>) -> Result<Vec<Mac>, ConfigError> {
     let written = match value.get_ref() {
         toml::Value::Array(list) => list.as_slice(),
         one => std::slice::from_ref(one),
@@ -152,7 +137,7 @@ pub(super) fn mac_list(source: &Source, value: &Spanned<toml::Value>) -> Result<
     written.iter().map(mac).collect()
 }
 
-pub(super) fn decider(source: &Source, text: Spanned<String>) -> Result<String, ConfigError> {
+pub(super) fn decider(source: &Text<'_>, text: Spanned<String>) -> Result<String, ConfigError> {
     let written = text.get_ref();
     let user = written.strip_prefix("user:").is_some_and(|user| !user.trim().is_empty());
     if !user || written.len() > 256 || written.chars().any(unprintable) {
@@ -164,7 +149,7 @@ pub(super) fn decider(source: &Source, text: Spanned<String>) -> Result<String, 
     Ok(text.into_inner())
 }
 
-pub(super) fn max_ttl(source: &Source, text: &Spanned<String>) -> Result<Duration, ConfigError> {
+pub(super) fn max_ttl(source: &Text<'_>, text: &Spanned<String>) -> Result<Duration, ConfigError> {
     let fits = parse_duration(text.get_ref()).filter(|ttl| (Duration::from_secs(1)..=MAX_TTL).contains(ttl));
     fits.ok_or_else(|| {
         let found = text.get_ref().escape_debug().to_string();
@@ -175,7 +160,7 @@ pub(super) fn max_ttl(source: &Source, text: &Spanned<String>) -> Result<Duratio
 
 /// Reads a whole number that is at least 1 and fits its kernel field.
 pub(super) fn number<T: TryFrom<i64>>(
-    source: &Source,
+    source: &Text<'_>,
     key: &'static str,
     value: Option<Spanned<i64>>,
     wanted: &'static str,
@@ -191,7 +176,7 @@ pub(super) fn number<T: TryFrom<i64>>(
 }
 
 /// Reads ports, sorted and each once.
-pub(super) fn ports(source: &Source, list: &[Spanned<i64>]) -> Result<Vec<u16>, ConfigError> {
+pub(super) fn ports(source: &Text<'_>, list: &[Spanned<i64>]) -> Result<Vec<u16>, ConfigError> {
     let mut ports = Vec::new();
     for port in list {
         match u16::try_from(*port.get_ref()) {

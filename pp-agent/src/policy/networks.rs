@@ -1,11 +1,13 @@
 //! The networks that the rate rules judge or exempt, as the kernel's table holds them. Each named network has one entry, which includes
 //! what wider networks say.
 
+use super::nested::Nested;
 use super::{PolicyError, distinct};
 use crate::config::Config;
 use crate::net::Prefix;
 use ipnet::IpNet;
 use pp_common::behaviour::{EXEMPT_PORTS, JudgedNetwork, NETWORK_EXEMPT, NETWORK_INTERNAL, NETWORK_OWN, PortRange};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Private networks: RFC 1918, RFC 6598, RFC 4193, RFC 4291.
 const INTERNAL: [&str; 6] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7", "fe80::/10"];
@@ -26,28 +28,33 @@ pub(super) fn loopback() -> Vec<Prefix> {
 /// A network has more exempt port ranges than an entry holds.
 pub(super) fn judged_networks(config: &Config) -> Result<Vec<(Prefix, JudgedNetwork)>, PolicyError> {
     let rules = &config.behaviour;
-    let loopback = loopback();
-    let mut internal = fixed(&INTERNAL);
-    internal.extend(rules.internal.iter().map(|network| Prefix::from(*network)));
+    let set = |list: Vec<Prefix>| list.into_iter().map(|prefix| (prefix, ())).collect::<BTreeMap<_, _>>();
+    let loopback = set(loopback());
+    let mut internal = set(fixed(&INTERNAL));
+    internal.extend(rules.internal.iter().map(|network| (Prefix::from(*network), ())));
     if rules.count_own {
         internal.extend(&loopback);
     }
-    let exempt: Vec<_> = rules.exempt.iter().map(|exemption| (Prefix::from(exemption.network), exemption.ports)).collect();
+    let mut exempt: BTreeMap<Prefix, Vec<Option<(u16, u16)>>> = BTreeMap::new();
+    for exemption in &rules.exempt {
+        exempt.entry(Prefix::from(exemption.network)).or_default().push(exemption.ports);
+    }
     // The ports that a gateway does not list are unprotected, so the rate rules count them. No exemption covers them.
-    let gateways = distinct(config.gateways.iter().map(|gateway| Prefix::from(gateway.address)));
-    let named = internal.iter().chain(&loopback).chain(exempt.iter().map(|(prefix, _)| prefix)).chain(&gateways);
-    let covered = |by: &[Prefix], prefix: &Prefix| by.iter().any(|wide| wide.covers(prefix));
+    let gateways: BTreeSet<Prefix> = config.gateways.iter().map(|gateway| Prefix::from(gateway.address)).collect();
+    let named: BTreeSet<Prefix> = internal.keys().chain(loopback.keys()).chain(exempt.keys()).chain(&gateways).copied().collect();
+    let (internal, loopback, exempt) = (Nested::of(&internal), Nested::of(&loopback), Nested::of(&exempt));
     let network = |prefix: Prefix| {
-        let is_gateway = gateways.binary_search(&prefix).is_ok();
+        let is_gateway = gateways.contains(&prefix);
         let mut network = JudgedNetwork { flags: 0, ports: [PortRange::NONE; EXEMPT_PORTS], pad: 0 };
-        if is_gateway || covered(&internal, &prefix) {
+        if is_gateway || internal.covers(prefix) {
             network.flags |= NETWORK_INTERNAL;
         }
-        if !is_gateway && !rules.count_own && covered(&loopback, &prefix) {
+        if !is_gateway && !rules.count_own && loopback.covers(prefix) {
             network.flags |= NETWORK_OWN;
         }
-        let here = exempt.iter().filter(|(wide, _)| !is_gateway && wide.covers(&prefix));
-        let ports = distinct(here.filter_map(|(_, ports)| {
+        let here = exempt.around(prefix).filter(|_| !is_gateway).flatten();
+        // This list stays short: a wide network comes before those in it, and is refused if it has too many ranges.
+        let ports = distinct(here.filter_map(|ports| {
             if ports.is_none() {
                 network.flags |= NETWORK_EXEMPT;
             }
@@ -61,7 +68,7 @@ pub(super) fn judged_networks(config: &Config) -> Result<Vec<(Prefix, JudgedNetw
         }
         Ok((prefix, network))
     };
-    distinct(named.copied()).into_iter().map(network).collect()
+    named.into_iter().map(network).collect()
 }
 
 #[cfg(test)]

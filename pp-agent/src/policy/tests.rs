@@ -212,9 +212,9 @@ fn tables_that_do_not_fit_are_refused_before_the_kernel_sees_them() {
     let cgroups: Vec<(u64, NameId)> = (0..=u64::from(MAX_CGROUPS)).map(|id| (id, 1)).collect();
     let error = compile(&config, &[], &cgroups, &[]).unwrap_err();
     assert!(matches!(error, PolicyError::Table { table: "cgroups of agents", .. }), "{error}");
-    let networks: Vec<String> = (0..=MAX_PLACES / 2).map(|n| format!("'10.{}.{}.{}/32'", n >> 16, n >> 8 & 255, n & 255)).collect();
-    let text = format!("[[zone]]\nname = 'z'\nnetworks = [{}]", networks.join(","));
-    let mut config = Config::of_text(&text);
+    let mut config = Config::of_text("[[zone]]\nname = 'z'\nnetworks = ['10.0.0.0/32']");
+    // No text of a policy comes so far, since it is refused as it is read.
+    config.zones[0].networks = (0..=MAX_PLACES / 2).map(|n| IpNet::from(IpAddr::from((0x0a00_0000 | n).to_be_bytes()))).collect();
     let error = compile(&config, &[], &[], &[]).unwrap_err();
     assert!(matches!(error, PolicyError::Table { table: "zones and gateways", .. }), "{error}");
     // A policy that is taken leaves room for every address that can come to the host.
@@ -232,6 +232,72 @@ fn tables_that_do_not_fit_are_refused_before_the_kernel_sees_them() {
     let own: Vec<Addr> = (0..=MAX_OWN).map(address).collect();
     let places = compile(&config, &[], &[], &own).unwrap().places.len();
     assert!(places == lasting + MAX_OWN as usize && places == (MAX_PLACES / 2) as usize, "{lasting}, then {places}");
+}
+
+/// So many networks, single addresses from the first of `10.N.0.0/16`, as a list of TOML.
+fn hosts(second: u8, count: usize) -> String {
+    let host = |n: usize| format!("'10.{second}.{}.{}/32'", n >> 8, n & 255);
+    (0..count).map(host).collect::<Vec<_>>().join(",")
+}
+
+/// A policy with so many networks of each kind, and with ten gateways.
+fn large(places: usize, exempt: usize, judged: usize) -> String {
+    let gateway = |n: usize| format!("[[gateway]]\nname = 'g{n}'\naddress = '10.9.0.{n}'\nports = [443]\n");
+    let gateways: String = (0..10).map(gateway).collect();
+    format!(
+        "[[zone]]\nname = 'z'\nnetworks = [{}]\n{gateways}[services]\nexempt = [{}]\n[behaviour]\ninternal = [{}]\nexempt = [{}]",
+        hosts(20, places - 10),
+        // Loopback is exempt as shipped.
+        hosts(21, exempt - 2),
+        hosts(22, judged - 1_010),
+        hosts(23, 1_000)
+    )
+}
+
+/// What one generation of each table holds of policy: beside the host's own addresses, loopback, the canary and private networks.
+const ROOM: [usize; 3] = [maps::PLACES.room() - 1_024 - 3, maps::EXEMPT.room(), maps::GROUNDS.room() - 8];
+
+#[test]
+fn largest_policy_that_fits_fills_its_tables() {
+    let [places, exempt, judged] = ROOM;
+    let config = Config::of_text(&large(places, exempt, judged));
+    let own: Vec<Addr> = (0..1_024_u32).map(|n| Addr::v4((0xac10_0000 | n).to_be_bytes())).collect();
+    let tables = compile(&config, &[], &[], &own).unwrap();
+    assert_eq!(tables.places.len(), maps::PLACES.room());
+    assert_eq!(tables.exempt.len(), maps::EXEMPT.room());
+    assert_eq!(tables.judged_networks.len(), maps::GROUNDS.room());
+    let last = prefix(&format!("10.20.{}.{}/32", (places - 11) >> 8, (places - 11) & 255));
+    assert!(tables.places.binary_search_by_key(&last, |(at, _)| *at).is_ok_and(|at| tables.places[at].1.zone == name_id("z")));
+}
+
+#[test]
+fn one_network_more_than_fits_is_refused_with_both_numbers_and_what_to_do() {
+    let [places, exempt, judged] = ROOM;
+    let says = |text: &str| {
+        let source = crate::config::Source { name: "policy.toml".to_owned(), text: text.to_owned() };
+        Config::from_sources(vec![source]).map(|_| String::new()).unwrap_or_else(|error| error.to_string())
+    };
+    let join = "write one wider network instead of many small ones";
+    assert_eq!(
+        says(&large(places + 1, exempt, judged)),
+        format!("networks of zones and gateways: 7166 written, 7165 fit; {join}, or one zone instead of many gateways")
+    );
+    assert_eq!(says(&large(places, exempt + 1, judged)), format!("networks of [services] exempt: 1025 written, 1024 fit; {join}"));
+    assert_eq!(says(&large(places, exempt, judged + 1)), format!("networks of [behaviour] and gateways: 16377 written, 16376 fit; {join}"));
+    // A network that is written twice counts once, and so does a gateway whose address is a network.
+    let twice = large(places, exempt, judged).replace("networks = [", "networks = ['10.9.0.3/32','10.20.0.7/32',");
+    assert_eq!(says(&twice), "");
+}
+
+#[test]
+fn sixty_thousand_networks_are_counted_in_the_error() {
+    let hosts: String = (0..60_000_u32).map(|n| format!("'10.{}.{}.{}/32',", n >> 16, n >> 8 & 255, n & 255)).collect();
+    let source = |text: String| vec![crate::config::Source { name: "policy.toml".to_owned(), text }];
+    for (table, most) in [("[[zone]]\nname = 'z'\nnetworks", 7_165), ("[services]\nexempt", 1_024), ("[behaviour]\ninternal", 16_376)] {
+        let error = Config::from_sources(source(format!("{table} = [{hosts}]"))).map(drop).unwrap_err().to_string();
+        let need = if table.contains("services") { 60_002 } else { 60_000 };
+        assert!(error.contains(&format!(": {need} written, {most} fit; ")), "{table}: {error}");
+    }
 }
 
 #[test]
