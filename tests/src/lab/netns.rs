@@ -16,8 +16,18 @@ use super::{FRESH_NETWORK, FRESH_NETWORK_V6, Lab, OFFICE_NETWORK, OFFICE_NETWORK
 /// Hardware address of the router's end of the engineering link; the packet-socket workload addresses its frames to it.
 const ROUTER_MAC: &str = "02:00:00:00:63:01";
 /// Addresses of the plant's hosts, all on one namespace.
-const PLANT: [&str; 8] =
-    ["10.20.4.7/32", "10.20.4.8/32", "10.20.4.9/32", "10.20.5.5/32", "10.30.4.9/32", "10.30.4.10/32", "10.40.0.5/32", "fd00:20::7/128"];
+const PLANT: [&str; 9] = [
+    "10.20.4.7/32",
+    "10.20.4.8/32",
+    "10.20.4.9/32",
+    "10.20.5.5/32",
+    "10.30.4.9/32",
+    "10.30.4.10/32",
+    "10.40.0.5/32",
+    "fd00:20::7/128",
+    // A server outside every zone: unlike by IPv4, a route to a whole network does not let it have an address of that.
+    "fd00:50::fe/128",
+];
 /// Addresses of the IT side's hosts.
 const IT: [&str; 4] = ["198.51.100.10/32", "198.51.100.22/32", "198.51.100.53/32", "203.0.113.10/32"];
 /// The networks that stand in for the internet: each address of them answers, with a refusal where it has no server.
