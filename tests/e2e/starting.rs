@@ -23,6 +23,7 @@ use crate::world::{World, tests};
 tests![
     failed_start_leaves_nothing_where_nothing_was_enforced,
     failed_start_leaves_in_force_what_an_earlier_daemon_left,
+    start_without_the_pin_of_a_map_leaves_in_force_what_uses_the_map,
     start_that_finds_less_than_is_required_leaves_enforced_what_it_can,
     second_daemon_is_refused_and_weakens_nothing,
     daemon_in_a_namespace_of_its_own_says_so_and_does_not_start,
@@ -125,6 +126,20 @@ fn failed_start_leaves_in_force_what_an_earlier_daemon_left(world: &mut World) -
     daemon.start_through(&[]);
     daemon.spawn()?;
     ensure!(hooks(&daemon)? == before, "after a start that succeeded: {:?}, before: {before:?}", hooks(&daemon)?);
+    all_is_enforced(&daemon)
+}
+
+fn start_without_the_pin_of_a_map_leaves_in_force_what_uses_the_map(world: &mut World) -> Result<()> {
+    let mut daemon = world.own(&Policy::standard(world.lab()))?;
+    daemon.crash()?;
+    let before = hooks(&daemon)?;
+    // The map that says which tables are in force, so that they seem to be nobody's.
+    let maps = fs::read_dir(daemon.bpffs().join("maps"))?.flatten().map(|entry| entry.path());
+    let control = maps.into_iter().find(|pin| pin.file_name().is_some_and(|name| name.to_string_lossy().starts_with("CONTROL@")));
+    fs::remove_file(control.context("the pin of the map")?)?;
+    let said = fails(&daemon)?;
+    ensure!(said.contains("are attached and go on refusing by it"), "{said}");
+    ensure!(hooks(&daemon)? == before, "fewer hooks: {:?}, before: {before:?}", hooks(&daemon)?);
     all_is_enforced(&daemon)
 }
 

@@ -61,7 +61,8 @@ impl PinLock {
     }
 
     fn of(dir: &Path, lock: File) -> Result<Self, KernelError> {
-        let undo = undo(Attached::by(&dir.join("links"))?, has_tables_of_somebody(dir));
+        let attached = Attached::by(&dir.join("links"))?;
+        let undo = undo(attached, has_tables_of_somebody(dir, attached));
         Ok(Self { dir: dir.to_owned(), undo, _lock: lock })
     }
 
@@ -98,12 +99,14 @@ const fn undo(attached: Attached, tables_of_somebody: bool) -> Undo {
 }
 
 /// Whether tables were ever published here. What cannot be read counts as published.
-fn has_tables_of_somebody(dir: &Path) -> bool {
+///
+/// Maps are pinned before any hook. Hooks without the map lost its pin later, and go on refusing by it, so they count too.
+fn has_tables_of_somebody(dir: &Path, attached: Attached) -> bool {
     if !load::other_layouts(dir, &CONTROL).is_empty() {
         return true;
     }
     if !load::map_pin(dir, &CONTROL).exists() {
-        return false;
+        return attached.own || attached.others;
     }
     let control: Result<Locked<Array<MapData, Control>>, _> = pinned::open(dir, &CONTROL, Map::Array);
     control.and_then(|control| control.get(0)).map_or(true, |control| control.generation != 0)
@@ -166,6 +169,14 @@ mod tests {
         assert_eq!(undo(attached(true, false), false), Undo::Everything);
         // Somebody removed the hooks by hand. The counts of receipts are still needed.
         assert_eq!(undo(attached(false, false), true), Undo::Hooks);
+    }
+
+    #[test]
+    fn hooks_whose_map_lost_its_pin_are_never_taken_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let undo = |attached| undo(attached, has_tables_of_somebody(dir.path(), attached));
+        assert_eq!(undo(attached(true, false)), Undo::Nothing);
+        assert_eq!(undo(attached(false, false)), Undo::Everything);
     }
 
     #[test]
