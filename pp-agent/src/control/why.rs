@@ -8,7 +8,7 @@ use super::access::Standing;
 use super::{ApiError, Caller, Governor};
 use crate::api::{Draft, Place, RefusalView, Refusals, Requestable};
 use crate::events::hub::Hub;
-use crate::events::{Event, Filter, Kind, Members, Verdict, Why};
+use crate::events::{Event, Filter, Kind, Members, Why};
 
 /// Most refusals in an answer.
 const MAX_REFUSALS: usize = 10;
@@ -16,7 +16,7 @@ const MAX_REFUSALS: usize = 10;
 const MAX_READ: usize = 1_000;
 
 /// The answer to `GET /v1/why`: the caller's last refusals, newest first, one for each pair of destination and reason, with the request to
-/// hand over. They are among the last [`MAX_READ`] verdicts that the caller may see.
+/// hand over. They are among the last [`MAX_READ`] refusals that the caller may see.
 ///
 /// # Errors
 /// The events cannot be read.
@@ -28,10 +28,10 @@ pub(crate) fn answer(governor: &dyn Governor, caller: &Caller, session: Option<S
 
 /// The refusals for an answer, and how many events were read for it.
 fn last_refusals(hub: &Hub, standing: Standing, session: Option<String>) -> Result<(Vec<Event>, usize), ApiError> {
-    let filter = Filter { kind: Some(Kind::Verdict.name().to_owned()), session, ..Filter::default() };
+    let filter = Filter { kind: Some(Kind::Verdict.name().to_owned()), session, refusals: true, ..Filter::default() };
     let mut listed: Vec<Event> = Vec::new();
     let read = hub.newest(&filter, super::stream::whose(standing), MAX_READ, |event| {
-        let is_wanted = is_refusal(&event) && super::stream::sees(standing, &event) && !event.is_of_many();
+        let is_wanted = super::stream::sees(standing, &event) && !event.is_of_many();
         if is_wanted && !listed.iter().any(|other| is_same(other, &event)) {
             listed.push(event);
         }
@@ -44,10 +44,6 @@ fn last_refusals(hub: &Hub, standing: Standing, session: Option<String>) -> Resu
 fn is_same(one: &Event, other: &Event) -> bool {
     let (one, other) = (Members::from(one), Members::from(other));
     one.destination == other.destination && one.object == other.object && one.reason == other.reason
-}
-
-fn is_refusal(event: &Event) -> bool {
-    matches!(event.verdict(), Some(Verdict::Block | Verdict::Observe))
 }
 
 fn refusal(governor: &dyn Governor, caller: &Caller, event: &Event, members: Members<'_>) -> RefusalView {
@@ -158,6 +154,10 @@ mod tests {
             hub.publish(refused(1, 2));
         }
         hub.publish_summaries();
+        // What was allowed later hides no refusal.
+        let mut allowed = Event::of_attempt("allow", "receipt", "10.20.4.7", 502);
+        allowed.who.session = Some(5);
+        (0..2 * MAX_READ).for_each(|_| drop(hub.publish(allowed.clone())));
         let last = |standing, session: Option<&str>| {
             let (listed, read) = last_refusals(&hub, standing, session.map(str::to_owned)).unwrap();
             (listed.len(), read)
@@ -166,6 +166,7 @@ mod tests {
         let (listed, read) = last(Standing::Agent(Some(1)), None);
         assert!(listed == 2 && (1_000..=MAX_READ).contains(&read), "{listed} listed, {read} read");
         assert_eq!(last(Standing::Agent(Some(2)), None), (10, 10));
+        assert_eq!(last(Standing::Agent(Some(5)), None), (10, 10));
         assert_eq!(last(Standing::Agent(Some(77)), None), (0, 0));
         assert_eq!(last(Standing::Agent(None), None), (0, 0));
         assert_eq!(last(Standing::Operator, Some("0000000000000003")), (10, 10));

@@ -25,6 +25,9 @@ pub(crate) struct Filter {
     pub(crate) since: Option<String>,
     /// At most this many stored events, the newest.
     pub(crate) limit: Option<usize>,
+    /// Only attempts that were refused or would have been. No caller can ask for it.
+    #[serde(skip)]
+    pub(crate) refusals: bool,
 }
 
 impl Filter {
@@ -43,7 +46,7 @@ impl Filter {
     /// Whether this event is wanted. A loss that may be of any session is always wanted.
     #[must_use]
     pub(crate) fn wants(&self, event: &Event) -> bool {
-        if event.id < self.first_id() || !self.is_recent(event) {
+        if event.id < self.first_id() || !self.is_recent(event) || self.refusals && !event.is_refusal() {
             return false;
         }
         let fits = |wanted: &Option<String>, value: Option<&str>| wanted.as_deref().is_none_or(|wanted| value == Some(wanted));

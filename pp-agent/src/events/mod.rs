@@ -348,6 +348,12 @@ impl Event {
         }
     }
 
+    /// Whether it tells of something that was refused, or would have been.
+    #[must_use]
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self.verdict(), Some(Verdict::Block | Verdict::Observe))
+    }
+
     /// The name of the verdict, as it is written.
     #[must_use]
     pub(crate) fn verdict_name(&self) -> Option<&str> {

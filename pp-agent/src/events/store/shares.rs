@@ -15,7 +15,7 @@ use foldhash::fast::FixedState;
 
 use super::tables::Table;
 use crate::events::build::parse_session;
-use crate::events::{Body, Event, Filter, Kind, ReceiptChange, Verdict};
+use crate::events::{Body, Event, Filter, Kind, ReceiptChange};
 
 /// Events that only make room for each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,6 +79,9 @@ struct Group {
     part: u64,
 }
 
+/// The part of a session's attempts that were refused or would have been.
+const REFUSED: u64 = 1;
+
 /// The place of an event in the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
@@ -93,13 +96,11 @@ impl Key {
     pub(super) fn of(event: &Event) -> Self {
         let (owner, session) = (event.who.owner.as_ref().map(|owner| owner.uid), event.who.session);
         let kind = event.kind();
+        let refused = if event.is_refusal() { REFUSED } else { 0 };
         // An event of a later version whose kind is known is in the log of its kind.
         match &event.body {
             _ if event.canary => Self::traffic(None, kind, None, 0),
-            Body::Verdict(attempt) => {
-                let is_refusal = matches!(attempt.verdict, Some(Verdict::Block | Verdict::Observe));
-                Self::traffic(owner, kind, session, u64::from(is_refusal))
-            }
+            Body::Verdict(_) => Self::traffic(owner, kind, session, refused),
             Body::Tamper(attempt) => Self {
                 log: Log::Tampering,
                 share: Share { owner, kind: None },
@@ -115,7 +116,8 @@ impl Key {
             Body::Unknown if matches!(kind, Some(Kind::Posture | Kind::Policy)) => Self::decision(kind, 0),
             // A session makes one of each. The user's together are one group.
             Body::SessionStart(_) | Body::SessionEnd { released: false } => Self::traffic(owner, kind, None, 0),
-            Body::FlowEnded(_) | Body::Exec(_) | Body::Unknown => Self::traffic(owner, kind, session, 0),
+            Body::FlowEnded(_) | Body::Exec(_) => Self::traffic(owner, kind, session, 0),
+            Body::Unknown => Self::traffic(owner, kind, session, refused),
             Body::Lost(_) | Body::Neighbour { .. } => Self::traffic(None, kind, None, 0),
         }
     }
@@ -161,11 +163,13 @@ pub(super) struct Select {
     owner: Option<u32>,
     session: Option<u64>,
     kind: Option<Kind>,
+    /// No attempts that were allowed.
+    refusals: bool,
 }
 
 impl Select {
     /// All groups.
-    pub(super) const ALL: Self = Self { owner: None, session: None, kind: None };
+    pub(super) const ALL: Self = Self { owner: None, session: None, kind: None, refusals: false };
 
     /// The groups that may have events that the filter wants and the caller may see; `None`: none does.
     pub(super) fn of(filter: &Filter, whose: Whose) -> Option<Self> {
@@ -176,7 +180,7 @@ impl Select {
             Whose::Session(session) => (None, Some(session)),
             Whose::Nobody => return None,
         };
-        Some(Self { owner, session, kind: filter.kind.as_deref().and_then(Kind::of_name) })
+        Some(Self { owner, session, kind: filter.kind.as_deref().and_then(Kind::of_name), refusals: filter.refusals })
     }
 
     fn takes_share(&self, share: Share) -> bool {
@@ -184,7 +188,9 @@ impl Select {
     }
 
     fn takes(&self, group: Group) -> bool {
-        self.kind.is_none_or(|kind| group.kind == Some(kind))
+        let is_allowed = group.kind == Some(Kind::Verdict) && group.part != REFUSED;
+        !(self.refusals && is_allowed)
+            && self.kind.is_none_or(|kind| group.kind == Some(kind))
             && self.session.is_none_or(|session| group.session.is_none_or(|of| of == session))
     }
 }

@@ -3,7 +3,7 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::*;
-use crate::events::{Attempt, NeighbourChange, Owner, Place, PolicyChange, PostureChange};
+use crate::events::{Attempt, NeighbourChange, Owner, Place, PolicyChange, PostureChange, Verdict};
 
 fn key(uid: u32, session: u64, kind: Kind) -> Key {
     Key::traffic(Some(uid), Some(kind), Some(session), 0)
@@ -89,7 +89,7 @@ fn newest_of_a_selection_are_in_descending_order() {
     assert_eq!(ids(all, 0, usize::MAX), (1..=31).rev().collect::<Vec<_>>());
     assert_eq!(ids(all, 28, usize::MAX), [31, 30, 29, 28]);
     assert_eq!(ids(all, 0, 2), [31, 30]);
-    assert_eq!(ids(Select { owner: Some(1000), session: Some(2), kind: Some(Kind::Verdict) }, 0, 9), [26, 20, 14, 8, 2]);
+    assert_eq!(ids(Select { owner: Some(1000), session: Some(2), kind: Some(Kind::Verdict), refusals: false }, 0, 9), [26, 20, 14, 8, 2]);
     assert_eq!(ids(Select { kind: Some(Kind::Policy), ..all }, 0, 9), [31]);
     let oldest = |range, max| index.oldest(&all, &range, max).iter().map(|(id, _)| *id).collect::<Vec<_>>();
     assert_eq!(oldest(0..=u64::MAX, usize::MAX), (1..=31).collect::<Vec<_>>());
