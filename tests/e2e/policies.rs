@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use pp_tests::agent::Daemon;
 use pp_tests::attack::{self, Answer};
 use pp_tests::harness::{By, Refusal};
-use pp_tests::lab::{Lab, PLC, Place, STRAY_MODBUS, fresh_target};
+use pp_tests::lab::{Lab, PLC, PLC_OTHER_PORT, Place, STRAY_MODBUS, fresh_target};
 use pp_tests::policy::{AGENT, Policy};
 use pp_tests::run::Running;
 use serde_json::Value;
@@ -23,6 +23,7 @@ tests![
     services_of_a_drop_in_add_and_what_is_disabled_is_named,
     whatever_is_not_read_is_named,
     drop_in_that_is_no_file_refuses_the_policy_and_holds_nobody_up,
+    policy_that_is_gone_is_an_error_and_the_last_one_stays,
     agents_that_policy_does_not_know_are_told_with_the_nearest_name,
 ];
 
@@ -201,6 +202,37 @@ fn drop_in_that_is_no_file_refuses_the_policy_and_holds_nobody_up(world: &mut Wo
         ensure!(answer == Answer::Refused(nix::libc::EPERM), "{what}: the old policy is not in force: {answer:?}");
         if path.is_dir() { fs::remove_dir(&path)? } else { fs::remove_file(&path)? }
     }
+    Ok(())
+}
+
+fn policy_that_is_gone_is_an_error_and_the_last_one_stays(world: &mut World) -> Result<()> {
+    const SAID: &str = "no such file, but the last policy was read from it";
+    let mut daemon = world.own(&Policy::standard(world.lab()))?;
+    let (path, away) = (daemon.path("policy.toml"), daemon.path("away.toml"));
+    // No service has this port: the zone alone protects it.
+    let zone_is_protected = |daemon: &Daemon| -> Result<()> {
+        let refusal = Refusal::of(attack::tcp(daemon.lab(), PLC_OTHER_PORT), By::run(AGENT)).with_control(By::Nobody);
+        refusal.assert(daemon).map(drop)
+    };
+    fs::rename(&path, &away)?;
+    let reloaded = daemon.cli(&["policy", "reload"])?;
+    ensure!(reloaded.code() == 2 && reloaded.both().contains(SAID), "{reloaded}");
+    zone_is_protected(&daemon)?;
+    // A start finds out, too, and says so until it is put back.
+    daemon.stop()?;
+    daemon.spawn()?;
+    zone_is_protected(&daemon)?;
+    let status = daemon.cli(&["status"])?;
+    ensure!(status.code() == 2 && status.both().contains(SAID), "{status}");
+    fs::rename(&away, &path)?;
+    let _reloaded = daemon.cli(&["policy", "reload"])?.success()?;
+    let _healthy = daemon.cli(&["status"])?.success()?;
+    zone_is_protected(&daemon)?;
+    // An empty file says that its zones are to end.
+    fs::write(&path, "")?;
+    let _reloaded = daemon.cli(&["policy", "reload"])?.success()?;
+    let answer = By::run(AGENT).attempt(&daemon, &attack::tcp(daemon.lab(), PLC_OTHER_PORT))?;
+    ensure!(answer == Answer::Delivered, "{answer:?}");
     Ok(())
 }
 

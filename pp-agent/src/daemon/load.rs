@@ -233,6 +233,7 @@ impl Writer {
         let Sources { policy, keys, cgroup_root } = &self.sources;
         let config = Config::load(&Paths::beside(policy), FileCheck::ROOT).map_err(|error| error.to_string())?;
         let before = &self.force;
+        still_there(policy, before.config.sources.iter().map(|source| source.name.as_str()), &config)?;
         let keyring = match Keyring::load(keys, FileCheck::ROOT) {
             Ok(keyring) => keyring,
             // No file of keys is fine if there were no keys before. If there were, it is an error.
@@ -294,18 +295,22 @@ fn make_state_dir(dir: &Path) {
 
 /// The policy on disk, else the last good one, else the built-in one.
 fn first_policy(file: &Path, state: &State) -> Result<(Config, PolicyOrigin), DaemonError> {
-    let error = match Config::load(&Paths::beside(file), FileCheck::ROOT) {
+    let kept = state.last_policy::<Vec<(String, String)>>().unwrap_or_else(|unreadable| {
+        tracing::error!("last good policy: {unreadable}");
+        None
+    });
+    let read = Config::load(&Paths::beside(file), FileCheck::ROOT).map_err(|error| error.to_string()).and_then(|config| {
+        let names = kept.iter().flatten().map(|(name, _)| name.as_str());
+        still_there(file, names, &config).map(|()| config)
+    });
+    let error = match read {
         Ok(config) => {
             let origin = if config.sources.is_empty() { PolicyOrigin::BuiltIn } else { PolicyOrigin::Files };
             keep(state, &config);
             return Ok((config, origin));
         }
-        Err(error) => error.to_string(),
+        Err(error) => error,
     };
-    let kept = state.last_policy::<Vec<(String, String)>>().unwrap_or_else(|unreadable| {
-        tracing::error!("last good policy: {unreadable}");
-        None
-    });
     let not_read = Config::not_read(&Paths::beside(file));
     let kept = kept.map(|kept| Config::from_sources(kept.into_iter().map(|(name, text)| Source { name, text }).collect()));
     match kept {
@@ -318,6 +323,16 @@ fn first_policy(file: &Path, state: &State) -> Result<(Config, PolicyOrigin), Da
     }
     tracing::error!("policy: {error}; no last good one is known, the built-in one is put in force");
     Ok((Config { not_read, ..Config::builtin()? }, PolicyOrigin::Fallback(error)))
+}
+
+/// Checks that the policy file is still there if the last policy was read from it. Without it the zones in it would end, and nobody may have
+/// meant that. Drop-ins are removed on purpose.
+fn still_there<'a>(file: &Path, mut before: impl Iterator<Item = &'a str>, config: &Config) -> Result<(), String> {
+    let name = file.display().to_string();
+    if config.sources.iter().any(|source| source.name == name) || !before.any(|source| source == name) {
+        return Ok(());
+    }
+    Err(format!("{name}: no such file, but the last policy was read from it; put it back, or make an empty file if what it says is to end"))
 }
 
 pub(super) fn keep(state: &State, config: &Config) {
