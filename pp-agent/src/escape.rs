@@ -1,5 +1,7 @@
 //! Escapes untrusted text for display: argv, paths, summaries and every field of a receipt.
 
+use std::path::Path;
+
 /// Returns `text` with each character that could move the cursor, hide, reorder or break a line written as an escape.
 ///
 /// Control and format characters are escaped (all bidi controls and zero-width ones), such as `\u{202e}`, `\n` and `\t`. So are line and
@@ -18,9 +20,21 @@ pub(crate) fn escape(text: &str) -> String {
     out
 }
 
+/// A path for a message of one line. As with `ls`, a `?` stands for the end of a line in it.
+#[must_use]
+pub(crate) fn one_line(path: &Path) -> String {
+    path.display().to_string().replace(['\n', '\r'], "?")
+}
+
 #[cfg(test)]
 mod tests {
-    use super::escape;
+    use super::*;
+
+    #[test]
+    fn path_with_a_line_end_stays_on_one_line() {
+        assert_eq!(one_line(Path::new("/run/x\npp-agent: healthy\r\n")), "/run/x?pp-agent: healthy??");
+        assert_eq!(one_line(Path::new("/run/größe")), "/run/größe");
+    }
 
     #[test]
     fn ordinary_text_is_unchanged() {

@@ -116,6 +116,7 @@ fn misuse_is_answered_as_the_golden_file_has_it() {
         &["check", "plc7:502", "--agent", "codex"],
         &["check", "10.20.4.7:502", "--agent", "codex", "--pid", "1"],
         &["events", "--verdict", "perhaps"],
+        &["events", "--kind", "verdct"],
         &["events", "--limit", "many"],
         &["run"],
         &["run", "--keep-fd", "3", "--", "true"],

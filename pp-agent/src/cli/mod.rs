@@ -25,6 +25,7 @@ use clap::{Parser, Subcommand};
 use crate::control::client::{Announce, Client, ClientError};
 use crate::control::trust::Named;
 use crate::daemon::DaemonArgs;
+use crate::escape::one_line;
 use crate::kernel::canary;
 pub(crate) use output::Output;
 
@@ -186,15 +187,15 @@ fn choose_socket(option: Option<PathBuf>, variable: Option<OsString>) -> (PathBu
 
 fn announce_option(socket: &Path, uid: u32) {
     if uid != 0 {
-        let socket = socket.display();
+        let socket = one_line(socket);
         output::talk(&format!("pp-agent: control socket {socket}: uid {uid} serves it, not root; believed because --socket names it here"));
     } else if socket != Path::new(SOCKET) {
-        output::talk(&format!("pp-agent: control socket {} (--socket)", socket.display()));
+        output::talk(&format!("pp-agent: control socket {} (--socket)", one_line(socket)));
     }
 }
 
 fn announce_variable(socket: &Path, _root: u32) {
-    output::talk(&format!("pp-agent: control socket {} ({SOCKET_VARIABLE})", socket.display()));
+    output::talk(&format!("pp-agent: control socket {} ({SOCKET_VARIABLE})", one_line(socket)));
 }
 
 /// Waits for one call on a new runtime.

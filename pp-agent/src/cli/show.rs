@@ -1,5 +1,6 @@
 //! `status`, `sessions`, `events` and `why`.
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum as _};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
@@ -9,8 +10,8 @@ use super::policy::remarks;
 use super::{Context, DONE, ERROR, Outcome, wait};
 use crate::api::{Neighbours, Posture, Refusals, Sessions, Status};
 use crate::events::journal::sentence;
-use crate::events::{Event, Members};
-use crate::os::isolation::Kind;
+use crate::events::{Event, Kind, Members};
+use crate::os::isolation;
 
 /// `events`.
 #[derive(Debug, Args)]
@@ -22,7 +23,7 @@ pub(crate) struct EventsArgs {
     #[arg(long, value_parser = ["allow", "block", "observe"])]
     verdict: Option<String>,
     /// Only this kind: `verdict`, `session_start`, `receipt`, ...
-    #[arg(long)]
+    #[arg(long, value_parser = PossibleValuesParser::new(Kind::ALL.iter().map(|kind| kind.name())), hide_possible_values = true)]
     kind: Option<String>,
     /// Only of this agent.
     #[arg(long, value_name = "NAME")]
@@ -88,7 +89,7 @@ fn status_lines(status: &Status) -> Vec<String> {
 
 /// A namespace that is not the host's, and what follows from that.
 pub(super) fn namespace(name: &str) -> String {
-    let effect = Kind::from_str(name, false).map_or("this version does not know what is outside", Kind::effect);
+    let effect = isolation::Kind::from_str(name, false).map_or("this version does not know what is outside", isolation::Kind::effect);
     format!("{name}: not the host's, as --namespace accepts: {effect}")
 }
 
@@ -227,8 +228,23 @@ mod tests {
     }
 
     #[test]
+    fn misspelt_kind_is_an_error_with_the_nearest_one() {
+        #[derive(clap::Parser)]
+        struct Command {
+            #[command(flatten)]
+            events: EventsArgs,
+        }
+        let parse = |kind: &str| <Command as clap::Parser>::try_parse_from(["events", "--kind", kind]).map(|command| command.events.kind);
+        for kind in Kind::ALL {
+            assert_eq!(parse(kind.name()).unwrap().as_deref(), Some(kind.name()));
+        }
+        let error = parse("verdct").unwrap_err().to_string();
+        assert!(error.contains("invalid value 'verdct'") && error.contains("'verdict'"), "{error}");
+    }
+
+    #[test]
     fn namespace_is_shown_with_what_follows_from_it() {
-        assert_eq!(namespace("pid"), format!("pid: not the host's, as --namespace accepts: {}", Kind::Pid.effect()));
+        assert_eq!(namespace("pid"), format!("pid: not the host's, as --namespace accepts: {}", isolation::Kind::Pid.effect()));
         assert_eq!(namespace("later"), "later: not the host's, as --namespace accepts: this version does not know what is outside");
     }
 

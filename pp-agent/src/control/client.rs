@@ -24,6 +24,7 @@ use tokio_util::codec::{AnyDelimiterCodec, Decoder as _};
 use super::trust::{Doubt, Named, server_of};
 use crate::api::{ErrorAnswer, Problem};
 use crate::causes::chain;
+use crate::escape::one_line;
 
 /// How long a server whose queue is full may take to accept a connection, in seconds.
 const CONNECT_TIMEOUT_S: i64 = 10;
@@ -42,7 +43,7 @@ pub(crate) enum ClientError {
     #[error("control socket {path}: {source}; is the daemon running (systemctl status pp-agent)")]
     Connect {
         /// The socket.
-        path: PathBuf,
+        path: String,
         /// What the kernel said.
         source: std::io::Error,
     },
@@ -50,7 +51,7 @@ pub(crate) enum ClientError {
     #[error("control socket {path}: no answer for {seconds} s; the daemon is stopped or very busy: see systemctl status pp-agent")]
     Silent {
         /// The socket.
-        path: PathBuf,
+        path: String,
         /// How long was waited.
         seconds: u64,
     },
@@ -58,7 +59,7 @@ pub(crate) enum ClientError {
     #[error("control socket {path}: {doubt}")]
     Doubted {
         /// The socket.
-        path: PathBuf,
+        path: String,
         /// Why not.
         doubt: Doubt,
     },
@@ -69,7 +70,7 @@ pub(crate) enum ClientError {
     )]
     Http {
         /// The socket.
-        path: PathBuf,
+        path: String,
         /// What broke.
         source: hyper::Error,
     },
@@ -205,7 +206,7 @@ impl Client {
     }
 
     fn http<T>(&self, result: Result<T, hyper::Error>) -> Result<T, ClientError> {
-        result.map_err(|source| ClientError::Http { path: self.socket.clone(), source })
+        result.map_err(|source| ClientError::Http { path: one_line(&self.socket), source })
     }
 
     /// Connects, and waits in the kernel while the server's queue is full. The kernel lets waiting clients in one after the other. Clients
@@ -218,8 +219,8 @@ impl Client {
     }
 
     async fn send(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Response<Incoming>, ClientError> {
-        let stream = self.connect().map_err(|source| ClientError::Connect { path: self.socket.clone(), source })?;
-        let uid = server_of(&stream, self.named).map_err(|doubt| ClientError::Doubted { path: self.socket.clone(), doubt })?;
+        let stream = self.connect().map_err(|source| ClientError::Connect { path: one_line(&self.socket), source })?;
+        let uid = server_of(&stream, self.named).map_err(|doubt| ClientError::Doubted { path: one_line(&self.socket), doubt })?;
         if !self.announced.swap(true, Ordering::Relaxed) {
             (self.announce)(&self.socket, uid);
         }
@@ -240,7 +241,7 @@ impl Client {
             .map_err(|error| ClientError::Form(error.to_string()))?;
         match tokio::time::timeout(patience, sender.send_request(request)).await {
             Ok(answer) => self.http(answer),
-            Err(_) => Err(ClientError::Silent { path: self.socket.clone(), seconds: patience.as_secs() }),
+            Err(_) => Err(ClientError::Silent { path: one_line(&self.socket), seconds: patience.as_secs() }),
         }
     }
 }
