@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use nix::libc;
@@ -33,6 +33,7 @@ tests![empty_state_of_a_booted_host_is_enforced_told_and_mended, state_on_a_read
 pub(crate) const LONG: &[crate::world::Test] = {
     tests![
         state_that_is_damaged_in_any_way_is_enforced_told_and_left_as_it_is,
+        state_that_is_a_pipe_is_told_and_holds_up_no_end,
         first_start_on_a_full_disk_is_enforced_and_begins_when_there_is_room,
         state_and_policy_both_broken_leave_the_built_in_services_enforced,
         budget_is_counted_once_over_a_time_without_state,
@@ -167,6 +168,29 @@ fn state_that_is_damaged_in_any_way_is_enforced_told_and_left_as_it_is(world: &m
     refused(&daemon)?;
     let _answer = daemon.register(&plc().sign(daemon.operator()))?;
     reaches(&daemon)
+}
+
+fn state_that_is_a_pipe_is_told_and_holds_up_no_end(world: &mut World) -> Result<()> {
+    let mut daemon = world.own(&Policy::standard(world.lab()))?;
+    daemon.stop()?;
+    for file in ["state.redb", "events.redb"] {
+        let path = daemon.path("state").join(file);
+        fs::remove_file(&path)?;
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU)?;
+        daemon.spawn()?;
+        refused(&daemon)?;
+        if file == "state.redb" {
+            enforced_and_told(&daemon, "it is no file").context(file)?;
+        }
+        // It tries to open it again every ten seconds.
+        let begun = Instant::now();
+        thread::sleep(Duration::from_secs(11));
+        daemon.stop()?;
+        ensure!(begun.elapsed() < Duration::from_secs(11) + wait::SOON, "{file}: it ended after {:?}", begun.elapsed());
+        fs::remove_file(&path).or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
+    }
+    daemon.spawn()?;
+    healthy(&daemon)
 }
 
 /// A mount over the daemon's state, taken away at the end.
