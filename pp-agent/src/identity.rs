@@ -8,7 +8,7 @@ mod cgroups;
 mod machine;
 mod never;
 
-pub(crate) use cgroups::{CgroupRule, resolve_cgroups};
+pub(crate) use cgroups::{CgroupRule, names_nothing, resolve_cgroups};
 pub use never::Danger;
 pub(crate) use never::{check_cgroup, check_unit, check_user};
 

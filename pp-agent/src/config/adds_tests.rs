@@ -195,6 +195,36 @@ fn everything_else_that_weakens_what_is_shipped_is_named() {
 }
 
 #[test]
+fn pattern_that_can_match_nothing_is_a_warning_with_its_line() {
+    let warnings = |rule: &str| load(&format!("[[agent]]\nname = 'house-bot'\n{rule}")).unwrap().warnings;
+    for (rule, said) in [
+        ("cgroup = ['/']", "cgroup \"/\" marks nothing: the root has every process of the host"),
+        ("cgroup = ['/bots/']", "cgroup \"/bots/\" marks nothing: the path of a cgroup ends without a /"),
+        ("unit = ['foo']", "unit \"foo\" marks nothing: the name of a unit ends in .service, .scope or .slice"),
+        ("unit = ['foo@*.timer']", "unit \"foo@*.timer\" marks nothing: "),
+        ("unit = ['ervice']", "unit \"ervice\" marks nothing: "),
+    ] {
+        let found = warnings(rule);
+        assert!(found.len() == 1 && found[0].starts_with(&format!("policy.toml:3: agent house-bot: {said}")), "{rule}: {found:?}");
+    }
+    for rule in ["cgroup = ['/bots', '/bots/*', '*/bots.slice']", "unit = ['foo.service', 'foo@*', 'foo*ice', 'foo.scop?', 'foo.slice']"] {
+        assert_eq!(warnings(rule), Vec::<String>::new(), "{rule}");
+    }
+}
+
+#[test]
+fn agent_without_a_rule_is_a_note() {
+    let notes = |text: &str| -> Vec<String> { load(text).unwrap().notes.into_iter().filter(|note| note.contains("agent ")).collect() };
+    for rules in ["", "exec = []"] {
+        let said = "policy.toml:1: agent house-bot: no rule marks it; only pp-agent run and adopt make its sessions";
+        assert_eq!(notes(&format!("[[agent]]\nname = 'house-bot'\n{rules}")), [said]);
+    }
+    for rules in ["name = 'house-bot'\nexec = ['bot']", "name = 'house-bot'\nuser = ['9']", "name = 'codex'\nunit = ['c.service']"] {
+        assert_eq!(notes(&format!("[[agent]]\n{rules}")), Vec::<String>::new(), "{rules}");
+    }
+}
+
+#[test]
 fn name_close_to_a_shipped_agents_is_a_warning_with_that_name() {
     let warnings = |name: &str| load(&format!("\n[[agent]]\nname = '{name}'\nexec = ['x']")).unwrap().warnings;
     for (name, near) in [

@@ -18,6 +18,8 @@ const SHIPPED: &str = include_str!("../../../dist/agents.toml");
 pub(super) struct Agent {
     rules: AgentRules,
     away: Away,
+    /// Patterns that can match nothing, with what to do.
+    without_effect: Vec<String>,
 }
 
 /// The agents that ship with the program, as written.
@@ -51,15 +53,34 @@ pub(super) fn agent(agents: &mut Tables<Agent>, source: &Text<'_>, file: Spanned
         return Err(invalid(at, Problem::ChangesNothing { what: format!("agent {}", rules.name), instead }));
     }
     table.item.away.file(source, file.replace.as_ref(), &file.disable);
+    for (kind, patterns) in [("cgroup", &file.cgroup), ("unit", &file.unit)] {
+        let empty = patterns.iter().filter_map(|pattern| Some((pattern, identity::names_nothing(kind, pattern.get_ref())?)));
+        table.item.without_effect.extend(empty.map(|(pattern, why)| {
+            let (at, text) = (source.at(pattern.span()), pattern.get_ref());
+            format!("{at}: agent {}: {kind} {text:?} marks nothing: {why}", rules.name)
+        }));
+    }
     add_rules(&mut table.item.rules, rules);
     Ok(())
+}
+
+/// Warnings about patterns that can match nothing. They are no errors, since such a policy may be in force.
+pub(super) fn without_effect(agents: &[Table<Agent>]) -> Vec<String> {
+    agents.iter().flat_map(|table| table.item.without_effect.iter().cloned()).collect()
+}
+
+/// Agents of policy that no rule marks, in words.
+pub(super) fn without_rules(own: &[(String, Origin)], agents: &[AgentRules]) -> Vec<String> {
+    let has_none = |name: &str| agents.iter().any(|agent| agent.name == name && patterns(agent).next().is_none() && agent.user.is_empty());
+    let own = own.iter().filter(|(name, _)| has_none(name));
+    own.map(|(name, at)| format!("{at}: agent {name}: no rule marks it; only pp-agent run and adopt make its sessions")).collect()
 }
 
 /// The operator's agents, each with the shipped rules of its name that it keeps, then the other shipped ones.
 pub(super) fn with_shipped(own: Vec<Table<Agent>>) -> Result<Vec<AgentRules>, ConfigError> {
     let shipped = shipped()?;
     let mut all = Vec::new();
-    for Table { name, item: Agent { mut rules, away }, .. } in own {
+    for Table { name, item: Agent { mut rules, away, .. }, .. } in own {
         let base = shipped.iter().find(|agent| agent.name == name);
         let entries: Option<Vec<String>> = base.map(|agent| patterns(agent).map(|(_, pattern)| pattern.clone()).collect());
         away.check("shipped agent", &name, entries.as_deref(), || shipped.iter().map(|agent| agent.name.clone()).collect())?;

@@ -283,7 +283,10 @@ impl Merge {
             }
         }
         let own: Vec<(String, Origin)> = self.agents.iter().map(|table| (table.name.clone(), table.first_at())).collect();
+        let warnings = [off::misspelt_agents(&own)?, agents::without_effect(&self.agents)].concat();
         let agents = agents::with_shipped(self.agents.into_list())?;
+        // An agent whose shipped rules policy takes away is named among what is off.
+        let without_rules = agents::without_rules(&own, &agents);
         let identity = compile_agents(&agents, !own.is_empty())?;
         let (exec, tools) = self.exec.finish(mode)?;
         let mut config = Config {
@@ -307,7 +310,7 @@ impl Merge {
             notes: Vec::new(),
             adds: (!adds.is_empty())
                 .then(|| format!("{} add to what is shipped; replace = true in a table makes what it lists stand alone", adds.join(", "))),
-            warnings: off::misspelt_agents(&own)?,
+            warnings,
             off: Vec::new(),
             not_read: Vec::new(),
             sources,
@@ -317,7 +320,7 @@ impl Merge {
             config.gateways.iter_mut().for_each(|gateway| gateway.mode = Mode::Observe);
         }
         config.identity.names = config.names();
-        config.notes = notes(&config);
+        config.notes = [notes(&config), without_rules].concat();
         config.off = off::off(&config)?;
         Ok(config)
     }

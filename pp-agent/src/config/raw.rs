@@ -6,7 +6,9 @@ use super::error::{ConfigError, Problem};
 use super::source::Text;
 use super::{Mode, Require};
 use serde::Deserialize;
+use std::ops::Range;
 use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -155,8 +157,44 @@ pub(super) struct Delegate {
 
 /// Parses one file.
 pub(super) fn parse(source: &Text<'_>) -> Result<Policy, ConfigError> {
-    toml::from_str(&source.source.text)
-        .map_err(|error| ConfigError::Invalid { at: source.at(error.span().unwrap_or(0..0)), problem: Box::new(problem(error.message())) })
+    let text = &source.source.text;
+    toml::from_str(text).map_err(|error| {
+        let span = error.span().unwrap_or(0..0);
+        let problem = match (problem(error.message()), key_at(text, &span)) {
+            (Problem::Syntax(message), Some(key)) => Problem::Syntax(format!("{key}: {message}")),
+            (problem, _) => problem,
+        };
+        ConfigError::Invalid { at: source.at(span), problem: Box::new(problem) }
+    })
+}
+
+/// The dotted key of the value at a place. If the parser knows none there, as of a key that is written twice, the key itself.
+fn key_at(text: &str, place: &Range<usize>) -> Option<String> {
+    let table = DeTable::parse(text).ok();
+    let found = table.as_ref().and_then(|table| in_table(table.get_ref(), place));
+    let is_key = |here: &&str| !here.is_empty() && here.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    found.map(|keys| keys.join(".")).or_else(|| text.get(place.clone()).filter(is_key).map(str::to_owned))
+}
+
+fn in_table<'a>(table: &'a DeTable<'_>, place: &Range<usize>) -> Option<Vec<&'a str>> {
+    table.iter().find_map(|(key, value)| {
+        let mut keys = if holds(&key.span(), place) { Vec::new() } else { in_value(value, place)? };
+        keys.insert(0, key.get_ref());
+        Some(keys)
+    })
+}
+
+fn in_value<'a>(value: &'a Spanned<DeValue<'_>>, place: &Range<usize>) -> Option<Vec<&'a str>> {
+    let inner = match value.get_ref() {
+        DeValue::Table(table) => in_table(table, place),
+        DeValue::Array(list) => list.iter().find_map(|one| in_value(one, place)),
+        _ => None,
+    };
+    inner.or_else(|| holds(&value.span(), place).then(Vec::new))
+}
+
+const fn holds(span: &Range<usize>, place: &Range<usize>) -> bool {
+    span.start <= place.start && place.end <= span.end
 }
 
 /// Turns the parser's message about an unknown word into ours, with the most similar of the expected words.

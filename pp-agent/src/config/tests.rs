@@ -308,7 +308,27 @@ fn text_that_is_no_toml_is_refused_with_its_line() {
         assert_eq!(at, line, "{text}");
     }
     let (_, problem) = wrong("host = 'a'\nhost = 'b'");
-    assert!(problem.to_string().contains("duplicate key"), "{problem}");
+    assert_eq!(problem.to_string(), "host: duplicate key");
+}
+
+#[test]
+fn error_of_the_parser_names_the_key() {
+    for (text, line, key) in [
+        ("mode = 5", 1, "mode: "),
+        ("host = 3", 1, "host: "),
+        ("host = 'a'\n\n[services]\nmode = ['enforce']", 4, "services.mode: "),
+        ("[[zone]]\nname = 'a'\n[[zone]]\nname = 'b'\nnetworks = [\n  '10.0.0.0/8',\n  7,\n]", 7, "zone.networks: "),
+        ("[[zone]]\nname = 'a'\nnetworks = '10.0.0.0/8'", 3, "zone.networks: "),
+        ("zone = 1", 1, "zone: "),
+        ("[[zone]]\nname = 'a'\nname = 'b'", 3, "name: duplicate key"),
+        ("[exec]\n[exec]", 2, "exec: duplicate key"),
+        // What is no TOML has no key.
+        ("host = 'a'\nmode = ", 2, ""),
+    ] {
+        let (at, problem) = wrong(text);
+        let said = problem.to_string();
+        assert!(at == line && said.starts_with(key) && !said.is_empty(), "{text}: {at}: {said}");
+    }
 }
 
 #[test]
@@ -334,6 +354,12 @@ fn rules_that_would_mark_the_host_itself_are_refused_by_name() {
         ("exec = ['/*']", "every program"),
         ("script = ['*']", "every script"),
         ("module = ['*']", "every script"),
+        ("exec = ['bash']", "every script"),
+        ("exec = ['/bin/bash']", "every script"),
+        ("exec = ['*/zsh']", "every script"),
+        ("exec = ['fish']", "every script"),
+        ("exec = ['python3']", "every script"),
+        ("exec = ['perl*']", "every script"),
         ("user = ['root']", "root"),
         ("user = ['0']", "PID 1"),
         ("cgroup = ['/*']", "/init.scope"),

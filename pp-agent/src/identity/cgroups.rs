@@ -99,9 +99,12 @@ fn vanished(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) || error.raw_os_error() == Some(19)
 }
 
+/// How the names of units end that are cgroups.
+const UNITS: [&[u8]; 3] = [b".service", b".scope", b".slice"];
+
 /// The last component that is the name of a unit.
 fn unit_name(path: &[u8]) -> Option<&[u8]> {
-    path.split(|b| *b == b'/').rfind(|part| part.ends_with(b".service") || part.ends_with(b".scope") || part.ends_with(b".slice"))
+    path.split(|b| *b == b'/').rfind(|part| UNITS.iter().any(|unit| part.ends_with(unit)))
 }
 
 /// Compiles one pattern.
@@ -117,6 +120,29 @@ pub(super) fn check(agent: &str, kind: &'static str, pattern: &str) -> Result<Re
         return Err(error("a unit's name has no /; use cgroup for a path".to_owned()));
     }
     regex(pattern).map_err(|why| error(why.to_string()))
+}
+
+/// Why a pattern can name no cgroup at all, and what to do; `None`: it can.
+pub(crate) fn names_nothing(kind: &str, pattern: &str) -> Option<&'static str> {
+    if kind == "cgroup" && pattern == "/" {
+        return Some("the root has every process of the host, and no rule names it; write the agent's own cgroup");
+    }
+    if kind == "cgroup" && pattern.ends_with('/') {
+        return Some("the path of a cgroup ends without a /; remove it");
+    }
+    if kind == "unit" && !UNITS.iter().any(|unit| can_end(pattern.as_bytes(), unit)) {
+        return Some("the name of a unit ends in .service, .scope or .slice; write all of it");
+    }
+    None
+}
+
+/// Whether what matches this glob can end so.
+fn can_end(glob: &[u8], end: &[u8]) -> bool {
+    match (glob, end) {
+        ([.., b'*'], _) | (_, []) => true,
+        ([glob @ .., wanted], [end @ .., byte]) => (*wanted == b'?' || wanted == byte) && can_end(glob, end),
+        ([], _) => false,
+    }
 }
 
 fn regex(pattern: &str) -> Result<Regex, Box<regex_automata::meta::BuildError>> {

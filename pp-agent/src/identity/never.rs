@@ -98,13 +98,20 @@ const FOLDERS: [&str; 11] = [
 const ANYTHING: [&str; 4] = ["/usr/bin/zq7", "/opt/zq7/bin/xw-3", "/home/zq7/.local/bin/jk_4", "/proc/self/fd/9"];
 
 /// Scripts and modules that do not exist.
-const ANY_SCRIPT: [&[&str]; 5] = [
+const ANY_SCRIPT: [&[&str]; 4] = [
     &["/usr/bin/node", "node", "/srv/zq7/vx.js"],
     &["/usr/bin/node", "node", "jk4.mjs"],
     &["/usr/bin/python3", "python3", "/home/zq7/xw.py"],
     &["/usr/bin/python3", "python3", "-m", "zq7_xw"],
-    &["/bin/sh", "sh", "./zq7-jk"],
 ];
+
+/// Programs that run scripts, at least one of each family of `matcher/interpreter.rs`, and every shell. A rule that marks one of them marks
+/// every script that names it, and a shell also people's own.
+const INTERPRETERS: [&str; 15] =
+    ["node", "bun", "deno", "python3", "pypy3", "ruby", "perl", "php", "sh", "bash", "dash", "zsh", "ksh", "mksh", "fish"];
+
+/// A script that does not exist, for any of them.
+const SCRIPT: &str = "./zq7-jk";
 
 /// Checks a rule against everything that it must not match.
 pub(super) fn check_machine(machine: &mut Machine) -> Result<(), PatternError> {
@@ -116,6 +123,13 @@ pub(super) fn check_machine(machine: &mut Machine) -> Result<(), PatternError> {
     for words in ANY_SCRIPT {
         if walk(machine, words[0], &words[1..])? {
             return Err(Danger::EveryScript.into());
+        }
+    }
+    for name in INTERPRETERS {
+        for folder in ["/usr/bin", "/bin", "/usr/local/bin"] {
+            if walk(machine, &format!("{folder}/{name}"), &[name, SCRIPT])? {
+                return Err(Danger::EveryScript.into());
+            }
         }
     }
     for name in NEVER {
