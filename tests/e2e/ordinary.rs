@@ -14,6 +14,7 @@ tests![
     web_pages_load,
     git_clones_and_pushes_over_ssh,
     names_with_many_addresses_resolve,
+    names_resolve_with_the_port_of_a_service_too,
     loopback_servers_are_reached,
     programs_that_are_nobodys_reach_the_plant,
 ];
@@ -68,16 +69,35 @@ pub(crate) fn git_work(daemon: &Daemon, folder: &str) -> String {
     )
 }
 
-fn names_with_many_addresses_resolve(world: &mut World) -> Result<()> {
-    let daemon = world.daemon()?;
+/// A script that looks up a name with 24 addresses and prints how many it got.
+fn look_up(daemon: &Daemon, port: u16) -> Result<String> {
     let resolver = daemon.path("resolv.conf");
     std::fs::write(&resolver, format!("nameserver {}\noptions timeout:5 attempts:2\n", DNS.ip()))?;
     let python = paths::python()?;
-    let program = "import socket; print(len({r[4][0] for r in socket.getaddrinfo('many.lab', 502)}))";
+    let program = format!("import socket; print(len({{r[4][0] for r in socket.getaddrinfo('many.lab', {port})}}))");
     // The resolver file is exchanged in a mount namespace of the script's own.
     let inner = format!("mount --bind {} /etc/resolv.conf && {} -c \"{program}\"", resolver.display(), python.display());
-    let found = undisturbed(daemon, &format!("unshare --mount --propagation private sh -c '{}'", inner.replace('\'', "'\\''")))?;
+    Ok(format!("unshare --mount --propagation private sh -c '{}'", inner.replace('\'', "'\\''")))
+}
+
+fn names_with_many_addresses_resolve(world: &mut World) -> Result<()> {
+    let daemon = world.daemon()?;
+    let found = undisturbed(daemon, &look_up(daemon, 443)?)?;
     ensure!(found.trim() == "24", "{found} addresses instead of 12 and 12");
+    Ok(())
+}
+
+/// The C library sorts addresses by connecting a UDP socket to each, with the port that was asked for.
+fn names_resolve_with_the_port_of_a_service_too(world: &mut World) -> Result<()> {
+    let daemon = world.daemon()?;
+    let mark = daemon.events().mark();
+    let script = look_up(daemon, 502)?;
+    let found = By::run(AGENT).run_words(daemon, &["/bin/bash".into(), "-euc".into(), script])?.success()?.stdout;
+    ensure!(found.trim() == "24", "{found} addresses instead of 12 and 12");
+    let _later = By::run(AGENT).run_words(daemon, &["/bin/true".into()])?.success()?;
+    let told: Vec<_> = daemon.events().of_sessions_since(mark).into_iter().filter(|event| event["kind"] == "verdict").collect();
+    let is_of_udp = |event: &serde_json::Value| event["destination"]["transport"] == "udp" && event["destination"]["port"] == 502;
+    ensure!(told.iter().all(is_of_udp), "{told:?}");
     Ok(())
 }
 
