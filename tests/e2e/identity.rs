@@ -9,9 +9,9 @@ use nix::sys::signal::Signal;
 use pp_tests::agent::Daemon;
 use pp_tests::attack::{self, Answer, Attempt};
 use pp_tests::harness::{self, By, Quiet, Refusal, is_block, is_verdict};
-use pp_tests::lab::{GATEWAY, Lab, OPCUA, PLC, STRAY_OTHER, fresh_target, is_emulated};
+use pp_tests::lab::{GATEWAY, Lab, OPCUA, PLC, Place, STRAY_OTHER, fresh_target, is_emulated};
 use pp_tests::policy::{AGENT, OTHER_AGENT, Policy};
-use pp_tests::{paths, wait};
+use pp_tests::{paths, run, wait};
 use serde_json::Value;
 
 use crate::receipts::{Registered, opening};
@@ -32,6 +32,7 @@ tests![
     released_agent_stays_nobodys_over_a_reload_and_a_restart,
     static_program_whose_first_instruction_connects_never_does,
     rules_of_script_module_user_cgroup_and_unit_mark_what_they_name,
+    cgroup_rule_holds_while_the_daemon_cannot_see_cgroups,
     process_that_ran_before_the_daemon_is_found_at_its_start,
 ];
 
@@ -387,6 +388,42 @@ fn rules_of_script_module_user_cgroup_and_unit_mark_what_they_name(world: &mut W
     drop(daemon);
     ensure!(event["agent"] == "by-cgroup", "{event}");
     Ok(())
+}
+
+/// Something is mounted over the cgroups where the daemon sees them.
+fn cgroup_rule_holds_while_the_daemon_cannot_see_cgroups(world: &mut World) -> Result<()> {
+    let me = std::process::id();
+    let named = Cgroup::new(&format!("pplab-{me}-kept"))?;
+    let policy = Policy::standard(world.lab()).with_agent("by-cgroup", &format!("cgroup = [\"/pplab-{me}-kept\"]"));
+    let mut daemon = world.prepared(&policy)?;
+    daemon.accept_namespace("mount");
+    daemon.start_through(&["unshare", "--mount", "--propagation", "private"]);
+    daemon.spawn()?;
+    let is_refused = || -> Result<()> {
+        let refusal = Refusal::of(attack::tcp(daemon.lab(), PLC), named.by(&daemon)).with_control(By::Nobody);
+        let event = refusal.assert(&daemon)?;
+        ensure!(event["agent"] == "by-cgroup", "{event}");
+        Ok(())
+    };
+    is_refused()?;
+
+    let (root, namespace) = (paths::cgroup2()?.display().to_string(), format!("--mount=/proc/{}/ns/mnt", daemon.pid()?));
+    let where_it_sees = |words: &[&str]| -> Result<()> {
+        let words = [&["nsenter", namespace.as_str(), "--"], words, &[root.as_str()]].concat();
+        run::run(&mut daemon.lab().command(Place::Engineering, &words))?.success().map(drop)
+    };
+    where_it_sees(&["mount", "-t", "tmpfs", "none"])?;
+    // It looks every second.
+    let looked = || daemon.log().matches("it is no cgroup2 any more").count();
+    wait::until_true("two looks", wait::SOON, || looked() >= 2).with_context(|| daemon.log())?;
+    is_refused().context("cgroups not seen")?;
+    let reload = daemon.cli(&["policy", "reload"])?;
+    ensure!(reload.code() == 2 && reload.both().contains("it is no cgroup2 any more"), "{reload}");
+    is_refused().context("a reload refused")?;
+
+    where_it_sees(&["umount"])?;
+    let _reloaded = daemon.cli(&["policy", "reload"])?.success()?;
+    is_refused().context("cgroups seen again")
 }
 
 fn process_that_ran_before_the_daemon_is_found_at_its_start(world: &mut World) -> Result<()> {

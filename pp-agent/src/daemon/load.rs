@@ -381,10 +381,14 @@ pub(super) fn admit_again(stored: StoredReceipt, config: &Config, keyring: &Keyr
 /// The cgroups that rules name now.
 ///
 /// # Errors
-/// The tree cannot be read. What was known of it must stay in force then.
+/// The tree cannot be read, or something else is mounted over it. What was known of it must stay in force then.
 pub(super) fn resolve_cgroups(root: Option<&Path>, config: &Config) -> Result<Vec<(u64, NameId)>, String> {
-    let Some(root) = root else { return Ok(Vec::new()) };
-    identity::resolve_cgroups(root, &config.cgroup_rules).map_err(|error| format!("cgroups below {}: {error}", root.display()))
+    let Some(root) = root.filter(|_| !config.cgroup_rules.is_empty()) else { return Ok(Vec::new()) };
+    let read = || {
+        mounts::ensure_cgroup2(root)?;
+        identity::resolve_cgroups(root, &config.cgroup_rules)
+    };
+    read().map_err(|error| format!("cgroups below {}: {error}", root.display()))
 }
 
 /// The name of the host in policy. Without one, events have the host's own name.

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use procfs_core::{
     ProcessCGroup,
     process::{MountInfo, MountOptFields},
@@ -47,6 +48,18 @@ impl Mount {
             self.options.get(name).is_some_and(|found| found.as_deref() == value)
         };
         if controllers.is_empty() { self.kind == "cgroup2" } else { self.kind == "cgroup" && controllers.iter().all(has) }
+    }
+}
+
+/// Checks that a folder is on cgroup2.
+///
+/// # Errors
+/// It is not, or cannot be looked at.
+pub(crate) fn ensure_cgroup2(folder: &Path) -> io::Result<()> {
+    if statfs(folder)?.filesystem_type() == CGROUP2_SUPER_MAGIC {
+        Ok(())
+    } else {
+        Err(io::Error::other("it is no cgroup2 any more; unmount what covers it"))
     }
 }
 
