@@ -107,7 +107,7 @@ fn each_port_of_each_service_is_refused_over_each_of_its_transports(world: &mut 
     };
     let list = daemon.path("services");
     fs::write(&list, ports.iter().map(line).collect::<Vec<_>>().join("\n"))?;
-    let batch = attack::workload(lab, &["batch", &list.display().to_string()], STRAY_MODBUS).words;
+    let batch = attack::workload(lab, &["batch", "--here", &list.display().to_string()], STRAY_MODBUS).words;
     let run = |by: &By| -> Result<Vec<Option<Answer>>> {
         let output = by.run_words(daemon, &batch)?.success()?;
         catch_up(lab)?;
