@@ -2,14 +2,17 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// Parses JSON text as UTF-8 with nothing after it, and refuses an object that names a member twice, at any depth.
+/// Reads JSON text as UTF-8 with nothing after it, and refuses an object that names a member twice, at any depth.
 ///
 /// `serde_json` alone would keep the last of two members, so that two readers of one signed text could see two meanings.
-pub(crate) fn parse_strict(bytes: &[u8]) -> Result<Value, serde_json::Error> {
-    serde_json::from_slice::<Strict>(bytes).map(|strict| strict.0)
+///
+/// # Errors
+/// The text is not such JSON, or not of a `T`.
+pub(crate) fn parse_strict<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
+    serde_json::from_slice::<Strict>(bytes).and_then(|strict| T::deserialize(strict.0))
 }
 
 /// The canonical text of `value`: sorted keys, no spaces, ECMAScript strings and numbers. `None` when it has none.
@@ -80,12 +83,14 @@ impl<'de> Visitor<'de> for StrictVisitor {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::{canonical, parse_strict};
 
     #[test]
     fn a_member_named_twice_is_refused_at_any_depth() {
         for text in [r#"{"a":1,"a":1}"#, r#"{"x":[{"y":{"a":1,"\u0061":2}}]}"#] {
-            assert!(parse_strict(text.as_bytes()).unwrap_err().to_string().contains("appears twice"));
+            assert!(parse_strict::<Value>(text.as_bytes()).unwrap_err().to_string().contains("appears twice"));
         }
     }
 
@@ -93,14 +98,14 @@ mod tests {
     fn sloppy_text_is_refused() {
         let deep = "[".repeat(100_000);
         for text in ["", "{}x", "{} {}", "\u{feff}{}", "{'a':1}", "[1,]", "1e999", r#""\ud800""#, "NaN", &deep] {
-            assert!(parse_strict(text.as_bytes()).is_err(), "{}", &text[..text.len().min(20)]);
+            assert!(parse_strict::<Value>(text.as_bytes()).is_err(), "{}", &text[..text.len().min(20)]);
         }
-        assert!(parse_strict(b"\"\xff\"").is_err());
+        assert!(parse_strict::<Value>(b"\"\xff\"").is_err());
     }
 
     #[test]
     fn canonical_text_is_sorted_and_tight() {
-        let value = parse_strict(br#" { "b" : [1.0, 2e1, "\u00e9\/"] , "a" : null } "#).unwrap();
+        let value: Value = parse_strict(br#" { "b" : [1.0, 2e1, "\u00e9\/"] , "a" : null } "#).unwrap();
         assert_eq!(canonical(&value).unwrap(), "{\"a\":null,\"b\":[1,20,\"\u{e9}/\"]}");
     }
 }

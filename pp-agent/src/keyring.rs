@@ -150,7 +150,7 @@ impl Keyring {
     }
 
     fn parse_bytes(bytes: &[u8]) -> Result<Self, KeySetError> {
-        let value = json::parse_strict(bytes).map_err(|error| KeySetError::NotJson { why: error.to_string() })?;
+        let value: Value = json::parse_strict(bytes).map_err(|error| KeySetError::NotJson { why: error.to_string() })?;
         let Some(Value::Array(entries)) = value.get("keys") else { return Err(KeySetError::NoKeys) };
         let mut keys = BTreeMap::new();
         for (position, entry) in entries.iter().enumerate() {

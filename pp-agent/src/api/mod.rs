@@ -19,7 +19,6 @@ pub(crate) use status::{
 };
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 /// The body of an error answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,14 +42,6 @@ pub(crate) struct Problem {
     /// The code of Permission Protocol, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) pp_code: Option<String>,
-}
-
-/// An answer as JSON, with the members of each object in alphabetical order.
-///
-/// # Errors
-/// Never for the types of this module; the signature is serde's.
-pub(crate) fn to_json(answer: &impl Serialize) -> Result<Value, serde_json::Error> {
-    serde_json::to_value(answer)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use pp_common::decide::{Reason, Verdict};
 use serde_json::json;
 
 fn text(answer: &impl Serialize) -> String {
-    to_json(answer).unwrap().to_string()
+    serde_json::to_value(answer).unwrap().to_string()
 }
 
 #[test]

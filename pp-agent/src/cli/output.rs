@@ -6,7 +6,6 @@ use serde::Serialize;
 use unicode_width::UnicodeWidthStr as _;
 
 use super::CliError;
-use crate::api;
 use crate::escape::escape;
 
 /// Where data goes, and in which form.
@@ -26,9 +25,9 @@ impl Output {
         self.raw(format!("{}\n", escape(text)).as_bytes())
     }
 
-    /// A value as indented JSON.
+    /// A value as indented JSON, with the members of each object in alphabetical order.
     pub(crate) fn value(self, value: &impl Serialize) -> Result<(), CliError> {
-        let json = api::to_json(value).map_err(CliError::message)?;
+        let json = serde_json::to_value(value).map_err(CliError::message)?;
         self.raw(format!("{}\n", harmless(&format!("{json:#}"))).as_bytes())
     }
 

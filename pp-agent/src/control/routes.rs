@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::access::{Action, Standing, authorize};
 use super::server::Guest;
 use super::{ApiError, Caller, Governor, stream, why};
-use crate::api::{self, Neighbours, OwnSession, Status};
+use crate::api::{Neighbours, OwnSession, Status};
 use crate::events::Filter;
 use crate::events::build::{parse_session, session_text};
 
@@ -161,7 +161,8 @@ impl Call {
         work: impl FnOnce(&dyn Governor, &Caller) -> Result<T, ApiError> + Send + 'static,
     ) -> Answer {
         let answer = self.blocking(action, work).await?;
-        let json = api::to_json(&answer).map_err(|error| ApiError::Internal(error.to_string()))?;
+        // As a value, so that the members of each object are in alphabetical order.
+        let json = serde_json::to_value(&answer).map_err(|error| ApiError::Internal(error.to_string()))?;
         Ok(Json(json).into_response())
     }
 

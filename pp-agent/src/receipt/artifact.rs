@@ -28,7 +28,7 @@ impl Artifact {
         if bytes.len() > MAX_ARTIFACT_BYTES {
             return Err(Malformed::TooLarge.into());
         }
-        let file = json::parse_strict(bytes).map_err(|error| Malformed::NotJson(error.to_string()))?;
+        let file: Value = json::parse_strict(bytes).map_err(|error| Malformed::NotJson(error.to_string()))?;
         let Some(Value::Object(members)) = file.get("artifact") else { return Err(Malformed::NoArtifact.into()) };
         let text = |name: &'static str| match members.get(name) {
             Some(Value::String(text)) => Ok(text.clone()),

@@ -238,7 +238,7 @@ pub(super) fn not_from_the_future(payload: &Payload, context: &AdmitContext<'_>)
 /// The signed request, if its text is canonical.
 pub(super) fn canonical_request(payload: &Payload) -> Result<Map<String, Value>, Refusal> {
     let no = |why: String| Refusal::RequestNotCanonical { why };
-    let request = json::parse_strict(payload.request_json.as_bytes()).map_err(|_| no("it is not strict JSON".into()))?;
+    let request: Value = json::parse_strict(payload.request_json.as_bytes()).map_err(|_| no("it is not strict JSON".into()))?;
     if json::canonical(&request).as_deref() != Some(payload.request_json.as_str()) {
         return Err(no("its text is not its own canonical text".into()));
     }

@@ -61,11 +61,10 @@ impl Payload {
         if required(members, "signatureAlg")? != "ed25519" {
             return Err(bad("signatureAlg", "it must be ed25519"));
         }
-        if let Some(codes) = optional(members, "reasonCodes")? {
-            let codes = json::parse_strict(codes.as_bytes()).ok();
-            if !codes.is_some_and(|codes| codes.as_array().is_some_and(|codes| codes.iter().all(Value::is_string))) {
-                return Err(bad("reasonCodes", "it must be the text of a JSON array of strings"));
-            }
+        if let Some(codes) = optional(members, "reasonCodes")?
+            && json::parse_strict::<Vec<String>>(codes.as_bytes()).is_err()
+        {
+            return Err(bad("reasonCodes", "it must be the text of a JSON array of strings"));
         }
         Ok(Self {
             id: required(members, "id")?,

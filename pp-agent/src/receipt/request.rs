@@ -92,8 +92,7 @@ impl Request {
         if bytes.len() > MAX_ARTIFACT_BYTES {
             return Err(RequestError::TooLarge);
         }
-        let value = strict::parse_strict(bytes).map_err(|error| RequestError::Form(error.to_string()))?;
-        let request: Self = serde_json::from_value(value).map_err(|error| RequestError::Form(error.to_string()))?;
+        let request: Self = strict::parse_strict(bytes).map_err(|error| RequestError::Form(error.to_string()))?;
         request.terms()?;
         Ok(request)
     }

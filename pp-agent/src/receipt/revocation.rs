@@ -66,7 +66,7 @@ pub fn revoke(receipt_id: &str, tenant: &str, reason: &str, key: &OperatorKey, n
 #[must_use]
 pub fn revoked_id(evidence: &Evidence) -> Option<String> {
     let denied = evidence.text("status") == Some("DENIED") && evidence.text("resolutionType") == Some("deny");
-    let request = strict::parse_strict(evidence.text("requestJson")?.as_bytes()).ok()?;
+    let request: Value = strict::parse_strict(evidence.text("requestJson")?.as_bytes()).ok()?;
     let named = request.get("metadata")?.get("revokedReceiptId")?.as_str()?;
     (denied && !named.is_empty()).then(|| named.to_owned())
 }
