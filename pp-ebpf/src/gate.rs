@@ -15,6 +15,7 @@ mod hook;
 mod identity;
 mod inherited;
 mod kernel;
+mod listen;
 mod log;
 mod lsm;
 mod maps;

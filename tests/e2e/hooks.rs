@@ -40,8 +40,8 @@ const IN_PLACE: &str = "posture::every_hook_that_this_kernel_takes_is_in_place";
 /// What `sendfile` shows before 6.5.
 const SPLICED: &[&str] = &["coverage::inherited_by_a_rule_s_program_connected_tcp_sendfile_v4_is_refused"];
 
-/// Not on every kernel: in place of another program, or where `sendfile` passes no message hook.
-const SOMEWHERE: [&str; 5] = ["pp_lsm_write", "pp_lsm_splice", "pp_entry_write", "pp_fmod_splice", "pp_lsm_setattr"];
+/// Not on every kernel: from 5.11 on, in place of another program, or where `sendfile` passes no message hook.
+const SOMEWHERE: [&str; 6] = ["pp_listen", "pp_lsm_write", "pp_lsm_splice", "pp_entry_write", "pp_fmod_splice", "pp_lsm_setattr"];
 
 const HOOKS: &[Hook] = &[
     // A session's end is told when its last process ends.
@@ -54,6 +54,7 @@ const HOOKS: &[Hook] = &[
     hook("pp_connect4", ALL, &["behaviour::sweep_of_one_port_stops_at_the_number_of_hosts"]),
     hook("pp_connect6", ALL, &["behaviour::sweep_over_ipv6_stops_at_the_number_of_hosts"]),
     hook("pp_attach", ALL, &["moves::daemon_that_a_session_moves_goes_back"]),
+    hook("pp_listen", ALL, &["sockets::device_that_dials_an_mptcp_listener_gets_nothing"]),
     // Egress refuses in their place.
     hook("pp_sendmsg4", ALONE, &["backend::programs_of_the_backend_refuse_first"]),
     hook("pp_sendmsg6", ALONE, &["backend::programs_of_the_backend_refuse_first"]),

@@ -22,6 +22,9 @@ tests![
     connected_socket_that_was_passed_in_cannot_be_written,
     dnat_into_a_zone_is_refused,
     client_of_an_agents_server_is_served_whatever_its_source_port,
+    device_that_dials_an_mptcp_listener_gets_nothing,
+    device_that_dials_an_mptcp_listener_by_ipv6_gets_nothing,
+    device_that_dials_an_mptcp_listener_without_a_bind_gets_nothing,
     zero_address_is_refused_where_a_zone_covers_loopback,
 ];
 
@@ -180,6 +183,74 @@ fn client_of_an_agents_server_is_served_whatever_its_source_port(world: &mut Wor
     let told: Vec<Value> = daemon.events().since(mark).into_iter().filter(to_client).collect();
     ensure!(told.is_empty(), "serving made events: {told:?}");
     Ok(())
+}
+
+/// Nobody's MPTCP listener greets a device that dials it by MPTCP or TCP. An agent's gets no connection, has an event, and still serves a
+/// client that nothing protects.
+fn is_not_served(world: &mut World, listen: &str, options: &[&str], [own, device, client]: [&str; 3]) -> Result<()> {
+    /// Each dial has a port of its own, so that no packet of an earlier one is taken for its.
+    static PORT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(41_000);
+    let daemon = world.daemon()?;
+    let lab = daemon.lab();
+    let serve = |by: &By| -> Result<(Running, SocketAddr)> {
+        let words = attack::workload(lab, &[&["serve", listen, "--mptcp", "--accept", "2"], options].concat(), PLC).words;
+        let mut server = Running::start(&mut lab.command(Place::Engineering, &by.words(daemon, &words)))?;
+        let ready = server.line_with("ready").map_err(|error| skip(&format!("no MPTCP on this kernel: {error:#}")))?;
+        let port = ready["port"].as_u64().unwrap_or_default();
+        Ok((server, SocketAddr::new(own.parse()?, u16::try_from(port)?)))
+    };
+    let dial = |place: Place, from: &str, to: SocketAddr, options: &[&str]| -> Result<(SocketAddr, Value)> {
+        let source = SocketAddr::new(from.parse()?, PORT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        let (to, from) = (to.to_string(), source.to_string());
+        let words = [&["dial", &to, "--source", &from], options].concat();
+        Ok((source, run::run(&mut lab.command(place, &attack::workload(lab, &words, source).words))?.json()?))
+    };
+    const WAYS: [&[&str]; 2] = [&["--mptcp"], &[]];
+
+    let (server, to) = serve(&By::Nobody)?;
+    for way in WAYS {
+        let plant = lab.plant().from_now();
+        let (source, answer) = dial(Place::Plant, device, to, way)?;
+        ensure!(answer["answer"] == "served\n", "control run {way:?}: {answer}");
+        wait::until_true("control run: its packets", wait::SOON, || !plant.packets_to(source).is_empty())?;
+    }
+    let _served = server.finish(run::PATIENCE)?.success()?;
+
+    let (server, to) = serve(&By::run(AGENT))?;
+    for way in WAYS {
+        harness::catch_up(lab)?;
+        let (plant, mark) = (lab.plant().from_now(), daemon.events().mark());
+        let (source, answer) = dial(Place::Plant, device, to, way)?;
+        ensure!(answer["ok"] == false && answer["answer"] == "", "{way:?}: {answer}");
+        harness::catch_up(lab)?;
+        let packets = plant.packets_to(source);
+        ensure!(packets.is_empty(), "{way:?}: the device got {packets:?}");
+        let event = daemon.events().wait_since(mark, "its event", |event| is_block(event, source))?;
+        ensure!(event["hook"] == "ingress" && event["reason"] == "no_receipt", "{event}");
+    }
+    let mark = daemon.events().mark();
+    for way in WAYS {
+        let (_, answer) = dial(Place::It, client, to, way)?;
+        ensure!(answer["answer"] == "served\n", "client of an agent's server, {way:?}: {answer}");
+    }
+    let _served = server.finish(run::PATIENCE)?.success()?;
+    let to_client = |event: &Value| is_verdict(event, "block") && event["destination"]["address"] == client;
+    let told: Vec<Value> = daemon.events().since(mark).into_iter().filter(to_client).collect();
+    ensure!(told.is_empty(), "serving made events: {told:?}");
+    Ok(())
+}
+
+fn device_that_dials_an_mptcp_listener_gets_nothing(world: &mut World) -> Result<()> {
+    is_not_served(world, "0.0.0.0:9002", &[], ["10.99.0.2", "10.20.4.7", "10.97.0.2"])
+}
+
+fn device_that_dials_an_mptcp_listener_by_ipv6_gets_nothing(world: &mut World) -> Result<()> {
+    is_not_served(world, "[::]:9003", &[], ["fd00:99::2", "fd00:20::7", "fd00:97::2"])
+}
+
+/// Nothing but `listen` itself is called: no hook of `bind` can know of it.
+fn device_that_dials_an_mptcp_listener_without_a_bind_gets_nothing(world: &mut World) -> Result<()> {
+    is_not_served(world, "0.0.0.0:0", &["--unbound"], ["10.99.0.2", "10.20.4.7", "10.97.0.2"])
 }
 
 fn zero_address_is_refused_where_a_zone_covers_loopback(world: &mut World) -> Result<()> {

@@ -81,7 +81,7 @@ pub(super) struct Choice {
     pub(super) backend: Option<Backend>,
     /// Whether it refused a canary.
     pub(super) proven: bool,
-    /// Its programs that this kernel refused.
+    /// Its programs, and optional ones of every backend, that this kernel refused.
     pub(super) refused: Vec<Refused>,
     pub(super) candidates: Vec<Candidate>,
 }

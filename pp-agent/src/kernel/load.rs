@@ -131,9 +131,22 @@ impl Loader {
         })
     }
 
-    /// Attaches the first programs of every backend.
-    pub(super) fn attach_first(&mut self) -> Result<(), KernelError> {
-        FIRST.iter().try_for_each(|program| self.put_for_all(program))
+    /// Attaches the first programs of every backend. Returns optional programs that this kernel refused.
+    ///
+    /// # Errors
+    /// A needed program was refused.
+    pub(super) fn attach_first(&mut self) -> Result<Vec<Refused>, KernelError> {
+        let mut refused = Vec::new();
+        for program in &FIRST {
+            match self.put_for_all(program) {
+                Err(KernelError::Program { program: name, reason }) if !program.needed => {
+                    tracing::info!("{name} is not to be had here: {}", reason.lines().next().unwrap_or_default());
+                    refused.push((name, reason));
+                }
+                other => other?,
+            }
+        }
+        Ok(refused)
     }
 
     /// Attaches the programs that mark processes, and returns the descriptors of all links. They keep the hooks attached if the pins are
@@ -252,7 +265,7 @@ impl Loader {
         let held = sys::object(pin).map_err(|error| error.to_string())?;
         drop(pinned);
         // Programs of a backend stay until the new ones have refused a canary.
-        if matches!(attach_to, AttachTo::Cgroup(_) | AttachTo::Tracepoint(_)) {
+        if matches!(attach_to, AttachTo::Cgroup(_) | AttachTo::Tracepoint(_) | AttachTo::TypedTracepoint(_)) {
             for path in old {
                 fs::remove_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
             }
@@ -375,6 +388,7 @@ pub(super) fn pins_of(links: &Path, stem: &str) -> Vec<PathBuf> {
 fn load_one(program: &mut Program, attach_to: AttachTo, btf: &Btf) -> Result<(), aya::programs::ProgramError> {
     match (program, attach_to) {
         (Program::RawTracePoint(program), _) => program.load(),
+        (Program::BtfTracePoint(program), AttachTo::TypedTracepoint(name)) => program.load(name, btf),
         (Program::Lsm(program), AttachTo::Hook(hook)) => program.load(hook, btf),
         (Program::FEntry(program), AttachTo::Entry(function)) => program.load(function, btf),
         (Program::CgroupSockAddr(program), _) => program.load(),
@@ -394,6 +408,10 @@ fn attach_one(program: &mut Program, attach_to: AttachTo, cgroup: &fs::File) -> 
     match (program, attach_to) {
         (Program::RawTracePoint(program), AttachTo::Tracepoint(name)) => {
             let id = program.attach(name)?;
+            Ok(program.take_link(id)?.into())
+        }
+        (Program::BtfTracePoint(program), _) => {
+            let id = program.attach()?;
             Ok(program.take_link(id)?.into())
         }
         (Program::Lsm(program), _) => {

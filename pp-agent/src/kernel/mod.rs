@@ -146,8 +146,9 @@ impl Gate {
             mark_again(&gate)?;
             gate.end_left_behind(&options.bpffs);
         }
-        loader.attach_first()?;
+        let refused = loader.attach_first()?;
         gate.choice = backend::choose(&gate, &mut loader)?;
+        gate.choice.refused.extend(refused);
         gate.refuses.store(gate.choice.proven, Ordering::Relaxed);
         let links = loader.close()?;
         let log = ProgramLog::open(&links);

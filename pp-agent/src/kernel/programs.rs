@@ -18,6 +18,8 @@ pub(super) enum AttachTo {
     Cgroup(CgroupHook),
     /// A raw tracepoint of this name.
     Tracepoint(&'static str),
+    /// A raw tracepoint of this name, whose arguments the program takes as the types that the kernel says they are.
+    TypedTracepoint(&'static str),
     /// An LSM hook of this name; with fmod_ret, the function of the kernel that calls the hook.
     Hook(&'static str),
     /// The entry of a function of the kernel.
@@ -101,8 +103,13 @@ const fn entry(name: &'static str, function: &'static str) -> Program {
     Program::new(name, AttachTo::Entry(function), &[Backend::FmodRet]).where_it_loads()
 }
 
+/// A program at a tracepoint that marks sockets. Kernels before 5.11 do not support it.
+const fn typed_tracepoint(name: &'static str, tracepoint: &'static str) -> Program {
+    Program::new(name, AttachTo::TypedTracepoint(tracepoint), &[]).where_it_loads()
+}
+
 /// Attached first, in this order. The fork hook is the very first, so that no child of a process that is marked later is missed.
-pub(super) const FIRST: [Program; 9] = [
+pub(super) const FIRST: [Program; 10] = [
     tracepoint("pp_fork", "sched_process_fork"),
     cgroup("pp_sock_create", 2, "sock_create"),
     cgroup("pp_egress", 1, "egress"),
@@ -112,6 +119,7 @@ pub(super) const FIRST: [Program; 9] = [
     cgroup("pp_sendmsg4", 14, "sendmsg4"),
     cgroup("pp_sendmsg6", 15, "sendmsg6"),
     tracepoint("pp_attach", "cgroup_attach_task"),
+    typed_tracepoint("pp_listen", "inet_sock_set_state"),
 ];
 
 /// Programs that refuse before the kernel acts. The backend decides which of them are attached.

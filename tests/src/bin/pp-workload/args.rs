@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::calls::CallArg;
-use crate::flows::LeaveOptions;
+use crate::flows::{LeaveOptions, ServeOptions};
 use crate::hunt::{HuntOptions, OnceOptions};
 use crate::peers::Peers;
 use crate::storms::Storm;
@@ -85,16 +85,15 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Peers(Peers),
     /// Serve a fixed answer to that many clients
-    Serve {
-        listen: SocketAddr,
-        #[arg(long, default_value_t = 1)]
-        accept: u32,
-    },
+    Serve(ServeOptions),
     /// Connect from a given source and read the answer
     Dial {
         target: SocketAddr,
         #[arg(long)]
         source: SocketAddr,
+        /// By MPTCP
+        #[arg(long)]
+        mptcp: bool,
     },
     /// Open a socket, make it standard input, exec the command
     OpenThenExec {

@@ -33,6 +33,24 @@ pub(crate) struct LeaveOptions {
     mptcp: bool,
 }
 
+/// How a server listens.
+#[derive(Args)]
+pub(crate) struct ServeOptions {
+    listen: SocketAddr,
+    /// How many clients to greet
+    #[arg(long, default_value_t = 1)]
+    accept: u32,
+    /// By MPTCP
+    #[arg(long)]
+    mptcp: bool,
+    /// Have the kernel choose the port, by a call of listen alone; only the family of the address counts
+    #[arg(long)]
+    unbound: bool,
+}
+
+/// `IPPROTO_MPTCP` of `linux/in.h`.
+const MPTCP: i32 = 262;
+
 /// What a development server answers.
 const GREETING: &[u8] = b"served\n";
 
@@ -85,10 +103,7 @@ pub(crate) fn hold(target: SocketAddr, for_ms: u64) -> Result<()> {
 
 /// Opens a flow, writes on it when told to, closes it and is gone: what the kernel could not send stays in its queue.
 pub(crate) fn leave(options: &LeaveOptions) -> Result<()> {
-    /// `IPPROTO_MPTCP` of `linux/in.h`.
-    const MPTCP: i32 = 262;
-    let protocol = options.mptcp.then(|| Protocol::from(MPTCP));
-    let socket = Socket::new(Domain::for_address(options.target), Type::STREAM, protocol)?;
+    let socket = stream(options.target, options.mptcp)?;
     socket.set_linger(options.linger.map(Duration::from_secs))?;
     socket.connect_timeout(&options.target.into(), Duration::from_secs(10))?;
     let local = socket.local_addr()?.as_socket().map(|local| local.to_string());
@@ -103,6 +118,10 @@ pub(crate) fn leave(options: &LeaveOptions) -> Result<()> {
     let wrote = if options.bytes == 0 { Ok(0) } else { (&socket).write(&vec![b'x'; options.bytes]) };
     drop(socket);
     outcome::print(&json!({"left": true, "wrote": wrote.as_ref().ok(), "errno": wrote.err().and_then(|error| error.raw_os_error())}))
+}
+
+fn stream(address: SocketAddr, mptcp: bool) -> std::io::Result<Socket> {
+    Socket::new(Domain::for_address(address), Type::STREAM, mptcp.then(|| Protocol::from(MPTCP)))
 }
 
 /// Accepts one connection, reads nothing of it until the file exists, and then all; prints how much that was.
@@ -149,10 +168,16 @@ pub(crate) fn spin(target: SocketAddr, for_ms: u64, every_ms: u16, until: Option
 }
 
 /// Listens, says so, and greets that many clients.
-pub(crate) fn serve(listen: SocketAddr, accept: u32) -> Result<()> {
-    let listener = TcpListener::bind(listen)?;
+pub(crate) fn serve(options: &ServeOptions) -> Result<()> {
+    let socket = stream(options.listen, options.mptcp)?;
+    socket.set_reuse_address(true)?;
+    if !options.unbound {
+        socket.bind(&options.listen.into())?;
+    }
+    socket.listen(128)?;
+    let listener = TcpListener::from(socket);
     outcome::print(&json!({"ready": true, "port": listener.local_addr()?.port()}))?;
-    for _ in 0..accept {
+    for _ in 0..options.accept {
         let (mut client, peer) = listener.accept()?;
         let mut request = [0_u8; 64];
         let read = client.read(&mut request);
@@ -163,8 +188,8 @@ pub(crate) fn serve(listen: SocketAddr, accept: u32) -> Result<()> {
 }
 
 /// Connects from `source`, asks, and prints the answer.
-pub(crate) fn dial(target: SocketAddr, source: SocketAddr) -> Result<()> {
-    let socket = Socket::new(Domain::for_address(target), Type::STREAM, None)?;
+pub(crate) fn dial(target: SocketAddr, source: SocketAddr, mptcp: bool) -> Result<()> {
+    let socket = stream(target, mptcp)?;
     socket.set_reuse_address(true)?;
     socket.bind(&source.into())?;
     socket.set_read_timeout(Some(Duration::from_secs(4)))?;
