@@ -3,8 +3,10 @@
 //!
 //! Layouts as in [`crate::abi`]: integers and byte arrays only, named padding.
 
+mod ioctl;
 mod names;
 
+pub use ioctl::types;
 use names::hash_text;
 pub use names::{NAME_WORDS, TEXT_WORDS, hash, hash_bound, hash_name};
 
@@ -279,6 +281,10 @@ pub const fn device(mode: u16, number: u32, write: bool) -> Option<Tamper> {
             0x0010_0001 | 0x0010_0002 | 0x0010_0004 => Some(Tamper::KernelMemory),
             // /dev/net/tun
             0x00a0_00c8 => Some(Tamper::Tun),
+            // /dev/uinput and /dev/uhid, which make keyboards.
+            0x00a0_00df | 0x00a0_00ef => Some(Tamper::Terminal),
+            // What is written to an input device counts as typed on it.
+            _ if major == 13 && write => Some(Tamper::Terminal),
             // SCSI by its generic device.
             _ if major == 21 && write => Some(Tamper::RawDisk),
             _ => None,

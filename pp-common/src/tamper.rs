@@ -35,6 +35,8 @@ codes! {
         CgroupMove = 14, "cgroup_move";
         /// A server that acts for whoever asks it.
         Delegate = 20, "delegate";
+        /// Typing in a person's place: into a terminal's input, or on a keyboard.
+        Terminal = 21, "terminal";
         /// Any of these where kernel structures were unreadable.
         Unreadable = 30, "unreadable";
     }
@@ -93,5 +95,9 @@ codes! {
         UnixConnect = 30, "lsm_unix_stream_connect";
         /// A datagram to a unix socket.
         UnixSend = 31, "lsm_unix_may_send";
+        /// `ioctl(2)`.
+        Ioctl = 40, "lsm_file_ioctl";
+        /// `ioctl(2)` of a 32-bit program.
+        IoctlCompat = 41, "lsm_file_ioctl_compat";
     }
 }

@@ -14,6 +14,7 @@ mod guard;
 mod hook;
 mod identity;
 mod inherited;
+mod ioctl;
 mod kernel;
 mod listen;
 mod log;

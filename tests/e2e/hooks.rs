@@ -41,7 +41,8 @@ const IN_PLACE: &str = "posture::every_hook_that_this_kernel_takes_is_in_place";
 const SPLICED: &[&str] = &["coverage::inherited_by_a_rule_s_program_connected_tcp_sendfile_v4_is_refused"];
 
 /// Not on every kernel: from 5.11 on, in place of another program, or where `sendfile` passes no message hook.
-const SOMEWHERE: [&str; 6] = ["pp_listen", "pp_lsm_write", "pp_lsm_splice", "pp_entry_write", "pp_fmod_splice", "pp_lsm_setattr"];
+const SOMEWHERE: [&str; 7] =
+    ["pp_listen", "pp_lsm_write", "pp_lsm_splice", "pp_entry_write", "pp_fmod_splice", "pp_lsm_setattr", "pp_lsm_ioctl_compat"];
 
 const HOOKS: &[Hook] = &[
     // A session's end is told when its last process ends.
@@ -132,6 +133,8 @@ const HOOKS: &[Hook] = &[
     hook("pp_lsm_setattr", BENEATH, &["tamper::policy_keys_and_state_cannot_be_changed"]),
     hook("pp_lsm_read_file", BENEATH, &["tamper::code_cannot_be_loaded_into_the_kernel"]),
     hook("pp_lsm_load_data", BENEATH, &["tamper::code_cannot_be_loaded_into_the_kernel"]),
+    hook("pp_lsm_ioctl", BENEATH, &["reach::terminal_of_a_person_cannot_be_typed_into"]),
+    hook("pp_lsm_ioctl_compat", BENEATH, &["reach::terminal_of_a_person_cannot_be_typed_into"]),
     hook("pp_lsm_unix_connect", BENEATH, &["delegates::socket_at_dockers_path_is_refused_whatever_the_way_to_it"]),
     hook("pp_lsm_unix_send", BENEATH, &["delegates::socket_that_policy_names_is_refused_and_one_it_allows_is_not"]),
     hook("pp_lsm_rename", LSM, &["tamper::policy_keys_and_state_cannot_be_changed"]),

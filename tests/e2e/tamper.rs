@@ -50,12 +50,12 @@ pub(crate) fn tamper(daemon: &Daemon, words: &[&str]) -> Attempt {
     workload(daemon.lab(), &arguments, PLC)
 }
 
-fn text(path: &Path) -> String {
+pub(crate) fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
 /// True where no hook sees any of this, after `status` has said so.
-fn is_stated_gap(world: &mut World, gap: &str) -> Result<bool> {
+pub(crate) fn is_stated_gap(world: &mut World, gap: &str) -> Result<bool> {
     let alone = world.backend()? == "cgroup";
     let status = world.daemon()?.client()?.status()?;
     let named = status["gaps"].as_array().is_some_and(|gaps| gaps.iter().any(|name| name == gap));
@@ -96,12 +96,18 @@ fn refused(daemon: &Daemon, words: &[&str], reason: &str, object: Option<&str>) 
 }
 
 fn refused_as(daemon: &Daemon, words: &[&str], errno: i32, reason: &str, object: Option<&str>) -> Result<Value> {
+    refused_attempt(daemon, &tamper(daemon, words), errno, reason, object)
+}
+
+/// The same of any attempt.
+pub(crate) fn refused_attempt(daemon: &Daemon, attempt: &Attempt, errno: i32, reason: &str, object: Option<&str>) -> Result<Value> {
+    let name = &attempt.name;
     let mark = daemon.events().mark();
-    let answer = By::LAB_AGENT.attempt(daemon, &tamper(daemon, words))?;
-    ensure!(answer == Answer::Refused(errno), "{words:?} by a session: {answer:?}");
+    let answer = By::LAB_AGENT.attempt(daemon, attempt)?;
+    ensure!(answer == Answer::Refused(errno), "{name} by a session: {answer:?}");
     let event = daemon
         .events()
-        .wait_since(mark, &format!("the event of {words:?}"), |event| event["kind"] == "tamper" && event["reason"] == reason)?;
+        .wait_since(mark, &format!("the event of {name}"), |event| event["kind"] == "tamper" && event["reason"] == reason)?;
     ensure!(event["verdict"] == "block" && event["agent"] == AGENT, "{event}");
     if let Some(object) = object {
         ensure!(event["object"] == object, "{event}");

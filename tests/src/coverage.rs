@@ -349,6 +349,8 @@ pub static TABLE: &[Line] = &[
     beside("tmux of the operator", "unix", "delegates::tmux_of_the_operator_is_refused_and_one_of_the_session_is_not"),
     beside("system bus, as root", "unix", "delegates::system_bus_is_closed_to_root_alone"),
     beside("taking over a process of nobody's", "ptrace", "tamper::process_of_nobodys_session_cannot_be_taken_over"),
+    beside("typing into another's terminal: TIOCSTI, TIOCLINUX, keymaps", "ptrace", "reach::terminal_of_a_person_cannot_be_typed_into"),
+    beside("making a keyboard, writing to an input device", "tamper", "reach::keyboard_cannot_be_made_or_typed_on"),
     beside("signals to the daemon", "tamper", "tamper::daemon_cannot_be_signalled"),
     beside("bpf() on the gate's objects and new programs", "tamper", "tamper::bpf_is_closed"),
     elsewhere("moving the daemon to another cgroup", "-", "moves::daemon_that_a_session_moves_goes_back"),

@@ -211,13 +211,15 @@ fn went_through(findings: &[canary::Finding], gaps: &[Gap]) -> Vec<String> {
 /// What this backend does not refuse on this kernel. A gap is closed only if all of its programs are attached.
 fn known_gaps(backend: Backend, sees_passed: bool, ends_orphans: bool, has: impl Fn(&str) -> bool) -> Vec<Gap> {
     let unix = ["pp_lsm_unix_connect", "pp_lsm_unix_send"];
-    let tamper: Vec<&str> = GUARD_PROGRAMS.into_iter().filter(|name| !unix.contains(name) && *name != "pp_lsm_ptrace").collect();
+    // What makes other processes of the same user act.
+    let ptrace = ["pp_lsm_ptrace", "pp_lsm_ioctl", "pp_lsm_ioctl_compat"];
+    let tamper: Vec<&str> = GUARD_PROGRAMS.into_iter().filter(|name| !unix.contains(name) && !ptrace.contains(name)).collect();
     let all = |programs: &[&str]| programs.iter().all(|name| has(name));
     let closed = [
         (Gap::Packet, true),
         (Gap::Vsock, true),
         (Gap::Unix, all(&unix)),
-        (Gap::Ptrace, all(&["pp_lsm_ptrace"])),
+        (Gap::Ptrace, all(&ptrace)),
         (Gap::Passed, sees_passed),
         (Gap::Tamper, all(&tamper)),
     ];

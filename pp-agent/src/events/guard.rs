@@ -54,6 +54,7 @@ pub(super) fn words(record: &GuardRecord) -> String {
         Some(Tamper::KernelSetting) => format!("writing the kernel's {text}"),
         Some(Tamper::DaemonFile) => format!("writing {text} of the daemon's process or cgroup"),
         Some(Tamper::CgroupMove) => "moving the daemon to another cgroup: the process was ended, and the daemon goes back".to_owned(),
+        Some(Tamper::Terminal) => format!("typing in a person's place: {text}"),
         Some(Tamper::Delegate) if pid != 0 => format!("asking another process to act for the session: pid {pid} listens"),
         Some(Tamper::Delegate) => "asking another process to act for the session".to_owned(),
         Some(Tamper::Unreadable) => "the kernel's own structures could not be read".to_owned(),

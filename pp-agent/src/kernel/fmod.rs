@@ -106,6 +106,11 @@ fn name_of(hook: &str) -> String {
     }
 }
 
+/// Whether this kernel calls this LSM hook anywhere.
+pub(super) fn has_hook(kernel: &Btf, hook: &str) -> bool {
+    prototype(kernel, &name_of(hook)).is_some()
+}
+
 /// The number of the function, if a program for the hook can run at its entry. It must return an error code and take exactly the arguments
 /// of the hook. A program that was written for the function itself (`own`) may have further arguments after these.
 fn function_of(kernel: &Btf, hook: &str, own: bool) -> Result<u32, String> {

@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// The guard programs. They need more of the kernel's types than the others.
-pub const PROGRAMS: [&str; 26] = [
+pub const PROGRAMS: [&str; 28] = [
     "pp_lsm_kill",
     "pp_lsm_fcntl",
     "pp_lsm_ptrace",
@@ -64,6 +64,8 @@ pub const PROGRAMS: [&str; 26] = [
     "pp_lsm_setattr",
     "pp_lsm_read_file",
     "pp_lsm_load_data",
+    "pp_lsm_ioctl",
+    "pp_lsm_ioctl_compat",
     "pp_lsm_unix_connect",
     "pp_lsm_unix_send",
 ];

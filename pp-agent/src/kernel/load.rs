@@ -65,6 +65,8 @@ pub(super) struct Loader {
     kernel: btf_rs::Btf,
     /// See [`offsets::splices_by_message`].
     pub(super) splices_by_message: bool,
+    /// Programs whose hook this kernel does not have, and that are of no use without it.
+    pub(super) hookless: Vec<&'static str>,
     links: PathBuf,
     /// The maps' descriptors, until the object is read again for fmod_ret.
     maps: Vec<(String, OwnedFd)>,
@@ -122,6 +124,7 @@ impl Loader {
             cgroup,
             btf: Btf::from_sys_fs().map_err(|error| KernelError::Btf(error.to_string()))?,
             splices_by_message: offsets::splices_by_message(&kernel),
+            hookless: REFUSING.iter().filter(|program| is_hookless(&kernel, program)).map(|program| program.name).collect(),
             kernel,
             links,
             maps: descriptors,
@@ -172,7 +175,7 @@ impl Loader {
         let mut refused = Vec::new();
         for program in REFUSING.iter().filter(|program| program.serves(backend)) {
             let stands_by = program.in_place_of.is_some_and(|other| refused.iter().all(|(name, _)| *name != other));
-            if stands_by || program.for_splices && self.splices_by_message {
+            if stands_by || program.for_splices && self.splices_by_message || self.hookless.contains(&program.name) {
                 continue;
             }
             match self.put(program, backend) {
@@ -324,6 +327,14 @@ fn check_pins(bpffs: &Path, attached: Attached, fresh: bool) -> Result<(), Kerne
     match lost.filter(|_| attached.own || attached.others && fresh) {
         Some(path) => Err(KernelError::LostMap { path }),
         None => Ok(()),
+    }
+}
+
+/// Whether the program is for kernels alone that have its hook, and this one has not.
+fn is_hookless(kernel: &btf_rs::Btf, program: &programs::Program) -> bool {
+    match program.attach_to {
+        AttachTo::Hook(hook) => program.where_hooked && !fmod::has_hook(kernel, hook),
+        AttachTo::Cgroup(_) | AttachTo::Tracepoint(_) | AttachTo::Entry(_) => false,
     }
 }
 

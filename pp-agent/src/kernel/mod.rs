@@ -80,6 +80,8 @@ pub(crate) struct Gate {
     refuses: AtomicBool,
     /// Whether writes by `splice` and `sendfile` pass the hook of messages.
     splices_by_message: bool,
+    /// See [`load::Loader`].
+    hookless: Vec<&'static str>,
     /// What the guard maps hold.
     guarded: Mutex<guard::Table>,
     /// Present only while this build takes over from one with another layout.
@@ -133,6 +135,7 @@ impl Gate {
             records: Mutex::new(Some(records)),
             fresh: loader.fresh,
             splices_by_message: loader.splices_by_message,
+            hookless: loader.hookless.clone(),
             max_tasks: tasks.max_entries(),
             choice: backend::Choice::default(),
             refuses: AtomicBool::new(false),
@@ -222,7 +225,9 @@ impl Gate {
     #[must_use]
     pub(crate) fn expected_hooks(&self) -> Vec<String> {
         let idle = |program: &programs::Program| {
-            program.in_place_of.is_some_and(|other| self.has(other)) || program.for_splices && self.splices_by_message
+            program.in_place_of.is_some_and(|other| self.has(other))
+                || program.for_splices && self.splices_by_message
+                || self.hookless.contains(&program.name)
         };
         let hanging = programs::of(self.choice.backend).filter(|(program, _)| self.has(program.name) && !idle(program));
         hanging.map(|(_, stem)| stem).collect()

@@ -39,11 +39,13 @@ pub(super) struct Program {
     pub(super) in_place_of: Option<&'static str>,
     /// Attached only on kernels where the hook of `send(2)` does not see `splice(2)` and `sendfile(2)`.
     pub(super) for_splices: bool,
+    /// Not attached on kernels without its hook: there, nothing that the hook sees can be done, or another hook sees it.
+    pub(super) where_hooked: bool,
 }
 
 impl Program {
     const fn new(name: &'static str, attach_to: AttachTo, parts: &'static [Backend]) -> Self {
-        Self { name, attach_to, parts, needed: true, in_place_of: None, for_splices: false }
+        Self { name, attach_to, parts, needed: true, in_place_of: None, for_splices: false, where_hooked: false }
     }
 
     /// Makes it optional, since some supported kernels refuse it.
@@ -54,6 +56,11 @@ impl Program {
     /// Limits it to kernels where the hook of `send(2)` does not see `splice(2)` and `sendfile(2)`.
     const fn for_splices(self) -> Self {
         Self { for_splices: true, ..self }
+    }
+
+    /// Limits it to kernels that have its hook.
+    const fn where_hooked(self) -> Self {
+        Self { where_hooked: true, ..self }
     }
 
     /// Makes it the replacement of a program that the kernel refuses.
@@ -123,7 +130,7 @@ pub(super) const FIRST: [Program; 10] = [
 ];
 
 /// Programs that refuse before the kernel acts. The backend decides which of them are attached.
-pub(super) const REFUSING: [Program; 42] = [
+pub(super) const REFUSING: [Program; 44] = [
     both("pp_lsm_fork", "task_alloc").where_it_loads(),
     lsm("pp_lsm_connect", "socket_connect"),
     lsm("pp_lsm_sendmsg", "socket_sendmsg"),
@@ -163,6 +170,9 @@ pub(super) const REFUSING: [Program; 42] = [
     both("pp_lsm_setattr", "inode_setattr").where_it_loads().in_place_of("pp_lsm_chown"),
     both("pp_lsm_read_file", "kernel_read_file").where_it_loads(),
     both("pp_lsm_load_data", "kernel_load_data").where_it_loads(),
+    both("pp_lsm_ioctl", "file_ioctl").where_it_loads(),
+    // Since 6.8, and in later releases of older series.
+    both("pp_lsm_ioctl_compat", "file_ioctl_compat").where_it_loads().where_hooked(),
     both("pp_lsm_unix_connect", "unix_stream_connect").where_it_loads(),
     both("pp_lsm_unix_send", "unix_may_send").where_it_loads(),
     lsm("pp_lsm_rename", "inode_rename").where_it_loads(),

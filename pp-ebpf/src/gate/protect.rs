@@ -387,7 +387,7 @@ fn touched(task: &TaskMark, hook: GuardHook, what: Touch, dentry: u64) -> Verdic
 
 /// A refusal with the name of a directory entry, if that can be read.
 #[inline(always)]
-fn named(task: &TaskMark, hook: GuardHook, what: Tamper, dentry: Option<u64>, object: Object) -> Verdict {
+pub(crate) fn named(task: &TaskMark, hook: GuardHook, what: Tamper, dentry: Option<u64>, object: Object) -> Verdict {
     let mut name: Name = [0; NAME_WORDS];
     match dentry.and_then(|dentry| super::guard::read_name(dentry, &mut name)) {
         // The refusal stands without a name.

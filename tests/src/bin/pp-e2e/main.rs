@@ -82,6 +82,8 @@ mod posture;
 mod program_log;
 #[path = "../../../e2e/publication.rs"]
 mod publication;
+#[path = "../../../e2e/reach.rs"]
+mod reach;
 #[path = "../../../e2e/receipts.rs"]
 mod receipts;
 #[path = "../../../e2e/refusals.rs"]
@@ -126,6 +128,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("backend", backend::TESTS),
     ("backend_upgrade", backend::LONG),
     ("tamper", tamper::TESTS),
+    ("reach", reach::TESTS),
     ("moves", moves::TESTS),
     ("delegates", delegates::TESTS),
     ("confine", confine::TESTS),

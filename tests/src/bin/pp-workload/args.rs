@@ -9,6 +9,7 @@ use crate::calls::CallArg;
 use crate::flows::{LeaveOptions, ServeOptions};
 use crate::hunt::{HuntOptions, OnceOptions};
 use crate::peers::Peers;
+use crate::reach::ReachArg;
 use crate::storms::Storm;
 
 /// Everything the program is told.
@@ -213,6 +214,9 @@ pub(crate) enum Command {
     /// Reach for something on this host that is not a network
     #[command(subcommand)]
     Tamper(TamperArg),
+    /// Reach for another process
+    #[command(subcommand)]
+    Reach(ReachArg),
     /// Make one system call
     Call { call: CallArg },
     /// Become the command where no filter of system calls can be set up

@@ -17,6 +17,7 @@ mod launch;
 mod outcome;
 mod peers;
 mod raw;
+mod reach;
 mod servers;
 mod sink;
 mod spoil;
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
         Command::Call { call } => calls::attempt(call).print(),
         Command::WithoutFilters { command } => calls::without_filters(&command),
         Command::Tamper(attempt) => tamper::attempt(&attempt).print(),
+        Command::Reach(attempt) => reach::attempt(&attempt).print(),
         Command::Tap { log } => tap::run(&log),
     };
     match done {

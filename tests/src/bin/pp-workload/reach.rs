@@ -1,0 +1,119 @@
+//! What a session could do to other processes without a debugger, one attempt each: type into their terminals.
+
+#![allow(unsafe_code, reason = "system calls that no library offers; each has its SAFETY line")]
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::num::ParseIntError;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use nix::libc;
+
+use crate::outcome::Outcome;
+
+/// One attempt.
+#[derive(Subcommand)]
+pub(crate) enum ReachArg {
+    /// Type `x` and Enter into a terminal
+    Type {
+        path: PathBuf,
+        /// As a 32-bit program does
+        #[arg(long)]
+        compat: bool,
+    },
+    /// Make an `ioctl(2)` with an argument of zeros on a file that is opened for reading
+    Ioctl {
+        path: PathBuf,
+        /// In hexadecimal digits
+        #[arg(value_parser = hexadecimal)]
+        command: u32,
+        /// As a 32-bit program does
+        #[arg(long)]
+        compat: bool,
+    },
+}
+
+fn hexadecimal(text: &str) -> Result<u32, ParseIntError> {
+    u32::from_str_radix(text, 16)
+}
+
+/// Makes one attempt.
+pub(crate) fn attempt(attempt: &ReachArg) -> Outcome {
+    Outcome(tried(attempt).map(|()| 0))
+}
+
+fn tried(attempt: &ReachArg) -> io::Result<()> {
+    match attempt {
+        ReachArg::Type { path, compat } => {
+            // Not the terminal of this process.
+            let terminal = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK).open(path)?;
+            b"x\n".iter().try_for_each(|key| ioctl(&terminal, TIOCSTI, &mut [*key; ARGUMENT], *compat))
+        }
+        ReachArg::Ioctl { path, command, compat } => {
+            let file = OpenOptions::new().read(true).custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK).open(path)?;
+            ioctl(&file, *command, &mut [0; ARGUMENT], *compat)
+        }
+    }
+}
+
+fn done(result: i64) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+const TIOCSTI: u32 = 0x5412;
+/// As much as any of these commands reads or writes.
+const ARGUMENT: usize = 64;
+
+fn ioctl(file: &File, command: u32, argument: &mut [u8; ARGUMENT], compat: bool) -> io::Result<()> {
+    if compat {
+        return compat_ioctl(file, command, argument);
+    }
+    // SAFETY: a descriptor of ours, and room for the argument.
+    done(unsafe { libc::syscall(libc::SYS_ioctl, file.as_raw_fd(), command, argument.as_mut_ptr()) })
+}
+
+/// The same by the interface of 32-bit programs.
+#[cfg(target_arch = "x86_64")]
+fn compat_ioctl(file: &File, command: u32, argument: &[u8; ARGUMENT]) -> io::Result<()> {
+    const IOCTL: u64 = 54;
+    const PAGE: usize = 4096;
+    // SAFETY: new memory at an address of 32 bits.
+    let low = unsafe {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT;
+        libc::mmap(std::ptr::null_mut(), PAGE, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
+    };
+    if low == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: that memory is larger than the argument, and nobody else's.
+    unsafe { std::ptr::copy_nonoverlapping(argument.as_ptr(), low.cast::<u8>(), ARGUMENT) };
+    let descriptor = u64::from(file.as_raw_fd().cast_unsigned());
+    let result: u64;
+    // SAFETY: a descriptor of ours and that memory, by the interrupt of 32-bit programs. The compiler lends no `rbx`, so it is exchanged
+    // and put back; the registers that the interrupt may clear are given up.
+    unsafe {
+        std::arch::asm!(
+            "xchg {descriptor}, rbx", "int 0x80", "xchg {descriptor}, rbx",
+            descriptor = inout(reg) descriptor => _,
+            inlateout("rax") IOCTL => result,
+            in("rcx") u64::from(command),
+            in("rdx") low,
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+        );
+    }
+    // The interface answers in 32 bits: an error is a negative number.
+    #[expect(clippy::cast_possible_truncation, reason = "the half that holds the answer")]
+    match (result as u32).cast_signed() {
+        answer if answer < 0 => Err(io::Error::from_raw_os_error(-answer)),
+        _ => Ok(()),
+    }
+}
+
+/// There is none here.
+#[cfg(not(target_arch = "x86_64"))]
+fn compat_ioctl(_file: &File, _command: u32, _argument: &[u8; ARGUMENT]) -> io::Result<()> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
+}
