@@ -42,8 +42,8 @@ pub(crate) struct Own<'a> {
     pub(crate) decoys: [&'a Path; 2],
     /// The running program.
     pub(crate) program: Option<PathBuf>,
-    /// The cgroup directory it is in, below this root.
-    pub(crate) cgroup: Option<(PathBuf, PathBuf)>,
+    /// The cgroup directories it is in, each below the root of its hierarchy.
+    pub(crate) cgroups: Vec<(PathBuf, PathBuf)>,
 }
 
 /// Folders whose contents other programs run or obey.
@@ -110,7 +110,7 @@ pub(crate) fn targets(own: &Own<'_>, homes: &[PathBuf]) -> Vec<Target> {
             targets.push(target(&Path::new(folder).join(unit), Extent::File, false));
         }
     }
-    if let Some((root, cgroup)) = &own.cgroup {
+    for (root, cgroup) in &own.cgroups {
         let folders = cgroup.ancestors().take_while(|folder| folder.starts_with(root));
         targets.extend(folders.map(|folder| target(folder, Extent::Files, false)));
     }
@@ -154,7 +154,9 @@ mod tests {
             socket: Path::new("/run/pp-agent/control.sock"),
             decoys: [Path::new("/var/lib/pp-agent/canary.sock"), Path::new("/run/pp-agent/canary")],
             program: Some("/usr/bin/pp-agent".into()),
-            cgroup: Some(("/sys/fs/cgroup".into(), "/sys/fs/cgroup/system.slice/pp-agent.service".into())),
+            cgroups: ["system.slice/pp-agent.service", "memory/system.slice"]
+                .map(|folder| ("/sys/fs/cgroup".into(), Path::new("/sys/fs/cgroup").join(folder)))
+                .to_vec(),
         }
     }
 
@@ -177,7 +179,12 @@ mod tests {
         for tree in ["/etc/pp-agent/policy.d", "/var/lib/pp-agent", "/sys/fs/bpf/pp-agent"] {
             assert!(has(&targets, tree, Extent::Tree), "{tree}");
         }
-        for cgroup in ["/sys/fs/cgroup", "/sys/fs/cgroup/system.slice", "/sys/fs/cgroup/system.slice/pp-agent.service"] {
+        for cgroup in [
+            "/sys/fs/cgroup",
+            "/sys/fs/cgroup/system.slice",
+            "/sys/fs/cgroup/system.slice/pp-agent.service",
+            "/sys/fs/cgroup/memory/system.slice",
+        ] {
             assert!(has(&targets, cgroup, Extent::Files), "{cgroup}");
         }
         assert!(!has(&targets, "/sys/fs", Extent::Files));

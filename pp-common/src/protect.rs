@@ -227,6 +227,14 @@ pub const fn signal(signal: u32, to_daemon: bool, to_marked: bool) -> Option<Tam
     if signal != 0 && to_daemon && !to_marked { Some(Tamper::Signal) } else { None }
 }
 
+/// Whether a session may change how much a process may use, and when it runs.
+#[must_use]
+#[inline(always)]
+pub const fn limits(of_daemon: bool, of_marked: bool) -> Option<Tamper> {
+    // The daemon's number may long be another's, as in `signal`.
+    if of_daemon && !of_marked { Some(Tamper::Limits) } else { None }
+}
+
 /// `PTRACE_MODE_ATTACH`: to write its memory, take its descriptors, stop it.
 pub const TRACE_ATTACH: u32 = 2;
 

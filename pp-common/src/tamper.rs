@@ -37,6 +37,8 @@ codes! {
         Delegate = 20, "delegate";
         /// Typing in a person's place: into a terminal's input, or on a keyboard.
         Terminal = 21, "terminal";
+        /// The daemon's limits, priority, processors or memory nodes.
+        Limits = 22, "limits";
         /// Any of these where kernel structures were unreadable.
         Unreadable = 30, "unreadable";
     }
@@ -99,5 +101,15 @@ codes! {
         Ioctl = 40, "lsm_file_ioctl";
         /// `ioctl(2)` of a 32-bit program.
         IoctlCompat = 41, "lsm_file_ioctl_compat";
+        /// Limiting what a process may use.
+        Rlimit = 42, "lsm_task_setrlimit";
+        /// `nice` of a process.
+        Nice = 43, "lsm_task_setnice";
+        /// The priority of a process at disks.
+        Ioprio = 44, "lsm_task_setioprio";
+        /// The scheduler of a process, or the processors it may run on.
+        Scheduler = 45, "lsm_task_setscheduler";
+        /// Moving the memory of a process to other nodes.
+        MoveMemory = 46, "lsm_task_movememory";
     }
 }

@@ -17,6 +17,7 @@ mod inherited;
 mod ioctl;
 mod kernel;
 mod listen;
+mod limits;
 mod log;
 mod lsm;
 mod maps;

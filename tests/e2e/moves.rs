@@ -19,10 +19,10 @@ use crate::world::{World, tests};
 tests![daemon_that_a_session_moves_goes_back];
 
 /// A cgroup of the test's own, without processes when it is dropped.
-struct Cgroup(PathBuf);
+pub(crate) struct Cgroup(pub(crate) PathBuf);
 
 impl Cgroup {
-    fn new(name: &str) -> Result<Self> {
+    pub(crate) fn new(name: &str) -> Result<Self> {
         let path = cgroup2_root()?.join(name);
         fs::create_dir_all(&path)?;
         Ok(Self(path))

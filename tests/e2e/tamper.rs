@@ -143,7 +143,7 @@ fn daemon_cannot_be_signalled(world: &mut World) -> Result<()> {
 }
 
 /// A process of nobody's.
-fn victim(daemon: &Daemon) -> Result<Running> {
+pub(crate) fn victim(daemon: &Daemon) -> Result<Running> {
     Running::start(&mut daemon.lab().command(Place::Engineering, &["/bin/sleep", "1000"]))
 }
 

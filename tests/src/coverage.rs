@@ -353,6 +353,8 @@ pub static TABLE: &[Line] = &[
     beside("making a keyboard, writing to an input device", "tamper", "reach::keyboard_cannot_be_made_or_typed_on"),
     beside("signals to the daemon", "tamper", "tamper::daemon_cannot_be_signalled"),
     beside("bpf() on the gate's objects and new programs", "tamper", "tamper::bpf_is_closed"),
+    beside("the daemon's limits, priority, processors", "tamper", "reach::daemon_cannot_be_limited_or_starved"),
+    beside("freezing or limiting the daemon's cgroup", "tamper", "reach::daemons_cgroup_cannot_be_frozen_or_limited"),
     elsewhere("moving the daemon to another cgroup", "-", "moves::daemon_that_a_session_moves_goes_back"),
     beside("removing pins, joining the gate's cgroup", "tamper", "tamper::pins_cannot_be_removed_or_joined"),
     beside("writing policy, keys and state", "tamper", "tamper::policy_keys_and_state_cannot_be_changed"),

@@ -8,7 +8,7 @@ use super::Daemon;
 use crate::delegates::{Action, Delegate};
 use crate::guarded::{self, Own, Target};
 use crate::kernel::canary;
-use crate::os::process;
+use crate::os::{mounts, process};
 use crate::policy::canary::AGENT;
 
 /// A socket in the table of delegates, for the canary.
@@ -114,9 +114,19 @@ impl Daemon {
             socket: &self.site.socket,
             decoys: [&self.guard.decoy.socket, &self.guard.decoy.file],
             program: std::env::current_exe().ok(),
-            cgroup: self.site.cgroup_root.clone().and_then(|root| Some((root.clone(), root.join(own_cgroup()?)))),
+            cgroups: self.own_cgroups(),
         };
         guarded::targets(&own, &homes)
+    }
+
+    /// The daemon's cgroups, each with the root of its hierarchy.
+    fn own_cgroups(&self) -> Vec<(PathBuf, PathBuf)> {
+        let unified = self.site.cgroup_root.clone().and_then(|root| Some((root.clone(), root.join(own_cgroup()?))));
+        let others = mounts::own_folders_of_version_1().unwrap_or_else(|error| {
+            tracing::error!("cgroups of version 1: {error}");
+            Vec::new()
+        });
+        unified.into_iter().chain(others).collect()
     }
 }
 

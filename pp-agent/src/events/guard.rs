@@ -28,7 +28,9 @@ pub(crate) fn hook_name(code: u8, backend: &str) -> String {
 fn object(what: Option<Tamper>, record: &GuardRecord) -> Option<String> {
     let text = text(record);
     match what? {
-        Tamper::Signal | Tamper::Trace | Tamper::CgroupMove => (record.target_tgid != 0).then(|| format!("pid {}", record.target_tgid)),
+        Tamper::Signal | Tamper::Trace | Tamper::CgroupMove | Tamper::Limits => {
+            (record.target_tgid != 0).then(|| format!("pid {}", record.target_tgid))
+        }
         Tamper::Bpf => Some(format!("command {}", record.number)),
         _ if text.is_empty() && record.target_tgid != 0 => Some(format!("pid {}", record.target_tgid)),
         _ => (!text.is_empty()).then_some(text),
@@ -55,6 +57,7 @@ pub(super) fn words(record: &GuardRecord) -> String {
         Some(Tamper::DaemonFile) => format!("writing {text} of the daemon's process or cgroup"),
         Some(Tamper::CgroupMove) => "moving the daemon to another cgroup: the process was ended, and the daemon goes back".to_owned(),
         Some(Tamper::Terminal) => format!("typing in a person's place: {text}"),
+        Some(Tamper::Limits) => "changing the daemon's limits, priority, processors or memory nodes".to_owned(),
         Some(Tamper::Delegate) if pid != 0 => format!("asking another process to act for the session: pid {pid} listens"),
         Some(Tamper::Delegate) => "asking another process to act for the session".to_owned(),
         Some(Tamper::Unreadable) => "the kernel's own structures could not be read".to_owned(),

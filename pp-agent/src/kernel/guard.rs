@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// The guard programs. They need more of the kernel's types than the others.
-pub const PROGRAMS: [&str; 28] = [
+pub const PROGRAMS: [&str; 33] = [
     "pp_lsm_kill",
     "pp_lsm_fcntl",
     "pp_lsm_ptrace",
@@ -66,6 +66,11 @@ pub const PROGRAMS: [&str; 28] = [
     "pp_lsm_load_data",
     "pp_lsm_ioctl",
     "pp_lsm_ioctl_compat",
+    "pp_lsm_setrlimit",
+    "pp_lsm_setnice",
+    "pp_lsm_setioprio",
+    "pp_lsm_setscheduler",
+    "pp_lsm_movememory",
     "pp_lsm_unix_connect",
     "pp_lsm_unix_send",
 ];

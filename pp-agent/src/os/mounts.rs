@@ -135,11 +135,26 @@ pub fn own_cgroups() -> io::Result<Vec<PathBuf>> {
     Ok(process::cgroups(None)?.0.iter().filter_map(|cgroup| cgroup_procs(&mounts, cgroup)).collect())
 }
 
+/// This process's cgroups of version 1, one for each mounted hierarchy, each with the folder its hierarchy is mounted on.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub(crate) fn own_folders_of_version_1() -> io::Result<Vec<(PathBuf, PathBuf)>> {
+    let mounts = mounts()?;
+    let cgroups = process::cgroups(None)?.0;
+    Ok(cgroups.iter().filter(|cgroup| cgroup.hierarchy != 0).filter_map(|cgroup| cgroup_folder(&mounts, cgroup)).collect())
+}
+
 /// `None`: that hierarchy is not mounted here.
 fn cgroup_procs(mounts: &[Mount], cgroup: &ProcessCGroup) -> Option<PathBuf> {
+    cgroup_folder(mounts, cgroup).map(|(_, folder)| folder.join("cgroup.procs"))
+}
+
+/// Where the hierarchy is mounted, and the cgroup's folder there.
+fn cgroup_folder(mounts: &[Mount], cgroup: &ProcessCGroup) -> Option<(PathBuf, PathBuf)> {
     let below = |mount: &Mount| {
         let rest = Path::new(&cgroup.pathname).strip_prefix(&mount.root).ok()?;
-        Some(mount.point.join(rest).join("cgroup.procs"))
+        Some((mount.point.clone(), mount.point.join(rest)))
     };
     mounts.iter().filter(|mount| mount.holds(&cgroup.controllers)).find_map(below)
 }

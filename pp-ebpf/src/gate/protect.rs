@@ -397,6 +397,6 @@ pub(crate) fn named(task: &TaskMark, hook: GuardHook, what: Tamper, dentry: Opti
 
 /// For a marked task an error denies.
 #[inline(always)]
-fn unreadable(task: &TaskMark, hook: GuardHook) -> Verdict {
+pub(crate) fn unreadable(task: &TaskMark, hook: GuardHook) -> Verdict {
     refuse_nameless(task, hook, Tamper::Unreadable, Object::NONE)
 }

@@ -84,6 +84,8 @@ mod program_log;
 mod publication;
 #[path = "../../../e2e/reach.rs"]
 mod reach;
+#[path = "../../../e2e/reach_daemon.rs"]
+mod reach_daemon;
 #[path = "../../../e2e/receipts.rs"]
 mod receipts;
 #[path = "../../../e2e/refusals.rs"]
@@ -129,6 +131,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("backend_upgrade", backend::LONG),
     ("tamper", tamper::TESTS),
     ("reach", reach::TESTS),
+    ("reach", reach_daemon::TESTS),
     ("moves", moves::TESTS),
     ("delegates", delegates::TESTS),
     ("confine", confine::TESTS),

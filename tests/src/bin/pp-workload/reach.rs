@@ -1,4 +1,4 @@
-//! What a session could do to other processes without a debugger, one attempt each: type into their terminals.
+//! What a session could do to other processes without a debugger, one attempt each: type into their terminals, limit them.
 
 #![allow(unsafe_code, reason = "system calls that no library offers; each has its SAFETY line")]
 
@@ -34,6 +34,18 @@ pub(crate) enum ReachArg {
         #[arg(long)]
         compat: bool,
     },
+    /// Set a limit of a process to what it is
+    Limit { pid: i32, resource: u32 },
+    /// Set the nice value of a process to what it is
+    Nice { pid: u32 },
+    /// Set the priority of a process at disks to what it is
+    DiskPriority { pid: i32 },
+    /// Set the scheduler of a process to what it is
+    Scheduler { pid: i32 },
+    /// Set the processors of a process to what they are
+    Processors { pid: i32 },
+    /// Move the memory of a process from the first node to the first node
+    Nodes { pid: i32 },
 }
 
 fn hexadecimal(text: &str) -> Result<u32, ParseIntError> {
@@ -55,6 +67,50 @@ fn tried(attempt: &ReachArg) -> io::Result<()> {
         ReachArg::Ioctl { path, command, compat } => {
             let file = OpenOptions::new().read(true).custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK).open(path)?;
             ioctl(&file, *command, &mut [0; ARGUMENT], *compat)
+        }
+        ReachArg::Limit { pid, resource } => {
+            let mut limit = [0_u64; 2];
+            // SAFETY: numbers, no new limit, and room for the present one.
+            done(unsafe { libc::syscall(libc::SYS_prlimit64, *pid, *resource, 0, limit.as_mut_ptr()) })?;
+            // SAFETY: numbers and a limit, and nothing to write to.
+            done(unsafe { libc::syscall(libc::SYS_prlimit64, *pid, *resource, limit.as_ptr(), 0) })
+        }
+        ReachArg::Nice { pid } => {
+            // SAFETY: numbers only. The call itself answers 20 less the value.
+            let value = unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, *pid) };
+            done(value)?;
+            // SAFETY: numbers only.
+            done(unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, *pid, 20 - value) })
+        }
+        ReachArg::DiskPriority { pid } => {
+            const PROCESS: i32 = 1;
+            // SAFETY: numbers only.
+            let value = unsafe { libc::syscall(libc::SYS_ioprio_get, PROCESS, *pid) };
+            done(value)?;
+            // SAFETY: numbers only.
+            done(unsafe { libc::syscall(libc::SYS_ioprio_set, PROCESS, *pid, value) })
+        }
+        ReachArg::Scheduler { pid } => {
+            let mut parameter = [0_i32; 4];
+            // SAFETY: numbers only.
+            let policy = unsafe { libc::syscall(libc::SYS_sched_getscheduler, *pid) };
+            done(policy)?;
+            // SAFETY: a number and room for the one number of the structure.
+            done(unsafe { libc::syscall(libc::SYS_sched_getparam, *pid, parameter.as_mut_ptr()) })?;
+            // SAFETY: numbers and that structure.
+            done(unsafe { libc::syscall(libc::SYS_sched_setscheduler, *pid, policy, parameter.as_ptr()) })
+        }
+        ReachArg::Processors { pid } => {
+            let mut mask = [0_u64; 128];
+            // SAFETY: a mask of that size.
+            done(unsafe { libc::syscall(libc::SYS_sched_getaffinity, *pid, size_of_val(&mask), mask.as_mut_ptr()) })?;
+            // SAFETY: as above.
+            done(unsafe { libc::syscall(libc::SYS_sched_setaffinity, *pid, size_of_val(&mask), mask.as_ptr()) })
+        }
+        ReachArg::Nodes { pid } => {
+            let first = [1_u64];
+            // SAFETY: two masks of 64 nodes.
+            done(unsafe { libc::syscall(libc::SYS_migrate_pages, *pid, 64, first.as_ptr(), first.as_ptr()) })
         }
     }
 }
