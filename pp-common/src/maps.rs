@@ -11,7 +11,7 @@ use crate::abi::{
 };
 use crate::behaviour::{MAX_JUDGED_NETWORKS, MAX_LOGIN_TARGETS, MAX_OWN, MAX_SESSIONS};
 use crate::delegate::MAX_DELEGATES;
-use crate::protect::{MAX_GUARDED, MAX_GUARDED_NAMES};
+use crate::protect::{MAX_FOLLOWED, MAX_GUARDED, MAX_GUARDED_NAMES};
 use crate::tools::TOOL_STATES;
 use crate::trouble::TROUBLES;
 use crate::turns::MAX_TURN_LIMITS;
@@ -219,6 +219,11 @@ macro_rules! maps {
                     written "at fork, exec and the end of the last thread; by the daemon, through its memory",
                     read "every hook, before `TASKS`",
                     full "a byte for each pid there can be";
+                /// The last link of a process in `/proc` that each thread of a session has followed, by pid and tgid.
+                FOLLOWED @ 1: LruHash[u64 => FollowedLink; MAX_FOLLOWED],
+                    written "when a session follows such a link",
+                    read "opening of files",
+                    full "the one that was noted longest ago is forgotten; if its thread still opens a pipe or memory file by it, that is refused";
                 /// Zeros, of which new histories are made.
                 BLANK @ 1: Array[u32 => [u64; BLANK_WORDS]; 1],
                     written "never",

@@ -5,10 +5,12 @@
 
 mod ioctl;
 mod names;
+mod reopen;
 
 pub use ioctl::types;
 use names::hash_text;
 pub use names::{NAME_WORDS, TEXT_WORDS, hash, hash_bound, hash_name};
+pub use reopen::{FollowedLink, MAX_FOLLOWED, Opened, is_link_to_descriptor, is_link_to_program, link, may_be_nameless, reopen};
 
 pub use crate::tamper::{GuardHook, Tamper};
 
@@ -127,6 +129,17 @@ pub struct GuardOffsets {
     pub unix_sock_dentry: u32,
     pub unix_address_len: u32,
     pub unix_address_name: u32,
+    pub file_f_flags: u32,
+    /// `file.f_path.mnt`
+    pub file_mnt: u32,
+    pub vfsmount_mnt_flags: u32,
+    /// `proc_inode.fd` less `proc_inode.vfs_inode`, modulo 2^32.
+    pub inode_to_proc_fd: u32,
+    pub task_files: u32,
+    pub files_fdt: u32,
+    pub fdtable_fd: u32,
+    pub mm_exe_file: u32,
+    pub inode_i_nlink: u32,
     pub pad: u32,
 }
 
@@ -258,6 +271,7 @@ pub const fn kernel_code(id: u32) -> Option<Tamper> {
 }
 
 const S_IFMT: u16 = 0o170_000;
+const S_IFIFO: u16 = 0o010_000;
 const S_IFCHR: u16 = 0o020_000;
 const S_IFBLK: u16 = 0o060_000;
 /// A regular file in an inode's mode.
@@ -313,6 +327,14 @@ pub mod magic {
     pub const BINFMT: u64 = 0x4249_4e4d;
     /// cgroup version 1
     pub const CGROUP: u64 = 0x0027_e0eb;
+    /// Pipes without a name.
+    pub const PIPE: u64 = 0x5049_5045;
+    /// tmpfs, of which the kernel has one for itself: `memfd_create(2)`, System V shared memory.
+    pub const TMPFS: u64 = 0x0102_1994;
+    /// The same of huge pages.
+    pub const HUGETLBFS: u64 = 0x9584_58f6;
+    /// `memfd_secret(2)`
+    pub const SECRETMEM: u64 = 0x5345_434d;
 }
 
 /// Whether a session may write this file of the kernel's own: not where that
@@ -384,7 +406,7 @@ const _: () = {
     assert!(size_of::<Guard>() == 2 * 4);
     assert!(size_of::<NameKey>() == 16 + 8);
     assert!(size_of::<Watch>() == 2 * 4);
-    assert!(size_of::<GuardOffsets>() == 34 * 4);
+    assert!(size_of::<GuardOffsets>() == 43 * 4);
     assert!(size_of::<GuardRecord>() == 40 + 3 * 8 + 3 * 4 + 4 + TEXT_LEN);
 };
 

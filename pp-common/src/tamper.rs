@@ -39,6 +39,8 @@ codes! {
         Terminal = 21, "terminal";
         /// The daemon's limits, priority, processors or memory nodes.
         Limits = 22, "limits";
+        /// Opening a pipe, terminal or memory file that a process outside the session has open, by its link in `/proc`.
+        Reopen = 23, "reopen";
         /// Any of these where kernel structures were unreadable.
         Unreadable = 30, "unreadable";
     }

@@ -29,6 +29,7 @@ mod pids;
 mod protect;
 mod reach;
 mod remote;
+mod reopen;
 mod socket;
 mod tasks;
 mod tools;

@@ -58,6 +58,8 @@ pub(super) fn words(record: &GuardRecord) -> String {
         Some(Tamper::CgroupMove) => "moving the daemon to another cgroup: the process was ended, and the daemon goes back".to_owned(),
         Some(Tamper::Terminal) => format!("typing in a person's place: {text}"),
         Some(Tamper::Limits) => "changing the daemon's limits, priority, processors or memory nodes".to_owned(),
+        Some(Tamper::Reopen) if pid == 0 => "opening again what a process that is not of this session has open".to_owned(),
+        Some(Tamper::Reopen) => format!("opening what process {pid} has open, which is not of this session"),
         Some(Tamper::Delegate) if pid != 0 => format!("asking another process to act for the session: pid {pid} listens"),
         Some(Tamper::Delegate) => "asking another process to act for the session".to_owned(),
         Some(Tamper::Unreadable) => "the kernel's own structures could not be read".to_owned(),

@@ -39,7 +39,7 @@ pub(crate) enum Gap {
     Vsock,
     /// Servers on this host that act for their callers.
     Unix,
-    /// A debugger's calls on other processes of the same user, and typing in their terminals.
+    /// A debugger's calls on other processes of the same user, their open pipes and memory files, and typing in their terminals.
     Ptrace,
     /// Connected sockets that another process passes.
     Passed,

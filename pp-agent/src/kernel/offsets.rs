@@ -108,6 +108,15 @@ pub(super) fn find_guard_in(btf: &Btf) -> Result<GuardOffsets, KernelError> {
         unix_sock_dentry: at("unix_sock.path")? + path_dentry,
         unix_address_len: at("unix_address.len")?,
         unix_address_name: at("unix_address.name")?,
+        file_f_flags: at("file.f_flags")?,
+        file_mnt: at("file.f_path")? + at("path.mnt")?,
+        vfsmount_mnt_flags: at("vfsmount.mnt_flags")?,
+        inode_to_proc_fd: at("proc_inode.fd")?.wrapping_sub(at("proc_inode.vfs_inode")?),
+        task_files: at("task_struct.files")?,
+        files_fdt: at("files_struct.fdt")?,
+        fdtable_fd: at("fdtable.fd")?,
+        mm_exe_file: at("mm_struct.exe_file")?,
+        inode_i_nlink: at("inode.i_nlink")?,
         pad: 0,
     })
 }

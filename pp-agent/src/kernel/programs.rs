@@ -130,7 +130,7 @@ pub(super) const FIRST: [Program; 10] = [
 ];
 
 /// Programs that refuse before the kernel acts. The backend decides which of them are attached.
-pub(super) const REFUSING: [Program; 49] = [
+pub(super) const REFUSING: [Program; 50] = [
     both("pp_lsm_fork", "task_alloc").where_it_loads(),
     lsm("pp_lsm_connect", "socket_connect"),
     lsm("pp_lsm_sendmsg", "socket_sendmsg"),
@@ -156,6 +156,7 @@ pub(super) const REFUSING: [Program; 49] = [
     both("pp_lsm_move_mount", "move_mount").where_it_loads(),
     both("pp_lsm_pivot", "sb_pivotroot").where_it_loads(),
     both("pp_lsm_open", "file_open").where_it_loads(),
+    both("pp_lsm_follow", "inode_follow_link").where_it_loads(),
     both("pp_lsm_inode_create", "inode_create").where_it_loads(),
     both("pp_lsm_mkdir", "inode_mkdir").where_it_loads(),
     both("pp_lsm_mknod", "inode_mknod").where_it_loads(),

@@ -57,6 +57,15 @@ static GUARD_OFFSETS: GuardOffsets = GuardOffsets {
     unix_sock_dentry: 0,
     unix_address_len: 0,
     unix_address_name: 0,
+    file_f_flags: 0,
+    file_mnt: 0,
+    vfsmount_mnt_flags: 0,
+    inode_to_proc_fd: 0,
+    task_files: 0,
+    files_fdt: 0,
+    fdtable_fd: 0,
+    mm_exe_file: 0,
+    inode_i_nlink: 0,
     pad: 0,
 };
 

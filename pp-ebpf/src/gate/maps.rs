@@ -17,7 +17,7 @@ use pp_common::behaviour::{self, Attempts, BLANK_WORDS, History, JudgedNetwork, 
 use pp_common::delegate::DelegateKey;
 use pp_common::dest::Addr;
 use pp_common::maps;
-use pp_common::protect::{Guard, InodeKey, NameKey, Watch};
+use pp_common::protect::{FollowedLink, Guard, InodeKey, NameKey, Watch};
 use pp_common::tools::{TOOL_ARGV_LEN, ToolEnd};
 use pp_common::turns::{self, LimitKey};
 

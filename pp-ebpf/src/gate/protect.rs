@@ -25,6 +25,7 @@ use super::{
     hook::{for_session, for_session_after},
     kernel::{offset, read},
     mark::{control, mark_of},
+    reopen::{Asked, reopened},
 };
 
 const FMODE_WRITE: u32 = 2;
@@ -205,6 +206,11 @@ pub(crate) fn pp_lsm_open(ctx: LsmContext) -> i32 {
             return unreadable(task, GuardHook::Open);
         };
         let Some(kind) = read::<u16>(node, at!(inode_i_mode)) else { return unreadable(task, GuardHook::Open) };
+        match opened(task, file, node, kind) {
+            Some(Verdict::Allow) => {}
+            Some(refused) => return refused,
+            None => return unreadable(task, GuardHook::Open),
+        }
         let write = mode & FMODE_WRITE != 0;
         if file_type(kind) != S_IFREG {
             let Some(number) = read::<u32>(node, at!(inode_i_rdev)) else { return unreadable(task, GuardHook::Open) };
@@ -223,6 +229,13 @@ pub(crate) fn pp_lsm_open(ctx: LsmContext) -> i32 {
             None => unreadable(task, GuardHook::Open),
         }
     })
+}
+
+/// Refuses what another process has open, if it comes by that process's link.
+#[inline(always)]
+fn opened(task: &TaskMark, file: u64, node: u64, mode: u16) -> Option<Verdict> {
+    let (vfsmount, dentry, flags) = (read(file, at!(file_mnt))?, read(file, at!(file_dentry))?, read(file, at!(file_f_flags))?);
+    reopened(task, GuardHook::Open, &Asked { inode: node, mode, vfsmount, dentry, flags, opens: true })
 }
 
 /// Whether this is a file of the kernel's own that a session may not write. `None`: unreadable.
@@ -313,7 +326,20 @@ fn rename(task: &TaskMark, old: u64, new: u64) -> Verdict {
 /// Refuses to truncate what is guarded.
 #[lsm(hook = "path_truncate")]
 pub(crate) fn pp_lsm_truncate(ctx: LsmContext) -> i32 {
-    for_session(|task| touched_path(task, GuardHook::Truncate, Touch::Write, ctx.arg(0)))
+    for_session(|task| match truncated(task, ctx.arg(0)) {
+        Some(Verdict::Allow) => touched_path(task, GuardHook::Truncate, Touch::Write, ctx.arg(0)),
+        Some(refused) => refused,
+        None => unreadable(task, GuardHook::Truncate),
+    })
+}
+
+/// As [`opened`]: `truncate(2)` opens nothing.
+#[inline(always)]
+fn truncated(task: &TaskMark, at: u64) -> Option<Verdict> {
+    let (dentry, vfsmount) = path(at)?;
+    let node: u64 = read(dentry, at!(dentry_d_inode))?;
+    let mode: u16 = read(node, at!(inode_i_mode))?;
+    reopened(task, GuardHook::Truncate, &Asked { inode: node, mode, vfsmount, dentry, flags: 0, opens: false })
 }
 
 /// Refuses to change the rights of what is guarded.

@@ -1,16 +1,17 @@
-//! What a session could do to other processes without a debugger, one attempt each: type into their terminals, limit them.
+//! What a session could do to other processes without a debugger, one attempt each: type into their terminals, open their files, limit them.
 
 #![allow(unsafe_code, reason = "system calls that no library offers; each has its SAFETY line")]
 
-use std::fs::{File, OpenOptions};
-use std::io;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
 use std::num::ParseIntError;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use nix::libc;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::outcome::Outcome;
 
@@ -34,6 +35,18 @@ pub(crate) enum ReachArg {
         #[arg(long)]
         compat: bool,
     },
+    /// Open a file for writing and write a line to it
+    Say { path: PathBuf },
+    /// Open a file by its path alone, then open that again for writing, and write a line
+    SayInTwo { path: PathBuf },
+    /// Open a file for reading
+    Hear { path: PathBuf },
+    /// Truncate a file by its path
+    Cut { path: PathBuf },
+    /// Look where a link leads
+    Look { path: PathBuf },
+    /// Open again what this process has open itself, and what it may open of others
+    Own,
     /// Set a limit of a process to what it is
     Limit { pid: i32, resource: u32 },
     /// Set the nice value of a process to what it is
@@ -68,6 +81,18 @@ fn tried(attempt: &ReachArg) -> io::Result<()> {
             let file = OpenOptions::new().read(true).custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK).open(path)?;
             ioctl(&file, *command, &mut [0; ARGUMENT], *compat)
         }
+        ReachArg::Say { path } => say(path),
+        ReachArg::SayInTwo { path } => {
+            let by_path = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path)?;
+            say(Path::new(&format!("/proc/self/fd/{}", by_path.as_raw_fd())))
+        }
+        ReachArg::Hear { path } => OpenOptions::new().read(true).custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK).open(path).map(drop),
+        ReachArg::Cut { path } => Ok(nix::unistd::truncate(path, 0)?),
+        ReachArg::Look { path } => {
+            fs::read_link(path)?;
+            fs::metadata(path).map(drop)
+        }
+        ReachArg::Own => own(),
         ReachArg::Limit { pid, resource } => {
             let mut limit = [0_u64; 2];
             // SAFETY: numbers, no new limit, and room for the present one.
@@ -112,6 +137,36 @@ fn tried(attempt: &ReachArg) -> io::Result<()> {
             // SAFETY: two masks of 64 nodes.
             done(unsafe { libc::syscall(libc::SYS_migrate_pages, *pid, 64, first.as_ptr(), first.as_ptr()) })
         }
+    }
+}
+
+/// The line is what a shell at the other end would run.
+fn say(path: &Path) -> io::Result<()> {
+    OpenOptions::new().write(true).custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK).open(path)?.write_all(b"echo said\n")
+}
+
+/// Pipes and memory files of this process, by their links and otherwise, and what the kernel opens on mounts of its own for everybody.
+fn own() -> io::Result<()> {
+    let link = |file: &OwnedFd| PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let memory = memfd_create(c"own", MFdFlags::MFD_CLOEXEC)?;
+    nix::unistd::ftruncate(&memory, 4096)?;
+    say(&link(&memory))?;
+    File::open(link(&memory))?;
+    nix::unistd::truncate(&link(&memory), 0)?;
+    let (_reads, writes) = nix::unistd::pipe()?;
+    say(&link(&writes))?;
+    File::open("/proc/self/ns/net")?;
+    // SAFETY: numbers only.
+    done(unsafe { libc::syscall(libc::SYS_pidfd_open, std::process::id(), 0) })?;
+    let name = c"pp-e2e-own";
+    // SAFETY: a name that ends in NUL, numbers, and no attributes.
+    let queue = unsafe { libc::syscall(libc::SYS_mq_open, name.as_ptr(), libc::O_CREAT | libc::O_RDWR, 0o600, 0) };
+    match done(queue) {
+        // A kernel without message queues.
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        Err(error) => Err(error),
+        // SAFETY: a name that ends in NUL.
+        Ok(()) => done(unsafe { libc::syscall(libc::SYS_mq_unlink, name.as_ptr()) }),
     }
 }
 
