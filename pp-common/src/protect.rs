@@ -7,7 +7,7 @@ mod ioctl;
 mod names;
 mod reopen;
 
-pub use ioctl::types;
+pub use ioctl::{leaves_file, types};
 use names::hash_text;
 pub use names::{NAME_WORDS, TEXT_WORDS, hash, hash_bound, hash_name};
 pub use reopen::{FollowedLink, MAX_FOLLOWED, Opened, is_link_to_descriptor, is_link_to_program, link, may_be_nameless, reopen};

@@ -113,5 +113,7 @@ codes! {
         Scheduler = 45, "lsm_task_setscheduler";
         /// Moving the memory of a process to other nodes.
         MoveMemory = 46, "lsm_task_movememory";
+        /// Changing the flags of a file by `file_setattr(2)`.
+        FileSetattr = 47, "lsm_inode_file_setattr";
     }
 }

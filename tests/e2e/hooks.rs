@@ -41,8 +41,16 @@ const IN_PLACE: &str = "posture::every_hook_that_this_kernel_takes_is_in_place";
 const SPLICED: &[&str] = &["coverage::inherited_by_a_rule_s_program_connected_tcp_sendfile_v4_is_refused"];
 
 /// Not on every kernel: from 5.11 on, in place of another program, or where `sendfile` passes no message hook.
-const SOMEWHERE: [&str; 7] =
-    ["pp_listen", "pp_lsm_write", "pp_lsm_splice", "pp_entry_write", "pp_fmod_splice", "pp_lsm_setattr", "pp_lsm_ioctl_compat"];
+const SOMEWHERE: [&str; 8] = [
+    "pp_listen",
+    "pp_lsm_write",
+    "pp_lsm_splice",
+    "pp_entry_write",
+    "pp_fmod_splice",
+    "pp_lsm_setattr",
+    "pp_lsm_ioctl_compat",
+    "pp_lsm_file_setattr",
+];
 
 const HOOKS: &[Hook] = &[
     // A session's end is told when its last process ends.
@@ -136,6 +144,7 @@ const HOOKS: &[Hook] = &[
     hook("pp_lsm_ioctl", BENEATH, &["reach::terminal_of_a_person_cannot_be_typed_into"]),
     hook("pp_lsm_ioctl_compat", BENEATH, &["reach::terminal_of_a_person_cannot_be_typed_into"]),
     hook("pp_lsm_follow", BENEATH, &["reach::pipe_of_a_person_cannot_be_written_into", "reach::own_files_are_opened_again_as_before"]),
+    hook("pp_lsm_file_setattr", BENEATH, &["reach::guarded_file_cannot_be_changed_by_its_file_system"]),
     hook("pp_lsm_setrlimit", BENEATH, &["reach::daemon_cannot_be_limited_or_starved"]),
     hook("pp_lsm_setnice", BENEATH, &["reach::daemon_cannot_be_limited_or_starved"]),
     hook("pp_lsm_setioprio", BENEATH, &["reach::daemon_cannot_be_limited_or_starved"]),

@@ -1,4 +1,4 @@
-//! What a session may not do to the daemon without a signal: limit it, starve it, freeze it.
+//! What a session may not do to the daemon without a signal or a write: limit it, starve it, freeze it, make its files immutable.
 
 use std::fs;
 
@@ -11,10 +11,10 @@ use pp_tests::wait;
 
 use crate::moves::Cgroup;
 use crate::reach::{control, reach, refused};
-use crate::tamper::{is_stated_gap, refused_attempt, tamper, victim};
+use crate::tamper::{is_stated_gap, refused_attempt, tamper, text, victim};
 use crate::world::{World, tests};
 
-tests![daemon_cannot_be_limited_or_starved, daemons_cgroup_cannot_be_frozen_or_limited];
+tests![daemon_cannot_be_limited_or_starved, daemons_cgroup_cannot_be_frozen_or_limited, guarded_file_cannot_be_changed_by_its_file_system,];
 
 fn daemon_cannot_be_limited_or_starved(world: &mut World) -> Result<()> {
     if is_stated_gap(world, "tamper")? {
@@ -96,4 +96,55 @@ fn daemons_cgroup_cannot_be_frozen_or_limited(world: &mut World) -> Result<()> {
         fs::write(procs, pid.to_string())?;
     }
     done
+}
+
+fn guarded_file_cannot_be_changed_by_its_file_system(world: &mut World) -> Result<()> {
+    if is_stated_gap(world, "tamper")? {
+        return Ok(());
+    }
+    let daemon = world.daemon()?;
+    let spare = daemon.path("spare");
+    fs::write(&spare, "spare")?;
+    let spare = text(&spare);
+    // FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR, FS_IOC_SETVERSION, FS_IOC_ENABLE_VERITY, a command that no file system has
+    let of_64_bits = ["40086602", "401c5820", "40087602", "40806685", "400866ff"].map(|command| (command, false));
+    let of_32_bits = ["40046602", "401c5820", "40047602"].map(|command| (command, true));
+    for (command, compat) in of_64_bits.into_iter().chain(of_32_bits) {
+        let on = |path: &str| {
+            let words = ["ioctl", path, command, "--compat"];
+            reach(daemon, if compat { &words } else { &words[..3] })
+        };
+        // Whether this file system has the command is another question: the gate is asked before.
+        let answer = By::Nobody.attempt(daemon, &on(&spare))?;
+        ensure!(answer != Answer::Refused(libc::EPERM), "control run of {command}: {answer:?}");
+        let by_session = By::LAB_AGENT.attempt(daemon, &on(&spare))?;
+        ensure!(by_session == answer, "{command} on a session's own file: {by_session:?}, not {answer:?}");
+        for file in [daemon.path("policy.toml"), daemon.path("keys.json"), daemon.path("state"), daemon.path("state").join("state.redb")] {
+            let name = file.file_name().and_then(|name| name.to_str());
+            let _event = refused_attempt(daemon, &on(&text(&file)), libc::EPERM, "own_file", name)?;
+        }
+        for folder in ["/etc/pam.d", "/etc/cron.d", "/etc/udev/rules.d", "/etc/systemd/system"] {
+            if fs::exists(folder)? {
+                let name = folder.rsplit('/').next();
+                let _event = refused_attempt(daemon, &on(folder), libc::EPERM, "later_file", name)?;
+            }
+        }
+    }
+    let policy = text(&daemon.path("policy.toml"));
+    // FS_IOC_GETFLAGS and TCGETS, as `lsattr` and `cat` ask.
+    for command in ["80086601", "5401"] {
+        let answer = By::Nobody.attempt(daemon, &reach(daemon, &["ioctl", &policy, command]))?;
+        let by_session = By::LAB_AGENT.attempt(daemon, &reach(daemon, &["ioctl", &policy, command]))?;
+        ensure!(by_session == answer, "{command} on the policy: {by_session:?}, not {answer:?}");
+    }
+    let answer = By::Nobody.attempt(daemon, &reach(daemon, &["file-setattr", &spare]))?;
+    let attempt = reach(daemon, &["file-setattr", &policy]);
+    if answer == Answer::Refused(libc::ENOSYS) {
+        // A kernel without the call.
+        ensure!(By::LAB_AGENT.attempt(daemon, &attempt)? == answer, "file_setattr(2) by a session alone");
+    } else {
+        ensure!(answer != Answer::Refused(libc::EPERM), "control run of file_setattr(2): {answer:?}");
+        let _event = refused_attempt(daemon, &attempt, libc::EPERM, "own_file", Some("policy.toml"))?;
+    }
+    Ok(())
 }

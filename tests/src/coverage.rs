@@ -358,6 +358,11 @@ pub static TABLE: &[Line] = &[
     beside("bpf() on the gate's objects and new programs", "tamper", "tamper::bpf_is_closed"),
     beside("the daemon's limits, priority, processors", "tamper", "reach::daemon_cannot_be_limited_or_starved"),
     beside("freezing or limiting the daemon's cgroup", "tamper", "reach::daemons_cgroup_cannot_be_frozen_or_limited"),
+    beside(
+        "chattr and other commands of file systems on guarded files",
+        "tamper",
+        "reach::guarded_file_cannot_be_changed_by_its_file_system",
+    ),
     elsewhere("moving the daemon to another cgroup", "-", "moves::daemon_that_a_session_moves_goes_back"),
     beside("removing pins, joining the gate's cgroup", "tamper", "tamper::pins_cannot_be_removed_or_joined"),
     beside("writing policy, keys and state", "tamper", "tamper::policy_keys_and_state_cannot_be_changed"),

@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// The guard programs. They need more of the kernel's types than the others.
-pub const PROGRAMS: [&str; 34] = [
+pub const PROGRAMS: [&str; 35] = [
     "pp_lsm_kill",
     "pp_lsm_fcntl",
     "pp_lsm_ptrace",
@@ -67,6 +67,7 @@ pub const PROGRAMS: [&str; 34] = [
     "pp_lsm_load_data",
     "pp_lsm_ioctl",
     "pp_lsm_ioctl_compat",
+    "pp_lsm_file_setattr",
     "pp_lsm_setrlimit",
     "pp_lsm_setnice",
     "pp_lsm_setioprio",

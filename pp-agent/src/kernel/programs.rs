@@ -130,7 +130,7 @@ pub(super) const FIRST: [Program; 10] = [
 ];
 
 /// Programs that refuse before the kernel acts. The backend decides which of them are attached.
-pub(super) const REFUSING: [Program; 50] = [
+pub(super) const REFUSING: [Program; 51] = [
     both("pp_lsm_fork", "task_alloc").where_it_loads(),
     lsm("pp_lsm_connect", "socket_connect"),
     lsm("pp_lsm_sendmsg", "socket_sendmsg"),
@@ -174,6 +174,7 @@ pub(super) const REFUSING: [Program; 50] = [
     both("pp_lsm_ioctl", "file_ioctl").where_it_loads(),
     // Since 6.8, and in later releases of older series.
     both("pp_lsm_ioctl_compat", "file_ioctl_compat").where_it_loads().where_hooked(),
+    both("pp_lsm_file_setattr", "inode_file_setattr").where_it_loads().where_hooked(),
     both("pp_lsm_setrlimit", "task_setrlimit").where_it_loads(),
     both("pp_lsm_setnice", "task_setnice").where_it_loads(),
     both("pp_lsm_setioprio", "task_setioprio").where_it_loads(),

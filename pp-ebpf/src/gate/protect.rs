@@ -402,7 +402,7 @@ fn touched_path(task: &TaskMark, hook: GuardHook, what: Touch, at: u64) -> Verdi
 }
 
 #[inline(always)]
-fn touched(task: &TaskMark, hook: GuardHook, what: Touch, dentry: u64) -> Verdict {
+pub(crate) fn touched(task: &TaskMark, hook: GuardHook, what: Touch, dentry: u64) -> Verdict {
     let mut name: Name = [0; NAME_WORDS];
     let Some(seen) = look(dentry, &mut name) else { return unreadable(task, hook) };
     match touch(what, &seen.place) {

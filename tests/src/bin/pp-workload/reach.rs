@@ -2,10 +2,12 @@
 
 #![allow(unsafe_code, reason = "system calls that no library offers; each has its SAFETY line")]
 
+use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::num::ParseIntError;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +37,8 @@ pub(crate) enum ReachArg {
         #[arg(long)]
         compat: bool,
     },
+    /// Set the flags of a file by `file_setattr(2)`
+    FileSetattr { path: PathBuf },
     /// Open a file for writing and write a line to it
     Say { path: PathBuf },
     /// Open a file by its path alone, then open that again for writing, and write a line
@@ -80,6 +84,16 @@ fn tried(attempt: &ReachArg) -> io::Result<()> {
         ReachArg::Ioctl { path, command, compat } => {
             let file = OpenOptions::new().read(true).custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK).open(path)?;
             ioctl(&file, *command, &mut [0; ARGUMENT], *compat)
+        }
+        ReachArg::FileSetattr { path } => {
+            const SYS_FILE_SETATTR: i64 = 469;
+            // `struct file_attr`.
+            let attributes = [0_u64; 3];
+            let name = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+            // SAFETY: a path that ends in NUL, and a structure of that size.
+            done(unsafe {
+                libc::syscall(SYS_FILE_SETATTR, libc::AT_FDCWD, name.as_ptr(), attributes.as_ptr(), size_of_val(&attributes), 0)
+            })
         }
         ReachArg::Say { path } => say(path),
         ReachArg::SayInTwo { path } => {
