@@ -88,12 +88,69 @@ const LATER_TREES: [&str; 34] = [
 const LATER_FILES: [&str; 7] =
     ["/etc/crontab", "/etc/anacrontab", "/etc/ld.so.preload", "/etc/ld.so.conf", "/etc/pam.conf", "/etc/sudoers", "/etc/rc.local"];
 
+/// More folders of that kind, on the way of a boot, a login or a package manager's run. They are guarded where they are: what would read them
+/// is not installed where they are missing, and packages share the folders above.
+const LATER_TREES_WHERE_FOUND: [&str; 33] = [
+    "/boot",
+    "/etc/grub.d",
+    "/etc/kernel",
+    "/etc/initramfs-tools",
+    "/usr/share/initramfs-tools",
+    "/usr/lib/dracut",
+    "/usr/lib/modules",
+    "/usr/lib/modprobe.d",
+    "/usr/lib/systemd",
+    "/etc/sysctl.d",
+    "/usr/lib/sysctl.d",
+    "/usr/lib/tmpfiles.d",
+    "/usr/lib/sysusers.d",
+    "/etc/profile.d",
+    "/etc/update-motd.d",
+    "/etc/X11/Xsession.d",
+    "/etc/ssh/sshd_config.d",
+    "/usr/lib/security",
+    "/usr/lib64/security",
+    "/usr/lib/x86_64-linux-gnu/security",
+    "/usr/lib/aarch64-linux-gnu/security",
+    "/etc/logrotate.d",
+    "/etc/rsyslog.d",
+    "/etc/apt/apt.conf.d",
+    "/etc/NetworkManager",
+    "/usr/lib/NetworkManager",
+    "/etc/network",
+    "/etc/dhcp",
+    "/etc/polkit-1",
+    "/usr/share/polkit-1/rules.d",
+    "/usr/share/dbus-1/system-services",
+    "/usr/share/dbus-1/system.d",
+    "/etc/dbus-1/system.d",
+];
+
+/// Files of that kind, guarded by name where their folder is.
+const LATER_FILES_WHERE_FOUND: [&str; 15] = [
+    "/etc/default/grub",
+    "/etc/sysctl.conf",
+    "/etc/profile",
+    "/etc/bash.bashrc",
+    "/etc/bashrc",
+    "/etc/environment",
+    "/etc/passwd",
+    "/etc/shadow",
+    "/etc/group",
+    "/etc/gshadow",
+    "/etc/ssh/sshd_config",
+    "/etc/logrotate.conf",
+    "/etc/rsyslog.conf",
+    "/usr/bin/kmod",
+    "/usr/sbin/modprobe",
+];
+
 /// Folders in a home directory whose contents the user's service manager runs.
 const LATER_IN_HOMES: [&str; 2] = [".config/systemd", ".local/share/systemd"];
 
-/// Every guarded path of this host.
+/// Every guarded path of this host, given which folders are there.
 #[must_use]
-pub(crate) fn targets(own: &Own<'_>, homes: &[PathBuf]) -> Vec<Target> {
+pub(crate) fn targets(own: &Own<'_>, homes: &[PathBuf], is_there: impl Fn(&Path) -> bool) -> Vec<Target> {
     let target = |path: &Path, extent, later| Target { path: path.to_path_buf(), extent, later };
     let mut targets = vec![
         target(own.policy, Extent::File, false),
@@ -116,6 +173,10 @@ pub(crate) fn targets(own: &Own<'_>, homes: &[PathBuf]) -> Vec<Target> {
     }
     targets.extend(LATER_TREES.iter().map(|path| target(Path::new(path), Extent::Tree, true)));
     targets.extend(LATER_FILES.iter().map(|path| target(Path::new(path), Extent::File, true)));
+    let trees = LATER_TREES_WHERE_FOUND.iter().map(Path::new).filter(|path| is_there(path));
+    targets.extend(trees.map(|path| target(path, Extent::Tree, true)));
+    let files = LATER_FILES_WHERE_FOUND.iter().map(Path::new).filter(|path| path.parent().is_some_and(&is_there));
+    targets.extend(files.map(|path| target(path, Extent::File, true)));
     for home in homes {
         targets.extend(LATER_IN_HOMES.iter().map(|path| target(&home.join(path), Extent::Tree, true)));
     }
@@ -166,7 +227,7 @@ mod tests {
 
     #[test]
     fn everything_of_the_gates_own_is_guarded() {
-        let targets = targets(&own(), &[]);
+        let targets = targets(&own(), &[], |_| true);
         for file in [
             "/etc/pp-agent/policy.toml",
             "/etc/pp-agent/keys.json",
@@ -195,7 +256,18 @@ mod tests {
         let passwd = "root:x:0:0::/root:/bin/sh\nbin:x:2:2::/bin:/sbin/nologin\nann:x:1000:1000::/home/ann:/bin/sh\n\
                       nobody:x:65534:65534::/nonexistent:/x\nbroken\n";
         assert_eq!(homes(passwd), [PathBuf::from("/home/ann"), PathBuf::from("/root")]);
-        let targets = targets(&own(), &homes(passwd));
+        let targets = targets(&own(), &homes(passwd), |_| true);
         assert!(has(&targets, "/home/ann/.config/systemd", Extent::Tree));
+    }
+
+    #[test]
+    fn what_no_package_here_reads_is_left_to_packages() {
+        let found = |there: &'static [&'static str]| targets(&own(), &[], move |path| there.iter().any(|found| path == Path::new(found)));
+        let minimal = found(&["/etc", "/etc/profile.d"]);
+        assert!(has(&minimal, "/etc/profile.d", Extent::Tree) && has(&minimal, "/etc/shadow", Extent::File));
+        assert!(!has(&minimal, "/etc/ssh/sshd_config", Extent::File) && !has(&minimal, "/usr/share/polkit-1/rules.d", Extent::Tree));
+        assert!(has(&found(&["/etc/ssh"]), "/etc/ssh/sshd_config", Extent::File));
+        // Every package with a library has it written anew.
+        assert!(!has(&found(&["/etc"]), "/etc/ld.so.cache", Extent::File));
     }
 }

@@ -14,7 +14,12 @@ use crate::reach::{control, reach, refused};
 use crate::tamper::{is_stated_gap, refused_attempt, tamper, text, victim};
 use crate::world::{World, tests};
 
-tests![daemon_cannot_be_limited_or_starved, daemons_cgroup_cannot_be_frozen_or_limited, guarded_file_cannot_be_changed_by_its_file_system,];
+tests![
+    daemon_cannot_be_limited_or_starved,
+    daemons_cgroup_cannot_be_frozen_or_limited,
+    guarded_file_cannot_be_changed_by_its_file_system,
+    files_of_boot_and_login_cannot_be_changed,
+];
 
 fn daemon_cannot_be_limited_or_starved(world: &mut World) -> Result<()> {
     if is_stated_gap(world, "tamper")? {
@@ -147,4 +152,56 @@ fn guarded_file_cannot_be_changed_by_its_file_system(world: &mut World) -> Resul
         let _event = refused_attempt(daemon, &attempt, libc::EPERM, "own_file", Some("policy.toml"))?;
     }
     Ok(())
+}
+
+fn files_of_boot_and_login_cannot_be_changed(world: &mut World) -> Result<()> {
+    if is_stated_gap(world, "tamper")? {
+        return Ok(());
+    }
+    let daemon = world.daemon()?;
+    // A small system lacks most: what is made here is guarded within seconds, and is removed again.
+    let mut made = Vec::new();
+    for folder in ["/boot", "/etc/profile.d", "/etc/apt", "/etc/apt/apt.conf.d", "/etc/ssh", "/etc/ssh/sshd_config.d"] {
+        if !fs::exists(folder)? {
+            fs::create_dir(folder)?;
+            made.push(folder);
+        }
+    }
+    let done = (|| -> Result<()> {
+        for folder in ["/boot", "/etc/profile.d", "/etc/apt/apt.conf.d", "/etc/ssh/sshd_config.d"] {
+            let file = format!("{folder}/pp-e2e");
+            let make = tamper(daemon, &["create", &file]);
+            ensure!(By::Nobody.attempt(daemon, &make)? == Answer::Delivered, "control run with {file}");
+            fs::remove_file(&file)?;
+            wait::until_true("the folder to be guarded", wait::SOON, || {
+                let answer = By::LAB_AGENT.attempt(daemon, &make);
+                let _gone = fs::remove_file(&file);
+                answer.is_ok_and(|answer| answer == Answer::Refused(libc::EPERM))
+            })?;
+            let _event = refused_attempt(daemon, &make, libc::EPERM, "later_file", Some("pp-e2e"))?;
+            ensure!(!fs::exists(&file)?, "{file} was made");
+        }
+        for file in ["/etc/passwd", "/etc/shadow", "/etc/profile"] {
+            let name = file.rsplit('/').next();
+            if fs::exists(file)? {
+                // Opened, and not written to.
+                ensure!(By::Nobody.attempt(daemon, &tamper(daemon, &["write", file]))? == Answer::Delivered, "control run with {file}");
+                let _event = refused_attempt(daemon, &tamper(daemon, &["write", file]), libc::EPERM, "later_file", name)?;
+                let answer = By::LAB_AGENT.attempt(daemon, &tamper(daemon, &["read", file]))?;
+                ensure!(answer == Answer::Delivered, "a session may read {file}, but: {answer:?}");
+            } else {
+                let _event = refused_attempt(daemon, &tamper(daemon, &["create", file]), libc::EPERM, "later_file", name)?;
+            }
+        }
+        // What package managers rewrite with every library lies beside these.
+        let beside = "/etc/pp-e2e.so.cache";
+        let answer = By::LAB_AGENT.attempt(daemon, &tamper(daemon, &["create", beside]))?;
+        fs::remove_file(beside)?;
+        ensure!(answer == Answer::Delivered, "{beside} by a session: {answer:?}");
+        Ok(())
+    })();
+    for folder in made.into_iter().rev() {
+        fs::remove_dir(folder)?;
+    }
+    done
 }

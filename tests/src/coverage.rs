@@ -372,6 +372,7 @@ pub static TABLE: &[Line] = &[
     beside("memory, disks and tun devices", "tamper", "tamper::memory_disks_and_tun_cannot_be_opened"),
     beside("settings by which the kernel starts programs", "tamper", "tamper::settings_that_start_programs_cannot_be_written"),
     beside("files that act later: cron, units, keys, udev rules", "tamper", "tamper::files_that_act_later_cannot_be_changed"),
+    beside("files that act later: boot, login, package managers", "tamper", "reach::files_of_boot_and_login_cannot_be_changed"),
 ];
 
 impl How {

@@ -116,7 +116,7 @@ impl Daemon {
             program: std::env::current_exe().ok(),
             cgroups: self.own_cgroups(),
         };
-        guarded::targets(&own, &homes)
+        guarded::targets(&own, &homes, Path::exists)
     }
 
     /// The daemon's cgroups, each with the root of its hierarchy.
