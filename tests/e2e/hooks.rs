@@ -143,6 +143,7 @@ const HOOKS: &[Hook] = &[
     hook("pp_lsm_load_data", BENEATH, &["tamper::code_cannot_be_loaded_into_the_kernel"]),
     hook("pp_lsm_ioctl", BENEATH, &["reach::terminal_of_a_person_cannot_be_typed_into"]),
     hook("pp_lsm_ioctl_compat", BENEATH, &["reach::terminal_of_a_person_cannot_be_typed_into"]),
+    hook("pp_lsm_reopen", BENEATH, &["reach::pipe_of_a_person_cannot_be_written_into"]),
     hook("pp_lsm_follow", BENEATH, &["reach::pipe_of_a_person_cannot_be_written_into", "reach::own_files_are_opened_again_as_before"]),
     hook("pp_lsm_file_setattr", BENEATH, &["reach::guarded_file_cannot_be_changed_by_its_file_system"]),
     hook("pp_lsm_setrlimit", BENEATH, &["reach::daemon_cannot_be_limited_or_starved"]),

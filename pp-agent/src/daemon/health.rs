@@ -212,7 +212,7 @@ fn went_through(findings: &[canary::Finding], gaps: &[Gap]) -> Vec<String> {
 fn known_gaps(backend: Backend, sees_passed: bool, ends_orphans: bool, has: impl Fn(&str) -> bool) -> Vec<Gap> {
     let unix = ["pp_lsm_unix_connect", "pp_lsm_unix_send"];
     // What makes other processes of the same user act.
-    let ptrace = ["pp_lsm_ptrace", "pp_lsm_ioctl", "pp_lsm_ioctl_compat", "pp_lsm_follow"];
+    let ptrace = ["pp_lsm_ptrace", "pp_lsm_ioctl", "pp_lsm_ioctl_compat", "pp_lsm_follow", "pp_lsm_reopen"];
     // Commands on guarded files are seen by the hooks of commands on terminals.
     let both = ["pp_lsm_ioctl", "pp_lsm_ioctl_compat"];
     let others = |name: &&str| unix.contains(name) || ptrace.contains(name) && !both.contains(name);

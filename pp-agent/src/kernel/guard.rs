@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// The guard programs. They need more of the kernel's types than the others.
-pub const PROGRAMS: [&str; 35] = [
+pub const PROGRAMS: [&str; 36] = [
     "pp_lsm_kill",
     "pp_lsm_fcntl",
     "pp_lsm_ptrace",
@@ -50,6 +50,7 @@ pub const PROGRAMS: [&str; 35] = [
     "pp_lsm_pivot",
     "pp_lsm_open",
     "pp_lsm_follow",
+    "pp_lsm_reopen",
     "pp_lsm_inode_create",
     "pp_lsm_mkdir",
     "pp_lsm_mknod",

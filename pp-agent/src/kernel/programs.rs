@@ -130,7 +130,7 @@ pub(super) const FIRST: [Program; 10] = [
 ];
 
 /// Programs that refuse before the kernel acts. The backend decides which of them are attached.
-pub(super) const REFUSING: [Program; 51] = [
+pub(super) const REFUSING: [Program; 52] = [
     both("pp_lsm_fork", "task_alloc").where_it_loads(),
     lsm("pp_lsm_connect", "socket_connect"),
     lsm("pp_lsm_sendmsg", "socket_sendmsg"),
@@ -157,6 +157,7 @@ pub(super) const REFUSING: [Program; 51] = [
     both("pp_lsm_pivot", "sb_pivotroot").where_it_loads(),
     both("pp_lsm_open", "file_open").where_it_loads(),
     both("pp_lsm_follow", "inode_follow_link").where_it_loads(),
+    both("pp_lsm_reopen", "file_open").where_it_loads(),
     both("pp_lsm_inode_create", "inode_create").where_it_loads(),
     both("pp_lsm_mkdir", "inode_mkdir").where_it_loads(),
     both("pp_lsm_mknod", "inode_mknod").where_it_loads(),

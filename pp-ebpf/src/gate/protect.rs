@@ -206,11 +206,6 @@ pub(crate) fn pp_lsm_open(ctx: LsmContext) -> i32 {
             return unreadable(task, GuardHook::Open);
         };
         let Some(kind) = read::<u16>(node, at!(inode_i_mode)) else { return unreadable(task, GuardHook::Open) };
-        match opened(task, file, node, kind) {
-            Some(Verdict::Allow) => {}
-            Some(refused) => return refused,
-            None => return unreadable(task, GuardHook::Open),
-        }
         let write = mode & FMODE_WRITE != 0;
         if file_type(kind) != S_IFREG {
             let Some(number) = read::<u32>(node, at!(inode_i_rdev)) else { return unreadable(task, GuardHook::Open) };
@@ -229,13 +224,6 @@ pub(crate) fn pp_lsm_open(ctx: LsmContext) -> i32 {
             None => unreadable(task, GuardHook::Open),
         }
     })
-}
-
-/// Refuses what another process has open, if it comes by that process's link.
-#[inline(always)]
-fn opened(task: &TaskMark, file: u64, node: u64, mode: u16) -> Option<Verdict> {
-    let (vfsmount, dentry, flags) = (read(file, at!(file_mnt))?, read(file, at!(file_dentry))?, read(file, at!(file_f_flags))?);
-    reopened(task, GuardHook::Open, &Asked { inode: node, mode, vfsmount, dentry, flags, opens: true })
 }
 
 /// Whether this is a file of the kernel's own that a session may not write. `None`: unreadable.
@@ -333,7 +321,7 @@ pub(crate) fn pp_lsm_truncate(ctx: LsmContext) -> i32 {
     })
 }
 
-/// As [`opened`]: `truncate(2)` opens nothing.
+/// Refuses what another process has open, if it comes by that process's link: `truncate(2)` opens nothing.
 #[inline(always)]
 fn truncated(task: &TaskMark, at: u64) -> Option<Verdict> {
     let (dentry, vfsmount) = path(at)?;

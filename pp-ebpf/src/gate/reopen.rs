@@ -17,6 +17,7 @@ use super::{
     kernel::{offset, read},
     maps::FOLLOWED,
     mark::mark_of,
+    protect::unreadable,
 };
 
 /// Opened by its path alone: for neither reading nor writing.
@@ -35,6 +36,30 @@ pub(crate) fn pp_lsm_follow(ctx: LsmContext) -> i32 {
         }
         Verdict::Allow
     })
+}
+
+/// Refuses to open what another process has open. A program of its own: with the other rules for opened files it would be too large to be
+/// one function, and two need more stack than programs have.
+#[lsm(hook = "file_open")]
+pub(crate) fn pp_lsm_reopen(ctx: LsmContext) -> i32 {
+    for_session_after(ctx.arg(1), |task| match opened(task, ctx.arg(0)) {
+        Some(verdict) => verdict,
+        None => unreadable(task, GuardHook::Open),
+    })
+}
+
+#[inline(always)]
+fn opened(task: &TaskMark, file: u64) -> Option<Verdict> {
+    let node: u64 = read(file, at!(file_f_inode))?;
+    let asked = Asked {
+        inode: node,
+        mode: read(node, at!(inode_i_mode))?,
+        vfsmount: read(file, at!(file_mnt))?,
+        dentry: read(file, at!(file_dentry))?,
+        flags: read(file, at!(file_f_flags))?,
+        opens: true,
+    };
+    reopened(task, GuardHook::Open, &asked)
 }
 
 /// `None`: not the link of a process.
