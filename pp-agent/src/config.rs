@@ -25,7 +25,7 @@ pub use error::{ConfigError, Origin, Problem};
 pub(crate) use off::Off;
 pub(crate) use source::{NotRead, Paths, Source};
 
-use crate::delegates::Delegate;
+use crate::delegates::{Delegate, Unknown};
 use crate::identity::{AgentRules, CgroupRule, IdentityTables};
 use crate::net::Mac;
 use crate::services::ServiceRow;
@@ -97,6 +97,8 @@ pub struct Config {
     pub(crate) authorities: Vec<Authority>,
     /// Servers that act for their callers: the operator's, including the shipped rows of the same names, then the other shipped ones.
     pub(crate) delegates: Vec<Delegate>,
+    /// What happens to calls of servers that none of these is about.
+    pub(crate) unknown_delegates: Unknown,
     /// The agents' rules, compiled, without cgroups.
     pub identity: IdentityTables,
     /// The rules about tools, compiled.

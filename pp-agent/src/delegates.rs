@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-pub(crate) use pp_common::delegate::Action;
+pub(crate) use pp_common::delegate::{Action, Unknown};
 
 /// One server, or several of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,9 +52,22 @@ struct Shipped {
     ports: &'static [u16],
 }
 
-/// The shipped list. A server that a session has started itself is never a delegate for that session.
-const SHIPPED: [Shipped; 19] = [
-    row("docker", Action::Refuse, &["/run/docker.sock", "/var/run/docker.sock", "/run/user/*/docker.sock"], &["dockerd"]),
+/// The shipped list: servers that act for their callers, then servers that do not, which every desktop and many programs call. A server
+/// that a session has started itself is never a delegate for that session.
+const SHIPPED: [Shipped; 33] = [
+    row(
+        "docker",
+        Action::Refuse,
+        &[
+            "/run/docker.sock",
+            "/var/run/docker.sock",
+            "/run/user/*/docker.sock",
+            "/home/*/.docker/run/docker.sock",
+            "/home/*/.docker/desktop/docker.sock",
+            "/home/*/.colima/*/docker.sock",
+        ],
+        &["dockerd"],
+    ),
     row("containerd", Action::Refuse, &["/run/containerd/containerd.sock"], &["containerd"]),
     row("podman", Action::Refuse, &["/run/podman/podman.sock", "/run/user/*/podman/podman.sock"], &["podman"]),
     row("crio", Action::Refuse, &["/run/crio/crio.sock"], &["crio"]),
@@ -73,11 +86,78 @@ const SHIPPED: [Shipped; 19] = [
     row("user-manager", Action::Refuse, &["/run/user/*/systemd/private", "/run/user/*/bus"], &[]),
     row("system-bus", Action::RefuseRoot, &["/run/dbus/system_bus_socket", "/var/run/dbus/system_bus_socket"], &[]),
     row("system-manager", Action::RefuseRoot, &["/run/systemd/private"], &[]),
+    // What systemd's generator has sshd listen on.
+    row("ssh-unix-local", Action::Refuse, &["/run/ssh-unix-local/socket"], &[]),
+    // Editors run what they are sent.
+    row("neovim", Action::Refuse, &["/run/user/*/nvim.*", "/tmp/nvim.*/*/nvim.*"], &["nvim"]),
+    row(
+        "emacs",
+        Action::Refuse,
+        &["/run/user/*/emacs/*", "/tmp/emacs*/*"],
+        &["emacs", "emacs-gtk", "emacs-nox", "emacs-lucid", "emacs-pgtk"],
+    ),
+    // What holds terminals takes keys for them.
+    row("dtach", Action::Refuse, &[], &["dtach", "abduco"]),
+    row("zellij", Action::Refuse, &["/run/user/*/zellij/*/*", "/tmp/zellij-*/*/*"], &["zellij"]),
+    row("terminals", Action::Refuse, &["/run/user/*/wezterm/*"], &["kitty", "wezterm-gui", "wezterm-mux-ser"]),
+    // What watches files or processes runs commands when they change.
+    row("watchman", Action::Refuse, &["/usr/local/var/run/watchman/*/sock", "/var/run/watchman/*/sock"], &["watchman"]),
+    row(
+        "process-managers",
+        Action::Refuse,
+        &["/run/supervisor.sock", "/run/supervisor/supervisor.sock", "/home/*/.pm2/rpc.sock"],
+        &["pueued"],
+    ),
     tcp("ssh-server", &[22]),
     tcp("docker-tcp", &[2375, 2376]),
     tcp("kubernetes-api", &[6443]),
     tcp("node-inspector", &[9229]),
     tcp("kubelet", &[10250]),
+    row(
+        "names",
+        Action::Allow,
+        &[
+            "/run/systemd/resolve/*",
+            "/run/systemd/userdb/*",
+            "/run/systemd/notify",
+            "/run/systemd/journal/*",
+            "/run/nscd/socket",
+            "/var/run/nscd/socket",
+            "/var/lib/sss/pipes/*",
+            "/run/avahi-daemon/socket",
+        ],
+        &["nscd", "nslcd", "sssd_nss"],
+    ),
+    row(
+        "keys",
+        Action::Allow,
+        &[
+            "/run/user/*/keyring/*",
+            "/run/user/*/gcr/ssh",
+            "/run/user/*/gnupg/S.*",
+            "/home/*/.gnupg/S.*",
+            "/run/user/*/ssh-agent*",
+            "/run/user/*/openssh_agent",
+            "/tmp/ssh-*/agent.*",
+            "/home/*/.cache/git/credential/socket",
+        ],
+        &["ssh-agent", "gpg-agent", "keyboxd", "dirmngr", "scdaemon", "gnome-keyring-d", "gcr-ssh-agent"],
+    ),
+    row(
+        "display",
+        Action::Allow,
+        &["/tmp/.X11-unix/*", "/run/user/*/wayland-*"],
+        &["Xorg", "Xwayland", "Xvfb", "gnome-shell", "kwin_wayland", "sway", "weston", "ibus-daemon", "fcitx5"],
+    ),
+    row(
+        "sound",
+        Action::Allow,
+        &["/run/user/*/pulse/*", "/run/user/*/pipewire-*"],
+        &["pipewire", "pipewire-pulse", "pulseaudio", "wireplumber"],
+    ),
+    row("accessibility", Action::Allow, &["/run/user/*/at-spi/*"], &[]),
+    // Its watcher of a work tree says which files have changed.
+    row("git", Action::Allow, &[], &["git"]),
 ];
 
 const fn row(name: &'static str, action: Action, paths: &'static [&'static str], listeners: &'static [&'static str]) -> Shipped {
@@ -144,7 +224,8 @@ mod tests {
     #[test]
     fn what_desktops_and_names_need_is_not_on_the_list() {
         let never = ["/run/systemd/journal/socket", "/run/systemd/notify", "/run/nscd/socket", "/tmp/.X11-unix/X0", "/run/systemd/userdb"];
-        for path in shipped().into_iter().flat_map(|delegate| delegate.paths) {
+        let refused = shipped().into_iter().filter(|delegate| delegate.action != Action::Allow);
+        for path in refused.flat_map(|delegate| delegate.paths) {
             assert!(!never.iter().any(|kept| path.starts_with(kept)), "{path}");
         }
     }

@@ -27,6 +27,8 @@ codes! {
         NAME = 2, "name";
         /// The inode of the socket's path.
         INODE = 3, "inode";
+        /// Nothing: one entry, of number zero, says what happens to calls of servers that no other entry is about.
+        UNLISTED = 4, "unlisted";
     }
 }
 
@@ -39,6 +41,47 @@ codes! {
         RefuseRoot = 3, "refuse-root";
         /// It may.
         Allow = 1, "allow";
+    }
+}
+
+codes! {
+    /// What happens to a session that calls a server of the kind [`is_of_kind`] and that no row is about; the names are the words of
+    /// `[delegates] unknown`.
+    enum Unknown: u32 {
+        /// It may, and nothing is reported.
+        Allow = 1, "allow";
+        /// It may not.
+        Refuse = 2, "refuse";
+        /// It may, and that is reported.
+        Report = 4, "report";
+    }
+}
+
+impl Unknown {
+    /// What is shipped.
+    pub const SHIPPED: Self = Self::Report;
+
+    /// From its number in the table; an unknown one refuses.
+    #[must_use]
+    #[inline(always)]
+    pub const fn or_refuse(code: u32) -> Self {
+        match Self::from_code(code) {
+            Some(unknown) => unknown,
+            None => Self::Refuse,
+        }
+    }
+}
+
+/// Whether a server is of the kind that acts for its callers, as far as a program can see that: it listens in a process that no session
+/// governs, and as the caller's own user, so that it may do whatever the caller may. A server of another user checks its callers itself.
+///
+/// `marked`: it is a session's; its own session decides what it does. `same_user`: `None`, it cannot be read, which counts as the same.
+#[must_use]
+#[inline(always)]
+pub const fn is_of_kind(marked: bool, same_user: Option<bool>) -> bool {
+    match same_user {
+        Some(false) => false,
+        Some(true) | None => !marked,
     }
 }
 
@@ -148,5 +191,12 @@ mod tests {
     #[test]
     fn an_unknown_action_refuses() {
         assert_eq!((Action::from_code(77), Action::or_refuse(77)), (None, Action::Refuse));
+        assert_eq!((Unknown::from_code(77), Unknown::or_refuse(77)), (None, Unknown::Refuse));
+    }
+
+    #[test]
+    fn kind_is_an_unmarked_server_of_the_same_user() {
+        assert!(is_of_kind(false, Some(true)) && is_of_kind(false, None));
+        assert!(!is_of_kind(false, Some(false)) && !is_of_kind(true, Some(true)) && !is_of_kind(true, None));
     }
 }

@@ -140,7 +140,7 @@ pub struct GuardOffsets {
     pub fdtable_fd: u32,
     pub mm_exe_file: u32,
     pub inode_i_nlink: u32,
-    pub pad: u32,
+    pub sk_peer_cred: u32,
 }
 
 /// A refusal that is not about an address.

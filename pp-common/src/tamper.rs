@@ -41,6 +41,8 @@ codes! {
         Limits = 22, "limits";
         /// Opening a pipe, terminal or memory file that a process outside the session has open, by its link in `/proc`.
         Reopen = 23, "reopen";
+        /// A unix server of the same user, outside sessions, that is on no list.
+        UnknownDelegate = 24, "unknown_delegate";
         /// Any of these where kernel structures were unreadable.
         Unreadable = 30, "unreadable";
     }

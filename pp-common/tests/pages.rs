@@ -8,7 +8,7 @@ use pp_common::{
     abi::Counter,
     behaviour::Rule,
     decide::{Kind, Reason, Verdict, transport},
-    delegate::{Action, by},
+    delegate::{Action, Unknown, by},
     maps::{self, Map},
     record::{Hook, kind},
     tamper::{GuardHook, Tamper},
@@ -76,7 +76,7 @@ const fn verdict(reason: Reason) -> &'static str {
 #[test]
 fn reasons_and_hooks_are_on_the_page_of_events() {
     let reasons = Reason::ALL.iter().map(|reason| format!("| `{}` | {}{} |", reason.name(), verdict(*reason), cell(reason.text())));
-    let tampering = Tamper::ALL.iter().filter(|what| **what != Tamper::Delegate);
+    let tampering = Tamper::ALL.iter().filter(|what| !matches!(what, Tamper::Delegate | Tamper::UnknownDelegate));
     let tampering = tampering.map(|what| format!("| `{}` | {} |", what.name(), cell(what.text())));
     let connections = Hook::ALL.iter().map(|hook| (hook.name(), hook.text()));
     let others = GuardHook::ALL.iter().map(|hook| (hook.name(), hook.text()));
@@ -127,6 +127,7 @@ fn codes_are_on_their_page() {
             ("rate rules", codes!(Rule)),
             ("delegates", codes!(Action)),
             ("what delegates are known by", codes!(mod by)),
+            ("servers that no list names", codes!(Unknown)),
             ("transports", codes!(mod transport)),
         ],
     );
@@ -183,7 +184,7 @@ fn no_code_and_no_name_is_given_twice_and_an_unknown_one_is_none() {
             assert_eq!($type::from_code($repr::MAX), None, stringify!($type));
         )+ };
     }
-    apart!(Verdict: u8, Reason: u8, Kind: u8, Hook: u8, Tamper: u8, GuardHook: u8, Counter: u32, Rule: u32, Action: u32, Trouble: u32);
+    apart!(Verdict: u8, Reason: u8, Kind: u8, Hook: u8, Tamper: u8, GuardHook: u8, Counter: u32, Rule: u32, Action: u32, Unknown: u32, Trouble: u32);
     for (code, name, _) in transport::ALL {
         assert_eq!((transport::name(*code), transport::from_name(name)), (Some(*name), Some(*code)));
     }

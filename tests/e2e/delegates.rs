@@ -29,16 +29,16 @@ tests![
     port_of_this_host_that_policy_allows_is_reached,
 ];
 
-fn text(path: &Path) -> String {
+pub(crate) fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn call(daemon: &Daemon, by: &By, words: &[&str]) -> Result<Answer> {
+pub(crate) fn call(daemon: &Daemon, by: &By, words: &[&str]) -> Result<Answer> {
     let arguments: Vec<&str> = std::iter::once("tamper").chain(words.iter().copied()).collect();
     by.attempt(daemon, &workload(daemon.lab(), &arguments, PLC))
 }
 
-fn is_gap(world: &mut World) -> Result<bool> {
+pub(crate) fn is_gap(world: &mut World) -> Result<bool> {
     let cgroup = world.backend()? == "cgroup";
     let status = world.daemon()?.client()?.status()?;
     let named = status["gaps"].as_array().is_some_and(|gaps| gaps.iter().any(|gap| gap == "unix"));
@@ -116,13 +116,13 @@ fn served(daemon: &Daemon, by: &By, words: &[&str]) -> Result<()> {
 }
 
 /// A socket at a path that is free, removed when dropped.
-struct Bound {
+pub(crate) struct Bound {
     path: PathBuf,
     listener: UnixListener,
 }
 
 impl Bound {
-    fn at(path: &Path) -> Result<Self> {
+    pub(crate) fn at(path: &Path) -> Result<Self> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
@@ -130,7 +130,7 @@ impl Bound {
     }
 
     /// How many have connected since the last look.
-    fn arrivals(&self) -> Result<usize> {
+    pub(crate) fn arrivals(&self) -> Result<usize> {
         self.listener.set_nonblocking(true)?;
         let mut count = 0;
         while self.listener.accept().is_ok() {

@@ -347,6 +347,11 @@ pub static TABLE: &[Line] = &[
         "delegates::socket_that_policy_names_is_refused_and_one_it_allows_is_not",
     ),
     beside("tmux of the operator", "unix", "delegates::tmux_of_the_operator_is_refused_and_one_of_the_session_is_not"),
+    beside(
+        "server of the same user that no list names, where policy refuses those",
+        "unix",
+        "delegates::server_of_the_same_user_that_no_list_names_is_reported_and_refused_where_policy_says_so",
+    ),
     beside("system bus, as root", "unix", "delegates::system_bus_is_closed_to_root_alone"),
     beside("taking over a process of nobody's", "ptrace", "tamper::process_of_nobodys_session_cannot_be_taken_over"),
     beside("typing into another's terminal: TIOCSTI, TIOCLINUX, keymaps", "ptrace", "reach::terminal_of_a_person_cannot_be_typed_into"),

@@ -75,6 +75,22 @@ pub(crate) struct RefusalView {
     /// Absent for agents, which must not learn the layout of the plant.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub(crate) place: Option<Place>,
+    /// The server of a session that did it, for whoever asked that server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) server: Option<ServerView>,
+}
+
+/// A server that a session started, and that may serve others.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ServerView {
+    pub(crate) pid: u32,
+    /// Its command name.
+    pub(crate) name: String,
+    /// The session that it is of.
+    pub(crate) session: String,
+    /// What that means, and how to end or release it.
+    pub(crate) words: String,
 }
 
 /// How to ask for a receipt.

@@ -9,7 +9,7 @@ mod receipts;
 mod sessions;
 mod status;
 
-pub(crate) use access::{Check, CheckAnswer, Place, RefusalView, Refusals, Requestable};
+pub(crate) use access::{Check, CheckAnswer, Place, RefusalView, Refusals, Requestable, ServerView};
 pub(crate) use policy::{PolicyView, Reloaded, Remarks};
 pub(crate) use receipts::{Draft, ReceiptStatus, ReceiptView, Receipts, RegisterAnswer, Revoked, TermsView, UsedView};
 pub(crate) use sessions::{OwnSession, ProcessView, Released, SessionView, Sessions, StartSession, Started};

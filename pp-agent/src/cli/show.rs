@@ -211,6 +211,7 @@ pub(crate) fn why(context: &Context, args: &WhyArgs) -> Outcome {
             lines.push(format!("{} {}", refusal.time, refusal.words));
             let command = refusal.requestable.as_ref().and_then(|asking| asking.command.as_ref());
             lines.extend(command.map(|command| format!("    {command}")));
+            lines.extend(refusal.server.as_ref().map(|server| format!("    {}", server.words)));
         }
         lines
     })?;

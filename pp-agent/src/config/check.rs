@@ -11,7 +11,7 @@ use super::value::{
 };
 use super::{Authority, Config, Gateway, Mode, Zone};
 use super::{behaviour, delegates, exec, off, services};
-use crate::delegates::THIS_HOST;
+use crate::delegates::{THIS_HOST, Unknown};
 use crate::identity::CgroupRule;
 use crate::net::{Mac, Prefix};
 use ipnet::IpNet;
@@ -53,6 +53,7 @@ struct Merge {
     /// Where the authority of each key is.
     keys: HashMap<String, Origin>,
     delegates: Tables<delegates::Written>,
+    unknown_delegates: Option<(Unknown, Origin)>,
     /// Zones and gateways that authorities name. They are checked when all files are read.
     named: Vec<(&'static str, String, Origin)>,
 }
@@ -104,6 +105,10 @@ impl Merge {
         file.zone.into_iter().try_for_each(|zone| self.zone(source, zone))?;
         file.gateway.into_iter().try_for_each(|gateway| self.gateway(source, gateway))?;
         file.delegate.into_iter().try_for_each(|delegate| delegates::delegate(&mut self.delegates, source, delegate))?;
+        if let Some(unknown) = file.delegates.and_then(|table| table.unknown) {
+            let at = source.at(unknown.span());
+            put(&mut self.unknown_delegates, delegates::read_unknown(source, &unknown)?, at, "delegates.unknown")?;
+        }
         file.agent.into_iter().try_for_each(|agent| agents::agent(&mut self.agents, source, agent))?;
         file.authority.into_iter().try_for_each(|authority| self.authority(source, authority))
     }
@@ -307,6 +312,7 @@ impl Merge {
             agents,
             authorities: self.authorities,
             delegates: delegates::with_shipped(self.delegates.into_list())?,
+            unknown_delegates: value(self.unknown_delegates).unwrap_or(Unknown::SHIPPED),
             notes: Vec::new(),
             adds: (!adds.is_empty())
                 .then(|| format!("{} add to what is shipped; replace = true in a table makes what it lists stand alone", adds.join(", "))),

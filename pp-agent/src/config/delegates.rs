@@ -5,7 +5,7 @@ use super::raw::{self, unknown};
 use super::source::Text;
 use super::tables::{Away, Table, Tables, add, put};
 use super::value::{invalid, name, not_enforced, ports};
-use crate::delegates::{Action, Delegate, shipped};
+use crate::delegates::{Action, Delegate, Unknown, shipped};
 use toml::Spanned;
 
 /// Longest name that a socket can be bound to, in bytes.
@@ -125,10 +125,19 @@ fn read_action(source: &Text<'_>, action: &Spanned<String>) -> Result<Action, Co
     })
 }
 
+/// Reads `[delegates] unknown`.
+pub(super) fn read_unknown(source: &Text<'_>, written: &Spanned<String>) -> Result<Unknown, ConfigError> {
+    let word = written.get_ref().as_str();
+    Unknown::ALL.iter().find(|unknown| unknown.name() == word).copied().ok_or_else(|| {
+        let names = Unknown::ALL.iter().map(|unknown| unknown.name().to_owned()).collect();
+        invalid(source.at(written.span()), unknown("value", word, names))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use crate::config::{Config, Source};
-    use crate::delegates::Action;
+    use crate::delegates::{Action, Unknown};
 
     fn load(text: &str) -> Result<Config, String> {
         let source = Source { name: "policy.toml".into(), text: text.into() };
@@ -164,6 +173,28 @@ mod tests {
         let config = load(text).unwrap();
         assert_eq!(config.delegates[0].name, "builder");
         assert_eq!(load(&config.to_toml()).unwrap().delegates, config.delegates);
+    }
+
+    #[test]
+    fn servers_that_no_list_names_are_reported_unless_policy_says_otherwise() {
+        assert_eq!(load("").unwrap().unknown_delegates, Unknown::Report);
+        for (word, meant) in [("allow", Unknown::Allow), ("report", Unknown::Report), ("refuse", Unknown::Refuse)] {
+            let config = load(&format!("[delegates]\nunknown = '{word}'")).unwrap();
+            assert_eq!(config.unknown_delegates, meant);
+            assert_eq!(load(&config.to_toml()).unwrap().unknown_delegates, meant);
+            let off = config.off.iter().any(|off| off.text.contains("[delegates] unknown = \"allow\""));
+            assert_eq!(off, meant == Unknown::Allow, "{:?}", config.off);
+        }
+        assert!(load("[delegates]\nunknown = 'repord'").unwrap_err().contains("did you mean report?"));
+    }
+
+    #[test]
+    fn shipped_servers_that_are_harmless_are_allowed_and_nothing_is_off_with_them() {
+        let config = load("").unwrap();
+        assert!(config.delegates.iter().any(|delegate| delegate.name == "keys" && delegate.action == Action::Allow));
+        assert!(config.off.is_empty(), "{:?}", config.off);
+        let without = load("[[delegate]]\nname = 'keys'\nreplace = true\naction = 'refuse'\npath = ['/run/keys']").unwrap();
+        assert!(without.off.is_empty(), "{:?}", without.off);
     }
 
     #[test]

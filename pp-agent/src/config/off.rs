@@ -7,7 +7,7 @@ use super::agents::{self, patterns};
 use super::delegates::entries;
 use super::error::{ConfigError, Origin};
 use super::{Behaviour, Config, Mode, Services};
-use crate::delegates::{Action, Delegate, shipped};
+use crate::delegates::{Action, Delegate, Unknown, shipped};
 use crate::identity::AgentRules;
 use crate::services;
 use pp_common::behaviour::Limits as Rules;
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 /// A part of the shipped protection that policy turns off, on purpose or not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Off {
-    /// The part: `mode`, `services`, `exempt`, `zone`, `gateway`, `agent`, `tool`, `delegate`, `behaviour` or `any_user`.
+    /// The part: `mode`, `services`, `exempt`, `zone`, `gateway`, `agent`, `tool`, `delegate`, `delegates`, `behaviour` or `any_user`.
     pub(crate) part: Cow<'static, str>,
     /// What of it: names of services, an agent, a tool, networks.
     pub(crate) names: Vec<String>,
@@ -35,6 +35,10 @@ pub(super) fn off(config: &Config) -> Result<Vec<Off>, ConfigError> {
     all.extend(config.exec.allow.iter().map(|line| tool(line)));
     all.extend(shipped().iter().flat_map(|row| delegate(row, &config.delegates)));
     all.extend(allowed(&config.delegates));
+    if config.unknown_delegates == Unknown::Allow {
+        let text = "[delegates] unknown = \"allow\": servers of the user that no list names are neither refused nor reported";
+        all.push(one("delegates", vec!["unknown".to_owned()], text.to_owned()));
+    }
     all.extend(behaviour(&config.behaviour));
     for gateway in &config.gateways {
         all.extend(gateway_limits(&gateway.name, &gateway.limits));
@@ -147,7 +151,8 @@ fn delegate(shipped: &Delegate, own: &[Delegate]) -> Vec<Off> {
     if is_weaker(mine.action, shipped.action) {
         all.push(one("delegate", names(), format!("delegate {name}: {} ([[delegate]] action)", words(mine.action))));
     }
-    if !gone.is_empty() {
+    // What is gone of a row of harmless servers is refused, or reported, as any other.
+    if !gone.is_empty() && shipped.action != Action::Allow {
         all.push(one("delegate", names(), format!("delegate {name}: not refused by {}", gone.join(", "))));
     }
     all

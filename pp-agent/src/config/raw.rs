@@ -31,6 +31,7 @@ pub(super) struct Policy {
     pub(super) exec: Option<Exec>,
     #[serde(default)]
     pub(super) delegate: Vec<Spanned<Delegate>>,
+    pub(super) delegates: Option<Delegates>,
     pub(super) behaviour: Option<Behaviour>,
 }
 
@@ -153,6 +154,13 @@ pub(super) struct Delegate {
     #[serde(default)]
     pub(super) disable: Vec<Spanned<String>>,
     pub(super) replace: Option<Spanned<bool>>,
+}
+
+/// What holds for every server that acts for its callers.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Delegates {
+    pub(super) unknown: Option<Spanned<String>>,
 }
 
 /// Parses one file.

@@ -24,7 +24,13 @@ struct Shown<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     authority: Vec<Authority<'a>>,
     agent: Vec<Agent<'a>>,
+    delegates: Delegates,
     delegate: Vec<ShownDelegate<'a>>,
+}
+
+#[derive(Serialize)]
+struct Delegates {
+    unknown: &'static str,
 }
 
 #[derive(Serialize)]
@@ -146,6 +152,7 @@ pub(super) fn to_toml(config: &Config) -> String {
         gateway: config.gateways.iter().map(gateway).collect(),
         authority: config.authorities.iter().map(authority).collect(),
         agent: config.agents.iter().map(|agent| shown_agent(agent, config)).collect(),
+        delegates: Delegates { unknown: config.unknown_delegates.name() },
         delegate: config.delegates.iter().map(|delegate| shown_delegate(delegate, config)).collect(),
     };
     // Strings, numbers and lists of these always have a TOML form.

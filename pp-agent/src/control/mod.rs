@@ -15,8 +15,9 @@ pub(crate) use error::ApiError;
 
 use crate::api::{
     Check, CheckAnswer, Draft, Forgotten, NeighbourList, PolicyView, ReceiptView, Receipts, RegisterAnswer, Released, Reloaded, Revoked,
-    Sessions, StartSession, Started, Status,
+    ServerView, Sessions, StartSession, Started, Status,
 };
+use crate::events::Event;
 use crate::events::hub::Hub;
 use crate::receipt::Request;
 use counters::ControlCounters;
@@ -62,6 +63,8 @@ pub(crate) trait Governor: Send + Sync + 'static {
     fn revoke(&self, id: &str, reason: &str) -> Result<Revoked, ApiError>;
     /// `POST /v1/check`.
     fn check(&self, caller: &Caller, check: &Check) -> Result<CheckAnswer, ApiError>;
+    /// The server of a session that did what this event reports, where a server did.
+    fn server_behind(&self, caller: &Caller, event: &Event) -> Option<ServerView>;
     /// `POST /v1/requests`.
     fn draft(&self, caller: &Caller, draft: &Draft) -> Result<Request, ApiError>;
     /// `GET /v1/policy`.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::api::{
     Check, CheckAnswer, Draft, Forgotten, NeighbourList, NeighbourView, Neighbours, PolicyView, Posture, ReceiptStatus, ReceiptView,
-    Receipts, RegisterAnswer, Released, Reloaded, Revoked, Sessions, StartSession, Started, Status,
+    Receipts, RegisterAnswer, Released, Reloaded, Revoked, ServerView, Sessions, StartSession, Started, Status,
 };
 use crate::control::client::{Answer, Client, ClientError};
 use crate::control::counters::ControlCounters;
@@ -72,6 +72,9 @@ impl Governor for Fake {
     }
     fn check(&self, _caller: &Caller, _check: &Check) -> Result<CheckAnswer, ApiError> {
         panic!("a bug in a call")
+    }
+    fn server_behind(&self, _caller: &Caller, _event: &Event) -> Option<ServerView> {
+        None
     }
     fn draft(&self, _caller: &Caller, _draft: &Draft) -> Result<Request, ApiError> {
         Err(ApiError::NotConfigured("tenant"))

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use pp_common::decide::Reason;
+use pp_common::tamper::Tamper;
 
 use super::access::Standing;
 use super::{ApiError, Caller, Governor};
@@ -64,6 +65,7 @@ fn refusal(governor: &dyn Governor, caller: &Caller, event: &Event, members: Mem
         object: text(members.object),
         words,
         requestable,
+        server: governor.server_behind(caller, event),
         place: is_person.then(|| Place { zone: text(members.zone), service: text(members.service) }),
     }
 }
@@ -87,6 +89,9 @@ fn words(event: &Event, members: &Members<'_>) -> String {
         members.request.as_deref().unwrap_or("pp-agent receipt request")
     );
     let undecided = || format!("the gate could not judge {to} and refused it: tell the operators");
+    if event.attempt().and_then(|attempt| attempt.reason) == Some(Why::Tried(Tamper::UnknownDelegate)) {
+        return unlisted(members.object.as_deref().unwrap_or("that server"), event.verdict());
+    }
     let Some(Why::Decided(reason)) = event.attempt().and_then(|attempt| attempt.reason) else { return undecided() };
     match reason {
         Reason::Delegate => {
@@ -118,6 +123,14 @@ fn words(event: &Event, members: &Members<'_>) -> String {
     }
 }
 
+/// What the event of a server that no list names means.
+fn unlisted(server: &str, verdict: Option<Verdict>) -> String {
+    match verdict {
+        Some(Verdict::Observe) => format!("{server} is a server of your user that no list names: the call was let through and reported"),
+        _ => format!("{server} is a server of your user that no list names, and policy refuses those: do it yourself, or ask your human"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,6 +143,15 @@ mod tests {
             let event = Event::of_attempt("block", reason.name(), "10.20.4.7", 502);
             assert!(seen.insert(words(&event, &Members::from(&event))), "{}", reason.name());
         }
+    }
+
+    #[test]
+    fn call_to_a_server_that_no_list_names_says_whether_it_was_let_through() {
+        let words = |verdict| {
+            let event = Event::of_attempt(verdict, "unknown_delegate", "10.20.4.7", 502);
+            words(&event, &Members::from(&event))
+        };
+        assert!(words("observe").contains("let through and reported") && words("block").contains("policy refuses"));
     }
 
     /// A refusal of one of these sessions at one of a thousand ports.

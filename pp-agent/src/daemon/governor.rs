@@ -3,7 +3,7 @@
 use super::{Daemon, admission};
 use crate::api::{
     Check, CheckAnswer, Draft, Forgotten, NeighbourList, PolicyView, ReceiptView, Receipts, RegisterAnswer, Released, Reloaded, Revoked,
-    Sessions, StartSession, Started, Status,
+    ServerView, Sessions, StartSession, Started, Status,
 };
 use crate::control::access::Standing;
 use crate::control::counters::ControlCounters;
@@ -70,6 +70,10 @@ impl Governor for Daemon {
 
     fn check(&self, caller: &Caller, check: &Check) -> Result<CheckAnswer, ApiError> {
         self.answer_check(caller, check)
+    }
+
+    fn server_behind(&self, caller: &Caller, event: &Event) -> Option<ServerView> {
+        self.find_server(caller, event)
     }
 
     fn draft(&self, caller: &Caller, draft: &Draft) -> Result<Request, ApiError> {

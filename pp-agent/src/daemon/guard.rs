@@ -93,9 +93,10 @@ impl Daemon {
         let canary =
             Delegate { name: AGENT.to_owned(), action: Action::Refuse, paths: vec![canary], listeners: Vec::new(), ports: Vec::new() };
         // It comes first, so that no policy opens it.
-        let delegates: Vec<Delegate> = std::iter::once(canary).chain(self.rules.now().config.delegates.iter().cloned()).collect();
+        let force = self.rules.now();
+        let delegates: Vec<Delegate> = std::iter::once(canary).chain(force.config.delegates.iter().cloned()).collect();
         let mut problems = Vec::new();
-        for result in [self.gate.guard(&targets), self.gate.set_delegates(&delegates)] {
+        for result in [self.gate.guard(&targets), self.gate.set_delegates(&delegates, force.config.unknown_delegates)] {
             if let Err(error) = result {
                 tracing::error!("{error}");
                 problems.push(error.to_string());

@@ -19,6 +19,7 @@ mod receipts;
 mod records;
 mod refusals;
 mod reports;
+mod servers;
 mod sessions;
 mod unavailable;
 mod wall;

@@ -33,7 +33,7 @@ use super::{
     maps::{Locked, Maps, fits},
 };
 use crate::{
-    delegates::Delegate,
+    delegates::{Delegate, Unknown},
     guarded::{Extent, Target},
     os::mounts::{self, MOUNTS, Mount},
 };
@@ -179,10 +179,10 @@ pub(super) fn write(maps: &Maps, table: &Table) -> Result<(), KernelError> {
     replace(&maps.names, &table.names)
 }
 
-/// Updates the table of delegates with the paths that exist now.
-pub(super) fn write_delegates(maps: &Maps, delegates: &[Delegate]) -> Result<(), KernelError> {
+/// Updates the table of delegates with the paths that exist now, and with what happens to calls of other servers.
+pub(super) fn write_delegates(maps: &Maps, delegates: &[Delegate], unknown: Unknown) -> Result<(), KernelError> {
     let devices = devices().map_err(KernelError::io(MOUNTS))?;
-    let mut wanted = BTreeMap::new();
+    let mut wanted = BTreeMap::from([(DelegateKey { number: 0, dev: 0, by: by::UNLISTED }, unknown as u32)]);
     for delegate in delegates {
         for key in keys(&devices, delegate) {
             // The first delegate that names a socket decides. Policy comes before the shipped ones.

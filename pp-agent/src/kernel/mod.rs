@@ -58,7 +58,7 @@ pub(crate) use publish::Publisher;
 pub(crate) use records::{Reader, Records};
 
 use crate::{
-    delegates::Delegate,
+    delegates::{Delegate, Unknown},
     guarded::Target,
     os::{diag, namespaces::Namespaces},
 };
@@ -273,8 +273,8 @@ impl Gate {
     ///
     /// # Errors
     /// The kernel refused an entry, or there are too many.
-    pub(crate) fn set_delegates(&self, delegates: &[Delegate]) -> Result<(), KernelError> {
-        guard::write_delegates(&self.maps, delegates)
+    pub(crate) fn set_delegates(&self, delegates: &[Delegate], unknown: Unknown) -> Result<(), KernelError> {
+        guard::write_delegates(&self.maps, delegates, unknown)
     }
 
     /// The generation, flags and overflow that are in force.

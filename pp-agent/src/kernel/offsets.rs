@@ -117,7 +117,7 @@ pub(super) fn find_guard_in(btf: &Btf) -> Result<GuardOffsets, KernelError> {
         fdtable_fd: at("fdtable.fd")?,
         mm_exe_file: at("mm_struct.exe_file")?,
         inode_i_nlink: at("inode.i_nlink")?,
-        pad: 0,
+        sk_peer_cred: at("sock.sk_peer_cred")?,
     })
 }
 

@@ -5,6 +5,7 @@
 pub(crate) mod diag;
 pub mod host;
 pub mod isolation;
+pub(crate) mod listeners;
 pub mod mounts;
 pub(crate) mod namespaces;
 pub(crate) mod netlink;

@@ -113,6 +113,7 @@ impl<'a> Comparison<'a> {
         match Past::read(event)? {
             Past::Missing(count) => self.miss(count),
             Past::Other => self.other += 1,
+            Past::Unlisted(_) => *self.undecided.entry(Undecided::Delegate).or_default() += 1,
             Past::Undecided(undecided) => *self.undecided.entry(undecided).or_default() += 1,
             Past::Attempt(past) => {
                 self.hosts.insert(event.host.clone());

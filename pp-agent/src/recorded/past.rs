@@ -4,6 +4,7 @@ use std::fmt;
 
 use pp_common::behaviour::Rule;
 use pp_common::decide::{Reason, Verdict};
+use pp_common::tamper::Tamper;
 use serde::Serialize;
 
 use crate::events::{Attempt, Body, Event, Members, UNKNOWN, Why, not_known};
@@ -84,6 +85,8 @@ pub(crate) struct PastAttempt<'a> {
 pub(crate) enum Past<'a> {
     /// An attempt.
     Attempt(PastAttempt<'a>),
+    /// A call to a server of the host that no list names.
+    Unlisted(PastAttempt<'a>),
     /// An attempt that says too little.
     Undecided(Undecided),
     /// So many events are missing here.
@@ -129,6 +132,9 @@ impl<'a> Past<'a> {
         let verdict = decided.ok_or_else(|| not_known("verdict", verdict))?;
         let reason = match attempt.reason {
             Some(Why::Decided(reason)) => reason,
+            Some(Why::Tried(Tamper::UnknownDelegate)) => {
+                return Ok(Self::Unlisted(PastAttempt { event, attempt, verdict, reason: Reason::Delegate }));
+            }
             // Repeats of calls to delegates have the name of the call as their reason.
             Some(Why::Tried(_)) => return Ok(Self::Undecided(Undecided::Delegate)),
             Some(Why::Unknown) | None => return Err(not_known("reason", reason)),

@@ -1,7 +1,10 @@
-//! What a policy could add, as recorded events suggest. Zones and gateways protect more. Exemptions are proposed as comments only.
+//! What a policy could add, as recorded events suggest. Zones and gateways protect more. Exemptions are proposed as comments only, and so
+//! are servers that no list names.
 //!
-//! No text of an event becomes a value of the proposal: only addresses and numbers do, and names made of them.
+//! No text of an event becomes a value of the proposal: only addresses and numbers do, and names made of them. The exception is the name of
+//! a socket, of plain characters and in a comment ([`servers`]).
 
+mod servers;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +24,7 @@ use crate::events::build::{addr_of, address};
 use crate::events::{Destination, Event};
 use crate::policy::{self, PolicyError};
 use crate::services;
+use servers::{ServerIdea, Servers};
 
 /// The widest networks that are made of single hosts, IPv4 and IPv6.
 const WIDEST: (u8, u8) = (24, 64);
@@ -119,6 +123,9 @@ struct GatewayView {
 struct Exemptions {
     services_exempt: Vec<String>,
     behaviour_exempt: Vec<String>,
+    /// Sockets of servers that no list names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    delegates: Vec<String>,
 }
 
 /// The events read so far, sorted by what the present policy decides about them.
@@ -134,6 +141,8 @@ pub(crate) struct Observed<'a> {
     tripped: BTreeMap<(IpNet, u16), Seen>,
     /// What zones and gateways protect already, by their names.
     covered: BTreeMap<String, Seen>,
+    /// Servers of the host that no list names.
+    servers: Servers,
     events: Option<Tally>,
     /// Events about attempts that nothing is proposed for.
     unused: u64,
@@ -143,7 +152,7 @@ pub(crate) struct Observed<'a> {
 impl<'a> Observed<'a> {
     /// Nothing yet.
     #[must_use]
-    pub(crate) const fn new(draft: Draft<'a>) -> Self {
+    pub(crate) fn new(draft: Draft<'a>) -> Self {
         Self {
             draft,
             hosts: BTreeSet::new(),
@@ -151,6 +160,7 @@ impl<'a> Observed<'a> {
             web: BTreeMap::new(),
             tripped: BTreeMap::new(),
             covered: BTreeMap::new(),
+            servers: Servers::default(),
             events: None,
             unused: 0,
             missing: 0,
@@ -166,6 +176,10 @@ impl<'a> Observed<'a> {
             Past::Missing(count) => self.miss(count),
             Past::Other => {}
             Past::Undecided(_) => self.unused += 1,
+            Past::Unlisted(past) => {
+                self.count(&past);
+                self.unused += u64::from(!self.servers.take(&past));
+            }
             Past::Attempt(past) => self.attempt(&past),
         }
         Ok(())
@@ -176,10 +190,14 @@ impl<'a> Observed<'a> {
         self.missing = self.missing.saturating_add(count);
     }
 
-    fn attempt(&mut self, past: &PastAttempt<'_>) {
+    fn count(&mut self, past: &PastAttempt<'_>) {
         let one = Tally::of(past);
         self.events.get_or_insert(Tally { attempts: 0, events: 0, ..one }).add(&one);
         self.hosts.insert(past.event.host.clone());
+    }
+
+    fn attempt(&mut self, past: &PastAttempt<'_>) {
+        self.count(past);
         let Some(to) = past.attempt.destination.and_then(real) else {
             self.unused += 1;
             return;
@@ -227,7 +245,12 @@ impl<'a> Observed<'a> {
     /// The two do not fit together.
     pub(crate) fn propose(&self) -> Result<Proposal, SuggestError> {
         let config = self.draft.config();
-        let ideas = Ideas { zones: self.zones(config), gateways: self.gateways(config), exempt: self.exemptions() };
+        let ideas = Ideas {
+            zones: self.zones(config),
+            gateways: self.gateways(config),
+            exempt: self.exemptions(),
+            servers: self.servers.ideas(config),
+        };
         let toml = write::drop_in(self, &ideas);
         let mut sources = config.sources.clone();
         sources.push(Source { name: "the proposal".to_owned(), text: toml.clone() });
@@ -285,16 +308,18 @@ struct Ideas {
     zones: Vec<ZoneIdea>,
     gateways: Vec<GatewayIdea>,
     exempt: Vec<ExemptIdea>,
+    servers: Vec<ServerIdea>,
 }
 
 impl Ideas {
     fn is_empty(&self) -> bool {
-        self.zones.is_empty() && self.gateways.is_empty() && self.exempt.is_empty()
+        self.zones.is_empty() && self.gateways.is_empty() && self.exempt.is_empty() && self.servers.is_empty()
     }
 
     fn into_proposal(self, toml: String) -> Proposal {
         let services_exempt = self.zones.iter().map(|idea| idea.network.to_string()).collect();
         let behaviour_exempt = self.exempt.iter().map(|idea| idea.exemption.to_string()).collect();
+        let delegates = self.servers.iter().map(|idea| idea.path.clone()).collect();
         let zone = |idea: ZoneIdea| ZoneView { name: idea.name, networks: [idea.network.to_string()], attempts: idea.seen.tally.attempts };
         let gateway = |idea: GatewayIdea| GatewayView {
             name: idea.name,
@@ -305,7 +330,7 @@ impl Ideas {
         Proposal {
             zones: self.zones.into_iter().map(zone).collect(),
             gateways: self.gateways.into_iter().map(gateway).collect(),
-            commented_out: Exemptions { services_exempt, behaviour_exempt },
+            commented_out: Exemptions { services_exempt, behaviour_exempt, delegates },
             toml,
         }
     }

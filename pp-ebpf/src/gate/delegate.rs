@@ -8,13 +8,13 @@ use aya_ebpf::{helpers::generated::bpf_probe_read_kernel, macros::lsm, programs:
 use pp_common::{
     abi::{CONTROL_OBSERVE, TASK_CANARY, TaskMark},
     decide::Verdict,
-    delegate::{Action, DelegateKey, by, command_name, refuses},
+    delegate::{Action, DelegateKey, Unknown, by, command_name, is_of_kind, refuses},
     protect::{GuardHook, NAME_WORDS, TEXT_LEN, TEXT_WORDS, Tamper, hash},
     record::kind,
 };
 
 use super::{
-    guard::{BY_TGID, Name, Object, Text, at, inode, is_root, report, task_of},
+    guard::{BY_TGID, Name, Object, Text, at, euid, inode, is_root, report, task_of},
     hook::for_session_after,
     kernel::{offset, read},
     maps::DELEGATES,
@@ -61,7 +61,43 @@ fn call(task: &TaskMark, hook: GuardHook, sk: u64) -> Verdict {
     };
     // The daemon itself is asked for receipts, also by sessions.
     let comm = if tgid == control().daemon { None } else { listener.and_then(by_comm) };
-    if refuses(name, path, comm, is_root()) { refused(task, hook, Tamper::Delegate, tgid, &text) } else { Verdict::Allow }
+    if refuses(name, path, comm, is_root()) {
+        return refused(task, hook, Tamper::Delegate, tgid, &text);
+    }
+    let listed = name.is_some() || path.is_some() || comm.is_some();
+    if listed || tgid != 0 && tgid == control().daemon {
+        return Verdict::Allow;
+    }
+    // A datagram socket does not say who reads from it.
+    if hook as u8 != GuardHook::UnixConnect as u8 {
+        return Verdict::Allow;
+    }
+    unlisted(task, hook, sk, listener, tgid, &text)
+}
+
+/// What becomes of a call to a server that no row is about.
+#[inline(always)]
+fn unlisted(task: &TaskMark, hook: GuardHook, sk: u64, listener: Option<u64>, tgid: u32, text: &Text) -> Verdict {
+    let unknown = match DELEGATES.get_ptr(&DelegateKey { number: 0, dev: 0, by: by::UNLISTED }) {
+        // SAFETY: a map value; it stays readable while this program runs.
+        Some(unknown) => Unknown::or_refuse(unsafe { *unknown }),
+        // Of a table that an earlier build wrote: this one is about to write its own.
+        None => Unknown::SHIPPED,
+    };
+    if matches!(unknown, Unknown::Allow) || !is_of_kind(listener.and_then(mark_of).is_some(), same_user(sk)) {
+        return Verdict::Allow;
+    }
+    let verdict = if matches!(unknown, Unknown::Refuse) { refusal(task) } else { Verdict::Observe };
+    report(task, kind::DELEGATE, hook, Tamper::UnknownDelegate, verdict, Object { target_tgid: tgid, ..Object::NONE }, text);
+    verdict
+}
+
+/// Whether the server listens as the user as whom the caller acts. What it was when it began to listen is kept with the socket, also
+/// when that process has ended. `None`: it cannot be read.
+#[inline(always)]
+fn same_user(sk: u64) -> Option<bool> {
+    let cred: u64 = read(sk, at!(sk_peer_cred))?;
+    Some(read::<u32>(cred, at!(cred_euid))? == euid()?)
 }
 
 /// An empty text. VERIFIER: word by word; `memset`, which the compiler would call for so many bytes,
@@ -141,8 +177,14 @@ fn by_comm(listener: u64) -> Option<Action> {
 
 #[inline(always)]
 fn refused(task: &TaskMark, hook: GuardHook, what: Tamper, tgid: u32, text: &Text) -> Verdict {
-    let observes = control().flags & CONTROL_OBSERVE != 0 && task.flags & TASK_CANARY == 0;
-    let verdict = if observes { Verdict::Observe } else { Verdict::Block };
+    let verdict = refusal(task);
     report(task, kind::DELEGATE, hook, what, verdict, Object { target_tgid: tgid, ..Object::NONE }, text);
     verdict
+}
+
+/// What a refusal is while the host observes, and otherwise.
+#[inline(always)]
+fn refusal(task: &TaskMark) -> Verdict {
+    let observes = control().flags & CONTROL_OBSERVE != 0 && task.flags & TASK_CANARY == 0;
+    if observes { Verdict::Observe } else { Verdict::Block }
 }

@@ -66,7 +66,7 @@ static GUARD_OFFSETS: GuardOffsets = GuardOffsets {
     fdtable_fd: 0,
     mm_exe_file: 0,
     inode_i_nlink: 0,
-    pad: 0,
+    sk_peer_cred: 0,
 };
 
 /// The offset that `pick` selects.
@@ -259,12 +259,17 @@ pub(crate) fn proc_owner(inode: u64) -> u32 {
     read(task, offset!(task_tgid)).unwrap_or_default()
 }
 
+/// The user as whom the caller acts.
+#[inline(always)]
+pub(crate) fn euid() -> Option<u32> {
+    read::<u64>(current_task(), at!(task_cred)).and_then(|cred| read(cred, at!(cred_euid)))
+}
+
 /// Whether the caller acts as root.
 #[inline(always)]
 pub(crate) fn is_root() -> bool {
-    let euid = read::<u64>(current_task(), at!(task_cred)).and_then(|cred| read::<u32>(cred, at!(cred_euid)));
     // For a marked task an error counts against it.
-    match euid {
+    match euid() {
         Some(euid) => euid == 0,
         None => true,
     }

@@ -64,6 +64,35 @@ fn stray_equipment_becomes_a_zone_no_wider_than_it_needs() {
     assert!(toml.contains("#   10.40.0.5:502/tcp modbus"), "{toml}");
 }
 
+/// A call to a server that no list names.
+fn called(socket: &str) -> Event {
+    let mut event = event("unknown_delegate", "10.40.0.5", 1);
+    let attempt = event.attempt_mut();
+    (attempt.destination, attempt.object) = (None, Some(socket.to_owned()));
+    event
+}
+
+#[test]
+fn servers_that_no_list_names_are_proposed_as_comments_for_people_to_decide() {
+    let policy = Config::of_text("[[delegate]]\nname = 'seen-server-1'\naction = 'refuse'\npath = ['/run/known']");
+    let events = [
+        called("/run/user/1000/code-1234.sock"),
+        called("/run/user/1001/code-99999.sock"),
+        called("/run/known"),
+        called("/tmp/\"]\naction = \"allow"),
+    ];
+    let toml = proposal(&policy, &events);
+    assert!(toml.contains("2 attempts in 2 events") && toml.contains("Nothing is proposed from 1 events"), "{toml}");
+    assert_eq!(beside(&policy, &toml).delegates, policy.delegates, "{toml}");
+    let after = beside(&policy, &put_back(&toml)).delegates;
+    let new: Vec<_> = after.iter().filter(|delegate| policy.delegates.iter().all(|known| known.name != delegate.name)).collect();
+    assert_eq!(new.len(), 1, "{toml}");
+    assert_eq!(
+        (new[0].name.as_str(), new[0].action.name(), &new[0].paths[..]),
+        ("seen-server-1-2", "allow", &["/run/user/*/code-*.sock".to_owned()][..])
+    );
+}
+
 #[test]
 fn hosts_of_two_networks_are_never_joined() {
     let policy = Config::of_text("");

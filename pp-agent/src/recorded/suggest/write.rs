@@ -56,6 +56,18 @@ struct Exempt {
     exempt: Vec<String>,
 }
 
+#[derive(Serialize)]
+struct Delegates {
+    delegate: [Delegate; 1],
+}
+
+#[derive(Serialize)]
+struct Delegate {
+    name: String,
+    action: &'static str,
+    path: [String; 1],
+}
+
 /// The text being put together.
 struct Text(String);
 
@@ -129,6 +141,15 @@ pub(super) fn drop_in(observed: &Observed<'_>, ideas: &Ideas) -> String {
         }
         let exempt = ideas.exempt.iter().map(|idea| idea.exemption.to_string()).collect();
         text.taken_out(&Behaviour { behaviour: Exempt { exempt } });
+    }
+    if !ideas.servers.is_empty() {
+        text.gap();
+        text.words("Servers of the user that no list names. Look what each does for its callers. Write \"refuse\" for what runs, opens or");
+        text.words("changes something for them, and keep \"allow\" for what does not.");
+    }
+    for idea in &ideas.servers {
+        evidence(&mut text, &idea.seen);
+        text.taken_out(&Delegates { delegate: [Delegate { name: idea.name.clone(), action: "allow", path: [idea.path.clone()] }] });
     }
     text.0
 }

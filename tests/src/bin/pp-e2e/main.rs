@@ -108,6 +108,8 @@ mod tamper;
 mod tools;
 #[path = "../../../e2e/turns.rs"]
 mod turns;
+#[path = "../../../e2e/unlisted.rs"]
+mod unlisted;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -134,6 +136,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("reach", reach_daemon::TESTS),
     ("moves", moves::TESTS),
     ("delegates", delegates::TESTS),
+    ("delegates", unlisted::TESTS),
     ("confine", confine::TESTS),
     ("tamper", tamper::ALONE),
     ("behaviour", behaviour::TESTS),
