@@ -22,6 +22,7 @@ mod flows;
 #[path = "../../tests/src/golden.rs"]
 mod golden;
 mod guarded;
+mod helpers;
 pub mod identity;
 mod journal;
 mod json;

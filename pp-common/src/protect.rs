@@ -141,6 +141,8 @@ pub struct GuardOffsets {
     pub mm_exe_file: u32,
     pub inode_i_nlink: u32,
     pub sk_peer_cred: u32,
+    pub fs_parameter_key: u32,
+    pub pad: u32,
 }
 
 /// A refusal that is not about an address.
@@ -360,14 +362,32 @@ pub const fn setting(file_system: u64, name: u64, folder: u64) -> Option<Tamper>
                 || name == IN_KERNEL[3]
                 || name == IN_KERNEL[4]
                 || name == IN_KERNEL[5];
-            in_kernel && folder == KERNEL || name == const { hash_text("sysrq-trigger") } || folder == const { hash_text("usermodehelper") }
+            in_kernel && folder == KERNEL
+                || name == const { hash_text("sysrq-trigger") }
+                || name == const { hash_text("hb_ctl_path") }
+                || folder == const { hash_text("usermodehelper") }
         }
-        magic::SYSFS => name == const { hash_text("uevent_helper") },
-        magic::CGROUP => name == const { hash_text("release_agent") },
+        magic::SYSFS => {
+            let helper = name == const { hash_text("cache_getent") }
+                || name == const { hash_text("cltrack_prog") }
+                || name == const { hash_text("usermode_helper") };
+            helper && folder == const { hash_text("parameters") } || name == const { hash_text("uevent_helper") }
+        }
+        magic::CGROUP => name == RELEASE_AGENT,
         magic::BINFMT => true,
         _ => false,
     };
     if refused { Some(Tamper::KernelSetting) } else { None }
+}
+
+/// The program that cgroup version 1 runs when a cgroup has no process left.
+const RELEASE_AGENT: u64 = hash_text("release_agent");
+
+/// Whether a session may give a file system this option: not where it names a program that the kernel runs as root.
+#[must_use]
+#[inline(always)]
+pub const fn mount_option(name: u64) -> Option<Tamper> {
+    if name == RELEASE_AGENT { Some(Tamper::KernelSetting) } else { None }
 }
 
 /// Whether this file lets people in by key: a name that counts in any home.
@@ -406,7 +426,7 @@ const _: () = {
     assert!(size_of::<Guard>() == 2 * 4);
     assert!(size_of::<NameKey>() == 16 + 8);
     assert!(size_of::<Watch>() == 2 * 4);
-    assert!(size_of::<GuardOffsets>() == 43 * 4);
+    assert!(size_of::<GuardOffsets>() == 45 * 4);
     assert!(size_of::<GuardRecord>() == 40 + 3 * 8 + 3 * 4 + 4 + TEXT_LEN);
 };
 

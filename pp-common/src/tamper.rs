@@ -97,6 +97,8 @@ codes! {
         Fcntl = 22, "lsm_file_fcntl";
         /// A move to another cgroup, after it was made.
         Attach = 23, "cgroup_attach_task";
+        /// An option of a file system that is mounted.
+        FsParam = 24, "lsm_fs_context_parse_param";
         /// A connect to a unix stream socket.
         UnixConnect = 30, "lsm_unix_stream_connect";
         /// A datagram to a unix socket.

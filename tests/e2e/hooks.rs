@@ -140,6 +140,7 @@ const HOOKS: &[Hook] = &[
     hook("pp_lsm_chown", BENEATH, &["tamper::policy_keys_and_state_cannot_be_changed"]),
     hook("pp_lsm_setattr", BENEATH, &["tamper::policy_keys_and_state_cannot_be_changed"]),
     hook("pp_lsm_read_file", BENEATH, &["tamper::code_cannot_be_loaded_into_the_kernel"]),
+    hook("pp_lsm_fs_param", BENEATH, &["tamper::mount_that_names_a_program_for_the_kernel_is_refused"]),
     hook("pp_lsm_load_data", BENEATH, &["tamper::code_cannot_be_loaded_into_the_kernel"]),
     hook("pp_lsm_ioctl", BENEATH, &["reach::terminal_of_a_person_cannot_be_typed_into"]),
     hook("pp_lsm_ioctl_compat", BENEATH, &["reach::terminal_of_a_person_cannot_be_typed_into"]),

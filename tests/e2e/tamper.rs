@@ -77,21 +77,21 @@ fn gaps_of_this_kernel_are_named(world: &mut World) -> Result<()> {
 }
 
 /// Nobody's process may do it.
-fn allowed(daemon: &Daemon, words: &[&str]) -> Result<()> {
+pub(crate) fn allowed(daemon: &Daemon, words: &[&str]) -> Result<()> {
     let answer = By::Nobody.attempt(daemon, &tamper(daemon, words))?;
     ensure!(answer == Answer::Delivered, "control run of {words:?}: {answer:?}");
     Ok(())
 }
 
 /// A session may do it, and no event tells of it.
-fn free(daemon: &Daemon, words: &[&str]) -> Result<()> {
+pub(crate) fn free(daemon: &Daemon, words: &[&str]) -> Result<()> {
     let answer = By::LAB_AGENT.attempt(daemon, &tamper(daemon, words))?;
     ensure!(answer == Answer::Delivered, "a session may {words:?}, but: {answer:?}");
     Ok(())
 }
 
 /// A session may not, and its event says so. Returns the event.
-fn refused(daemon: &Daemon, words: &[&str], reason: &str, object: Option<&str>) -> Result<Value> {
+pub(crate) fn refused(daemon: &Daemon, words: &[&str], reason: &str, object: Option<&str>) -> Result<Value> {
     refused_as(daemon, words, EPERM, reason, object)
 }
 

@@ -376,6 +376,9 @@ pub static TABLE: &[Line] = &[
     beside("loading modules and kernels", "tamper", "tamper::code_cannot_be_loaded_into_the_kernel"),
     beside("memory, disks and tun devices", "tamper", "tamper::memory_disks_and_tun_cannot_be_opened"),
     beside("settings by which the kernel starts programs", "tamper", "tamper::settings_that_start_programs_cannot_be_written"),
+    beside("programs that the kernel runs", "tamper", "tamper::programs_that_the_kernel_runs_cannot_be_made_or_changed"),
+    beside("a key that has the kernel run a program", "tamper", "tamper::program_that_the_kernel_runs_for_a_key_cannot_be_a_sessions"),
+    beside("a mount that names a program for the kernel", "tamper", "tamper::mount_that_names_a_program_for_the_kernel_is_refused"),
     beside("files that act later: cron, units, keys, udev rules", "tamper", "tamper::files_that_act_later_cannot_be_changed"),
     beside("files that act later: boot, login, package managers", "tamper", "reach::files_of_boot_and_login_cannot_be_changed"),
 ];

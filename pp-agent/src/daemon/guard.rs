@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use super::Daemon;
 use crate::delegates::{Action, Delegate};
 use crate::guarded::{self, Own, Target};
+use crate::helpers;
 use crate::kernel::canary;
 use crate::os::{mounts, process};
 use crate::policy::canary::AGENT;
@@ -117,7 +118,9 @@ impl Daemon {
             program: std::env::current_exe().ok(),
             cgroups: self.own_cgroups(),
         };
-        guarded::targets(&own, &homes, Path::exists)
+        let mut targets = guarded::targets(&own, &homes, Path::exists);
+        targets.extend(helpers::targets());
+        targets
     }
 
     /// The daemon's cgroups, each with the root of its hierarchy.

@@ -12,7 +12,7 @@ use std::{
             fs::{MetadataExt, OpenOptionsExt},
         },
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use aya::{
@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// The guard programs. They need more of the kernel's types than the others.
-pub const PROGRAMS: [&str; 36] = [
+pub const PROGRAMS: [&str; 37] = [
     "pp_lsm_kill",
     "pp_lsm_fcntl",
     "pp_lsm_ptrace",
@@ -74,6 +74,7 @@ pub const PROGRAMS: [&str; 36] = [
     "pp_lsm_setioprio",
     "pp_lsm_setscheduler",
     "pp_lsm_movememory",
+    "pp_lsm_fs_param",
     "pp_lsm_unix_connect",
     "pp_lsm_unix_send",
 ];
@@ -98,17 +99,36 @@ pub(super) fn find(targets: &[Target]) -> Result<Table, KernelError> {
     let devices = devices().map_err(KernelError::io(MOUNTS))?;
     let mut table = Table { mount_namespace: mount_namespace(), ..Table::default() };
     for target in targets {
-        table.add(&devices, target, &target.path);
         // Both a link and its target are guarded.
-        if let Ok(real) = fs::canonicalize(&target.path)
-            && real != target.path
-        {
-            table.add(&devices, target, &real);
-        }
+        places(&target.path).iter().for_each(|path| table.add(&devices, target, path));
     }
     fits(&GUARDED, table.guarded.len())?;
     fits(&NAMES, table.names.len())?;
     Ok(table)
+}
+
+/// Most links that are followed from a path.
+const MAX_LINKS: usize = 8;
+
+/// A path, and where it leads: without links in its folders, and through the links at its end. That works also if there is no file: the first
+/// process that makes one there would be the one to guard against.
+fn places(path: &Path) -> Vec<PathBuf> {
+    let mut all = vec![path.to_path_buf()];
+    let mut next = Some(path.to_path_buf());
+    while let Some(at) = next.take().map(|path| in_real_folder(&path)).filter(|_| all.len() <= MAX_LINKS) {
+        next = fs::read_link(&at).ok().and_then(|to| Some(at.parent()?.join(to)));
+        if !all.contains(&at) {
+            all.push(at);
+        }
+    }
+    all
+}
+
+/// The path with its nearest folder that exists written without links.
+fn in_real_folder(path: &Path) -> PathBuf {
+    let folders = path.ancestors().skip(1);
+    let real = folders.filter_map(|folder| Some(fs::canonicalize(folder).ok()?.join(path.strip_prefix(folder).ok()?)));
+    real.into_iter().next().unwrap_or_else(|| path.to_path_buf())
 }
 
 impl Table {
@@ -351,6 +371,26 @@ mod tests {
         for path in [&file, &link] {
             assert_eq!(table.guarded[&inode(&devices, path).unwrap().key].0, GUARD_SELF, "{}", path.display());
         }
+    }
+
+    #[test]
+    fn a_missing_file_below_a_link_and_one_behind_a_link_that_leads_nowhere_are_guarded_where_they_would_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let real = folder.path().join("usr-sbin");
+        fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink("usr-sbin", folder.path().join("sbin")).unwrap();
+        std::os::unix::fs::symlink("../missing/helper", real.join("nowhere")).unwrap();
+        fs::create_dir(folder.path().join("missing")).unwrap();
+        let targets = ["sbin/request-key", "sbin/nowhere"].map(|path| target(&folder.path().join(path), Extent::File));
+        let table = find(&targets).unwrap();
+        let devices = devices().unwrap();
+        let name = |folder: &Path, name: &[u8]| NameKey { dir: inode(&devices, folder).unwrap().key, hash: hash_name(name) };
+        for key in [name(&real, b"request-key"), name(&real, b"nowhere"), name(&folder.path().join("missing"), b"helper")] {
+            assert_eq!(table.names.get(&key), Some(&GUARD_SELF), "{key:?}");
+        }
+        let round = folder.path().join("round");
+        std::os::unix::fs::symlink("round", &round).unwrap();
+        assert_eq!(places(&round), [round]);
     }
 
     #[test]

@@ -118,6 +118,8 @@ pub(super) fn find_guard_in(btf: &Btf) -> Result<GuardOffsets, KernelError> {
         mm_exe_file: at("mm_struct.exe_file")?,
         inode_i_nlink: at("inode.i_nlink")?,
         sk_peer_cred: at("sock.sk_peer_cred")?,
+        fs_parameter_key: at("fs_parameter.key")?,
+        pad: 0,
     })
 }
 

@@ -130,7 +130,7 @@ pub(super) const FIRST: [Program; 10] = [
 ];
 
 /// Programs that refuse before the kernel acts. The backend decides which of them are attached.
-pub(super) const REFUSING: [Program; 52] = [
+pub(super) const REFUSING: [Program; 53] = [
     both("pp_lsm_fork", "task_alloc").where_it_loads(),
     lsm("pp_lsm_connect", "socket_connect"),
     lsm("pp_lsm_sendmsg", "socket_sendmsg"),
@@ -181,6 +181,7 @@ pub(super) const REFUSING: [Program; 52] = [
     both("pp_lsm_setioprio", "task_setioprio").where_it_loads(),
     both("pp_lsm_setscheduler", "task_setscheduler").where_it_loads(),
     both("pp_lsm_movememory", "task_movememory").where_it_loads(),
+    both("pp_lsm_fs_param", "fs_context_parse_param").where_it_loads(),
     both("pp_lsm_unix_connect", "unix_stream_connect").where_it_loads(),
     both("pp_lsm_unix_send", "unix_may_send").where_it_loads(),
     lsm("pp_lsm_rename", "inode_rename").where_it_loads(),

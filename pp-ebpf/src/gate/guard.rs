@@ -67,6 +67,8 @@ static GUARD_OFFSETS: GuardOffsets = GuardOffsets {
     mm_exe_file: 0,
     inode_i_nlink: 0,
     sk_peer_cred: 0,
+    fs_parameter_key: 0,
+    pad: 0,
 };
 
 /// The offset that `pick` selects.
@@ -178,7 +180,12 @@ pub(crate) fn look(dentry: u64, name: &mut Name) -> Option<Seen> {
 /// Reads the name of a directory entry.
 #[inline(always)]
 pub(crate) fn read_name(dentry: u64, into: &mut Name) -> Option<()> {
-    let from: u64 = read(dentry, at!(dentry_name))?;
+    read_text(read(dentry, at!(dentry_name))?, into)
+}
+
+/// Reads a text of the kernel's that ends in a NUL.
+#[inline(always)]
+pub(crate) fn read_text(from: u64, into: &mut Name) -> Option<()> {
     *into = [0; NAME_WORDS];
     // SAFETY: the helper writes at most the buffer's size, and checks the address itself.
     let length = unsafe { bpf_probe_read_kernel_str(into.as_mut_ptr().cast(), (NAME_WORDS * 8) as u32, from as *const _) };

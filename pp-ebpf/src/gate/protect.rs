@@ -12,15 +12,15 @@ use pp_common::{
     abi::TaskMark,
     decide::Verdict,
     protect::{
-        GuardHook, InodeKey, NAME_WORDS, S_IFREG, Tamper, Touch, device, file_type, kernel_code, magic, mount as check_mount, setting,
-        signal, touch, trace, unmount,
+        GuardHook, InodeKey, NAME_WORDS, S_IFREG, Tamper, Touch, device, file_type, hash, kernel_code, magic, mount as check_mount,
+        mount_option, setting, signal, touch, trace, unmount,
     },
 };
 
 use super::{
     guard::{
-        Name, Object, affects_others, at, file_system, in_daemon_namespace, inode, look, mount, name_hash, path, proc_owner, refuse,
-        refuse_nameless,
+        Name, Object, affects_others, at, file_system, in_daemon_namespace, inode, look, mount, name_hash, path, proc_owner, read_text,
+        refuse, refuse_nameless,
     },
     hook::{for_session, for_session_after},
     kernel::{offset, read},
@@ -353,6 +353,24 @@ pub(crate) fn pp_lsm_setattr(ctx: LsmContext) -> i32 {
             Some(valid) if valid & (ATTR_UID | ATTR_GID) == 0 => Verdict::Allow,
             Some(_) => touched(task, GuardHook::Chown, Touch::Attributes, dentry),
             None => unreadable(task, GuardHook::Chown),
+        }
+    })
+}
+
+/// Refuses to mount what has the kernel run a program: `mount(2)` and `fsconfig(2)` alike, and the same when it is mounted again.
+///
+/// An answer of 0 passes the option on to the file system, as if no program ran here.
+#[lsm(hook = "fs_context_parse_param")]
+pub(crate) fn pp_lsm_fs_param(ctx: LsmContext) -> i32 {
+    for_session(|task| {
+        let parameter: u64 = ctx.arg(1);
+        let mut name: Name = [0; NAME_WORDS];
+        match read::<u64>(parameter, at!(fs_parameter_key)).and_then(|key| read_text(key, &mut name)) {
+            Some(()) => match mount_option(hash(&name)) {
+                Some(what) => refuse(task, GuardHook::FsParam, what, Object::NONE, &name),
+                None => Verdict::Allow,
+            },
+            None => unreadable(task, GuardHook::FsParam),
         }
     })
 }

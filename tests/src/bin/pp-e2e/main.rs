@@ -50,6 +50,8 @@ mod golden;
 mod golden_cli;
 #[path = "../../../e2e/golden_socket.rs"]
 mod golden_socket;
+#[path = "../../../e2e/helpers.rs"]
+mod helpers;
 #[path = "../../../e2e/history.rs"]
 mod history;
 #[path = "../../../e2e/hooks.rs"]
@@ -134,6 +136,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("tamper", tamper::TESTS),
     ("reach", reach::TESTS),
     ("reach", reach_daemon::TESTS),
+    ("tamper", helpers::TESTS),
     ("moves", moves::TESTS),
     ("delegates", delegates::TESTS),
     ("delegates", unlisted::TESTS),

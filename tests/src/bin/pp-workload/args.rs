@@ -373,6 +373,10 @@ pub(crate) enum TamperArg {
     Kexec,
     /// Move a process to a cgroup, by its `cgroup.procs`
     MoveProcess { pid: i32, procs: PathBuf },
+    /// Ask for a key that nobody has, so that the kernel runs `/sbin/request-key`
+    RequestKey { description: String },
+    /// Mount cgroup version 1 with a program for empty cgroups
+    ReleaseAgent { path: PathBuf },
     /// Connect to a unix socket and send a byte
     Unix { path: PathBuf },
     /// Send a datagram to a unix socket

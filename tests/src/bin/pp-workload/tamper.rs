@@ -98,6 +98,16 @@ fn tried(attempt: &TamperArg) -> io::Result<()> {
             done(unsafe { libc::syscall(libc::SYS_kexec_load, 0, 0, 0, 0) })
         }
         TamperArg::MoveProcess { pid, procs } => fs::write(procs, pid.to_string()),
+        TamperArg::RequestKey { description } => {
+            let description = CString::new(description.as_str()).map_err(io::Error::other)?;
+            let (kind, callout) = (c"user".as_ptr(), c"pp".as_ptr());
+            // SAFETY: texts that end in NULs, and no keyring.
+            done(unsafe { libc::syscall(libc::SYS_request_key, kind, description.as_ptr(), callout, 0) })
+        }
+        TamperArg::ReleaseAgent { path } => {
+            let options = Some("none,name=pp-e2e,release_agent=/bin/true");
+            Ok(mount(Some("none"), path, Some("cgroup"), MsFlags::empty(), options)?)
+        }
         TamperArg::Unix { path } => UnixStream::connect(path)?.write_all(b"x"),
         TamperArg::UnixDatagram { path } => UnixDatagram::unbound()?.send_to(b"x", path).map(drop),
     }
