@@ -7,8 +7,10 @@ mod book;
 mod error;
 mod stored;
 mod values;
+mod version;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pp_common::abi::MAX_RECEIPTS;
@@ -29,6 +31,8 @@ const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
 const NEXT_SERIAL: &str = "next_serial";
 const HIGHEST_WALL: &str = "highest_wall_ms";
+/// How many changes of receipts and revocations it has had.
+const VERSION: &str = "version";
 /// The file, in the daemon's state directory.
 pub(crate) const STATE_FILE: &str = "state.redb";
 /// The tables of a file that was ever used.
@@ -53,6 +57,10 @@ pub(crate) struct State {
     problem: Mutex<Option<String>>,
     /// Held while names are read, added to and written.
     naming: Mutex<()>,
+    /// The version of what is in memory.
+    version: AtomicU64,
+    /// Whether it has gone back. Its version stays as it is until an operator accepts it, so that the next daemon also finds out.
+    went_back: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -109,6 +117,7 @@ impl State {
         let state = Self::closed(place);
         let opened = state.first_open().map_err(|source| state.error(source))?;
         *state.held() = Held::Open(opened);
+        state.read_version()?;
         Ok(state)
     }
 
@@ -127,6 +136,8 @@ impl State {
             place: Box::new(place),
             problem: Mutex::new(None),
             naming: Mutex::new(()),
+            version: AtomicU64::new(0),
+            went_back: AtomicBool::new(false),
         }
     }
 
@@ -249,7 +260,7 @@ impl State {
             return Err(RegisterError::Full);
         }
         receipt.serial = self.meta(NEXT_SERIAL)?.unwrap_or(1);
-        self.write(|write| {
+        self.change_receipts(|write| {
             put(write, META, NEXT_SERIAL, &(receipt.serial + 1))?;
             put(write, RECEIPTS, &receipt.id, &receipt)?;
             let key = (receipt.company.as_str(), receipt.idem_key.as_str());
@@ -267,7 +278,7 @@ impl State {
         if receipts.is_empty() {
             return Ok(());
         }
-        self.write(|write| receipts.iter().try_for_each(|receipt| put(write, RECEIPTS, &receipt.id, receipt)))
+        self.change_receipts(|write| receipts.iter().try_for_each(|receipt| put(write, RECEIPTS, &receipt.id, receipt)))
     }
 
     /// Stores a revocation, and ends the receipt if it is registered.
@@ -281,7 +292,7 @@ impl State {
             receipt.ended = receipt.ended.or(Some(EndReason::Revoked));
         }
         let key = tombstone_key(&tombstone.id, tombstone.decider.as_deref());
-        self.write(|write| {
+        self.change_receipts(|write| {
             put(write, TOMBSTONES, &key, &tombstone)?;
             receipt.as_ref().map_or(Ok(()), |receipt| put(write, RECEIPTS, &receipt.id, receipt))
         })?;
@@ -354,7 +365,7 @@ impl State {
         let result = match std::mem::replace(&mut *held, Held::Closed) {
             Held::Open(database) => Ok(database),
             // Opened but never made, since what is in memory came from an existing file.
-            Held::Closed | Held::Shut(_) => self.place.open(),
+            Held::Closed | Held::Shut(_) => self.place.open().and_then(|database| self.check_version(database)),
         }
         .and_then(|database| {
             let result = database::caught(|| work(&database));

@@ -205,6 +205,11 @@ macro_rules! maps {
                     written "by the daemon",
                     read "the next daemon",
                     full "twice the size of `REPEATS`, whose entries they go with; what cannot be kept is logged";
+                /// The newest version of the state that was on the disk in this boot. A state with a lower one is an earlier copy.
+                STATE_SEEN @ 1 state_seen: Array[u32 => u64; 1],
+                    written "by the daemon, once the disk has a change of receipts",
+                    read "the next daemon",
+                    full "one entry";
                 /// The counters of [`Counter`](crate::abi::Counter), for each CPU.
                 COUNTS @ 1 counts: PerCpuArray[u32 => u64; COUNTERS],
                     written "by every hook",

@@ -164,6 +164,7 @@ fn state_that_is_damaged_in_any_way_is_enforced_told_and_left_as_it_is(world: &m
     daemon.stop()?;
     fs::rename(state_file(&daemon), daemon.path("moved-away"))?;
     daemon.spawn()?;
+    let _accepted = daemon.cli(&["receipt", "accept-state", "--reason", "no backup is left"])?.success()?;
     healthy(&daemon)?;
     refused(&daemon)?;
     let _answer = daemon.register(&plc().sign(daemon.operator()))?;

@@ -133,3 +133,10 @@ macro_rules! by_name {
 
 by_name!(verdict, pp_common::decide::Verdict, [super::Verdict::Allow, super::Verdict::Block, super::Verdict::Observe]);
 by_name!(reason, pp_common::decide::Reason, super::Reason::ALL);
+
+/// The body of a decision that an operator gives a reason for.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Because {
+    pub(crate) reason: String,
+}

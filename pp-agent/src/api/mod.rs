@@ -9,13 +9,13 @@ mod receipts;
 mod sessions;
 mod status;
 
-pub(crate) use access::{Check, CheckAnswer, Place, RefusalView, Refusals, Requestable, ServerView};
+pub(crate) use access::{Because, Check, CheckAnswer, Place, RefusalView, Refusals, Requestable, ServerView};
 pub(crate) use policy::{PolicyView, Reloaded, Remarks};
 pub(crate) use receipts::{Draft, ReceiptStatus, ReceiptView, Receipts, RegisterAnswer, Revoked, TermsView, UsedView};
 pub(crate) use sessions::{OwnSession, ProcessView, Released, SessionView, Sessions, StartSession, Started};
 pub(crate) use status::{
     BackendView, CanaryView, FindingView, Forgotten, HooksView, LinkView, NeighbourList, NeighbourView, Neighbours, Opening, Posture,
-    RefusalCounts, Status, UnnamedNetwork, WatchView,
+    RefusalCounts, StateAccepted, Status, UnnamedNetwork, WatchView,
 };
 
 use serde::{Deserialize, Serialize};

@@ -249,3 +249,13 @@ pub(crate) struct Forgotten {
     /// In how many network namespaces.
     pub(crate) forgotten: usize,
 }
+
+/// `POST /v1/state/accept`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct StateAccepted {
+    /// How many receipts are known, ended ones included.
+    pub(crate) receipts: usize,
+    /// Receipts that events know as revoked and the state did not. They are revoked again.
+    pub(crate) revoked: Vec<String>,
+}

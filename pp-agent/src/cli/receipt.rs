@@ -9,7 +9,7 @@ use super::output::{table, warn};
 use super::show::percent;
 use super::{Context, DONE, Outcome, wait};
 use super::{receipt_local as local, receipt_read as read};
-use crate::api::{Draft, ReceiptView, Receipts, RegisterAnswer, Revoked, TermsView};
+use crate::api::{Because, Draft, ReceiptView, Receipts, RegisterAnswer, Revoked, StateAccepted, TermsView};
 use crate::receipt::Request;
 
 /// `receipt`.
@@ -39,6 +39,12 @@ pub(crate) enum ReceiptCommand {
     },
     /// End a receipt now, and the connections it opened.
     Revoke(RevokeArgs),
+    /// Load the receipts of an earlier copy of the state, which the daemon does not do by itself.
+    AcceptState {
+        /// Why, for the record.
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
 }
 
 /// `receipt keygen`.
@@ -177,6 +183,7 @@ pub(crate) fn run(context: &Context, command: ReceiptCommand) -> Outcome {
             context.out.value(&receipt)?;
             Ok(DONE)
         }
+        ReceiptCommand::AcceptState { reason } => accept_state(context, reason),
         ReceiptCommand::Revoke(args) if args.sign => local::sign_revocation(context, &args),
         ReceiptCommand::Revoke(args) => revoke(context, &args),
     }
@@ -230,6 +237,15 @@ fn list_all(context: &Context) -> Outcome {
             rows.push(vec![id, status, agent, until, decider, targets.join(", ")]);
         }
         table(&rows)
+    })?;
+    Ok(DONE)
+}
+
+fn accept_state(context: &Context, reason: String) -> Outcome {
+    let answer = wait(context.client.post::<StateAccepted>("/v1/state/accept", &Because { reason }))?;
+    context.out.show(&answer, || {
+        let again = answer.revoked.iter().map(|id| format!("receipt {id} is revoked again, as events tell"));
+        again.chain([format!("the state is accepted: {} receipts are known", answer.receipts)]).collect()
     })?;
     Ok(DONE)
 }

@@ -57,6 +57,7 @@ pub(crate) enum Action {
     Metrics,
     ReadNeighbours,
     ForgetNeighbour,
+    AcceptState,
 }
 
 impl Standing {
@@ -76,7 +77,8 @@ impl Standing {
             | Action::ReloadPolicy
             | Action::Metrics
             | Action::ReadNeighbours
-            | Action::ForgetNeighbour => matches!(self, Self::Operator),
+            | Action::ForgetNeighbour
+            | Action::AcceptState => matches!(self, Self::Operator),
         }
     }
 
@@ -176,7 +178,7 @@ mod tests {
     use super::*;
     use std::os::unix::net::UnixStream;
 
-    const ALL: [Action; 15] = [
+    const ALL: [Action; 16] = [
         Action::SelfInfo,
         Action::RegisterReceipt,
         Action::DraftRequest,
@@ -192,6 +194,7 @@ mod tests {
         Action::ReadPolicy,
         Action::ReloadPolicy,
         Action::Metrics,
+        Action::AcceptState,
     ];
 
     fn allowed(standing: Standing) -> Vec<Action> {

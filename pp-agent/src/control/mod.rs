@@ -14,8 +14,8 @@ pub(crate) mod why;
 pub(crate) use error::ApiError;
 
 use crate::api::{
-    Check, CheckAnswer, Draft, Forgotten, NeighbourList, PolicyView, ReceiptView, Receipts, RegisterAnswer, Released, Reloaded, Revoked,
-    ServerView, Sessions, StartSession, Started, Status,
+    Because, Check, CheckAnswer, Draft, Forgotten, NeighbourList, PolicyView, ReceiptView, Receipts, RegisterAnswer, Released, Reloaded,
+    Revoked, ServerView, Sessions, StartSession, Started, StateAccepted, Status,
 };
 use crate::events::Event;
 use crate::events::hub::Hub;
@@ -61,6 +61,8 @@ pub(crate) trait Governor: Send + Sync + 'static {
     fn receipt(&self, id: &str) -> Result<ReceiptView, ApiError>;
     /// `DELETE /v1/receipts/{id}`.
     fn revoke(&self, id: &str, reason: &str) -> Result<Revoked, ApiError>;
+    /// `POST /v1/state/accept`.
+    fn accept_state(&self, caller: &Caller, because: &Because) -> Result<StateAccepted, ApiError>;
     /// `POST /v1/check`.
     fn check(&self, caller: &Caller, check: &Check) -> Result<CheckAnswer, ApiError>;
     /// The server of a session that did what this event reports, where a server did.

@@ -61,6 +61,10 @@ pub(crate) fn router(governor: Arc<dyn Governor>) -> Router {
     let why = get(async |call: Call, Params(of): Params<Why>| {
         call.ask(Action::Why, move |daemon, caller| why::answer(daemon, caller, of.session)).await
     });
+    let accept = post(async |call: Call, request: Request<Body>| {
+        let because = call.body(Action::AcceptState, request).await?;
+        call.ask(Action::AcceptState, move |daemon, caller| daemon.accept_state(caller, &because)).await
+    });
     let forget = delete(async |call: Call, Path(address): Path<String>| {
         call.ask(Action::ForgetNeighbour, move |daemon, _| daemon.forget_neighbour(&address)).await
     });
@@ -73,6 +77,7 @@ pub(crate) fn router(governor: Arc<dyn Governor>) -> Router {
         .route("/v1/receipts/{id}", receipt)
         .route("/v1/requests", draft)
         .route("/v1/events", get(events))
+        .route("/v1/state/accept", accept)
         .route("/v1/check", check)
         .route("/v1/why", why)
         .route("/v1/neighbours", get(async |call: Call| call.ask(Action::ReadNeighbours, |daemon, _| Ok(daemon.neighbours())).await))

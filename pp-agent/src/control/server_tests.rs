@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Value, json};
 
 use crate::api::{
-    Check, CheckAnswer, Draft, Forgotten, NeighbourList, NeighbourView, Neighbours, PolicyView, Posture, ReceiptStatus, ReceiptView,
-    Receipts, RegisterAnswer, Released, Reloaded, Revoked, ServerView, Sessions, StartSession, Started, Status,
+    Because, Check, CheckAnswer, Draft, Forgotten, NeighbourList, NeighbourView, Neighbours, PolicyView, Posture, ReceiptStatus,
+    ReceiptView, Receipts, RegisterAnswer, Released, Reloaded, Revoked, ServerView, Sessions, StartSession, Started, StateAccepted, Status,
 };
 use crate::control::client::{Answer, Client, ClientError};
 use crate::control::counters::ControlCounters;
@@ -69,6 +69,9 @@ impl Governor for Fake {
     }
     fn revoke(&self, id: &str, _reason: &str) -> Result<Revoked, ApiError> {
         Ok(Revoked { id: id.to_owned(), status: ReceiptStatus::Revoked, was_registered: false })
+    }
+    fn accept_state(&self, _caller: &Caller, _because: &Because) -> Result<StateAccepted, ApiError> {
+        Err(ApiError::bad_request("state: it is the newest"))
     }
     fn check(&self, _caller: &Caller, _check: &Check) -> Result<CheckAnswer, ApiError> {
         panic!("a bug in a call")

@@ -2,8 +2,8 @@
 
 use super::{Daemon, admission};
 use crate::api::{
-    Check, CheckAnswer, Draft, Forgotten, NeighbourList, PolicyView, ReceiptView, Receipts, RegisterAnswer, Released, Reloaded, Revoked,
-    ServerView, Sessions, StartSession, Started, Status,
+    Because, Check, CheckAnswer, Draft, Forgotten, NeighbourList, PolicyView, ReceiptView, Receipts, RegisterAnswer, Released, Reloaded,
+    Revoked, ServerView, Sessions, StartSession, Started, StateAccepted, Status,
 };
 use crate::control::access::Standing;
 use crate::control::counters::ControlCounters;
@@ -66,6 +66,10 @@ impl Governor for Daemon {
 
     fn revoke(&self, id: &str, reason: &str) -> Result<Revoked, ApiError> {
         self.revoke_receipt(id, reason)
+    }
+
+    fn accept_state(&self, caller: &Caller, because: &Because) -> Result<StateAccepted, ApiError> {
+        Self::accept_state(self, caller, &because.reason)
     }
 
     fn check(&self, caller: &Caller, check: &Check) -> Result<CheckAnswer, ApiError> {

@@ -63,6 +63,8 @@ pub(super) struct InForce {
     pub(super) generation: u32,
     /// Whether it is unknown which receipts there are, because the state could not be opened.
     pub(super) receipts_unknown: bool,
+    /// Why no receipt is in force, if the state is an earlier copy.
+    pub(super) went_back: Option<String>,
     /// Whether no receipt is in force, because the clock was behind the highest time seen when receipts were loaded.
     pub(super) withheld: bool,
     /// The host's own addresses.
@@ -82,7 +84,7 @@ impl InForce {
     /// The same with one more receipt.
     fn tables_with(&self, further: Option<&LiveReceipt>) -> Result<KernelTables, PolicyError> {
         let now = Now::read();
-        let shown: Vec<&LiveReceipt> = self.receipts.iter().chain(further).filter(|_| !self.withheld).collect();
+        let shown: Vec<&LiveReceipt> = self.receipts.iter().chain(further).filter(|_| !self.withheld && self.went_back.is_none()).collect();
         let all: Vec<GrantSource> = shown.iter().filter_map(|receipt| receipt.grant_source()).collect();
         let tables = policy::compile(&self.config, &all, &self.cgroups, &self.own).or_else(|full| {
             let open = shown.iter().filter(|receipt| receipt.stored.is_open(now));
@@ -93,8 +95,11 @@ impl InForce {
             policy::compile(&self.config, &open, &self.cgroups, &self.own)
         })?;
         // Counts are kept while their receipt opens nothing, so that they do not start again from zero afterwards.
-        let counts =
-            if self.receipts_unknown { Counts::All } else { Counts::Of(self.receipts.iter().map(|kept| kept.stored.serial).collect()) };
+        let counts = if self.receipts_unknown || self.went_back.is_some() {
+            Counts::All
+        } else {
+            Counts::Of(self.receipts.iter().map(|kept| kept.stored.serial).collect())
+        };
         Ok(KernelTables { counts, ..tables })
     }
 
@@ -123,6 +128,9 @@ impl InForce {
 
     /// Why receipts and revocations cannot be kept, and what to do.
     pub(super) fn state_problem(&self, state: &State) -> Option<String> {
+        if let Some(why) = &self.went_back {
+            return Some(format!("no receipt is in force and none can be registered: {why}"));
+        }
         let problem = state.problem()?;
         let effect = if self.receipts_unknown { "no receipt is in force and none can be registered" } else { "nothing can be registered" };
         Some(format!("{effect}: {problem}"))
@@ -131,7 +139,7 @@ impl InForce {
     /// Whether a receipt can be registered at all.
     pub(super) fn check_state(&self, state: &State) -> Result<(), ApiError> {
         match self.state_problem(state) {
-            Some(problem) if self.receipts_unknown => Err(ApiError::StateUnavailable(problem)),
+            Some(problem) if self.receipts_unknown || self.went_back.is_some() => Err(ApiError::StateUnavailable(problem)),
             _ => Ok(()),
         }
     }

@@ -10,7 +10,7 @@ use super::owner::Owner;
 use super::reports::Reports;
 use super::wall::{HighestWall, is_behind};
 use super::writer::{Rules, Sources, Wake, Writer};
-use super::{Daemon, DaemonArgs, DaemonError, Site, admission, guard, health, names_of, unavailable};
+use super::{Daemon, DaemonArgs, DaemonError, Site, admission, guard, health, names_of, unavailable, went_back};
 use crate::api::{Posture, Reloaded};
 use crate::clock::{Now, boot_id};
 use crate::config::{Config, FileCheck, Paths, Require, Source};
@@ -66,6 +66,10 @@ pub(super) fn start(args: DaemonArgs, socket: &Path, namespaces: &[Kind]) -> Res
     let mut receipts = Book::default();
     let loaded = unavailable::load(&state, &mut receipts, &terms, now);
     let highest_ms = loaded.inspect_err(unavailable::log_unavailable).unwrap_or_default();
+    let went_back = went_back::find(&gate, &store, &state, &receipts);
+    if went_back.is_none() && !state.is_shut() {
+        went_back::note_version(&gate, &store, &state);
+    }
     let keyring_problem = keyring_problem.or_else(|| missed_keys(&args.keys, &keyring, receipts.iter().count()));
     let withheld = is_behind(now.wall_ms, highest_ms);
     if withheld {
@@ -102,6 +106,7 @@ pub(super) fn start(args: DaemonArgs, socket: &Path, namespaces: &[Kind]) -> Res
         cgroups,
         generation: 0,
         receipts_unknown: state.is_shut(),
+        went_back,
         withheld,
         own: gate.refresh_own()?.unwrap_or_default(),
         learned: Arc::new(learned),
@@ -178,6 +183,7 @@ pub(super) fn bring_up(daemon: &Arc<Daemon>) -> Result<(), DaemonError> {
     let origin = daemon.rules.now().origin.change();
     daemon.reports.publish(daemon.reports.event(Body::Policy(origin)).detail("daemon started"));
     daemon.report_unavailable();
+    daemon.report_went_back();
     daemon.note_wall();
     daemon.end_flows();
     Ok(())
@@ -249,6 +255,7 @@ impl Writer {
             keyring_problem: None,
             generation: before.generation,
             receipts_unknown: before.receipts_unknown,
+            went_back: before.went_back.clone(),
             withheld: before.withheld && self.highest.clock_is_behind(),
             own: before.own.clone(),
             learned: Arc::clone(&before.learned),

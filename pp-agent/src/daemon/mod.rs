@@ -23,6 +23,7 @@ mod servers;
 mod sessions;
 mod unavailable;
 mod wall;
+mod went_back;
 mod writer;
 
 use std::collections::HashMap;

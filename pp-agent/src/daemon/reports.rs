@@ -4,6 +4,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Now;
+use crate::control::{ApiError, Caller};
 use crate::events::build::Builder;
 use crate::events::hub::Hub;
 use crate::events::refusals::Ledger;
@@ -40,4 +41,26 @@ impl Reports {
     pub(super) fn publish(&self, event: Event) {
         self.hub.publish(event);
     }
+}
+
+/// Most characters of the reason that an operator gives.
+pub(super) const MAX_REASON: usize = 200;
+
+/// The reason that an operator gives for a decision, for the record.
+///
+/// # Errors
+/// There is none, or it does not fit into a line.
+pub(super) fn reason(text: &str) -> Result<&str, ApiError> {
+    let text = text.trim();
+    if text.is_empty() || text.len() > MAX_REASON || text.chars().any(char::is_control) {
+        return Err(ApiError::bad_request(format!("reason: 1 to {MAX_REASON} printable bytes; it is for the record")));
+    }
+    Ok(text)
+}
+
+/// A caller of the control socket, as events name it.
+pub(super) fn caller(caller: &Caller) -> String {
+    let uid = caller.uid;
+    let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
+    user.map_or_else(|| format!("uid {uid}"), |user| format!("{} (uid {uid})", user.name))
 }

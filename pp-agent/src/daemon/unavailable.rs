@@ -9,7 +9,7 @@ use super::in_force::{Admission, PolicyOrigin};
 use super::load::{admit_again, keep};
 use super::wall::is_behind;
 use super::writer::Writer;
-use super::{Daemon, DaemonError, names_of};
+use super::{Daemon, DaemonError, names_of, went_back};
 use crate::clock::Now;
 use crate::config::Config;
 use crate::events::{Body, PostureChange};
@@ -55,6 +55,7 @@ pub(super) fn load(state: &State, receipts: &mut Book<Admission>, terms: &Terms<
         return Ok(0);
     }
     let mut read = || -> Result<i64, StateError> {
+        state.read_version()?;
         let highest_ms = state.highest_wall()?;
         let carry_over = |stored: &mut crate::state::StoredReceipt| stored.carry_over(now, terms.boot_id, terms.counts_lost);
         receipts.load(state, carry_over, |stored| admit_again(stored, terms.config, terms.keyring, terms.learned))?;
@@ -98,6 +99,7 @@ impl Daemon {
         if let Some(count) = self.rules.change(Writer::open_state_again) {
             tracing::warn!("state: it could be opened, {count} receipts are known again");
             self.report_state(PostureChange::StateRestored, format!("{count} receipts are known again"));
+            self.report_went_back();
             self.wake.changed.notify_one();
         }
     }
@@ -129,12 +131,14 @@ impl Writer {
         let highest_ms = load(&self.state, &mut force.receipts, &terms, now).inspect_err(log).ok()?;
         self.highest.note(highest_ms);
         force.receipts_unknown = false;
+        force.went_back = went_back::find(&self.gate, self.reports.hub.store(), &self.state, &force.receipts);
         force.withheld = is_behind(now.wall_ms, highest_ms);
         if let Err(error) = self.publish() {
             tracing::error!("receipts: {error}");
             // The kernel's tables are still those without the receipts.
             self.force.receipts = Book::default();
             self.force.receipts_unknown = true;
+            self.force.went_back = None;
             self.state.shut_again(&StateError::Shut(format!("receipts: {error}")));
             return None;
         }
@@ -146,6 +150,10 @@ impl Writer {
         let mut builder = self.reports.builder();
         builder.names.names.extend(names);
         builder.names.receipts.extend(force.receipts.iter().map(|kept| (kept.stored.serial, kept.stored.id.clone())));
+        drop(builder);
+        if force.went_back.is_none() {
+            self.note_state_version();
+        }
         Some(force.receipts.iter().count())
     }
 }

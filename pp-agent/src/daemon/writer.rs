@@ -45,6 +45,7 @@ impl Rules {
     pub(super) fn change<R: Send + 'static>(&self, change: impl FnOnce(&mut Writer) -> R + Send + 'static) -> R {
         self.writer.ask(move |writer| {
             let answer = change(writer);
+            writer.note_state_version();
             writer.show();
             answer
         })

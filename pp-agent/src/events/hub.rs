@@ -301,6 +301,12 @@ impl Hub {
         self.store.find(id)
     }
 
+    /// The store, for what it knows of receipts and their state.
+    #[must_use]
+    pub(crate) const fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Why nothing can be stored now.
     #[must_use]
     pub(crate) fn problem(&self) -> Option<String> {

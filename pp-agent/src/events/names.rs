@@ -111,6 +111,10 @@ names! {
         StateUnavailable = "state_unavailable";
         /// They can be again.
         StateRestored = "state_restored";
+        /// The state is an earlier copy, so that no receipt is in force.
+        StateWentBack = "state_went_back";
+        /// An operator accepted it.
+        StateAccepted = "state_accepted";
     }
 
     /// What happened to an address that policy does not name.

@@ -9,6 +9,7 @@ mod shares;
 mod tables;
 mod writer;
 
+use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +19,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::refusals::{Account, Missed};
-use super::{Event, Filter};
+use super::{Body, Event, Filter, Kind};
 use disk::{Disk, Opened, floor_id};
 pub(crate) use shares::Whose;
 use shares::{Index, Rooms, Select};
@@ -118,6 +119,33 @@ impl Store {
     #[must_use]
     pub(crate) fn first_id(&self) -> u64 {
         self.first_id
+    }
+
+    /// The newest version of the state that the events know.
+    #[must_use]
+    pub(crate) fn state_version(&self) -> u64 {
+        self.disk.state_version()
+    }
+
+    /// Stores the version of the state with the next event, which is that of the decision that changed it.
+    pub(crate) fn note_state_version(&self, version: u64) {
+        self.disk.note_state_version(version);
+    }
+
+    /// The ids of all receipts whose revocation is stored, with the reasons.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) fn revocations(&self) -> Result<HashMap<String, String>, StoreError> {
+        let filter = Filter { kind: Some(Kind::Revocation.name().to_owned()), ..Filter::default() };
+        let mut found = HashMap::new();
+        self.newest(&filter, Whose::All, usize::MAX, |event| {
+            if let Body::Revocation(Some(id)) = event.body {
+                found.insert(id, event.detail.unwrap_or_default());
+            }
+            true
+        })?;
+        Ok(found)
     }
 
     /// How many records of this boot were accounted for when the store was opened; `None` if that is unknown.

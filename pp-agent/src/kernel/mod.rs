@@ -366,6 +366,31 @@ impl Gate {
         Live::new(&self.maps).budget(serial).map(|budget| budget.spent)
     }
 
+    /// The newest version of the state that was on the disk in this boot; zero: none yet.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub(crate) fn state_seen(&self) -> Result<u64, KernelError> {
+        self.maps.state_seen.get(0)
+    }
+
+    /// Records a version of the state that the disk has. Only the owner of what is in force calls it.
+    ///
+    /// # Errors
+    /// The map cannot be read or written.
+    pub(crate) fn note_state_seen(&self, version: u64) -> Result<(), KernelError> {
+        let seen = self.maps.state_seen.get(0)?;
+        if version > seen { self.maps.state_seen.set(0, version) } else { Ok(()) }
+    }
+
+    /// The first serial above all that the kernel counts for.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub(crate) fn serial_above_all(&self) -> Result<Serial, KernelError> {
+        Ok(self.maps.budgets.keys()?.into_iter().max().map_or(1, |serial| serial.saturating_add(1)))
+    }
+
     /// The counters of [`pp_common::abi::Counter`], by index.
     ///
     /// # Errors

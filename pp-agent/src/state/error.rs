@@ -11,6 +11,9 @@ use crate::database;
 const MOVED_AWAY: &str = "or move it away and restart pp-agent: every receipt must then be signed anew, and revocations and used ids are forgotten, so \
                           first revoke the keys of revoked receipts that have not expired (docs/operations.md, backup)";
 
+/// Said of a file that took the place of a newer one while it was not open.
+pub(super) const EARLIER_COPY: &str = "an earlier copy of it was put in its place";
+
 /// Why state could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StateError {
@@ -61,6 +64,7 @@ fn repair(source: &redb::Error) -> String {
         redb::Error::Io(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => {
             "mount that file system writable; the daemon tries again every 10 seconds".to_owned()
         }
+        redb::Error::Corrupted(what) if what == EARLIER_COPY => "restart pp-agent, which then says what to do".to_owned(),
         source if database::is_damage(source) => {
             format!("the file is damaged and left as it is: restore it from a backup, {MOVED_AWAY}")
         }

@@ -2,12 +2,12 @@
 
 use std::hash::BuildHasher as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::FixedState;
 use redb::backends::FileBackend;
-use redb::{Database, Durability, ReadableTable as _};
+use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _};
 
 use super::shares::{Index, Key, Log, Rooms};
 use super::tables::{self, DECISIONS, EVENTS, META, Table, Tables};
@@ -23,6 +23,8 @@ const NEXT_ID: &str = "next_id";
 /// How many records of the kernel are accounted for, and of which boot.
 const RECORDS: &str = "records";
 const RECORDS_BOOT: &str = "records_boot";
+/// The newest version of `state.redb` when the newest decision was stored.
+const STATE_VERSION: &str = "state_version";
 /// The account of refusals of this boot, including events that were dropped to make room, and the boot.
 const REFUSALS_WITH_EVENT: &str = "refusals_told";
 const REFUSALS_REPEATS: &str = "refusals_repeats";
@@ -81,6 +83,8 @@ pub(super) struct Disk {
     account_kept: AtomicBool,
     /// Whether the file was closed by an error. Events that were not synced may be missing from it and from its account.
     account_doubtful: AtomicBool,
+    /// The newest version of the state, which the next commit stores.
+    state_version: AtomicU64,
     /// Whether the last commit failed.
     failing: AtomicBool,
     /// Why the last use failed.
@@ -102,6 +106,7 @@ impl Disk {
             account: Mutex::new(Account::default()),
             account_kept: AtomicBool::new(false),
             account_doubtful: AtomicBool::new(false),
+            state_version: AtomicU64::new(0),
             failing: AtomicBool::new(false),
             problem: Mutex::new(None),
             doubtful: AtomicBool::new(false),
@@ -177,6 +182,7 @@ impl Disk {
         let account = self.read_account()?;
         *self.account() = account;
         self.account_kept.store(true, Ordering::Relaxed);
+        self.note_state_version(self.read_state_version()?);
         Ok(Opened { first_id, reserved, records: self.records()? })
     }
 
@@ -309,6 +315,20 @@ impl Disk {
         })
     }
 
+    /// The newest version of the state that is stored or was noted.
+    pub(super) fn state_version(&self) -> u64 {
+        self.state_version.load(Ordering::Acquire)
+    }
+
+    /// Has the next commit store this version of the state, unless a newer one is known.
+    pub(super) fn note_state_version(&self, version: u64) {
+        self.state_version.fetch_max(version, Ordering::AcqRel);
+    }
+
+    fn read_state_version(&self) -> Result<u64, StoreError> {
+        self.with(|open| Ok(open.database.begin_read()?.open_table(META)?.get(STATE_VERSION)?.map_or(0, |version| version.value())))
+    }
+
     pub(super) fn account(&self) -> MutexGuard<'_, Account> {
         self.account.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -391,6 +411,7 @@ impl Disk {
                     None => drop(meta.remove(REFUSALS_BEFORE)?),
                 }
                 meta.insert(REFUSALS_BOOT, self.boot)?;
+                meta.insert(STATE_VERSION, self.state_version())?;
             }
             Ok(write.commit()?)
         };

@@ -112,6 +112,8 @@ mod tools;
 mod turns;
 #[path = "../../../e2e/unlisted.rs"]
 mod unlisted;
+#[path = "../../../e2e/went_back.rs"]
+mod went_back;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -169,6 +171,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("publication", publication::TESTS),
     ("starting", starting::TESTS),
     ("state", state::TESTS),
+    ("went_back", went_back::TESTS),
     ("state_long", state::LONG),
     ("accounts", accounts::TESTS),
     ("history", history::TESTS),
