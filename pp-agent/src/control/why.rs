@@ -9,7 +9,7 @@ use super::access::Standing;
 use super::{ApiError, Caller, Governor};
 use crate::api::{Draft, Place, RefusalView, Refusals, Requestable};
 use crate::events::hub::Hub;
-use crate::events::{Event, Filter, Kind, Members, Why};
+use crate::events::{Event, Filter, Kind, Members, Verdict, Why};
 
 /// Most refusals in an answer.
 const MAX_REFUSALS: usize = 10;

@@ -334,7 +334,7 @@ fn check_pins(bpffs: &Path, attached: Attached, fresh: bool) -> Result<(), Kerne
 fn is_hookless(kernel: &btf_rs::Btf, program: &programs::Program) -> bool {
     match program.attach_to {
         AttachTo::Hook(hook) => program.where_hooked && !fmod::has_hook(kernel, hook),
-        AttachTo::Cgroup(_) | AttachTo::Tracepoint(_) | AttachTo::Entry(_) => false,
+        AttachTo::Cgroup(_) | AttachTo::Tracepoint(_) | AttachTo::TypedTracepoint(_) | AttachTo::Entry(_) => false,
     }
 }
 
