@@ -17,12 +17,14 @@ mod services;
 mod show;
 mod source;
 mod tables;
+mod tamper;
 mod value;
 
 pub(crate) use crate::trusted::FileCheck;
 pub(crate) use behaviour::{Behaviour, Exemption};
 pub use error::{ConfigError, Origin, Problem};
 pub(crate) use off::Off;
+pub(crate) use pp_common::net_admin::NetAdmin;
 pub(crate) use source::{NotRead, Paths, Source};
 
 use crate::delegates::{Delegate, Unknown};
@@ -99,6 +101,8 @@ pub struct Config {
     pub(crate) delegates: Vec<Delegate>,
     /// What happens to calls of servers that none of these is about.
     pub(crate) unknown_delegates: Unknown,
+    /// What happens to sessions that administer the host's network.
+    pub(crate) net_admin: NetAdmin,
     /// The agents' rules, compiled, without cgroups.
     pub identity: IdentityTables,
     /// The rules about tools, compiled.

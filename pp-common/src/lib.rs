@@ -14,6 +14,7 @@ pub mod dest;
 pub mod family;
 pub mod line;
 pub mod maps;
+pub mod net_admin;
 pub mod protect;
 pub mod record;
 pub mod tamper;

@@ -11,6 +11,7 @@ use crate::abi::{
 };
 use crate::behaviour::{MAX_JUDGED_NETWORKS, MAX_LOGIN_TARGETS, MAX_OWN, MAX_SESSIONS};
 use crate::delegate::MAX_DELEGATES;
+use crate::net_admin::MAX_LOOKED;
 use crate::protect::{MAX_FOLLOWED, MAX_GUARDED, MAX_GUARDED_NAMES};
 use crate::tools::TOOL_STATES;
 use crate::trouble::TROUBLES;
@@ -119,8 +120,9 @@ macro_rules! maps {
                     written "as `GUARDED`",
                     read "tamper hooks",
                     full "as `GUARDED`";
-                /// The daemon's mount namespace.
-                WATCH @ 1 watch: Array[u32 => Watch; 1],
+                // Layout 1 had the mount namespace alone.
+                /// The host's namespaces, and what happens to who administers its network.
+                WATCH @ 2 watch: Array[u32 => Watch; 1],
                     written "by the daemon",
                     read "tamper hooks",
                     full "one entry";
@@ -229,6 +231,11 @@ macro_rules! maps {
                     written "when a session follows such a link",
                     read "opening of files",
                     full "the one that was noted longest ago is forgotten; if its thread still opens a pipe or memory file by it, that is refused";
+                /// Threads whose last message to the kernel's network only looks, by pid and tgid.
+                LOOKED @ 1: LruHash[u64 => u32; MAX_LOOKED],
+                    written "when a session that may administer a network sends",
+                    read "the hook of capabilities",
+                    full "the one that was noted longest ago is forgotten; what it asks for is refused if the kernel asks for the capability";
                 /// Zeros, of which new histories are made.
                 BLANK @ 1: Array[u32 => [u64; BLANK_WORDS]; 1],
                     written "never",

@@ -81,6 +81,12 @@ pub struct NameKey {
 pub struct Watch {
     /// Inode number of the daemon's mount namespace; zero: not known.
     pub mount_namespace: u32,
+    /// The same of its network namespace, which is the host's.
+    pub network_namespace: u32,
+    /// A code of [`crate::net_admin::NetAdmin`].
+    pub net_admin: u32,
+    /// Major numbers of the devices whose bytes are frames of another link (`macvtap`, `ipvtap`); zero: there is none.
+    pub taps: [u32; 2],
     /// Zero.
     pub pad: u32,
 }
@@ -142,6 +148,22 @@ pub struct GuardOffsets {
     pub inode_i_nlink: u32,
     pub sk_peer_cred: u32,
     pub fs_parameter_key: u32,
+    pub nsproxy_net_ns: u32,
+    pub cred_cap_effective: u32,
+    pub cred_user_ns: u32,
+    /// `user_namespace.level`, zero of the first one.
+    pub user_ns_level: u32,
+    pub sk_buff_data: u32,
+    pub sk_buff_len: u32,
+    /// `sk_buff.cb`, as netlink's `dst_group`.
+    pub sk_buff_group: u32,
+    /// `net.netns_ids`: whether it has any.
+    pub net_numbers: u32,
+    pub task_stack: u32,
+    /// `task_struct.thread_info.status`
+    pub task_status: u32,
+    /// Which argument of the hooks of extended attributes is the entry: no offset.
+    pub xattr_dentry: u32,
     pub pad: u32,
 }
 
@@ -294,17 +316,22 @@ pub const fn device_number(major: u32, minor: u32) -> u32 {
     (major << 20) | minor
 }
 
-/// Whether a session may open this device.
+/// `/dev/net/tun`, which makes devices of the network that the caller is in.
+pub const TUN: u32 = 0x00a0_00c8;
+
+/// Whether a session may open this device. `taps`: as in [`Watch`].
 #[must_use]
 #[inline(always)]
-pub const fn device(mode: u16, number: u32, write: bool) -> Option<Tamper> {
+pub const fn device(mode: u16, number: u32, write: bool, taps: [u32; 2]) -> Option<Tamper> {
     let major = number >> 20;
     match file_type(mode) {
         S_IFCHR => match number {
             // /dev/mem, /dev/kmem, /dev/port
             0x0010_0001 | 0x0010_0002 | 0x0010_0004 => Some(Tamper::KernelMemory),
-            // /dev/net/tun
-            0x00a0_00c8 => Some(Tamper::Tun),
+            // /dev/net/tun and /dev/ppp
+            TUN | 0x06c0_0000 => Some(Tamper::Tun),
+            // /dev/tapN. Whoever has it open sends and hears what the link below does, without any capability.
+            _ if major != 0 && (major == taps[0] || major == taps[1]) => Some(Tamper::Tun),
             // /dev/uinput and /dev/uhid, which make keyboards.
             0x00a0_00df | 0x00a0_00ef => Some(Tamper::Terminal),
             // What is written to an input device counts as typed on it.
@@ -366,6 +393,8 @@ pub const fn setting(file_system: u64, name: u64, folder: u64) -> Option<Tamper>
                 || name == const { hash_text("sysrq-trigger") }
                 || name == const { hash_text("hb_ctl_path") }
                 || folder == const { hash_text("usermodehelper") }
+                // Sends any frame by any interface of the network that the file is of.
+                || folder == const { hash_text("pktgen") }
         }
         magic::SYSFS => {
             let helper = name == const { hash_text("cache_getent") }
@@ -425,8 +454,8 @@ const _: () = {
     assert!(size_of::<InodeKey>() == 8 + 2 * 4);
     assert!(size_of::<Guard>() == 2 * 4);
     assert!(size_of::<NameKey>() == 16 + 8);
-    assert!(size_of::<Watch>() == 2 * 4);
-    assert!(size_of::<GuardOffsets>() == 45 * 4);
+    assert!(size_of::<Watch>() == 6 * 4);
+    assert!(size_of::<GuardOffsets>() == 56 * 4);
     assert!(size_of::<GuardRecord>() == 40 + 3 * 8 + 3 * 4 + 4 + TEXT_LEN);
 };
 

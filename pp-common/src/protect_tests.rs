@@ -78,7 +78,7 @@ fn a_session_may_look_everywhere_and_reach_into_its_own_processes() {
 
 #[test]
 fn memory_ports_disks_and_tun_are_closed() {
-    let char_device = |major, minor, write| device(0o020_600, device_number(major, minor), write);
+    let char_device = |major, minor, write| device(0o020_600, device_number(major, minor), write, [241, 0]);
     for minor in [1, 2, 4] {
         assert_eq!(char_device(1, minor, false), Some(Tamper::KernelMemory));
     }
@@ -87,16 +87,20 @@ fn memory_ports_disks_and_tun_are_closed() {
     }
     assert_eq!(char_device(10, 200, false), Some(Tamper::Tun));
     assert_eq!(char_device(10, 229, true), None);
-    let disk = |major, write| device(0o060_660, device_number(major, 0), write);
+    assert_eq!((char_device(108, 0, false), char_device(241, 3, false)), (Some(Tamper::Tun), Some(Tamper::Tun)));
+    // Without such devices their number is zero, which is none.
+    assert_eq!((char_device(240, 3, true), char_device(0, 3, true)), (None, None));
+    let disk = |major, write| device(0o060_660, device_number(major, 0), write, [241, 0]);
     assert_eq!(disk(8, true), Some(Tamper::RawDisk));
     assert_eq!(disk(8, false), None);
     assert_eq!(disk(7, true), None);
-    assert_eq!(device(0o100_644, device_number(8, 0), true), None);
+    assert_eq!(device(0o100_644, device_number(8, 0), true, [0; 2]), None);
 }
 
 #[test]
 fn settings_that_start_programs_are_closed_and_others_are_not() {
     let set = |magic, name: &str, folder: &str| setting(magic, hash_name(name.as_bytes()), hash_name(folder.as_bytes()));
+    assert_eq!(set(magic::PROC, "pgctrl", "pktgen"), Some(Tamper::KernelSetting));
     assert_eq!(set(magic::PROC, "core_pattern", "kernel"), Some(Tamper::KernelSetting));
     assert_eq!(set(magic::PROC, "sysrq-trigger", "/"), Some(Tamper::KernelSetting));
     assert_eq!(set(magic::PROC, "modprobe", "elsewhere"), None);

@@ -43,6 +43,8 @@ codes! {
         Reopen = 23, "reopen";
         /// A unix server of the same user, outside sessions, that is on no list.
         UnknownDelegate = 24, "unknown_delegate";
+        /// `CAP_NET_ADMIN` over the host's network.
+        NetAdmin = 25, "net_admin";
         /// Any of these where kernel structures were unreadable.
         Unreadable = 30, "unreadable";
     }
@@ -119,5 +121,19 @@ codes! {
         MoveMemory = 46, "lsm_task_movememory";
         /// Changing the flags of a file by `file_setattr(2)`.
         FileSetattr = 47, "lsm_inode_file_setattr";
+        /// A capability.
+        Capable = 48, "lsm_capable";
+        /// A message to the kernel's network.
+        Netlink = 49, "lsm_netlink_send";
+        /// An option of a socket.
+        SocketOption = 50, "lsm_socket_setsockopt";
+        /// Giving a file an extended attribute.
+        SetXattr = 51, "lsm_inode_setxattr";
+        /// Taking one from it.
+        RemoveXattr = 52, "lsm_inode_removexattr";
+        /// Giving a file an access list.
+        SetAcl = 53, "lsm_inode_set_acl";
+        /// Taking it away.
+        RemoveAcl = 54, "lsm_inode_remove_acl";
     }
 }

@@ -10,6 +10,7 @@ use pp_common::{
     decide::{Kind, Reason, Verdict, transport},
     delegate::{Action, Unknown, by},
     maps::{self, Map},
+    net_admin::NetAdmin,
     record::{Hook, kind},
     tamper::{GuardHook, Tamper},
     trouble::{TROUBLES, Trouble},
@@ -128,6 +129,7 @@ fn codes_are_on_their_page() {
             ("delegates", codes!(Action)),
             ("what delegates are known by", codes!(mod by)),
             ("servers that no list names", codes!(Unknown)),
+            ("the host's network", codes!(NetAdmin)),
             ("transports", codes!(mod transport)),
         ],
     );
@@ -184,7 +186,7 @@ fn no_code_and_no_name_is_given_twice_and_an_unknown_one_is_none() {
             assert_eq!($type::from_code($repr::MAX), None, stringify!($type));
         )+ };
     }
-    apart!(Verdict: u8, Reason: u8, Kind: u8, Hook: u8, Tamper: u8, GuardHook: u8, Counter: u32, Rule: u32, Action: u32, Unknown: u32, Trouble: u32);
+    apart!(Verdict: u8, Reason: u8, Kind: u8, Hook: u8, Tamper: u8, GuardHook: u8, Counter: u32, Rule: u32, Action: u32, Unknown: u32, NetAdmin: u32, Trouble: u32);
     for (code, name, _) in transport::ALL {
         assert_eq!((transport::name(*code), transport::from_name(name)), (Some(*name), Some(*code)));
     }

@@ -23,6 +23,7 @@ mod lsm;
 mod maps;
 mod mark;
 mod near;
+mod net_admin;
 mod packet;
 mod peers;
 mod pids;

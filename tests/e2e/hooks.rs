@@ -41,7 +41,7 @@ const IN_PLACE: &str = "posture::every_hook_that_this_kernel_takes_is_in_place";
 const SPLICED: &[&str] = &["coverage::inherited_by_a_rule_s_program_connected_tcp_sendfile_v4_is_refused"];
 
 /// Not on every kernel: from 5.11 on, in place of another program, or where `sendfile` passes no message hook.
-const SOMEWHERE: [&str; 8] = [
+const SOMEWHERE: [&str; 10] = [
     "pp_listen",
     "pp_lsm_write",
     "pp_lsm_splice",
@@ -50,6 +50,8 @@ const SOMEWHERE: [&str; 8] = [
     "pp_lsm_setattr",
     "pp_lsm_ioctl_compat",
     "pp_lsm_file_setattr",
+    "pp_lsm_set_acl",
+    "pp_lsm_remove_acl",
 ];
 
 const HOOKS: &[Hook] = &[
@@ -141,6 +143,13 @@ const HOOKS: &[Hook] = &[
     hook("pp_lsm_setattr", BENEATH, &["tamper::policy_keys_and_state_cannot_be_changed"]),
     hook("pp_lsm_read_file", BENEATH, &["tamper::code_cannot_be_loaded_into_the_kernel"]),
     hook("pp_lsm_fs_param", BENEATH, &["tamper::mount_that_names_a_program_for_the_kernel_is_refused"]),
+    hook("pp_lsm_capable", BENEATH, &["net_admin::host_network_cannot_be_changed_by_a_session"]),
+    hook("pp_lsm_netlink", BENEATH, &["net_admin::host_network_cannot_be_changed_by_sockets_that_are_taken_elsewhere"]),
+    hook("pp_lsm_setsockopt", BENEATH, &["net_admin::host_network_cannot_be_changed_by_sockets_that_are_taken_elsewhere"]),
+    hook("pp_lsm_setxattr", BENEATH, &["tamper::access_lists_and_attributes_of_guarded_files_cannot_be_changed"]),
+    hook("pp_lsm_removexattr", BENEATH, &["tamper::access_lists_and_attributes_of_guarded_files_cannot_be_changed"]),
+    hook("pp_lsm_set_acl", BENEATH, &["tamper::access_lists_and_attributes_of_guarded_files_cannot_be_changed"]),
+    hook("pp_lsm_remove_acl", BENEATH, &["tamper::access_lists_and_attributes_of_guarded_files_cannot_be_changed"]),
     hook("pp_lsm_load_data", BENEATH, &["tamper::code_cannot_be_loaded_into_the_kernel"]),
     hook("pp_lsm_ioctl", BENEATH, &["reach::terminal_of_a_person_cannot_be_typed_into"]),
     hook("pp_lsm_ioctl_compat", BENEATH, &["reach::terminal_of_a_person_cannot_be_typed_into"]),

@@ -28,6 +28,7 @@ tests![
     bpf_is_closed,
     pins_cannot_be_removed_or_joined,
     policy_keys_and_state_cannot_be_changed,
+    access_lists_and_attributes_of_guarded_files_cannot_be_changed,
     program_and_socket_cannot_be_replaced,
     bpffs_cannot_be_unmounted_moved_or_covered,
     sandbox_of_a_sessions_own_may_unmount_what_it_likes,
@@ -281,6 +282,30 @@ fn policy_keys_and_state_cannot_be_changed(world: &mut World) -> Result<()> {
     Ok(())
 }
 
+fn access_lists_and_attributes_of_guarded_files_cannot_be_changed(world: &mut World) -> Result<()> {
+    if is_stated_gap(world, "tamper")? {
+        return Ok(());
+    }
+    let daemon = world.daemon()?;
+    let spare = daemon.path("spare");
+    fs::write(&spare, "spare")?;
+    for what in ["set-acl", "remove-acl", "set-xattr", "remove-xattr"] {
+        allowed(daemon, &[what, &text(&spare)])?;
+        // Of a file of its own a session may.
+        free(daemon, &["set-xattr", &text(&spare)])?;
+        free(daemon, &[what, &text(&spare)])?;
+        allowed(daemon, &["set-xattr", &text(&spare)])?;
+        for file in [daemon.path("policy.toml"), daemon.path("keys.json"), daemon.path("state")] {
+            let before = fs::metadata(&file)?.permissions();
+            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let _event = refused(daemon, &[what, &text(&file)], "own_file", Some(&name))?;
+            ensure!(fs::metadata(&file)?.permissions() == before, "{name} has other rights now");
+        }
+    }
+    fs::remove_file(&spare)?;
+    Ok(())
+}
+
 fn program_and_socket_cannot_be_replaced(world: &mut World) -> Result<()> {
     if is_stated_gap(world, "tamper")? {
         return Ok(());
@@ -371,6 +396,7 @@ fn memory_disks_and_tun_cannot_be_opened(world: &mut World) -> Result<()> {
         ("c", "1", "2", "kernel_memory"),
         ("c", "1", "4", "kernel_memory"),
         ("c", "10", "200", "tun"),
+        ("c", "108", "0", "tun"),
         ("b", "8", "0", "raw_disk"),
     ] {
         let device = daemon.path(&format!("device-{kind}-{major}-{minor}"));

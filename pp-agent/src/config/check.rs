@@ -9,8 +9,8 @@ use super::tables::{Table, Tables, add, put, set};
 use super::value::{
     address, approvals, check_name, decider, invalid, mac_list, max_tasks, max_ttl, name, network, not_enforced, number, ports, service,
 };
-use super::{Authority, Config, Gateway, Mode, Zone};
-use super::{behaviour, delegates, exec, off, services};
+use super::{Authority, Config, Gateway, Mode, NetAdmin, Zone};
+use super::{behaviour, delegates, exec, off, services, tamper};
 use crate::delegates::{THIS_HOST, Unknown};
 use crate::identity::CgroupRule;
 use crate::net::{Mac, Prefix};
@@ -54,6 +54,7 @@ struct Merge {
     keys: HashMap<String, Origin>,
     delegates: Tables<delegates::Written>,
     unknown_delegates: Option<(Unknown, Origin)>,
+    net_admin: Option<(NetAdmin, Origin)>,
     /// Zones and gateways that authorities name. They are checked when all files are read.
     named: Vec<(&'static str, String, Origin)>,
 }
@@ -108,6 +109,10 @@ impl Merge {
         if let Some(unknown) = file.delegates.and_then(|table| table.unknown) {
             let at = source.at(unknown.span());
             put(&mut self.unknown_delegates, delegates::read_unknown(source, &unknown)?, at, "delegates.unknown")?;
+        }
+        if let Some(word) = file.tamper.and_then(|table| table.net_admin) {
+            let at = source.at(word.span());
+            put(&mut self.net_admin, tamper::net_admin(source, &word)?, at, "tamper.net_admin")?;
         }
         file.agent.into_iter().try_for_each(|agent| agents::agent(&mut self.agents, source, agent))?;
         file.authority.into_iter().try_for_each(|authority| self.authority(source, authority))
@@ -313,6 +318,7 @@ impl Merge {
             authorities: self.authorities,
             delegates: delegates::with_shipped(self.delegates.into_list())?,
             unknown_delegates: value(self.unknown_delegates).unwrap_or(Unknown::SHIPPED),
+            net_admin: value(self.net_admin).unwrap_or(NetAdmin::SHIPPED),
             notes: Vec::new(),
             adds: (!adds.is_empty())
                 .then(|| format!("{} add to what is shipped; replace = true in a table makes what it lists stand alone", adds.join(", "))),

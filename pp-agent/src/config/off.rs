@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 /// A part of the shipped protection that policy turns off, on purpose or not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Off {
-    /// The part: `mode`, `services`, `exempt`, `zone`, `gateway`, `agent`, `tool`, `delegate`, `delegates`, `behaviour` or `any_user`.
+    /// The part: `mode`, `services`, `exempt`, `zone`, `gateway`, `agent`, `tool`, `delegate`, `delegates`, `tamper`, `behaviour` or `any_user`.
     pub(crate) part: Cow<'static, str>,
     /// What of it: names of services, an agent, a tool, networks.
     pub(crate) names: Vec<String>,
@@ -39,6 +39,7 @@ pub(super) fn off(config: &Config) -> Result<Vec<Off>, ConfigError> {
         let text = "[delegates] unknown = \"allow\": servers of the user that no list names are neither refused nor reported";
         all.push(one("delegates", vec!["unknown".to_owned()], text.to_owned()));
     }
+    all.extend(super::tamper::off(config.net_admin).map(|text| one("tamper", vec!["net_admin".to_owned()], text)));
     all.extend(behaviour(&config.behaviour));
     for gateway in &config.gateways {
         all.extend(gateway_limits(&gateway.name, &gateway.limits));

@@ -32,6 +32,7 @@ pub(super) struct Policy {
     #[serde(default)]
     pub(super) delegate: Vec<Spanned<Delegate>>,
     pub(super) delegates: Option<Delegates>,
+    pub(super) tamper: Option<Tamper>,
     pub(super) behaviour: Option<Behaviour>,
 }
 
@@ -161,6 +162,12 @@ pub(super) struct Delegate {
 #[serde(deny_unknown_fields)]
 pub(super) struct Delegates {
     pub(super) unknown: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tamper {
+    pub(super) net_admin: Option<Spanned<String>>,
 }
 
 /// Parses one file.

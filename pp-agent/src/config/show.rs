@@ -24,8 +24,14 @@ struct Shown<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     authority: Vec<Authority<'a>>,
     agent: Vec<Agent<'a>>,
+    tamper: Tamper,
     delegates: Delegates,
     delegate: Vec<ShownDelegate<'a>>,
+}
+
+#[derive(Serialize)]
+struct Tamper {
+    net_admin: &'static str,
 }
 
 #[derive(Serialize)]
@@ -152,6 +158,7 @@ pub(super) fn to_toml(config: &Config) -> String {
         gateway: config.gateways.iter().map(gateway).collect(),
         authority: config.authorities.iter().map(authority).collect(),
         agent: config.agents.iter().map(|agent| shown_agent(agent, config)).collect(),
+        tamper: Tamper { net_admin: config.net_admin.name() },
         delegates: Delegates { unknown: config.unknown_delegates.name() },
         delegate: config.delegates.iter().map(|delegate| shown_delegate(delegate, config)).collect(),
     };

@@ -97,7 +97,8 @@ impl Daemon {
         let force = self.rules.now();
         let delegates: Vec<Delegate> = std::iter::once(canary).chain(force.config.delegates.iter().cloned()).collect();
         let mut problems = Vec::new();
-        for result in [self.gate.guard(&targets), self.gate.set_delegates(&delegates, force.config.unknown_delegates)] {
+        let guarded = self.gate.guard(&targets, force.config.net_admin);
+        for result in [guarded, self.gate.set_delegates(&delegates, force.config.unknown_delegates)] {
             if let Err(error) = result {
                 tracing::error!("{error}");
                 problems.push(error.to_string());

@@ -64,6 +64,7 @@ pub(super) fn words(record: &GuardRecord) -> String {
         Some(Tamper::Delegate) => "asking another process to act for the session".to_owned(),
         Some(Tamper::UnknownDelegate) if pid != 0 => format!("calling a server of the same user that no list names: pid {pid} listens"),
         Some(Tamper::UnknownDelegate) => "calling a server of the same user that no list names".to_owned(),
+        Some(Tamper::NetAdmin) => "administering the host's network".to_owned(),
         Some(Tamper::Unreadable) => "the kernel's own structures could not be read".to_owned(),
         None => "a record of another build".to_owned(),
     }

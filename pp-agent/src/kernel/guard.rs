@@ -22,6 +22,7 @@ use aya::{
 use pp_common::{
     delegate::{DelegateKey, by},
     maps::{GUARDED, NAMES},
+    net_admin::NetAdmin,
     protect::{
         GUARD_FILES, GUARD_LATER, GUARD_MOUNT, GUARD_NAMES, GUARD_PATH, GUARD_SELF, GUARD_TREE, Guard, InodeKey, NameKey, Watch,
         device_number, hash_bound, hash_name,
@@ -39,7 +40,7 @@ use crate::{
 };
 
 /// The guard programs. They need more of the kernel's types than the others.
-pub const PROGRAMS: [&str; 37] = [
+pub const PROGRAMS: [&str; 44] = [
     "pp_lsm_kill",
     "pp_lsm_fcntl",
     "pp_lsm_ptrace",
@@ -64,6 +65,10 @@ pub const PROGRAMS: [&str; 37] = [
     "pp_lsm_chmod",
     "pp_lsm_chown",
     "pp_lsm_setattr",
+    "pp_lsm_setxattr",
+    "pp_lsm_removexattr",
+    "pp_lsm_set_acl",
+    "pp_lsm_remove_acl",
     "pp_lsm_read_file",
     "pp_lsm_load_data",
     "pp_lsm_ioctl",
@@ -75,6 +80,9 @@ pub const PROGRAMS: [&str; 37] = [
     "pp_lsm_setscheduler",
     "pp_lsm_movememory",
     "pp_lsm_fs_param",
+    "pp_lsm_capable",
+    "pp_lsm_netlink",
+    "pp_lsm_setsockopt",
     "pp_lsm_unix_connect",
     "pp_lsm_unix_send",
 ];
@@ -85,6 +93,9 @@ pub(super) struct Table {
     guarded: BTreeMap<InodeKey, (u32, u32)>,
     names: BTreeMap<NameKey, u32>,
     mount_namespace: u32,
+    network_namespace: u32,
+    net_admin: u32,
+    taps: [u32; 2],
 }
 
 /// One inode, with the mount it was found on.
@@ -95,9 +106,15 @@ struct Found {
 }
 
 /// Finds what is at these paths now.
-pub(super) fn find(targets: &[Target]) -> Result<Table, KernelError> {
+pub(super) fn find(targets: &[Target], net_admin: NetAdmin) -> Result<Table, KernelError> {
     let devices = devices().map_err(KernelError::io(MOUNTS))?;
-    let mut table = Table { mount_namespace: mount_namespace(), ..Table::default() };
+    let mut table = Table {
+        mount_namespace: namespace("/proc/1/ns/mnt"),
+        network_namespace: namespace("/proc/self/ns/net"),
+        net_admin: net_admin as u32,
+        taps: taps(&fs::read_to_string(CHARACTER_DEVICES).map_err(KernelError::io(CHARACTER_DEVICES))?),
+        ..Table::default()
+    };
     for target in targets {
         // Both a link and its target are guarded.
         places(&target.path).iter().for_each(|path| table.add(&devices, target, path));
@@ -191,7 +208,8 @@ const fn flags(extent: Extent) -> u32 {
 
 /// Updates the maps: adds first, then removes.
 pub(super) fn write(maps: &Maps, table: &Table) -> Result<(), KernelError> {
-    let watch = Watch { mount_namespace: table.mount_namespace, pad: 0 };
+    let Table { mount_namespace, network_namespace, net_admin, taps, .. } = *table;
+    let watch = Watch { mount_namespace, network_namespace, net_admin, taps, pad: 0 };
     maps.watch.set(0, watch)?;
     let guarded: BTreeMap<_, _> =
         table.guarded.iter().map(|(key, (flags, generation))| (*key, Guard { flags: *flags, generation: *generation })).collect();
@@ -307,9 +325,21 @@ fn generation(path: &Path) -> u32 {
     if result == 0 { version[0] } else { 0 }
 }
 
-/// The mount namespace in which mounts are guarded: that of PID 1. The systemd unit gives the daemon another one.
-fn mount_namespace() -> u32 {
-    fs::metadata("/proc/1/ns/mnt").ok().and_then(|meta| u32::try_from(meta.ino()).ok()).unwrap_or(0)
+const CHARACTER_DEVICES: &str = "/proc/devices";
+
+/// Major numbers of `/dev/tapN`, which the kernel chooses when the module is loaded.
+fn taps(devices: &str) -> [u32; 2] {
+    let major = |driver: &str| {
+        let of = |line: &str| line.trim().split_once(' ').filter(|(_, name)| *name == driver)?.0.parse().ok();
+        devices.lines().find_map(of).unwrap_or(0)
+    };
+    ["macvtap", "ipvtap"].map(major)
+}
+
+/// The number of a namespace; zero: not known. Mounts are guarded in that of PID 1, since the systemd unit gives the daemon another one.
+/// The network is the daemon's own.
+fn namespace(of: &str) -> u32 {
+    fs::metadata(of).ok().and_then(|meta| u32::try_from(meta.ino()).ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -325,7 +355,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("keys.json");
         fs::write(&file, "{}").unwrap();
-        let table = find(&[target(&file, Extent::File)]).unwrap();
+        let table = find(&[target(&file, Extent::File)], NetAdmin::SHIPPED).unwrap();
         let devices = devices().unwrap();
         let flags = |path: &Path| table.guarded[&inode(&devices, path).unwrap().key].0;
         assert_eq!(flags(&file), GUARD_SELF);
@@ -355,7 +385,7 @@ mod tests {
     #[test]
     fn the_first_missing_part_of_a_path_is_guarded_by_name() {
         let folder = tempfile::tempdir().unwrap();
-        let table = find(&[target(&folder.path().join("a/b/c"), Extent::Tree)]).unwrap();
+        let table = find(&[target(&folder.path().join("a/b/c"), Extent::Tree)], NetAdmin::SHIPPED).unwrap();
         let dir = inode(&devices().unwrap(), folder.path()).unwrap().key;
         assert_eq!(table.names.keys().copied().collect::<Vec<_>>(), [NameKey { dir, hash: hash_name(b"a") }]);
     }
@@ -366,7 +396,7 @@ mod tests {
         let (file, link) = (folder.path().join("real"), folder.path().join("link"));
         fs::write(&file, "").unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        let table = find(&[target(&link, Extent::File)]).unwrap();
+        let table = find(&[target(&link, Extent::File)], NetAdmin::SHIPPED).unwrap();
         let devices = devices().unwrap();
         for path in [&file, &link] {
             assert_eq!(table.guarded[&inode(&devices, path).unwrap().key].0, GUARD_SELF, "{}", path.display());
@@ -382,7 +412,7 @@ mod tests {
         std::os::unix::fs::symlink("../missing/helper", real.join("nowhere")).unwrap();
         fs::create_dir(folder.path().join("missing")).unwrap();
         let targets = ["sbin/request-key", "sbin/nowhere"].map(|path| target(&folder.path().join(path), Extent::File));
-        let table = find(&targets).unwrap();
+        let table = find(&targets, NetAdmin::SHIPPED).unwrap();
         let devices = devices().unwrap();
         let name = |folder: &Path, name: &[u8]| NameKey { dir: inode(&devices, folder).unwrap().key, hash: hash_name(name) };
         for key in [name(&real, b"request-key"), name(&real, b"nowhere"), name(&folder.path().join("missing"), b"helper")] {
@@ -402,6 +432,12 @@ mod tests {
         if !is_overlay(&name) && fs::read_to_string("/proc/self/fdinfo/0").unwrap().contains("ino:") {
             assert_eq!(kernels_ino(&file), Some(fs::metadata(&file).unwrap().ino()));
         }
+    }
+
+    #[test]
+    fn taps_are_found_by_the_name_of_their_driver() {
+        let text = "Character devices:\n  1 mem\n108 ppp\n237 macvtap\n238 macvtap2\n\nBlock devices:\n  8 sd\n";
+        assert_eq!((taps(text), taps("")), ([237, 0], [0, 0]));
     }
 
     #[test]

@@ -45,6 +45,7 @@ use pp_common::{
     decide::{Attempt, Decision, Kind, Reason, Subject, decide, nearest_receipt, transport},
     dest::Addr,
     maps::{DOOMED, EVENTS, LIFECYCLE, PIDS, SOCKS, TASKS},
+    net_admin::NetAdmin,
 };
 
 pub(crate) use backend::{Backend, Candidate, Gap};
@@ -259,9 +260,9 @@ impl Gate {
     ///
     /// # Errors
     /// The kernel refused an entry, or there are too many.
-    pub(crate) fn guard(&self, targets: &[Target]) -> Result<(), KernelError> {
+    pub(crate) fn guard(&self, targets: &[Target], net_admin: NetAdmin) -> Result<(), KernelError> {
         let mut held = self.guarded.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted = guard::find(targets)?;
+        let wanted = guard::find(targets, net_admin)?;
         if *held != wanted {
             guard::write(&self.maps, &wanted)?;
             *held = wanted;

@@ -119,6 +119,17 @@ pub(super) fn find_guard_in(btf: &Btf) -> Result<GuardOffsets, KernelError> {
         inode_i_nlink: at("inode.i_nlink")?,
         sk_peer_cred: at("sock.sk_peer_cred")?,
         fs_parameter_key: at("fs_parameter.key")?,
+        nsproxy_net_ns: at("nsproxy.net_ns")?,
+        cred_cap_effective: at("cred.cap_effective")?,
+        cred_user_ns: at("cred.user_ns")?,
+        user_ns_level: at("user_namespace.level")?,
+        sk_buff_data: at("sk_buff.data")?,
+        sk_buff_len: at("sk_buff.len")?,
+        sk_buff_group: at("sk_buff.cb")? + at("netlink_skb_parms.dst_group")?,
+        net_numbers: at("net.netns_ids")? + at("idr.idr_rt")? + at("xarray.xa_head")?,
+        task_stack: at("task_struct.stack")?,
+        task_status: at("task_struct.thread_info")? + at("thread_info.status")?,
+        xattr_dentry: xattr_dentry(btf),
         pad: 0,
     })
 }
@@ -126,6 +137,20 @@ pub(super) fn find_guard_in(btf: &Btf) -> Result<GuardOffsets, KernelError> {
 /// Whether the hook of `send(2)` also sees `splice(2)` and `sendfile(2)` on this kernel: since 6.5 (fs/splice.c, `splice_to_socket`).
 pub(super) fn splices_by_message(btf: &Btf) -> bool {
     btf.resolve_types_by_name("splice_to_socket").is_ok_and(|found| !found.is_empty())
+}
+
+/// Which argument of the hooks of extended attributes is the entry: the first, or since 5.12 the one behind the mount's owners.
+fn xattr_dentry(btf: &Btf) -> u32 {
+    let arguments = |name| {
+        let functions = btf.resolve_types_by_name(name).ok()?;
+        let function = functions.iter().find_map(|found| if let Type::Func(function) = found { Some(function) } else { None })?;
+        let Ok(Type::FuncProto(prototype)) = btf.resolve_chained_type(function) else { return None };
+        Some(prototype.parameters.len())
+    };
+    match arguments("security_inode_removexattr") {
+        Some(2) => 0,
+        Some(_) | None => 1,
+    }
 }
 
 /// Offset in bytes of `structure.member`, through anonymous structures and unions.

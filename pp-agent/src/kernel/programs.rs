@@ -130,7 +130,7 @@ pub(super) const FIRST: [Program; 10] = [
 ];
 
 /// Programs that refuse before the kernel acts. The backend decides which of them are attached.
-pub(super) const REFUSING: [Program; 53] = [
+pub(super) const REFUSING: [Program; 60] = [
     both("pp_lsm_fork", "task_alloc").where_it_loads(),
     lsm("pp_lsm_connect", "socket_connect"),
     lsm("pp_lsm_sendmsg", "socket_sendmsg"),
@@ -170,6 +170,11 @@ pub(super) const REFUSING: [Program; 53] = [
     both("pp_lsm_chown", "path_chown").where_it_loads(),
     // On 5.10 programs cannot take the owner, which is a structure passed by value.
     both("pp_lsm_setattr", "inode_setattr").where_it_loads().in_place_of("pp_lsm_chown"),
+    both("pp_lsm_setxattr", "inode_setxattr").where_it_loads(),
+    both("pp_lsm_removexattr", "inode_removexattr").where_it_loads(),
+    // Since 6.2. Before, access lists pass the hooks of extended attributes.
+    both("pp_lsm_set_acl", "inode_set_acl").where_it_loads().where_hooked(),
+    both("pp_lsm_remove_acl", "inode_remove_acl").where_it_loads().where_hooked(),
     both("pp_lsm_read_file", "kernel_read_file").where_it_loads(),
     both("pp_lsm_load_data", "kernel_load_data").where_it_loads(),
     both("pp_lsm_ioctl", "file_ioctl").where_it_loads(),
@@ -182,6 +187,9 @@ pub(super) const REFUSING: [Program; 53] = [
     both("pp_lsm_setscheduler", "task_setscheduler").where_it_loads(),
     both("pp_lsm_movememory", "task_movememory").where_it_loads(),
     both("pp_lsm_fs_param", "fs_context_parse_param").where_it_loads(),
+    both("pp_lsm_capable", "capable").where_it_loads(),
+    both("pp_lsm_netlink", "netlink_send").where_it_loads(),
+    both("pp_lsm_setsockopt", "socket_setsockopt").where_it_loads(),
     both("pp_lsm_unix_connect", "unix_stream_connect").where_it_loads(),
     both("pp_lsm_unix_send", "unix_may_send").where_it_loads(),
     lsm("pp_lsm_rename", "inode_rename").where_it_loads(),

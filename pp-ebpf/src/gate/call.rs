@@ -8,6 +8,7 @@ use pp_common::{abi::TaskMark, decide::Verdict, dest::Addr};
 use super::{
     hook::for_session_after,
     near::number,
+    net_admin::forget,
     remote::{Remote, named, remote_of, sent_to, sk_of},
 };
 
@@ -47,6 +48,7 @@ pub(crate) fn connect(ctx: &LsmContext, enforce: impl FnOnce(Call) -> Verdict) -
 #[inline(always)]
 pub(crate) fn sendmsg(ctx: &LsmContext, enforce: impl FnOnce(Call) -> Verdict) -> i32 {
     for_session_after(ctx.arg(3), |task| {
+        forget();
         let sock: *const c_void = ctx.arg(0);
         let message: *const c_void = ctx.arg(1);
         let sk = sk_of(sock);

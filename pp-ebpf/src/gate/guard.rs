@@ -68,6 +68,17 @@ static GUARD_OFFSETS: GuardOffsets = GuardOffsets {
     inode_i_nlink: 0,
     sk_peer_cred: 0,
     fs_parameter_key: 0,
+    nsproxy_net_ns: 0,
+    cred_cap_effective: 0,
+    cred_user_ns: 0,
+    user_ns_level: 0,
+    sk_buff_data: 0,
+    sk_buff_len: 0,
+    sk_buff_group: 0,
+    net_numbers: 0,
+    task_stack: 0,
+    task_status: 0,
+    xattr_dentry: 0,
     pad: 0,
 };
 

@@ -1,9 +1,11 @@
-//! `ioctl(2)`: typing in a person's place, and changing a guarded file by what its file system offers beside `write` and `chmod`.
+//! `ioctl(2)`: typing in a person's place, changing a guarded file by what its file system offers beside `write` and `chmod`, and changing
+//! the host's network by a socket. One program asks all, since each program costs every caller of the hook.
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use pp_common::{
     abi::TaskMark,
     decide::Verdict,
+    net_admin::device_call,
     protect::{GuardHook, S_IFDIR, S_IFREG, Tamper, Touch, file_type, leaves_file, types},
 };
 
@@ -11,6 +13,7 @@ use super::{
     guard::{Object, at},
     hook::for_session_after,
     kernel::read,
+    net_admin::called,
     protect::{named, touched, unreadable},
 };
 
@@ -31,6 +34,12 @@ fn ioctl(task: &TaskMark, hook: GuardHook, file: u64, command: u32) -> Verdict {
     if types(command) {
         // The session's own terminal too: whoever started the session reads from it next.
         return named(task, hook, Tamper::Terminal, read(file, at!(file_dentry)), Object::number(command));
+    }
+    if device_call(command) {
+        match called(task, hook, file, command) {
+            Verdict::Allow => {}
+            judged => return judged,
+        }
     }
     if leaves_file(command) {
         return Verdict::Allow;

@@ -7,12 +7,14 @@
 //! earlier result is looked at where both have it in one place; elsewhere an
 //! earlier refusal ends the call before this program runs.
 
+use core::hint::black_box;
+
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use pp_common::{
     abi::TaskMark,
     decide::Verdict,
     protect::{
-        GuardHook, InodeKey, NAME_WORDS, S_IFREG, Tamper, Touch, device, file_type, hash, kernel_code, magic, mount as check_mount,
+        GuardHook, InodeKey, NAME_WORDS, S_IFREG, TUN, Tamper, Touch, device, file_type, hash, kernel_code, magic, mount as check_mount,
         mount_option, setting, signal, touch, trace, unmount,
     },
 };
@@ -24,7 +26,9 @@ use super::{
     },
     hook::{for_session, for_session_after},
     kernel::{offset, read},
+    maps::WATCH,
     mark::{control, mark_of},
+    net_admin::in_hosts_network,
     reopen::{Asked, reopened},
 };
 
@@ -209,7 +213,13 @@ pub(crate) fn pp_lsm_open(ctx: LsmContext) -> i32 {
         let write = mode & FMODE_WRITE != 0;
         if file_type(kind) != S_IFREG {
             let Some(number) = read::<u32>(node, at!(inode_i_rdev)) else { return unreadable(task, GuardHook::Open) };
-            return match device(kind, number, write) {
+            let taps = match WATCH.get(0) {
+                Some(watch) => watch.taps,
+                None => [0; 2],
+            };
+            return match device(kind, number, write, taps) {
+                // Its devices are of the caller's network: slirp4netns and its like need it in one of their own.
+                Some(Tamper::Tun) if number == TUN && in_hosts_network() == Some(false) => Verdict::Allow,
                 Some(what) => named(task, GuardHook::Open, what, read(file, at!(file_dentry)), Object::number(number)),
                 None => Verdict::Allow,
             };
@@ -355,6 +365,38 @@ pub(crate) fn pp_lsm_setattr(ctx: LsmContext) -> i32 {
             None => unreadable(task, GuardHook::Chown),
         }
     })
+}
+
+/// Refuses to give what is guarded an extended attribute, which before 6.2 an access list is, too.
+#[lsm(hook = "inode_setxattr")]
+pub(crate) fn pp_lsm_setxattr(ctx: LsmContext) -> i32 {
+    for_session(|task| touched(task, GuardHook::SetXattr, Touch::Attributes, with_xattr(&ctx)))
+}
+
+/// Refuses to take one away.
+#[lsm(hook = "inode_removexattr")]
+pub(crate) fn pp_lsm_removexattr(ctx: LsmContext) -> i32 {
+    for_session(|task| touched(task, GuardHook::RemoveXattr, Touch::Attributes, with_xattr(&ctx)))
+}
+
+/// The entry whose attributes change.
+#[inline(always)]
+fn with_xattr(ctx: &LsmContext) -> u64 {
+    // VERIFIER: "dereference of modified ctx ptr" where one load is made of both.
+    let (first, second): (u64, u64) = (black_box(ctx.arg(0)), black_box(ctx.arg(1)));
+    if at!(xattr_dentry) == 0 { first } else { second }
+}
+
+/// Refuses to give what is guarded an access list.
+#[lsm(hook = "inode_set_acl")]
+pub(crate) fn pp_lsm_set_acl(ctx: LsmContext) -> i32 {
+    for_session(|task| touched(task, GuardHook::SetAcl, Touch::Attributes, ctx.arg(1)))
+}
+
+/// Refuses to take it away.
+#[lsm(hook = "inode_remove_acl")]
+pub(crate) fn pp_lsm_remove_acl(ctx: LsmContext) -> i32 {
+    for_session(|task| touched(task, GuardHook::RemoveAcl, Touch::Attributes, ctx.arg(1)))
 }
 
 /// Refuses to mount what has the kernel run a program: `mount(2)` and `fsconfig(2)` alike, and the same when it is mounted again.

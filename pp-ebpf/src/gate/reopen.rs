@@ -146,17 +146,18 @@ pub(crate) fn reopened(task: &TaskMark, hook: GuardHook, asked: &Asked) -> Optio
         opens: asked.opens,
         now_ns: now_ns(),
     };
-    let followed = FOLLOWED.get_ptr(bpf_get_current_pid_tgid()).map(|link| {
+    // VERIFIER: "R2 !read_ok" where there may be none: a link of zeros is of no kind and leads nowhere, which says the same.
+    let followed = match FOLLOWED.get_ptr(bpf_get_current_pid_tgid()) {
         // SAFETY: a map value; it stays readable while this program runs.
-        unsafe { *link }
-    });
-    let Some(what) = reopen(&opened, followed.as_ref()) else { return Some(Verdict::Allow) };
+        Some(link) => unsafe { *link },
+        None => FollowedLink::default(),
+    };
+    let Some(what) = reopen(&opened, Some(&followed)) else { return Some(Verdict::Allow) };
     let mut name: Name = [0; NAME_WORDS];
     // A pipe has none.
     if read_name(asked.dentry, &mut name).is_none() {
         name = [0; NAME_WORDS];
     }
     let key = inode(asked.inode).map_or(InodeKey::default(), |(key, _)| key);
-    let target_tgid = followed.map_or(0, |link| link.tgid);
-    Some(refuse(task, hook, what, Object { target_tgid, ..Object::file(key) }, &name))
+    Some(refuse(task, hook, what, Object { target_tgid: followed.tgid, ..Object::file(key) }, &name))
 }

@@ -68,6 +68,8 @@ mod lifetime;
 mod moves;
 #[path = "../../../e2e/neighbours.rs"]
 mod neighbours;
+#[path = "../../../e2e/net_admin.rs"]
+mod net_admin;
 #[path = "../../../e2e/ordinary.rs"]
 mod ordinary;
 #[path = "../../../e2e/orphans.rs"]
@@ -139,6 +141,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("reach", reach::TESTS),
     ("reach", reach_daemon::TESTS),
     ("tamper", helpers::TESTS),
+    ("net_admin", net_admin::TESTS),
     ("moves", moves::TESTS),
     ("delegates", delegates::TESTS),
     ("delegates", unlisted::TESTS),

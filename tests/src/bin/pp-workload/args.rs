@@ -353,6 +353,14 @@ pub(crate) enum TamperArg {
     Symlink { to: PathBuf, path: PathBuf },
     /// Change rights to 0777
     Chmod { path: PathBuf },
+    /// Give an access list
+    SetAcl { path: PathBuf },
+    /// Take the access list away
+    RemoveAcl { path: PathBuf },
+    /// Give an extended attribute
+    SetXattr { path: PathBuf },
+    /// Take that away
+    RemoveXattr { path: PathBuf },
     /// Give to nobody
     Chown { path: PathBuf },
     /// Mount a tmpfs
@@ -377,6 +385,8 @@ pub(crate) enum TamperArg {
     RequestKey { description: String },
     /// Mount cgroup version 1 with a program for empty cgroups
     ReleaseAgent { path: PathBuf },
+    /// Change the network of here, or of here from a network namespace of its own
+    Network { way: NetworkArg },
     /// Connect to a unix socket and send a byte
     Unix { path: PathBuf },
     /// Send a datagram to a unix socket
@@ -428,4 +438,23 @@ pub(crate) enum TechniqueArg {
     UringSendmsg,
     UringSendmsgWorker,
     UringSendmsgPoll,
+}
+
+/// One way to change a network.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum NetworkArg {
+    /// A message that changes nothing about the loopback interface
+    Netlink,
+    /// The same by a socket of here, from a network of its own
+    NetlinkElsewhere,
+    /// The same in a network of its own, by a socket of that
+    NetlinkOwn,
+    /// A number for the network of here, in one of its own
+    Number,
+    /// The flags of the loopback interface of here, from a network of its own
+    Device,
+    /// A table of netfilter of here, from a network of its own
+    Option,
+    /// Nothing: a larger buffer of a socket, for which the kernel asks who may change networks
+    Buffer,
 }

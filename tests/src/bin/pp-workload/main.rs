@@ -14,6 +14,7 @@ mod fds;
 mod flows;
 mod hunt;
 mod launch;
+mod network;
 mod outcome;
 mod peers;
 mod raw;

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code, reason = "system calls that no library offers; each has its SAFETY line")]
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::AsRawFd as _;
@@ -73,6 +73,10 @@ fn tried(attempt: &TamperArg) -> io::Result<()> {
         TamperArg::Link { from, to } => fs::hard_link(from, to),
         TamperArg::Symlink { to, path } => symlink(to, path),
         TamperArg::Chmod { path } => fs::set_permissions(path, fs::Permissions::from_mode(0o777)),
+        TamperArg::SetAcl { path } => set_xattr(path, ACL, &access_list()),
+        TamperArg::RemoveAcl { path } => remove_xattr(path, ACL),
+        TamperArg::SetXattr { path } => set_xattr(path, ATTRIBUTE, b"1"),
+        TamperArg::RemoveXattr { path } => remove_xattr(path, ATTRIBUTE),
         TamperArg::Chown { path } => chown(path, Some(65_534), Some(65_534)),
         TamperArg::Mount { path } => Ok(mount(Some("none"), path, Some("tmpfs"), MsFlags::empty(), NOTHING)?),
         TamperArg::Bind { from, to } => Ok(mount(Some(from), to, NOTHING, MsFlags::MS_BIND, NOTHING)?),
@@ -98,6 +102,7 @@ fn tried(attempt: &TamperArg) -> io::Result<()> {
             done(unsafe { libc::syscall(libc::SYS_kexec_load, 0, 0, 0, 0) })
         }
         TamperArg::MoveProcess { pid, procs } => fs::write(procs, pid.to_string()),
+        TamperArg::Network { way } => crate::network::attempt(*way),
         TamperArg::RequestKey { description } => {
             let description = CString::new(description.as_str()).map_err(io::Error::other)?;
             let (kind, callout) = (c"user".as_ptr(), c"pp".as_ptr());
@@ -111,6 +116,30 @@ fn tried(attempt: &TamperArg) -> io::Result<()> {
         TamperArg::Unix { path } => UnixStream::connect(path)?.write_all(b"x"),
         TamperArg::UnixDatagram { path } => UnixDatagram::unbound()?.send_to(b"x", path).map(drop),
     }
+}
+
+const ACL: &CStr = c"system.posix_acl_access";
+/// Root's to give, on any file system that has attributes at all.
+const ATTRIBUTE: &CStr = c"trusted.pp";
+
+/// The owner reads and writes, and so does nobody (65534).
+fn access_list() -> Vec<u8> {
+    const VERSION: u32 = 2;
+    let entry = |(tag, rights, id): (u16, u16, u32)| [&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat();
+    let entries = [(1, 6, u32::MAX), (2, 6, 65_534), (4, 4, u32::MAX), (0x10, 6, u32::MAX), (0x20, 0, u32::MAX)];
+    VERSION.to_le_bytes().into_iter().chain(entries.into_iter().flat_map(entry)).collect()
+}
+
+fn set_xattr(path: &Path, name: &CStr, value: &[u8]) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    // SAFETY: texts that end in NULs, and bytes of that length.
+    done(unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) }.into())
+}
+
+fn remove_xattr(path: &Path, name: &CStr) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    // SAFETY: texts that end in NULs.
+    done(unsafe { libc::removexattr(path.as_ptr(), name.as_ptr()) }.into())
 }
 
 fn done(result: i64) -> io::Result<()> {
