@@ -253,7 +253,7 @@ fn own_files_are_opened_again_as_before(world: &mut World) -> Result<()> {
     let script = "set -e; exec 2>&1
         test \"$(cat <(echo a))\" = a
         echo b > >(cat > /dev/null)
-        test \"$(echo c | cat /dev/stdin)\" = c
+        test \"$(echo c | cat /proc/self/fd/0)\" = c
         test \"$(echo d > /dev/stdout)\" = d
         test \"$(echo e | (echo f > /dev/stderr; cat /proc/self/fd/0))\" = e
         coproc cat
