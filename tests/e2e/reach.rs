@@ -254,8 +254,8 @@ fn own_files_are_opened_again_as_before(world: &mut World) -> Result<()> {
         test \"$(cat <(echo a))\" = a
         echo b > >(cat > /dev/null)
         test \"$(echo c | cat /proc/self/fd/0)\" = c
-        test \"$(echo d > /dev/stdout)\" = d
-        test \"$(echo e | (echo f > /dev/stderr; cat /proc/self/fd/0))\" = e
+        test \"$(echo d > /proc/self/fd/1)\" = d
+        test \"$(echo e | (echo f > /proc/self/fd/2; cat /proc/self/fd/0))\" = e
         coproc cat
         until [ \"$(readlink /proc/$COPROC_PID/fd/0)\" != /dev/null ]; do sleep 0.02; done
         echo g > /proc/$COPROC_PID/fd/0

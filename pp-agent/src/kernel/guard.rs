@@ -124,15 +124,16 @@ pub(super) fn find(targets: &[Target], net_admin: NetAdmin) -> Result<Table, Ker
     Ok(table)
 }
 
-/// Most links that are followed from a path.
-const MAX_LINKS: usize = 8;
+/// Most links that are followed from a path; the kernel follows no more.
+const MAX_LINKS: usize = 40;
 
 /// A path, and where it leads: without links in its folders, and through the links at its end. That works also if there is no file: the first
 /// process that makes one there would be the one to guard against.
 fn places(path: &Path) -> Vec<PathBuf> {
     let mut all = vec![path.to_path_buf()];
     let mut next = Some(path.to_path_buf());
-    while let Some(at) = next.take().map(|path| in_real_folder(&path)).filter(|_| all.len() <= MAX_LINKS) {
+    for _ in 0..MAX_LINKS {
+        let Some(at) = next.map(|path| in_real_folder(&path)) else { break };
         next = fs::read_link(&at).ok().and_then(|to| Some(at.parent()?.join(to)));
         if !all.contains(&at) {
             all.push(at);
