@@ -4,7 +4,7 @@ use super::error::{ConfigError, Origin, Problem};
 use super::raw::{self, unknown};
 use super::source::Text;
 use super::tables::{Away, Table, Tables, add, put};
-use super::value::{invalid, name, not_enforced, ports};
+use super::value::{self, invalid, name, not_enforced, ports};
 use crate::delegates::{Action, Delegate, Unknown, shipped};
 use toml::Spanned;
 
@@ -119,19 +119,12 @@ fn read_action(source: &Text<'_>, action: &Spanned<String>) -> Result<Action, Co
     if word == "join" {
         return Err(not_enforced(source, action, "action", word, "write \"refuse\", which is what this build does, or \"allow\""));
     }
-    Action::ALL.iter().find(|action| action.name() == word).copied().ok_or_else(|| {
-        let names = Action::ALL.iter().map(|action| action.name().to_owned()).collect();
-        invalid(source.at(action.span()), unknown("value", word, names))
-    })
+    value::word(source, action, Action::ALL, Action::name)
 }
 
 /// Reads `[delegates] unknown`.
 pub(super) fn read_unknown(source: &Text<'_>, written: &Spanned<String>) -> Result<Unknown, ConfigError> {
-    let word = written.get_ref().as_str();
-    Unknown::ALL.iter().find(|unknown| unknown.name() == word).copied().ok_or_else(|| {
-        let names = Unknown::ALL.iter().map(|unknown| unknown.name().to_owned()).collect();
-        invalid(source.at(written.span()), unknown("value", word, names))
-    })
+    value::word(source, written, Unknown::ALL, Unknown::name)
 }
 
 #[cfg(test)]

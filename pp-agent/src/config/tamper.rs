@@ -2,18 +2,13 @@
 
 use super::NetAdmin;
 use super::error::ConfigError;
-use super::raw::unknown;
 use super::source::Text;
-use super::value::invalid;
+use super::value::word;
 use toml::Spanned;
 
 /// Reads `net_admin`.
 pub(super) fn net_admin(source: &Text<'_>, written: &Spanned<String>) -> Result<NetAdmin, ConfigError> {
-    let word = written.get_ref().as_str();
-    NetAdmin::ALL.iter().find(|known| known.name() == word).copied().ok_or_else(|| {
-        let names = NetAdmin::ALL.iter().map(|known| known.name().to_owned()).collect();
-        invalid(source.at(written.span()), unknown("value", word, names))
-    })
+    word(source, written, NetAdmin::ALL, NetAdmin::name)
 }
 
 /// What a weaker word than the shipped one turns off.

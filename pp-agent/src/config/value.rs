@@ -22,6 +22,20 @@ pub(super) fn invalid(at: Origin, problem: Problem) -> ConfigError {
     ConfigError::Invalid { at, problem: Box::new(problem) }
 }
 
+/// Reads one of some words: `all` are its meanings, `name` gives the word of each.
+pub(super) fn word<T: Copy>(
+    source: &Text<'_>,
+    written: &Spanned<String>,
+    all: &[T],
+    name: impl Fn(T) -> &'static str,
+) -> Result<T, ConfigError> {
+    let found = written.get_ref().as_str();
+    all.iter().copied().find(|known| name(*known) == found).ok_or_else(|| {
+        let names = all.iter().map(|known| name(*known).to_owned()).collect();
+        invalid(source.at(written.span()), unknown("value", found, names))
+    })
+}
+
 pub(super) fn max_tasks(slot: Option<(i64, Origin)>) -> Result<u32, ConfigError> {
     let Some((number, at)) = slot else {
         return Ok(MAX_TASKS);

@@ -27,7 +27,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     Backend, KernelError, bpffs,
     fmod::{self, FmodObject},
-    foreign, guard, offsets, pinned,
+    foreign, guard, offsets,
     programs::{self, AttachTo, FIRST, LAST, REFUSING},
     sys, version,
 };
@@ -461,53 +461,4 @@ fn build_id() -> &'static str {
         hex::encode(&hash.finalize()[..8])
     });
     &ID
-}
-
-/// Removes every hook and map. It needs no daemon.
-///
-/// # Errors
-/// A pin cannot be removed.
-pub(crate) fn uninstall(bpffs: &Path) -> Result<Removed, KernelError> {
-    let removed = remove_pins(bpffs, &["links", "maps"])?;
-    match fs::remove_dir(bpffs) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(KernelError::io(bpffs.display().to_string())(error)),
-        Ok(()) | Err(_) => Ok(removed),
-    }
-}
-
-/// Removes the pins in these folders, the hooks' before those of maps.
-pub(super) fn remove_pins(bpffs: &Path, folders: &[&str]) -> Result<Removed, KernelError> {
-    let mut removed = Removed { pins: 0, flows: 0, problem: None };
-    for dir in folders {
-        // Before the hooks are removed, and again afterwards for what they refused in between. An error does not stop the removal, since
-        // the operator asked for it.
-        match pinned::end_refused(bpffs) {
-            Ok(flows) => removed.flows += flows,
-            Err(error) => removed.problem = Some(error),
-        }
-        let dir = bpffs.join(dir);
-        let entries = match fs::read_dir(&dir) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(KernelError::io(dir.display().to_string())(error)),
-        };
-        for entry in entries.flatten() {
-            let path = entry.path();
-            fs::remove_file(&path).map_err(KernelError::io(path.display().to_string()))?;
-            removed.pins += 1;
-        }
-        fs::remove_dir(&dir).map_err(KernelError::io(dir.display().to_string()))?;
-    }
-    Ok(removed)
-}
-
-/// What `uninstall` did.
-#[derive(Debug)]
-pub(crate) struct Removed {
-    /// Pins that were removed.
-    pub(crate) pins: usize,
-    /// Flows that were ended because the gate had refused one of their packets.
-    pub(crate) flows: usize,
-    /// Why not all such flows could be ended.
-    pub(crate) problem: Option<KernelError>,
 }

@@ -28,6 +28,7 @@ mod publish;
 mod records;
 mod sockets;
 mod sys;
+mod uninstall;
 pub(crate) mod version;
 
 use std::{
@@ -52,11 +53,12 @@ pub(crate) use backend::{Backend, Candidate, Gap};
 pub(crate) use bpffs::BPFFS;
 pub use error::KernelError;
 pub use guard::PROGRAMS as GUARD_PROGRAMS;
-pub(crate) use load::{GateOptions, uninstall};
+pub(crate) use load::GateOptions;
 pub(crate) use pin_lock::PinLock;
 pub(crate) use pinned::release as release_pinned;
 pub(crate) use publish::Publisher;
 pub(crate) use records::{Reader, Records};
+pub(crate) use uninstall::uninstall;
 
 use crate::{
     delegates::{Delegate, Unknown},

@@ -16,7 +16,7 @@ use super::{
     KernelError, bpffs,
     load::{self, Attached},
     maps::Locked,
-    pinned,
+    pinned, uninstall,
 };
 
 /// What to take back if the start fails.
@@ -76,8 +76,8 @@ impl Drop for PinLock {
     fn drop(&mut self) {
         let removed = match self.undo {
             Undo::Nothing => return,
-            Undo::Hooks => load::remove_pins(&self.dir, &["links"]),
-            Undo::Everything => load::uninstall(&self.dir),
+            Undo::Hooks => uninstall::remove_pins(&self.dir, &["links"]),
+            Undo::Everything => uninstall::uninstall(&self.dir),
         };
         match removed {
             Ok(removed) if removed.pins == 0 => {}
