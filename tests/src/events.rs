@@ -130,7 +130,7 @@ impl EventLog {
         };
         wait::until(what, wait::SOON, found).with_context(|| {
             let seen = self.since(mark);
-            let last: Vec<String> = seen.iter().rev().take(3).map(brief).collect();
+            let last: Vec<String> = seen.iter().rev().take(8).map(brief).collect();
             format!("{} events since, the last of them: {}", seen.len(), if last.is_empty() { "none".to_owned() } else { last.join("; ") })
         })
     }
