@@ -21,8 +21,8 @@ use crate::trusted::{self, FileCheck};
 /// SHA-256 of the source of a table.
 type Key = [u8; 32];
 
-/// The last table of each kind, since most reloads change another part of policy.
-static LAST: Mutex<BTreeMap<&'static str, (Key, Table)>> = Mutex::new(BTreeMap::new());
+/// The last table of each kind, since most reloads change another part of policy. Unit tests keep all: they compile the same few in turn.
+static LAST: Mutex<BTreeMap<(&'static str, Key), Table>> = Mutex::new(BTreeMap::new());
 static FOLDER: OnceLock<PathBuf> = OnceLock::new();
 
 /// How many files are kept, for a few policies that are tried in turn.
@@ -43,7 +43,7 @@ pub(crate) fn keep_in(folder: PathBuf) {
 pub(crate) fn table<E>(kind: &Kind, source: &str, compile: impl FnOnce() -> Result<Table, E>) -> Result<Table, E> {
     let key = key(kind, source);
     let last = || LAST.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, table)) = last().get(kind.name).filter(|(known, _)| *known == key) {
+    if let Some(table) = last().get(&(kind.name, key)) {
         return Ok(table.clone());
     }
     let file = FOLDER.get().map(|folder| folder.join(file_name(kind, &key)));
@@ -65,7 +65,9 @@ pub(crate) fn table<E>(kind: &Kind, source: &str, compile: impl FnOnce() -> Resu
             table
         }
     };
-    last().insert(kind.name, (key, table.clone()));
+    let mut last = last();
+    last.retain(|(name, _), _| cfg!(test) || *name != kind.name);
+    last.insert((kind.name, key), table.clone());
     Ok(table)
 }
 

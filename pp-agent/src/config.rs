@@ -26,6 +26,7 @@ pub use error::{ConfigError, Origin, Problem};
 pub(crate) use off::Off;
 pub(crate) use pp_common::net_admin::NetAdmin;
 pub(crate) use source::{NotRead, Paths, Source};
+pub(crate) use tamper::LaterFiles;
 
 use crate::delegates::{Delegate, Unknown};
 use crate::identity::{AgentRules, CgroupRule, IdentityTables};
@@ -103,6 +104,8 @@ pub struct Config {
     pub(crate) unknown_delegates: Unknown,
     /// What happens to sessions that administer the host's network.
     pub(crate) net_admin: NetAdmin,
+    /// What happens to sessions that change files by which others act later.
+    pub(crate) later_files: LaterFiles,
     /// The agents' rules, compiled, without cgroups.
     pub identity: IdentityTables,
     /// The rules about tools, compiled.

@@ -5,6 +5,7 @@
 //! The kind: a path that the kernel is built with or that one of its settings names now, whether something is there or not.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::delegates::expand;
@@ -94,10 +95,21 @@ pub(crate) fn targets() -> Vec<Target> {
 
 /// The programs that settings name now.
 fn named() -> Vec<PathBuf> {
-    let text = |path: &Path| fs::read_to_string(path).unwrap_or_default();
+    let text = |path: &Path| {
+        fs::read_to_string(path).unwrap_or_else(|error| {
+            // Kernels without the setting have nothing that it names.
+            if error.kind() != ErrorKind::NotFound {
+                tracing::error!("{}: {error}; a program that the kernel runs by it is not guarded", path.display());
+            }
+            String::new()
+        })
+    };
     let mut found: Vec<PathBuf> = SETTINGS.iter().filter_map(|setting| program(&text(Path::new(setting)))).collect();
     found.extend(text(Path::new(CORE_PATTERN)).strip_prefix('|').and_then(program));
-    let mounts = mounts::mounts().unwrap_or_default();
+    let mounts = mounts::mounts().unwrap_or_else(|error| {
+        tracing::error!("mounts: {error}; programs that cgroups of version 1 name are not guarded");
+        Vec::new()
+    });
     let agents = mounts.iter().filter(|mount| mount.kind == "cgroup").map(|mount| mount.point.join("release_agent"));
     found.extend(agents.filter_map(|agent| program(&text(&agent))));
     found.sort();

@@ -24,6 +24,7 @@ use crate::world::{World, skip, tests};
 tests![
     killing_the_daemon_in_a_connect_loop_opens_nothing,
     stopping_the_daemon_leaves_enforcement_on,
+    daemon_that_was_killed_is_told_of_and_one_that_was_stopped_is_not,
     receipt_expires_while_the_daemon_is_down,
     budget_is_counted_once_across_restarts,
     budget_whose_count_is_lost_is_over,
@@ -102,6 +103,24 @@ fn stopping_the_daemon_leaves_enforcement_on(world: &mut World) -> Result<()> {
     ensure!(daemon.log().contains("uninstall-hooks"), "the log does not say how to end enforcement:\n{}", daemon.log());
     daemon.spawn()?;
     silently_refused(&daemon)
+}
+
+fn daemon_that_was_killed_is_told_of_and_one_that_was_stopped_is_not(world: &mut World) -> Result<()> {
+    let mut daemon = own(world)?;
+    let is_start =
+        |event: &Value| event["kind"] == "policy" && event["detail"].as_str().is_some_and(|detail| detail.starts_with("daemon started"));
+    let is_told = |event: &Value| event["kind"] == "posture" && event["reason"] == "daemon_killed";
+    // Control: one that ends by itself.
+    let mark = daemon.events().mark();
+    daemon.stop()?;
+    daemon.spawn()?;
+    let _started = daemon.events().wait_since(mark, "the start", is_start)?;
+    ensure!(!daemon.events().since(mark).iter().any(is_told), "a daemon that was stopped is told of as killed");
+    daemon.crash()?;
+    daemon.spawn()?;
+    let told = daemon.events().wait_since(mark, "the killed daemon", is_told)?;
+    ensure!(told["detail"].as_str().is_some_and(|detail| detail.contains("stayed in force")), "{told}");
+    Ok(())
 }
 
 fn receipt_expires_while_the_daemon_is_down(world: &mut World) -> Result<()> {

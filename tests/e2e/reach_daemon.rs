@@ -7,11 +7,12 @@ use nix::libc;
 use pp_agent::os::mounts::cgroup2_root;
 use pp_tests::attack::Answer;
 use pp_tests::harness::By;
+use pp_tests::policy::Policy;
 use pp_tests::wait;
 
 use crate::moves::Cgroup;
 use crate::reach::{control, reach, refused};
-use crate::tamper::{is_stated_gap, refused_attempt, tamper, text, victim};
+use crate::tamper::{free, is_stated_gap, refused_attempt, tamper, text, victim};
 use crate::world::{World, tests};
 
 tests![
@@ -19,6 +20,7 @@ tests![
     daemons_cgroup_cannot_be_frozen_or_limited,
     guarded_file_cannot_be_changed_by_its_file_system,
     files_of_boot_and_login_cannot_be_changed,
+    files_that_act_later_are_a_choice_of_policy,
 ];
 
 fn daemon_cannot_be_limited_or_starved(world: &mut World) -> Result<()> {
@@ -204,4 +206,24 @@ fn files_of_boot_and_login_cannot_be_changed(world: &mut World) -> Result<()> {
         fs::remove_dir(folder)?;
     }
     done
+}
+
+fn files_that_act_later_are_a_choice_of_policy(world: &mut World) -> Result<()> {
+    if is_stated_gap(world, "tamper")? {
+        return Ok(());
+    }
+    let later = ["write", "/etc/passwd"];
+    let standard = Policy::standard(world.lab());
+    let allowing = standard.clone().with("[tamper]\nlater_files = \"allow\"\n");
+    let daemon = world.sharing(&allowing)?;
+    free(daemon, &later)?;
+    let off = daemon.client()?.status()?["off"].to_string();
+    ensure!(off.contains("[tamper] later_files"), "{off}");
+    // The gate's own stay guarded.
+    let own = text(&daemon.path("policy.toml"));
+    let _event = refused_attempt(daemon, &tamper(daemon, &["write", &own]), libc::EPERM, "own_file", Some("policy.toml"))?;
+    // Control: by what is shipped it is refused, at once after the reload.
+    let daemon = world.daemon()?;
+    let _event = refused_attempt(daemon, &tamper(daemon, &later), libc::EPERM, "later_file", Some("passwd"))?;
+    Ok(())
 }

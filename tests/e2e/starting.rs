@@ -3,10 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::errno::Errno;
 use nix::libc;
+use nix::sys::signal::Signal;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use pp_tests::agent::Daemon;
 use pp_tests::attack::{self, Answer};
 use pp_tests::harness::{By, Quiet, Refusal};
@@ -26,6 +30,8 @@ tests![
     start_without_the_pin_of_a_map_leaves_in_force_what_uses_the_map,
     start_that_finds_less_than_is_required_leaves_enforced_what_it_can,
     second_daemon_is_refused_and_weakens_nothing,
+    daemon_that_is_stopped_in_its_tracks_is_still_one,
+    daemon_runs_no_library_of_the_host,
     daemon_in_a_namespace_of_its_own_says_so_and_does_not_start,
     accepted_namespace_is_named_by_status_and_doctor,
     refusals_in_the_daemons_own_cgroup_prove_nothing,
@@ -177,6 +183,46 @@ fn second_daemon_is_refused_and_weakens_nothing(world: &mut World) -> Result<()>
     ensure!(event["verdict"] == "block", "{event}");
     // Control: with pins of its own it starts.
     second.spawn()
+}
+
+fn daemon_that_is_stopped_in_its_tracks_is_still_one(world: &mut World) -> Result<()> {
+    let first = world.own(&Policy::standard(world.lab()))?;
+    let path = first.path("control.sock");
+    first.signal(Signal::SIGSTOP)?;
+    // Callers fill the queue of a daemon that accepts nobody.
+    let mut waiting = Vec::new();
+    let refused = loop {
+        let caller = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)?;
+        match connect(caller.as_raw_fd(), &UnixAddr::new(&path)?) {
+            Ok(()) if waiting.len() < 5_000 => waiting.push(caller),
+            Ok(()) => break Err(anyhow::anyhow!("its queue has no end")),
+            Err(Errno::EAGAIN) => break run::run(&mut first.command()),
+            Err(errno) => break Err(errno.into()),
+        }
+    };
+    first.signal(Signal::SIGCONT)?;
+    let output = refused?;
+    ensure!(output.code() == 2 && output.both().contains("another pp-agent answers on it"), "{output}");
+    Ok(())
+}
+
+/// The files of the code that a process runs.
+fn code_of(pid: u32) -> Result<BTreeSet<PathBuf>> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let executable = maps.lines().filter(|line| line.split_whitespace().nth(1).is_some_and(|rights| rights.contains('x')));
+    Ok(executable.filter_map(|line| line.find('/').map(|at| PathBuf::from(&line[at..]))).collect())
+}
+
+fn daemon_runs_no_library_of_the_host(world: &mut World) -> Result<()> {
+    // Control: other programs run the host's.
+    let own = code_of(std::process::id())?;
+    ensure!(own.iter().any(|file| file.to_string_lossy().contains("/libc.so")), "{own:?}");
+    let daemon = world.daemon()?;
+    let _named = daemon.cli(&["check", "10.20.4.7:502", "--user", "nobody-of-this-name"])?;
+    let (pid, program) = (daemon.pid()?, fs::read_link(format!("/proc/{}/exe", daemon.pid()?))?);
+    let code = code_of(pid)?;
+    ensure!(code == BTreeSet::from([program.clone()]), "{} runs {code:?}", program.display());
+    Ok(())
 }
 
 fn daemon_in_a_namespace_of_its_own_says_so_and_does_not_start(world: &mut World) -> Result<()> {

@@ -180,10 +180,10 @@ impl<'a> Rows<'a> {
         let only = match row.ci {
             Share::Part => vec!["--groups".to_owned(), self.matrix.ci_groups.join(",")],
             Share::Kernel => {
-                let covered = self.covered(&what, row);
-                let groups = self.matrix.ci_groups.iter().chain(&self.matrix.ci_kernel_groups);
-                let groups: Vec<&str> = groups.map(String::as_str).filter(|group| !covered || *group != coverage::GROUP).collect();
-                vec!["--groups".to_owned(), groups.join(",")]
+                let groups: Vec<&str> = self.matrix.ci_groups.iter().chain(&self.matrix.ci_kernel_groups).map(String::as_str).collect();
+                let mut only = vec!["--groups".to_owned(), groups.join(",")];
+                only.extend(self.covered(&what, row).then(|| "--uncovered".to_owned()));
+                only
             }
             Share::Whole | Share::None => Vec::new(),
         };
@@ -204,14 +204,14 @@ impl<'a> Rows<'a> {
         Line { groups: cell.groups, ..Line::new(&format!("{what} ({})", cell.kernel), counts, start) }
     }
 
-    /// Whether the row can skip the ways around the gate: its committed result is of the same kernel programs and the same ways. The
+    /// Whether the row can skip the ways around the gate: its committed result is of the same kernel programs and the same tests. The
     /// daemon's part in them is tested on this machine, which tries them all.
     fn covered(&self, what: &str, row: &Row) -> bool {
         if self.store.is_fresh() {
             return false;
         }
-        match coverage::of_these_programs(self.paths, row) {
-            Ok(Some(sources)) => sh::say(format!("{what}: docs/coverage/{}.json is of these programs, key {sources}", row.name)),
+        match coverage::of_this_tree(self.paths, row) {
+            Ok(Some(key)) => sh::say(format!("{what}: docs/coverage/{}.json is of these programs and tests, key {key}", row.name)),
             Ok(None) => return false,
             Err(err) => {
                 sh::say(format!("{what}: its committed coverage is not taken: {err:#}"));

@@ -23,9 +23,6 @@ use crate::{
     setup, sh, wrappers,
 };
 
-/// The group of the suite that tries the ways.
-pub(crate) const GROUP: &str = "coverage";
-
 /// What one run of the table found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Found {
@@ -36,6 +33,9 @@ pub(crate) struct Found {
     pub(crate) date: String,
     /// Hash of the sources of pp-ebpf and pp-common that it ran with.
     pub(crate) sources: String,
+    /// Hash of the sources of the suite that tried them.
+    #[serde(default)]
+    pub(crate) suite: String,
     /// The share of closed rows among those that can be delivered.
     pub(crate) score: f64,
     pub(crate) rows: Vec<Technique>,
@@ -166,16 +166,18 @@ pub(crate) fn check(paths: &Paths, demand: Demand, after_a_run: bool) -> Result<
     Ok(checked)
 }
 
-/// The hash of the kernel programs, if the committed result of the row is of these programs and of this tree's ways.
+/// A key of the kernel programs and the suite, if the committed result of the row is of both.
 ///
 /// # Errors
 ///
 /// Results or sources cannot be read.
-pub(crate) fn of_these_programs(paths: &Paths, row: &Row) -> Result<Option<String>> {
-    let (committed, matrix, sources) = (committed(paths)?, Matrix::load(paths)?, sources(paths)?);
+pub(crate) fn of_this_tree(paths: &Paths, row: &Row) -> Result<Option<String>> {
+    let (committed, matrix) = (committed(paths)?, Matrix::load(paths)?);
+    let (sources, suite) = (sources(paths)?, suite(paths)?);
     let native = native(&matrix, committed.values());
     let current = committed.get(&row.name).filter(|found| native.is_some() && stale(found, native, &sources).is_none());
-    Ok(current.filter(|found| found.backend == row.backend && wrong(found).is_empty()).map(|_| sources))
+    let current = current.filter(|found| found.suite == suite && found.backend == row.backend && wrong(found).is_empty());
+    Ok(current.map(|_| format!("{sources}+{suite}")))
 }
 
 /// The part of [`check`] without the page. `fresh` returns the suite's result of a row, if there is one of this tree.
@@ -304,6 +306,7 @@ fn found(paths: &Paths, row: &Row) -> Result<Found> {
         commit: say(paths, "git", &["rev-parse", "--short=12", "HEAD"])?,
         date: say(paths, "date", &["-u", "+%F"])?,
         sources: sources(paths)?,
+        suite: suite(paths)?,
         score,
         rows: report.coverage,
     })
@@ -318,8 +321,17 @@ pub(crate) fn say(paths: &Paths, program: &str, arguments: &[&str]) -> Result<St
 
 /// A hash of the sources that decide and refuse. While they do not change, the results stay valid.
 fn sources(paths: &Paths) -> Result<String> {
+    hash(paths, &["pp-common/src", "pp-ebpf/src"])
+}
+
+/// A hash of the sources that try the ways.
+fn suite(paths: &Paths) -> Result<String> {
+    hash(paths, &["tests/src", "tests/e2e"])
+}
+
+fn hash(paths: &Paths, folders: &[&str]) -> Result<String> {
     let mut files = Vec::new();
-    for folder in ["pp-common/src", "pp-ebpf/src"] {
+    for folder in folders {
         collect(&paths.root.join(folder), &mut files)?;
     }
     files.sort();

@@ -114,6 +114,7 @@ mod tests {
             commit: "abc".into(),
             date: "2026-11-26".into(),
             sources: sources.into(),
+            suite: String::new(),
             score: 1.0,
             rows: tests.iter().map(technique).collect(),
         }

@@ -18,6 +18,7 @@ fn found(rows: Vec<Technique>) -> Found {
         commit: String::new(),
         date: String::new(),
         sources: String::new(),
+        suite: String::new(),
         score: 1.0,
         rows,
     }

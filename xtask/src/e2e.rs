@@ -81,21 +81,23 @@ pub(crate) fn build_all(paths: &Paths) -> Result<PathBuf> {
 
 /// Builds the agent, with the existing eBPF object, and the tests.
 fn build_user_side(paths: &Paths, release: bool) -> Result<PathBuf> {
-    let mut command = paths.cargo();
-    command.args(["build", "--quiet", "--package", "pp-agent", "--package", "pp-tests"]);
-    if release {
-        command.arg("--release");
-    }
+    let profile = if release { "--profile=release" } else { "--profile=dev" };
     sh::say("build agent and tests ...");
-    sh::run(&mut command)?;
+    sh::run(paths.cargo().args(["build", "--quiet", "--package", "pp-tests", profile]))?;
+    link_agent(paths, profile)?;
     Ok(paths.target.join(if release { "release" } else { "debug" }))
+}
+
+/// Builds the agent as it is installed: it loads no library, which a session could replace.
+fn link_agent(paths: &Paths, profile: &str) -> Result<()> {
+    let args = ["rustc", "--quiet", "--package", "pp-agent", "--bin", "pp-agent", profile, "--", "-C", "target-feature=+crt-static"];
+    sh::run(paths.cargo().args(args))
 }
 
 /// Builds the agent alone, for installation. Returns its path.
 pub(crate) fn build_agent(paths: &Paths) -> Result<PathBuf> {
     build_ebpf::run(paths, Variant::Shipped)?;
-    let args = ["build", "--quiet", "--release", "--package", "pp-agent"];
-    sh::run(paths.cargo().args(args))?;
+    link_agent(paths, "--profile=release")?;
     Ok(paths.target.join("release/pp-agent"))
 }
 

@@ -7,6 +7,7 @@ use super::source::{Source, Text};
 use super::tables::{Away, Table, Tables, add};
 use super::value::{invalid, name, not_enforced};
 use crate::identity::{self, AgentRules, IdentityTables};
+use crate::os::accounts;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use toml::Spanned;
 
@@ -213,15 +214,15 @@ fn check_pattern(source: &Text<'_>, agent: &str, kind: &'static str, pattern: &S
 fn uid(source: &Text<'_>, agent: &str, user: &Spanned<String>) -> Result<u32, ConfigError> {
     let text = user.get_ref();
     let at = || source.at(user.span());
-    let known = || match nix::unistd::User::from_name(text) {
-        Ok(Some(user)) => Some(user.uid.as_raw()),
-        Ok(None) | Err(_) => None,
+    let found = match text.parse() {
+        Ok(uid) => Ok(uid),
+        Err(_) => match accounts::uid_of(text) {
+            Ok(Some(uid)) => Ok(uid),
+            Ok(None) => Err("no such user on this host; create it first, or write its uid"),
+            Err(_) => Err("the user database of this host does not answer; write its uid"),
+        },
     };
-    let Some(uid) = text.parse().ok().or_else(known) else {
-        let wanted = "no such user on this host; create it first, or write its uid";
-        let problem = Problem::BadValue { key: "user", found: text.clone(), wanted };
-        return Err(invalid(at(), problem));
-    };
+    let uid = found.map_err(|wanted| invalid(at(), Problem::BadValue { key: "user", found: text.clone(), wanted }))?;
     identity::check_user(text, uid).map_err(|danger| {
         let (agent, pattern) = (agent.to_owned(), text.clone());
         invalid(at(), Problem::Danger { agent, kind: "user", pattern, danger })

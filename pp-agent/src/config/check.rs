@@ -9,7 +9,7 @@ use super::tables::{Table, Tables, add, put, set};
 use super::value::{
     address, approvals, check_name, decider, invalid, mac_list, max_tasks, max_ttl, name, network, not_enforced, number, ports, service,
 };
-use super::{Authority, Config, Gateway, Mode, NetAdmin, Zone};
+use super::{Authority, Config, Gateway, LaterFiles, Mode, NetAdmin, Zone};
 use super::{behaviour, delegates, exec, off, services, tamper};
 use crate::delegates::{THIS_HOST, Unknown};
 use crate::identity::CgroupRule;
@@ -55,6 +55,7 @@ struct Merge {
     delegates: Tables<delegates::Written>,
     unknown_delegates: Option<(Unknown, Origin)>,
     net_admin: Option<(NetAdmin, Origin)>,
+    later_files: Option<(LaterFiles, Origin)>,
     /// Zones and gateways that authorities name. They are checked when all files are read.
     named: Vec<(&'static str, String, Origin)>,
 }
@@ -110,12 +111,21 @@ impl Merge {
             let at = source.at(unknown.span());
             put(&mut self.unknown_delegates, delegates::read_unknown(source, &unknown)?, at, "delegates.unknown")?;
         }
-        if let Some(word) = file.tamper.and_then(|table| table.net_admin) {
-            let at = source.at(word.span());
-            put(&mut self.net_admin, tamper::net_admin(source, &word)?, at, "tamper.net_admin")?;
+        if let Some(tamper) = file.tamper {
+            self.tamper(source, tamper)?;
         }
         file.agent.into_iter().try_for_each(|agent| agents::agent(&mut self.agents, source, agent))?;
         file.authority.into_iter().try_for_each(|authority| self.authority(source, authority))
+    }
+
+    fn tamper(&mut self, source: &Text<'_>, table: raw::Tamper) -> Result<(), ConfigError> {
+        if let Some(word) = table.net_admin {
+            put(&mut self.net_admin, tamper::net_admin(source, &word)?, source.at(word.span()), "tamper.net_admin")?;
+        }
+        if let Some(word) = table.later_files {
+            put(&mut self.later_files, tamper::later_files(source, &word)?, source.at(word.span()), "tamper.later_files")?;
+        }
+        Ok(())
     }
 
     fn zone(&mut self, source: &Text<'_>, zone: Spanned<raw::Zone>) -> Result<(), ConfigError> {
@@ -319,6 +329,7 @@ impl Merge {
             delegates: delegates::with_shipped(self.delegates.into_list())?,
             unknown_delegates: value(self.unknown_delegates).unwrap_or(Unknown::SHIPPED),
             net_admin: value(self.net_admin).unwrap_or(NetAdmin::SHIPPED),
+            later_files: value(self.later_files).unwrap_or(LaterFiles::SHIPPED),
             notes: Vec::new(),
             adds: (!adds.is_empty())
                 .then(|| format!("{} add to what is shipped; replace = true in a table makes what it lists stand alone", adds.join(", "))),

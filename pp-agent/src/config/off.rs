@@ -39,7 +39,8 @@ pub(super) fn off(config: &Config) -> Result<Vec<Off>, ConfigError> {
         let text = "[delegates] unknown = \"allow\": servers of the user that no list names are neither refused nor reported";
         all.push(one("delegates", vec!["unknown".to_owned()], text.to_owned()));
     }
-    all.extend(super::tamper::off(config.net_admin).map(|text| one("tamper", vec!["net_admin".to_owned()], text)));
+    let tamper = super::tamper::off(config.net_admin, config.later_files);
+    all.extend(tamper.map(|(key, text)| one("tamper", vec![key.to_owned()], text)));
     all.extend(behaviour(&config.behaviour));
     for gateway in &config.gateways {
         all.extend(gateway_limits(&gateway.name, &gateway.limits));

@@ -168,6 +168,7 @@ pub(super) struct Delegates {
 #[serde(deny_unknown_fields)]
 pub(super) struct Tamper {
     pub(super) net_admin: Option<Spanned<String>>,
+    pub(super) later_files: Option<Spanned<String>>,
 }
 
 /// Parses one file.

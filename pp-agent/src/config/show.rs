@@ -32,6 +32,7 @@ struct Shown<'a> {
 #[derive(Serialize)]
 struct Tamper {
     net_admin: &'static str,
+    later_files: &'static str,
 }
 
 #[derive(Serialize)]
@@ -158,7 +159,7 @@ pub(super) fn to_toml(config: &Config) -> String {
         gateway: config.gateways.iter().map(gateway).collect(),
         authority: config.authorities.iter().map(authority).collect(),
         agent: config.agents.iter().map(|agent| shown_agent(agent, config)).collect(),
-        tamper: Tamper { net_admin: config.net_admin.name() },
+        tamper: Tamper { net_admin: config.net_admin.name(), later_files: config.later_files.name() },
         delegates: Delegates { unknown: config.unknown_delegates.name() },
         delegate: config.delegates.iter().map(|delegate| shown_delegate(delegate, config)).collect(),
     };

@@ -1,6 +1,7 @@
 //! The listener: accepts connections within bounds, and serves the calls.
 
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +14,8 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tokio::sync::watch;
 
@@ -52,6 +55,8 @@ pub(crate) enum ListenError {
 pub(crate) struct Bound {
     socket: UnixSocket,
     path: PathBuf,
+    /// A daemon that did not end by itself had left its socket there.
+    pub(crate) left_behind: bool,
 }
 
 /// Makes the socket, and replaces one that no daemon answers on. Everyone may connect, since rights are checked for each request.
@@ -61,17 +66,18 @@ pub(crate) struct Bound {
 pub(crate) fn bind(path: &Path) -> Result<Bound, ListenError> {
     let error = |source| ListenError::Io { path: path.to_owned(), source };
     check_free(path)?;
-    match std::fs::remove_file(path) {
-        Ok(()) => {}
+    let left_behind = match std::fs::remove_file(path) {
+        Ok(()) => true,
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
             path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(error)?;
+            false
         }
         Err(source) => return Err(error(source)),
-    }
+    };
     let socket = UnixSocket::new_stream().map_err(error)?;
     socket.bind(path).map_err(error)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(error)?;
-    Ok(Bound { socket, path: path.to_owned() })
+    Ok(Bound { socket, path: path.to_owned(), left_behind })
 }
 
 /// Checks that no daemon answers on the socket, and that nothing else is at its path.
@@ -83,10 +89,14 @@ pub(crate) fn check_free(path: &Path) -> Result<(), ListenError> {
     if !metadata.file_type().is_socket() {
         return Err(ListenError::NotASocket(path.to_owned()));
     }
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(ListenError::InUse(path.to_owned()));
+    let error = |errno: Errno| ListenError::Io { path: path.to_owned(), source: errno.into() };
+    // One that is stopped accepts nothing, and a caller that waits would wait for ever once its queue is full.
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None).map_err(error)?;
+    match connect(socket.as_raw_fd(), &UnixAddr::new(path).map_err(error)?) {
+        Ok(()) | Err(Errno::EAGAIN) => Err(ListenError::InUse(path.to_owned())),
+        Err(_) => Ok(()),
     }
-    Ok(())
 }
 
 impl Bound {
@@ -95,7 +105,7 @@ impl Bound {
     /// # Errors
     /// The kernel refuses it.
     pub(crate) fn listen(self) -> Result<UnixListener, ListenError> {
-        let Self { socket, path } = self;
+        let Self { socket, path, .. } = self;
         socket.listen(BACKLOG).map_err(|source| ListenError::Io { path, source })
     }
 }

@@ -1,13 +1,12 @@
 //! Admits artifacts under the policy of this host, and drafts requests.
 
-use nix::unistd::User;
-
 use crate::api::Draft;
 use crate::config::Config;
 use crate::control::ApiError;
 use crate::events::Destination;
 use crate::events::build::transport_text;
 use crate::keyring::Keyring;
+use crate::os::accounts;
 use crate::policy::{LearnedPlaces, PolicySurface};
 use crate::receipt::request::{RequestTarget, credential_scope};
 use crate::receipt::revocation::{Revocation, admit_revocation, revoked_id};
@@ -65,8 +64,8 @@ pub(super) fn uids_of(receipt: &Receipt) -> Result<Vec<u32>, ApiError> {
     let users = receipt.terms().users.as_deref().unwrap_or_default();
     users
         .iter()
-        .map(|user| match User::from_name(user) {
-            Ok(Some(found)) => Ok(found.uid.as_raw()),
+        .map(|user| match accounts::uid_of(user) {
+            Ok(Some(uid)) => Ok(uid),
             Ok(None) => Err(Refusal::UserUnknown { user: user.clone() }.into()),
             Err(error) => Err(ApiError::Internal(format!("user {user}: {error}"))),
         })

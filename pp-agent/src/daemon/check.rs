@@ -10,7 +10,7 @@ use crate::events::Destination;
 use crate::events::behaviour::scope_text;
 use crate::events::build::{addr_of, parse_session};
 use crate::name::name_id;
-use nix::unistd::User;
+use crate::os::accounts;
 use pp_common::abi::TaskMark;
 
 impl Daemon {
@@ -89,8 +89,8 @@ pub(super) fn uid_of(user: &str) -> Result<u32, ApiError> {
     if let Ok(uid) = user.parse() {
         return Ok(uid);
     }
-    match User::from_name(user) {
-        Ok(Some(found)) => Ok(found.uid.as_raw()),
+    match accounts::uid_of(user) {
+        Ok(Some(uid)) => Ok(uid),
         Ok(None) => Err(ApiError::bad_request(format!("user {user}: this host knows none of this name"))),
         Err(error) => Err(ApiError::Internal(format!("user {user}: {error}"))),
     }

@@ -46,6 +46,11 @@ impl Claim {
         &self.namespaces
     }
 
+    /// Whether the daemon before this one was killed or crashed: it has left its socket.
+    pub(super) fn found_one_killed(&self) -> bool {
+        self.bound.as_ref().is_some_and(|bound| bound.left_behind)
+    }
+
     /// Accepts connections on the socket from now on.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::Daemon;
+use crate::config::LaterFiles;
 use crate::delegates::{Action, Delegate};
 use crate::guarded::{self, Own, Target};
 use crate::helpers;
@@ -89,12 +90,15 @@ fn bind(path: &Path) -> std::io::Result<UnixListener> {
 impl Daemon {
     /// Updates both tables with what is at their paths now.
     pub(super) fn refresh_guard(&self) {
-        let targets = self.targets();
+        let mut targets = self.targets();
         let canary = self.guard.decoy.socket.display().to_string();
         let canary =
             Delegate { name: AGENT.to_owned(), action: Action::Refuse, paths: vec![canary], listeners: Vec::new(), ports: Vec::new() };
         // It comes first, so that no policy opens it.
         let force = self.rules.now();
+        if force.config.later_files == LaterFiles::Allow {
+            targets.retain(|target| !target.later);
+        }
         let delegates: Vec<Delegate> = std::iter::once(canary).chain(force.config.delegates.iter().cloned()).collect();
         let mut problems = Vec::new();
         let guarded = self.gate.guard(&targets, force.config.net_admin);

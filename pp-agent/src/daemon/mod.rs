@@ -184,6 +184,9 @@ async fn serve(args: &DaemonArgs, socket: &Path) -> Result<(), DaemonError> {
     process::ignore_stray_signals();
     let mut claim = Claim::make(args, socket)?;
     let daemon = Arc::new(load::start(args.clone(), socket, claim.namespaces())?);
+    if claim.found_one_killed() {
+        daemon.report_killed();
+    }
     let listener = claim.listen()?;
     let (stop, stopping) = watch::channel(false);
     let mut tasks = Vec::new();

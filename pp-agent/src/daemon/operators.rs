@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::unistd::Group;
+use crate::os::accounts;
 
 /// Its members may do what root may, except from within an agent's session.
 const NAME: &str = "pp-operators";
@@ -50,5 +50,11 @@ impl Operators {
 }
 
 fn look_up() -> u64 {
-    Group::from_name(NAME).ok().flatten().map_or(NONE, |group| u64::from(group.gid.as_raw()))
+    match accounts::gid_of(NAME) {
+        Ok(gid) => gid.map_or(NONE, u64::from),
+        Err(error) => {
+            tracing::warn!("group {NAME}: {error}; only root is an operator until it is found");
+            NONE
+        }
+    }
 }

@@ -35,6 +35,16 @@ pub(super) struct Watch {
     canary_reported: AtomicBool,
 }
 
+impl Daemon {
+    /// Reports that the daemon before this one did not end by itself.
+    pub(super) fn report_killed(&self) {
+        const WHAT: &str =
+            "the daemon before this one was killed or crashed; what was enforced stayed in force; its unit's journal says more";
+        tracing::warn!("{WHAT}");
+        self.reports.publish(self.reports.event(Body::Posture { change: PostureChange::DaemonKilled, hook: None }).detail(WHAT));
+    }
+}
+
 impl Watch {
     /// What the last canary found.
     pub(super) fn measured(&self) -> Measured {

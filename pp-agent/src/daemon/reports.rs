@@ -10,6 +10,7 @@ use crate::events::hub::Hub;
 use crate::events::refusals::Ledger;
 use crate::events::tally::Tally;
 use crate::events::{Body, Event};
+use crate::os::accounts;
 
 pub(super) struct Reports {
     pub(super) hub: Hub,
@@ -61,6 +62,6 @@ pub(super) fn reason(text: &str) -> Result<&str, ApiError> {
 /// A caller of the control socket, as events name it.
 pub(super) fn caller(caller: &Caller) -> String {
     let uid = caller.uid;
-    let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
-    user.map_or_else(|| format!("uid {uid}"), |user| format!("{} (uid {uid})", user.name))
+    let name = accounts::user_name(uid).ok().flatten();
+    name.map_or_else(|| format!("uid {uid}"), |name| format!("{name} (uid {uid})"))
 }

@@ -3,7 +3,6 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 
-use nix::unistd::{Uid, User};
 use pp_common::abi::{NameId, Serial, TASK_CANARY};
 use pp_common::behaviour::has_ports;
 use pp_common::decide::{Reason, Subject, is_login_port, transport};
@@ -17,6 +16,7 @@ use super::{Attempt, Body, Destination, Event, Loss, Owner, Place, Process, Tool
 use crate::clock::Now;
 use crate::kernel::Backend;
 pub(crate) use crate::name::{parse_session, session_text};
+use crate::os::accounts;
 use crate::tools::ToolRule;
 
 /// Sessions whose agent and owner are remembered.
@@ -117,7 +117,7 @@ impl Builder {
 
     /// A user with its name.
     pub(crate) fn owner(&mut self, uid: u32) -> Owner {
-        let name = self.users.entry(uid).or_insert_with(|| User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name));
+        let name = self.users.entry(uid).or_insert_with(|| accounts::user_name(uid).ok().flatten());
         Owner { uid, name: name.clone() }
     }
 

@@ -237,7 +237,7 @@ fn of_the_daemon() -> Vec<String> {
     for reason in ["hook_detached", "hook_replaced", "hook_unpinned", "hook_unknown", "foreign_program"] {
         add("posture", format!("\"reason\":\"{reason}\",\"hook\":\"connect4\",\"detail\":\"it was put back\""));
     }
-    for reason in ["state_unavailable", "state_restored", "state_went_back", "state_accepted"] {
+    for reason in ["daemon_killed", "state_unavailable", "state_restored", "state_went_back", "state_accepted"] {
         add("posture", format!("\"reason\":\"{reason}\",\"detail\":\"2 receipts are known again\""));
     }
     for reason in ["files", "built_in", "last_good", "reloaded", "refused"] {

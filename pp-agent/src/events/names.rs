@@ -111,6 +111,8 @@ names! {
         StateUnavailable = "state_unavailable";
         /// They can be again.
         StateRestored = "state_restored";
+        /// The daemon before this one did not end by itself.
+        DaemonKilled = "daemon_killed";
         /// The state is an earlier copy, so that no receipt is in force.
         StateWentBack = "state_went_back";
         /// An operator accepted it.

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code, reason = "system calls that no library offers safely; each has its SAFETY line")]
 
+pub(crate) mod accounts;
 pub(crate) mod diag;
 pub mod host;
 pub mod isolation;

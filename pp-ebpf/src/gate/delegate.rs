@@ -81,8 +81,8 @@ fn unlisted(task: &TaskMark, hook: GuardHook, sk: u64, listener: Option<u64>, tg
     let unknown = match DELEGATES.get_ptr(&DelegateKey { number: 0, dev: 0, by: by::UNLISTED }) {
         // SAFETY: a map value; it stays readable while this program runs.
         Some(unknown) => Unknown::or_refuse(unsafe { *unknown }),
-        // Of a table that an earlier build wrote: this one is about to write its own.
-        None => Unknown::SHIPPED,
+        // Of a table that is not written yet, or is damaged.
+        None => Unknown::Refuse,
     };
     if matches!(unknown, Unknown::Allow) || !is_of_kind(listener.and_then(mark_of).is_some(), same_user(sk)) {
         return Verdict::Allow;

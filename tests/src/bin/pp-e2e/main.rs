@@ -1,8 +1,8 @@
 //! Runs the end-to-end suite: builds the lab, runs every test in it one after the other, writes the result file.
 //!
-//! Usage: `pp-e2e --row NAME --result FILE [--soak] [--groups NAME,...] [--coverage] [--seed N] [--seeds N] [--seconds N] [FILTER] [libtest
+//! Usage: `pp-e2e --row NAME --result FILE [--soak] [--groups NAME,...] [--coverage|--uncovered] [--seed N] [--seeds N] [--seconds N] [FILTER] [libtest
 //! options]`; needs root. Exit code 0 if nothing failed. `--groups` runs these groups alone: the whole suite in a test machine takes a
-//! quarter of an hour a kernel. `--coverage` runs the tests that the coverage table names, of any group. `--seed` is the first seed of the
+//! quarter of an hour a kernel. `--coverage` runs the tests that the coverage table names, of any group, and `--uncovered` the others. `--seed` is the first seed of the
 //! concurrency hunts, `--seeds` and `--seconds` how many there are in soak and how long each takes. What such a run leaves out of the
 //! group `soak` is listed as ignored, the reason in brackets.
 
@@ -197,6 +197,7 @@ struct Options {
     /// Only these; empty: all.
     groups: Vec<String>,
     coverage: bool,
+    uncovered: bool,
     libtest: Vec<String>,
 }
 
@@ -208,6 +209,7 @@ fn options() -> Result<Options> {
         hunts: Hunts::default(),
         groups: Vec::new(),
         coverage: false,
+        uncovered: false,
         libtest: Vec::new(),
     };
     let mut words = std::env::args();
@@ -225,6 +227,7 @@ fn options() -> Result<Options> {
             "--seeds" => options.hunts.seeds = number(&mut words, "--seeds")?,
             "--seconds" => options.hunts.seconds = number(&mut words, "--seconds")?,
             "--coverage" => options.coverage = true,
+            "--uncovered" => options.uncovered = true,
             "--groups" => options.groups = words.next().unwrap_or_default().split(',').map(str::to_owned).collect(),
             _ => options.libtest.push(word),
         }
@@ -280,9 +283,8 @@ fn suite() -> Result<bool> {
             }));
         }
     }
-    if options.coverage {
-        trials.retain(|trial| TABLE.iter().any(|line| line.test() == trial.name()));
-    }
+    let covered = |trial: &Trial| TABLE.iter().any(|line| line.test() == trial.name());
+    trials.retain(|trial| (!options.coverage || covered(trial)) && (!options.uncovered || !covered(trial)));
     let conclusion = libtest_mimic::run(&arguments, trials);
     let backend = World::take_down();
     if let Some(result) = &options.result {
