@@ -5,6 +5,7 @@
 //! hold and what to report.
 
 mod book;
+mod broadcasts;
 mod notice;
 mod read;
 mod resolvers;
@@ -37,6 +38,8 @@ pub(crate) struct Snapshot {
     pub(crate) own: Vec<(u32, IpAddr)>,
     /// Networks that a link reaches without a next hop.
     pub(crate) connected: Vec<(u32, Prefix)>,
+    /// What the kernel sends to everybody on a link: its directed broadcasts.
+    pub(crate) broadcasts: Vec<(u32, IpAddr)>,
     /// Next hops of routes.
     pub(crate) hops: Vec<(u32, IpAddr)>,
     /// The neighbours that answer.

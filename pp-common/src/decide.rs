@@ -14,7 +14,7 @@ use core::hint::black_box;
 
 use grants::{Ask, live_grant};
 pub use grants::{affords, nearest_receipt};
-pub use near::{LINK_DISCOVERY, LINK_IN, LINK_PACKET, Link};
+pub use near::{LINK_ALL, LINK_DISCOVERY, LINK_IN, LINK_PACKET, Link, is_for_all};
 use near::{Near, near};
 
 use crate::abi::{
@@ -267,7 +267,7 @@ pub trait Tables {
     fn learned(&self, _key: &NearKey) -> Option<Learned> {
         None
     }
-    /// The place that link-local addresses on this link belong to.
+    /// The place that this link carries: link-local addresses, and what goes to everybody on it, belong to it.
     #[inline(always)]
     fn link_place(&self, _key: &LinkKey) -> Option<Place> {
         None

@@ -638,3 +638,6 @@ fn unreadable_namespace_refuses_what_policy_does_not_name() {
     assert_eq!(tables.reason(v6("2001:db8::1", 443)), Reason::GateError);
     assert_eq!(tables.reason(tcp(PLC, 502)), Reason::NoReceipt);
 }
+
+#[path = "decide_link_tests.rs"]
+mod link;

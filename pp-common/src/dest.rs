@@ -90,6 +90,18 @@ impl Addr {
         self.high() >> 54 == 0xfe80 >> 6
     }
 
+    /// Whoever is on a link gets what is sent here: `255.255.255.255`, multicast of IPv4, and of IPv6 beyond the interface itself
+    /// (RFC 919, RFC 1112, RFC 4291).
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_link_wide(&self) -> bool {
+        if self.is_mapped() {
+            return self.low() as u32 >> 28 == 0xe || self.low() as u32 == u32::MAX;
+        }
+        // The scopes 0 and 1 never leave the host.
+        self.high() >> 56 == 0xff && (self.high() >> 48) & 0xf > 1
+    }
+
     #[inline(always)]
     const fn is_mapped(&self) -> bool {
         self.high() == 0 && self.low() >> 32 == 0xffff
@@ -149,6 +161,17 @@ mod tests {
         let is = |text: &str| Addr::v6(text.parse::<Ipv6Addr>().unwrap().octets()).is_link_local();
         assert!(is("fe80::1") && is("febf:ffff::1"));
         assert!(!is("fec0::1") && !is("fe7f::1") && !is("ff02::1") && !is("fd00::1") && !is("::ffff:169.254.1.1"));
+    }
+
+    #[test]
+    fn what_a_whole_link_gets_is_broadcast_and_multicast() {
+        let is = |text: &str| Addr::v6(text.parse::<Ipv6Addr>().unwrap().octets()).is_link_wide();
+        for text in ["::ffff:255.255.255.255", "::ffff:224.0.0.1", "::ffff:239.255.255.250", "ff02::1", "ff05::1:3", "ff3e::8000:1"] {
+            assert!(is(text), "{text}");
+        }
+        for text in ["::ffff:223.255.255.255", "::ffff:240.0.0.1", "::ffff:255.255.255.254", "ff01::1", "fe80::1", "::e000:1", "::1"] {
+            assert!(!is(text), "{text}");
+        }
     }
 
     #[test]

@@ -57,7 +57,7 @@ fn told(target: SocketAddr) -> SocketAddr {
     SocketAddr::new(target.ip(), target.port())
 }
 
-fn delivered(daemon: &Daemon, field: &Field, by: &By, attempt: &Attempt) -> Result<()> {
+pub(crate) fn delivered(daemon: &Daemon, field: &Field, by: &By, attempt: &Attempt) -> Result<()> {
     let packets = field.packets().from_now();
     let answer = by.attempt(daemon, attempt)?;
     ensure!(answer == Answer::Delivered, "{} to {}: {answer:?}", attempt.name, attempt.target);
@@ -65,7 +65,7 @@ fn delivered(daemon: &Daemon, field: &Field, by: &By, attempt: &Attempt) -> Resu
 }
 
 /// Refused, told, and nothing arrived; and it arrives when nobody refuses it.
-fn refused(daemon: &Daemon, field: &Field, attempt: &Attempt) -> Result<Value> {
+pub(crate) fn refused(daemon: &Daemon, field: &Field, attempt: &Attempt) -> Result<Value> {
     let what = || format!("{} to {}", attempt.name, attempt.target);
     delivered(daemon, field, &By::Nobody, attempt).with_context(what).context("control run")?;
     field.catch_up()?;
@@ -146,7 +146,7 @@ fn has_udplite() -> Result<bool> {
 }
 
 /// Waits until the link is known to carry a place.
-fn carried(daemon: &Daemon) -> Result<()> {
+pub(crate) fn carried(daemon: &Daemon) -> Result<()> {
     let carries = || {
         let found = daemon.client().ok()?.get("/v1/neighbours").ok()?.ok().ok()?;
         found["links"].as_array()?.iter().any(|link| link["link"] == LINK).then_some(())

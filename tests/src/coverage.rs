@@ -328,6 +328,26 @@ pub static TABLE: &[Line] = &[
     elsewhere("another address of the same device", "link-local", "neighbours::gateway_is_refused_by_its_link_local_address"),
     elsewhere("another address of the same device", "v4", "neighbours::gateway_is_refused_by_a_further_ipv4_address_of_its_box"),
     elsewhere("another address of the same device", "v6", "neighbours::gateway_is_refused_by_an_ipv6_address_of_its_box"),
+    elsewhere(
+        "UDP to everybody on a link that carries a zone",
+        "limited broadcast",
+        "everybody::limited_broadcast_on_a_link_that_carries_a_zone_is_refused",
+    ),
+    elsewhere(
+        "UDP to everybody on a link that carries a zone",
+        "directed broadcast",
+        "everybody::directed_broadcast_of_a_link_that_carries_a_zone_is_refused",
+    ),
+    elsewhere(
+        "UDP to everybody on a link that carries a zone",
+        "224.0.0.1",
+        "everybody::group_of_all_hosts_on_a_link_that_carries_a_zone_is_refused",
+    ),
+    elsewhere(
+        "UDP to everybody on a link that carries a zone",
+        "ff02::1",
+        "everybody::group_of_all_nodes_by_ipv6_on_a_link_that_carries_a_zone_is_refused",
+    ),
     line("another connect4 program: bpf_set_retval(0)", "v4", How::Override(Rewrite::Allow)),
     line("another connect4 program: rewrites the address", "v4", How::Override(Rewrite::Address)),
     elsewhere("exec as another agent's name", "v4", "identity::first_mark_wins"),

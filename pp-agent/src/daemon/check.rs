@@ -4,6 +4,7 @@ use pp_common::behaviour::has_ports;
 use pp_common::decide::{Attempt, Kind, Reason, Subject, Verdict, transport};
 
 use super::Daemon;
+use super::neighbours::is_of_link;
 use crate::api::{Check, CheckAnswer};
 use crate::control::{ApiError, Caller};
 use crate::events::Destination;
@@ -20,9 +21,9 @@ impl Daemon {
         let transport = transport_number(check.transport.as_deref().unwrap_or("tcp"))?;
         let attempt = Attempt { addr: addr_of(check.address), port: check.port, transport, kind: Kind::Open, counted: 0 };
         let link = self.link_of(check.pid, check.link.as_deref())?;
-        // Without its link, a link-local address is decided on the first link that protects it.
+        // Without its link, an address of the link is decided on the first link that protects it.
         let decision = match check.link {
-            None if attempt.addr.is_link_local() => self.decide_near(&subject, &attempt),
+            None if is_of_link(&attempt) => self.decide_near(&subject, &attempt),
             _ => self.gate.decide_on(link, &subject, &attempt),
         };
         let serial = match decision.serial {
@@ -34,7 +35,7 @@ impl Daemon {
             Verdict::Allow if decision.reason == Reason::NotProtected => Some(self.gate.scope(&attempt)?),
             _ => None,
         };
-        let learned = self.words_about(link, attempt.addr).filter(|_| decision.zone | decision.gateway != 0);
+        let learned = self.words_about(link, &attempt).filter(|_| decision.zone | decision.gateway != 0);
         let builder = self.reports.builder();
         let protected = decision.zone != 0 || decision.gateway != 0;
         let usual = crate::services::service_name(transport, check.port).filter(|_| protected);

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use pp_common::abi::{LEARNED_MAC, Learned, LinkKey, NearKey, Place};
-use pp_common::decide::{Attempt, Decision, Link, Reason, Subject};
+use pp_common::abi::{LEARNED_BROADCAST, LEARNED_MAC, Learned, LinkKey, NearKey, Place};
+use pp_common::decide::{Attempt, Decision, Link, Reason, Subject, is_for_all};
 use pp_common::dest::Addr;
 
 use super::in_force::InForce;
@@ -83,7 +83,8 @@ impl Neighbours {
     /// The learned places, which receipts are checked against in addition to policy.
     pub(super) fn learned_places(&self) -> LearnedPlaces {
         let state = self.state();
-        let learned = state.book.known().map(|known| (known.key.addr, known.learned.place)).collect();
+        let learned = state.book.known().map(|known| (known.key, known.learned.place));
+        let learned = learned.chain(state.book.broadcasts()).map(|(key, place)| (key.addr, place)).collect();
         LearnedPlaces::new(learned, state.book.carrying().map(|(_, _, place)| place).collect())
     }
 }
@@ -333,8 +334,8 @@ impl Writer {
 }
 
 impl Daemon {
-    /// Decides when the link is unknown. A link-local address is decided on links that carry a place, any other address in namespaces that
-    /// have learned it.
+    /// Decides when the link is unknown. A link-local address, and one of everybody on a link, is decided on links that carry a place, any
+    /// other address in namespaces that have learned it.
     pub(super) fn decide_near(&self, subject: &Subject, attempt: &Attempt) -> Decision {
         let plain = self.gate.decide(subject, attempt);
         if plain.reason != Reason::NotProtected && plain.service == 0 {
@@ -342,9 +343,9 @@ impl Daemon {
         }
         let links: Vec<Link> = {
             let state = self.neighbours.state();
-            let learned = state.book.known().filter(|known| known.key.addr == attempt.addr).map(|known| known.key);
-            let learned = learned.map(|key| Link { netns: key.netns, ifindex: key.ifindex, flags: 0 });
-            let carrying = state.book.carrying().filter(|_| attempt.addr.is_link_local());
+            let known = state.book.known().map(|known| known.key).chain(state.book.broadcasts().map(|(key, _)| key));
+            let learned = known.filter(|key| key.addr == attempt.addr).map(|key| Link { netns: key.netns, ifindex: key.ifindex, flags: 0 });
+            let carrying = state.book.carrying().filter(|_| is_of_link(attempt));
             learned.chain(carrying.map(|(key, ..)| Link { netns: key.netns, ifindex: key.ifindex, flags: 0 })).collect()
         };
         let found = links.into_iter().map(|link| self.gate.decide_on(link, subject, attempt));
@@ -368,15 +369,20 @@ impl Daemon {
     }
 
     /// Why an address that policy does not name is protected, in words.
-    pub(super) fn words_about(&self, link: Link, address: Addr) -> Option<String> {
+    pub(super) fn words_about(&self, link: Link, attempt: &Attempt) -> Option<String> {
+        let address = attempt.addr;
         let state = self.neighbours.state();
         let key = NearKey { netns: link.netns, ifindex: if address.is_link_local() { link.ifindex } else { 0 }, addr: address };
         if let Some(known) = state.book.find(&key) {
+            if known.learned.flags & LEARNED_BROADCAST != 0 {
+                return Some(format!("broadcast: {} carries a protected place", known.link));
+            }
             return Some(format!("learned: {}", words(&known.learned, &known.link)));
         }
         let carries = |(key, ..): &(LinkKey, String, Place)| key.netns == link.netns && key.ifindex == link.ifindex;
-        let (_, name, _) = state.book.carrying().find(carries).filter(|_| address.is_link_local())?;
-        Some(format!("link-local: {name} carries a protected place"))
+        let (_, name, _) = state.book.carrying().find(carries).filter(|_| is_of_link(attempt))?;
+        let what = if address.is_link_local() { "link-local" } else { "everybody on the link" };
+        Some(format!("{what}: {name} carries a protected place"))
     }
 
     /// `GET /v1/neighbours`, and a member of `status`.
@@ -423,12 +429,17 @@ impl Daemon {
     }
 }
 
+/// Whether the link decides: its own addresses, and what everybody on it gets.
+pub(super) fn is_of_link(attempt: &Attempt) -> bool {
+    attempt.addr.is_link_local() || is_for_all(&attempt.addr, attempt.transport, attempt.port)
+}
+
 fn report(reports: &Reports, notice: &Notice) {
     let change = match notice.kind {
         NoticeKind::Learned => NeighbourChange::Learned,
         NoticeKind::Expired => NeighbourChange::Expired,
         NoticeKind::RouterAnswers | NoticeKind::OwnAnswers | NoticeKind::TwoPlaces | NoticeKind::MacChanged => NeighbourChange::Conflict,
-        NoticeKind::Full => NeighbourChange::Full,
+        NoticeKind::Full | NoticeKind::FullOfBroadcasts => NeighbourChange::Full,
     };
     publish(reports, change, address(notice.addr), notice.place, sentence(notice));
 }
@@ -474,6 +485,9 @@ fn sentence(notice: &Notice) -> String {
         }
         NoticeKind::Full => {
             format!("{mac} on {link} answers for more addresses than are learned: those beyond are open; name them in policy")
+        }
+        NoticeKind::FullOfBroadcasts => {
+            format!("{ip} of {link} and further directed broadcasts do not fit: those are open; name them in policy")
         }
     }
 }

@@ -31,7 +31,7 @@ impl Gate {
 
     /// As [`Gate::decide`], on a link.
     pub(crate) fn decide_on(&self, link: Link, subject: &Subject, attempt: &Attempt) -> Decision {
-        decide(&Live::new(&self.maps).on(link), subject, attempt)
+        decide(&Live::new(&self.maps).on(link.towards(attempt)), subject, attempt)
     }
 
     /// As [`Gate::nearest`], on a link.
@@ -43,7 +43,7 @@ impl Gate {
         attempt: &Attempt,
         decision: &Decision,
     ) -> Option<pp_common::abi::Serial> {
-        nearest_receipt(&Live::new(&self.maps).on(link), subject, attempt, decision)
+        nearest_receipt(&Live::new(&self.maps).on(link.towards(attempt)), subject, attempt, decision)
     }
 }
 

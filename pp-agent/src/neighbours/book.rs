@@ -6,15 +6,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use pp_common::abi::{LEARNED_DNS, LEARNED_MAC, LEARNED_OWN, Learned, LinkKey, NearKey, Place};
+use pp_common::abi::{LEARNED_BROADCAST, LEARNED_DNS, LEARNED_MAC, LEARNED_OWN, Learned, LinkKey, NearKey, Place};
 use pp_common::dest::Addr;
-use pp_common::maps::LINKS;
+use pp_common::maps::{LEARNED, LINKS};
 
 use crate::net::{Mac, Prefix};
 
 use super::notice::{Notice, NoticeKind, Reported};
 use super::view::{View, is_network};
-use super::{Protected, Snapshot, addr, combine};
+use super::{Protected, Snapshot, addr, broadcasts, combine};
 
 /// Most addresses that are learned.
 const MAX_LEARNED: usize = 1_024;
@@ -57,6 +57,7 @@ pub(crate) struct Book {
     claims: BTreeMap<Device, Claim>,
     learned: BTreeMap<NearKey, Learned>,
     exempt: BTreeMap<NearKey, Learned>,
+    broadcasts: BTreeMap<NearKey, Learned>,
     links: BTreeMap<LinkKey, Place>,
     names: BTreeMap<LinkKey, String>,
     forgotten: BTreeMap<NearKey, u64>,
@@ -73,7 +74,9 @@ impl Book {
     ) -> Self {
         let mut book = Self { links: links.into_iter().collect(), ..Self::default() };
         for (key, known) in learned {
-            if joined(&known.place) {
+            if known.flags & LEARNED_BROADCAST != 0 {
+                book.broadcasts.insert(key, known);
+            } else if joined(&known.place) {
                 if known.flags & LEARNED_MAC == 0 {
                     let device = (LinkKey { netns: key.netns, ifindex: known.ifindex }, Mac(known.mac));
                     let claim = book.claims.entry(device).or_default();
@@ -96,7 +99,7 @@ impl Book {
 
     /// What `LEARNED` must hold.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (NearKey, Learned)> + '_ {
-        self.learned.iter().chain(&self.exempt).map(|(key, known)| (*key, *known))
+        self.learned.iter().chain(&self.broadcasts).chain(&self.exempt).map(|(key, known)| (*key, *known))
     }
 
     /// The addresses that joined a place.
@@ -104,10 +107,15 @@ impl Book {
         self.learned.iter().map(|(key, learned)| Known { key: *key, learned: *learned, link: self.link_name(key.netns, learned.ifindex) })
     }
 
+    /// The directed broadcasts of links that carry a place.
+    pub(crate) fn broadcasts(&self) -> impl Iterator<Item = (NearKey, Place)> + '_ {
+        self.broadcasts.iter().map(|(key, known)| (*key, known.place))
+    }
+
     /// What is known of an address.
     #[must_use]
     pub(crate) fn find(&self, key: &NearKey) -> Option<Known> {
-        let learned = *self.learned.get(key)?;
+        let learned = *self.learned.get(key).or_else(|| self.broadcasts.get(key))?;
         Some(Known { key: *key, learned, link: self.link_name(key.netns, learned.ifindex) })
     }
 
@@ -168,11 +176,15 @@ impl Book {
         let most = LINKS.room();
         if links.len() > most {
             tracing::error!(
-                "links that carry a protected place: {} found, {most} fit; link-local addresses on the others are open",
+                "links that carry a protected place: {} found, {most} fit; link-local addresses and broadcasts on the others are open",
                 links.len()
             );
             links = links.into_iter().take(most).collect();
         }
+        self.broadcasts.clear();
+        snapshots.iter().for_each(|snapshot| broadcasts::add(&View::new(snapshot, policy), &links, &mut self.broadcasts));
+        let room = LEARNED.room().saturating_sub(self.learned.len());
+        broadcasts::fit(&mut self.broadcasts, room, snapshots, &mut notices);
         self.unnamed = snapshots.iter().flat_map(|snapshot| unnamed(&View::new(snapshot, policy), &links)).collect();
         self.links = links;
         self.reported.take_new(notices, now_ns)
@@ -340,7 +352,7 @@ impl Book {
         }
     }
 
-    /// The place that link-local addresses on a link belong to.
+    /// The place that a link carries.
     fn carried(&self, view: &View<'_>, key: LinkKey) -> Option<Place> {
         let on_link =
             view.snapshot.connected.iter().filter(|(index, prefix)| *index == key.ifindex && is_network(prefix.len, &prefix.addr));

@@ -28,6 +28,8 @@ pub(crate) enum NoticeKind {
     MacChanged,
     /// A limit is reached: of addresses of one device, or of all.
     Full,
+    /// A limit is reached of directed broadcasts.
+    FullOfBroadcasts,
 }
 
 /// Something that is reported once.

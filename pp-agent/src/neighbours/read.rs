@@ -116,13 +116,17 @@ fn snapshot(socket: &Socket, netns: u32) -> io::Result<Snapshot> {
     let mut found = Snapshot { netns, ..Snapshot::default() };
     dump(socket, libc::RTM_GETLINK, &mut |bytes| found.links.extend(link(bytes)))?;
     dump(socket, libc::RTM_GETADDR, &mut |bytes| found.own.extend(own(bytes)))?;
-    let (mut connected, mut hops) = (Vec::new(), Vec::new());
-    dump(socket, libc::RTM_GETROUTE, &mut |bytes| route(bytes, &mut connected, &mut hops))?;
+    let (mut connected, mut hops, mut broadcasts) = (Vec::new(), Vec::new(), Vec::new());
+    dump(socket, libc::RTM_GETROUTE, &mut |bytes| {
+        route(bytes, &mut connected, &mut hops);
+        broadcasts.extend(broadcast(bytes));
+    })?;
     dump(socket, libc::RTM_GETNEIGH, &mut |bytes| found.neighbours.extend(neighbour(bytes)))?;
     let ethernet = |index: &u32| found.links.iter().any(|link| link.index == *index);
     connected.retain(|(index, _)| ethernet(index));
+    broadcasts.retain(|(index, _)| ethernet(index));
     found.neighbours.retain(|neighbour| ethernet(&neighbour.link));
-    (found.connected, found.hops) = (connected, hops);
+    (found.connected, found.hops, found.broadcasts) = (connected, hops, broadcasts);
     Ok(found)
 }
 
@@ -249,6 +253,17 @@ fn route(bytes: &[u8], connected: &mut Vec<(u32, Prefix)>, hops: &mut Vec<(u32, 
     if !has_hop && let Ok(network) = IpNet::new(destination.unwrap_or(everything), length) {
         connected.push((link, Prefix::from(network.trunc())));
     }
+}
+
+/// `struct rtmsg`: one address that is a directed broadcast. Of a network, before 5.14, the first one is too.
+fn broadcast(bytes: &[u8]) -> Option<(u32, IpAddr)> {
+    let [_, length, _, _, _, _, _, kind] = bytes.first_chunk().copied()?;
+    if kind != libc::RTN_BROADCAST || length != 32 {
+        return None;
+    }
+    let found: Vec<_> = attributes(bytes, 12).collect();
+    let of = |kind: u16| found.iter().find(|(found, _)| *found == kind).map(|(_, value)| *value);
+    Some((u32_at(of(libc::RTA_OIF)?, 0)?, ip(of(libc::RTA_DST)?)?))
 }
 
 /// `RTA_GATEWAY`, or `struct rtvia`: a family and an address of it.

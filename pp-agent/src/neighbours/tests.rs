@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use pp_common::abi::{
-    LEARNED_DNS, LEARNED_MAC, LEARNED_OWN, LinkKey, NearKey, PLACE_GATEWAY_ALL_PORTS, PLACE_GATEWAY_OBSERVE, PLACE_ZONE_OBSERVE, Place,
+    LEARNED_BROADCAST, LEARNED_DNS, LEARNED_MAC, LEARNED_OWN, LinkKey, NearKey, PLACE_GATEWAY_ALL_PORTS, PLACE_GATEWAY_OBSERVE, PLACE_ZONE_OBSERVE, Place,
 };
 
 use super::book::Book;
@@ -41,6 +41,7 @@ fn link(neighbours: &[(&str, Mac)]) -> Snapshot {
         links: vec![Link { index: ETH0, name: "eth0".into(), mac: OWN }],
         own: vec![(ETH0, ip("10.30.0.2")), (ETH0, ip("fe80::2"))],
         connected: vec![(ETH0, prefix("10.30.0.0/24")), (ETH0, prefix("fd00:31::/64")), (ETH0, prefix("fe80::/64"))],
+        broadcasts: Vec::new(),
         hops: vec![(ETH0, ip("10.30.0.1")), (ETH0, ip("fe80::1"))],
         neighbours: [("10.30.0.1", ROUTER), ("fe80::1", ROUTER)].iter().chain(neighbours).map(neighbour).collect(),
     }
@@ -330,4 +331,63 @@ fn hardware_addresses_are_read_strictly() {
 fn name_servers_are_read_with_their_links() {
     let found = resolvers::parse("# comment\nnameserver 10.0.0.1\n nameserver fe80::1%eth0 \nnameserver bad\nsearch x\n");
     assert_eq!(found, [Resolver { addr: ip("10.0.0.1"), link: None }, Resolver { addr: ip("fe80::1"), link: Some("eth0".into()) }]);
+}
+
+/// A link with these directed broadcasts.
+fn broadcasting(of: &[(u32, &str)]) -> Snapshot {
+    Snapshot { broadcasts: of.iter().map(|(link, text)| (*link, ip(text))).collect(), ..link(&[]) }
+}
+
+fn broadcasts(book: &Book) -> Vec<(NearKey, Place)> {
+    book.broadcasts().collect()
+}
+
+#[test]
+fn directed_broadcasts_belong_to_what_their_link_carries() {
+    let mut book = Book::default();
+    let seen = broadcasting(&[(ETH0, "10.30.0.255"), (ETH0, "10.30.0.0"), (3, "10.40.255.255")]);
+    assert_eq!(book.update(&protected(POLICY), &[seen.clone()], 0), []);
+    assert_eq!(broadcasts(&book), [(key("10.30.0.0"), gateway("gw", 0)), (key("10.30.0.255"), gateway("gw", 0))]);
+    assert!(book.entries().filter(|(_, known)| known.flags == LEARNED_BROADCAST).count() == 2 && book.known().next().is_none());
+    assert_eq!(book.find(&key("10.30.0.255")).unwrap().link, "eth0");
+    // What policy names is its own, and a link that carries nothing has none.
+    let named = format!("{POLICY}[[zone]]\nname = \"cell\"\nnetworks = [\"10.30.0.255/32\"]\n");
+    book.update(&protected(&named), &[seen.clone()], 1);
+    assert_eq!(broadcasts(&book).len(), 1);
+    book.update(&protected(""), &[seen], 2);
+    assert_eq!(broadcasts(&book), []);
+}
+
+#[test]
+fn a_broadcast_of_two_links_belongs_to_the_places_of_both() {
+    let policy = format!("{POLICY}[[zone]]\nname = \"cell\"\nnetworks = [\"10.40.0.0/24\"]\n");
+    let mut seen = broadcasting(&[(ETH0, "10.30.0.255"), (3, "10.30.0.255")]);
+    seen.links.push(Link { index: 3, name: "eth1".into(), mac: OTHER });
+    seen.connected.push((3, Prefix::from("10.40.0.0/16".parse::<ipnet::IpNet>().unwrap())));
+    let mut book = Book::default();
+    book.update(&protected(&policy), &[seen], 0);
+    assert_eq!(broadcasts(&book), [(key("10.30.0.255"), Place { zone: name_id("cell"), ..gateway("gw", 0) })]);
+}
+
+#[test]
+fn broadcasts_outlast_the_daemon_and_expire_without_an_event() {
+    let mut book = Book::default();
+    book.update(&protected(POLICY), &[broadcasting(&[(ETH0, "10.30.0.255")])], 0);
+    let links = book.links().iter().map(|(key, place)| (*key, *place)).collect::<Vec<_>>();
+    let mut again = Book::restore(links, book.entries().collect::<Vec<_>>());
+    assert_eq!(broadcasts(&again), [(key("10.30.0.255"), gateway("gw", 0))]);
+    assert_eq!(again.update(&protected(POLICY), &[link(&[])], 1), []);
+    assert_eq!(broadcasts(&again), []);
+}
+
+#[test]
+fn broadcasts_that_do_not_fit_are_told_once() {
+    let most = super::broadcasts::MAX_BROADCASTS;
+    let texts: Vec<String> = (0..=most).map(|at| format!("10.31.{}.{}", at / 256, at % 256)).collect();
+    let seen = broadcasting(&texts.iter().map(|text| (ETH0, text.as_str())).collect::<Vec<_>>());
+    let mut book = Book::default();
+    let notices = book.update(&protected(POLICY), &[seen.clone()], 0);
+    assert_eq!(notices.iter().map(|notice| (notice.kind, notice.link.as_str())).collect::<Vec<_>>(), [(NoticeKind::FullOfBroadcasts, "eth0")]);
+    assert_eq!(broadcasts(&book).len(), most);
+    assert_eq!(book.update(&protected(POLICY), &[seen], 1), []);
 }

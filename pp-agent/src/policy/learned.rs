@@ -1,4 +1,5 @@
-//! What is protected although policy does not name it: learned addresses, and link-local addresses on links that carry a place.
+//! What is protected although policy does not name it: learned addresses, and on links that carry a place link-local addresses and those of
+//! everybody.
 
 use crate::config::Config;
 use crate::name::name_id;
@@ -16,14 +17,14 @@ pub(crate) struct LearnedPlaces {
 
 impl LearnedPlaces {
     /// Made of learned addresses, and of the places that links carry.
+    ///
+    /// A receipt opens an address on every link, so one for an address that each link has touches the places of all links.
     #[must_use]
     pub(crate) fn new(learned: Vec<(Addr, Place)>, links: Vec<Place>) -> Self {
-        let mut octets = [0; 16];
-        [octets[0], octets[1]] = [0xfe, 0x80];
-        let link_local = Prefix { addr: octets, len: 10 };
+        let of_links = of_every_link();
         let mut places = Self::default();
         let learned = learned.into_iter().map(|(addr, place)| (Prefix { addr: addr.octets(), len: 128 }, place));
-        for (prefix, place) in learned.chain(links.into_iter().map(|place| (link_local, place))) {
+        for (prefix, place) in learned.chain(links.into_iter().flat_map(|place| of_links.map(|prefix| (prefix, place)))) {
             if place.zone != 0 {
                 places.zones.push((place.zone, prefix));
             }
@@ -52,4 +53,15 @@ impl LearnedPlaces {
             Some((gateway.name.as_str(), *prefix, ports))
         })
     }
+}
+
+/// The networks that each link has: link-local, and what goes to everybody on it.
+fn of_every_link() -> [Prefix; 4] {
+    let v6 = |first: u8, second: u8, len| {
+        let mut addr = [0; 16];
+        [addr[0], addr[1]] = [first, second];
+        Prefix { addr, len }
+    };
+    let v4 = |octets, len: u8| Prefix { addr: Addr::v4(octets).octets(), len: 96 + len };
+    [v6(0xfe, 0x80, 10), v6(0xff, 0, 8), v4([224, 0, 0, 0], 4), v4([255; 4], 32)]
 }

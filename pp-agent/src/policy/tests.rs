@@ -333,6 +333,24 @@ fn a_target_that_was_learned_or_is_link_local_touches_the_place_it_joined() {
     assert!(touched("fd00:31::51/128", 80).zones.is_empty());
 }
 
+/// A receipt opens an address on every link: who has one for what everybody gets may open the places of all.
+#[test]
+fn a_target_that_everybody_on_a_link_gets_touches_the_places_of_all_links() {
+    let config = Config::of_text(NESTED);
+    let of = |zone: &str| Place { zone: name_id(zone), ..Place::default() };
+    let touched = |links: Vec<Place>, network: &str| {
+        touched_with(&config, &LearnedPlaces::new(vec![(addr("::ffff:10.40.255.255"), of("cell"))], links), network, &[(5000, 5000)])
+    };
+    for network in ["255.255.255.255/32", "224.0.0.1/32", "239.0.0.0/8", "ff02::1/128"] {
+        let one = touched(vec![of("cell")], network);
+        assert_eq!((one.zones.as_slice(), one.unprotected_part), (&["cell".to_owned()][..], false), "{network}");
+        assert_eq!(touched(vec![of("cell"), of("plant")], network).zones, ["plant", "cell"], "{network}");
+        assert!(touched(Vec::new(), network).zones.is_empty(), "{network}");
+    }
+    // A directed broadcast is one link's.
+    assert_eq!(touched(vec![of("cell"), of("plant")], "10.40.255.255/32").zones, ["cell"]);
+}
+
 #[test]
 fn a_target_touches_every_zone_it_overlaps() {
     let zones = |network| touched(NESTED, network, &[(502, 502)]).zones;

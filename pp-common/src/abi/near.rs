@@ -56,6 +56,8 @@ pub const LEARNED_OWN: u16 = 1;
 pub const LEARNED_DNS: u16 = 2;
 /// It follows from a hardware address that policy gives, and does not expire.
 pub const LEARNED_MAC: u16 = 4;
+/// Everybody on its link gets what is sent to it: a directed broadcast.
+pub const LEARNED_BROADCAST: u16 = 8;
 
 const _: () = {
     assert!(size_of::<LinkKey>() == 2 * 4);

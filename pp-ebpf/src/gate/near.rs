@@ -2,7 +2,7 @@
 
 use core::ffi::c_void;
 
-use pp_common::decide::{LINK_DISCOVERY, LINK_IN, LINK_PACKET, Link};
+use pp_common::decide::{LINK_IN, LINK_PACKET, Link};
 use pp_common::turns::Direction;
 
 use super::kernel::{offset, read};
@@ -33,11 +33,11 @@ impl Near {
         Self { sk, name, ifindex: 0, flags: 0 }
     }
 
-    /// A packet of this socket.
+    /// A packet of this socket, with the `LINK_*` flags that its headers give it.
     #[inline(always)]
-    pub(crate) fn packet(sk: u64, ifindex: u32, direction: Direction, discovery: bool) -> Self {
+    pub(crate) fn packet(sk: u64, ifindex: u32, direction: Direction, flags: u32) -> Self {
         let direction = if direction == Direction::In { LINK_IN } else { 0 };
-        Self { sk, name: 0, ifindex, flags: LINK_PACKET | direction | if discovery { LINK_DISCOVERY } else { 0 } }
+        Self { sk, name: 0, ifindex, flags: LINK_PACKET | direction | flags }
     }
 
     /// The link. Its namespace is zero where it cannot be read, which refuses.

@@ -6,7 +6,7 @@ use aya_ebpf::{bindings::bpf_sock, helpers::generated::bpf_sk_fullsock, macros::
 use pp_common::{
     abi::{Control, SOCK_CANARY, SOCK_GRANTED, SOCK_OPENED, SOCK_REFUSED, SockMark, TASK_CANARY},
     behaviour::{counts_at_egress, has_ports},
-    decide::{Attempt, Kind, Reason, Verdict, transport},
+    decide::{Attempt, Kind, LINK_ALL, LINK_DISCOVERY, Reason, Verdict, is_for_all, transport},
     dest::Addr,
     record::Hook,
     turns::{Direction, header_len},
@@ -95,11 +95,11 @@ fn enforce_packet(ctx: &SkBuffContext, sk: *mut bpf_sock, sock: &mut SockMark, d
     // VERIFIER: which way through the headers was taken is not followed through all that comes; what is found out below of the sockets
     // likewise, see `hidden` further down.
     let barrier = Barrier::of(sock);
-    let Headers { attempt: mut remote, near, near_port, payload, begins, discovery } = remote.hidden(&barrier);
+    let Headers { attempt: mut remote, near, near_port, payload, begins, link } = remote.hidden(&barrier);
     // SAFETY: a member of the context.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
     let sk_number = number(sk.cast_const().cast());
-    let scene = scene.near(Near::packet(sk_number, ifindex, direction, discovery));
+    let scene = scene.near(Near::packet(sk_number, ifindex, direction, link));
     let ear = Ear { session: sock.session, sk: sk_number, port: near_port };
     let own = Own::of(sk).hidden(&barrier);
     let raw = direction == Direction::Out && own.raw && !matches!(remote.kind, Kind::Portless);
@@ -233,8 +233,8 @@ struct Headers {
     payload: u32,
     /// The first packet of a TCP connection.
     begins: bool,
-    /// Neighbour or listener discovery.
-    discovery: bool,
+    /// [`LINK_DISCOVERY`] or [`LINK_ALL`].
+    link: u32,
 }
 
 impl Headers {
@@ -247,7 +247,7 @@ impl Headers {
             near_port: barrier.opaque(u64::from(self.near_port)) as u16,
             payload: barrier.opaque(u64::from(self.payload)) as u32,
             begins: barrier.opaque(u64::from(self.begins)) != 0,
-            discovery: barrier.opaque(u64::from(self.discovery)) != 0,
+            link: barrier.opaque(u64::from(self.link)) as u32,
         }
     }
 }
@@ -353,7 +353,8 @@ fn ports(
     if later_fragment || !has_ports(protocol) {
         let attempt = attempt(addr, 0, u32::from(protocol), Kind::Portless);
         let discovery = protocol == transport::ICMPV6 && !later_fragment && matches!(ctx.load::<u8>(at), Ok(130..=137 | 143));
-        return Some(Headers { attempt, near, near_port: 0, payload: rest, begins: false, discovery });
+        let link = if discovery { LINK_DISCOVERY } else { link_flags(&attempt, direction) };
+        return Some(Headers { attempt, near, near_port: 0, payload: rest, begins: false, link });
     }
     let [source, destination]: [[u8; 2]; 2] = ctx.load(at).ok()?;
     let (near_port, remote_port) = match direction {
@@ -364,5 +365,12 @@ fn ports(
     let payload = rest.saturating_sub(header_len(protocol, offset));
     let begins = flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
     let attempt = attempt(addr, u16::from_be_bytes(remote_port), u32::from(protocol), Kind::Open);
-    Some(Headers { attempt, near, near_port: u16::from_be_bytes(near_port), payload, begins, discovery: false })
+    let link = link_flags(&attempt, direction);
+    Some(Headers { attempt, near, near_port: u16::from_be_bytes(near_port), payload, begins, link })
+}
+
+/// Nobody sends from an address that is everybody's, so only what leaves is looked at.
+#[inline(always)]
+fn link_flags(attempt: &Attempt, direction: Direction) -> u32 {
+    if direction == Direction::Out && is_for_all(&attempt.addr, attempt.transport, attempt.port) { LINK_ALL } else { 0 }
 }

@@ -40,6 +40,8 @@ mod coverage_sockets;
 mod coverage_sweep;
 #[path = "../../../e2e/delegates.rs"]
 mod delegates;
+#[path = "../../../e2e/everybody.rs"]
+mod everybody;
 #[path = "../../../e2e/false_alarms.rs"]
 mod false_alarms;
 #[path = "../../../e2e/flows.rs"]
@@ -163,6 +165,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("golden", golden_socket::TESTS),
     ("golden", golden_cli::TESTS),
     ("neighbours", neighbours::TESTS),
+    ("everybody", everybody::TESTS),
     ("packages", packages::TESTS),
     ("identity", identity::TESTS),
     ("bringing_up", bringing_up::TESTS),
