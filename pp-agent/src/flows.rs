@@ -93,7 +93,8 @@ fn over(gate: &Gate, link: Link, attempt: &Attempt, mark: &SockMark) -> Option<D
     let subject = Subject { session: mark.session, agent: mark.agent, owner: mark.owner };
     let decision = gate.decide_on(link, &subject, attempt);
     if decision.reason == Reason::Receipt && mark.turn_count.over != 0 {
-        return Some(decision.cut(cut_for(mark.turn_count.over)));
+        // While protection is off it goes on, as its packets do.
+        return Some(decision.cut(cut_for(mark.turn_count.over))).filter(|cut| cut.verdict != Verdict::Off);
     }
     if decision.verdict == Verdict::Block {
         return Some(decision);

@@ -22,6 +22,7 @@ use branchless::Branchless;
 pub use history::{Attempts, History, Kept, KeptAttempts, KeptHistory, LoginKey, Pair, Trip};
 pub use rules::{Answer, again, attempt, step, trip};
 
+use crate::abi::CONTROL_OBSERVE;
 use crate::codes::codes;
 use crate::decide::{Kind, Reason, transport};
 use crate::dest::Addr;
@@ -147,7 +148,7 @@ pub struct Limits {
 }
 
 /// The rules report and block nothing.
-pub const LIMITS_OBSERVE: u32 = 1;
+pub const LIMITS_OBSERVE: u32 = CONTROL_OBSERVE;
 /// Loopback and the host's own addresses count like others.
 pub const LIMITS_COUNT_OWN: u32 = 2;
 

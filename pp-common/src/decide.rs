@@ -18,7 +18,7 @@ pub use near::{LINK_ALL, LINK_DISCOVERY, LINK_IN, LINK_PACKET, Link, is_for_all}
 use near::{Near, near};
 
 use crate::abi::{
-    Budget, CONTROL_OBSERVE, GrantList, Learned, LinkKey, NameId, NearKey, PLACE_GATEWAY_ALL_PORTS, PLACE_GATEWAY_OBSERVE,
+    Budget, CONTROL_OBSERVE, CONTROL_OFF, GrantList, Learned, LinkKey, NameId, NearKey, PLACE_GATEWAY_ALL_PORTS, PLACE_GATEWAY_OBSERVE,
     PLACE_GATEWAY_OWN, PLACE_ZONE_OBSERVE, Place, SERVICE_OBSERVE, Serial, Service,
 };
 use crate::codes::codes;
@@ -113,6 +113,8 @@ codes! {
         Block = 1, "block";
         /// It goes through and is reported as one that would have been refused.
         Observe = 2, "observe";
+        /// It goes through because protection is off, and is reported as one that would have been refused.
+        Off = 3, "off";
     }
 }
 
@@ -184,8 +186,8 @@ pub struct Decision {
     pub reason: Reason,
     /// The attempt is a login: it spends an attempt beside a connection.
     pub login: bool,
-    /// Here a block becomes an observation.
-    pub observe: bool,
+    /// Why a block goes through here: [`CONTROL_OBSERVE`], [`CONTROL_OFF`], or both. Zero: it does not.
+    pub passes: u32,
     /// The receipt that allows it; zero: none.
     pub serial: Serial,
     /// The zone; zero: none.
@@ -198,24 +200,16 @@ pub struct Decision {
 
 impl Decision {
     /// Not protected: goes through, says nothing.
-    pub const PASS: Self = Self {
-        verdict: Verdict::Allow,
-        reason: Reason::NotProtected,
-        login: false,
-        observe: false,
-        serial: 0,
-        zone: 0,
-        gateway: 0,
-        service: 0,
-    };
+    pub const PASS: Self =
+        Self { verdict: Verdict::Allow, reason: Reason::NotProtected, login: false, passes: 0, serial: 0, zone: 0, gateway: 0, service: 0 };
 
-    /// The answer to a marked process's probe: refused, also where the rest is observed.
+    /// The answer to a marked process's probe: refused, also where the rest is observed or protection is off.
     const PROBED: Self = Self { verdict: Verdict::Block, reason: Reason::Probe, ..Self::PASS };
 
     /// A refusal that is not about a destination, under these `CONTROL_*` flags.
     #[inline(always)]
     pub const fn refuse(reason: Reason, flags: u32) -> Self {
-        Self { reason, observe: flags & CONTROL_OBSERVE != 0, ..Self::PASS }.blocked()
+        Self { reason, passes: flags & PASSES, ..Self::PASS }.blocked()
     }
 
     /// What an allowed attempt becomes when its receipt turns out to be used
@@ -231,23 +225,38 @@ impl Decision {
         Self { reason, ..self }.blocked()
     }
 
-    /// What a packet becomes of whose flow one was refused before: refused, also where policy only observes by now.
+    /// What a packet becomes of whose flow one was refused before: refused, also where policy only observes or protection is off by now.
     #[inline(always)]
     pub const fn over(self) -> Self {
-        Self { reason: Reason::FlowRefused, observe: false, ..self }.blocked()
+        Self { reason: Reason::FlowRefused, passes: 0, ..self }.blocked()
     }
 
-    /// What an attempt that would go out becomes when a rate rule refuses it.
+    /// What an attempt that would go out becomes when a rate rule refuses it, under these `CONTROL_*` flags.
     #[inline(always)]
-    pub const fn by_rule(self, reason: Reason, observe: bool) -> Self {
-        Self { reason, observe: self.observe | observe, ..self }.blocked()
+    pub const fn by_rule(self, reason: Reason, flags: u32) -> Self {
+        Self { reason, passes: self.passes | flags & PASSES, ..self }.blocked()
     }
 
     #[inline(always)]
     const fn blocked(self) -> Self {
-        let verdict = if self.observe { Verdict::Observe } else { Verdict::Block };
+        let verdict = if self.passes & CONTROL_OFF != 0 {
+            Verdict::Off
+        } else if self.passes & CONTROL_OBSERVE != 0 {
+            Verdict::Observe
+        } else {
+            Verdict::Block
+        };
         Self { verdict, ..self }
     }
+}
+
+/// The flags of [`Decision::passes`].
+const PASSES: u32 = CONTROL_OBSERVE | CONTROL_OFF;
+
+/// [`CONTROL_OBSERVE`] if this flag of a place or service is set.
+#[inline(always)]
+const fn observes(flags: u32, flag: u32) -> u32 {
+    if flags & flag != 0 { CONTROL_OBSERVE } else { 0 }
 }
 
 /// The tables a decision is made from: kernel maps in the programs, the same
@@ -319,11 +328,11 @@ pub fn decide(tables: &impl Tables, subject: &Subject, attempt: &Attempt) -> Dec
         Protection::None => return Decision::PASS,
         Protection::Unknown => return Decision::refuse(Reason::GateError, tables.flags()),
     };
-    decision.observe |= tables.flags() & CONTROL_OBSERVE != 0;
+    decision.passes |= tables.flags() & PASSES;
     // VERIFIER: as in `Ask::new`; what is found out about these here is found
     // out again after the loop.
     let login = black_box(u64::from(decision.login) ^ tables.zero());
-    let observe = black_box(u64::from(decision.observe) ^ tables.zero());
+    let passes = black_box(u64::from(decision.passes) ^ tables.zero());
     decision.zone = black_box(decision.zone ^ tables.zero());
     decision.gateway = black_box(decision.gateway ^ tables.zero());
     decision.service = black_box(decision.service ^ tables.zero());
@@ -336,7 +345,7 @@ pub fn decide(tables: &impl Tables, subject: &Subject, attempt: &Attempt) -> Dec
         }
     };
     decision.login = black_box(login ^ tables.zero()) != 0;
-    decision.observe = black_box(observe ^ tables.zero()) != 0;
+    decision.passes = black_box(passes ^ tables.zero()) as u32;
     match serial {
         Some(serial) => {
             decision.reason = Reason::Receipt;
@@ -399,7 +408,7 @@ fn protection(tables: &impl Tables, attempt: &Attempt, decision: &mut Decision) 
     }
     decision.service = service.service;
     decision.login = login_port(attempt);
-    decision.observe = service.flags & SERVICE_OBSERVE != 0;
+    decision.passes = observes(service.flags, SERVICE_OBSERVE);
     Protection::Grant(reached)
 }
 
@@ -415,7 +424,7 @@ fn in_place(tables: &impl Tables, attempt: &Attempt, place: Option<Place>, decis
         decision.gateway = place.gateway;
         decision.zone = place.zone;
         decision.login = true;
-        decision.observe = place.flags & PLACE_GATEWAY_OBSERVE != 0;
+        decision.passes = observes(place.flags, PLACE_GATEWAY_OBSERVE);
         return true;
     }
     if place.zone == 0 {
@@ -423,7 +432,7 @@ fn in_place(tables: &impl Tables, attempt: &Attempt, place: Option<Place>, decis
     }
     decision.zone = place.zone;
     decision.login = login_port(attempt);
-    decision.observe = place.flags & PLACE_ZONE_OBSERVE != 0;
+    decision.passes = observes(place.flags, PLACE_ZONE_OBSERVE);
     true
 }
 

@@ -1,7 +1,7 @@
 extern crate std;
 
 use super::*;
-use crate::abi::{GRANT_EXHAUSTED, GRANT_LOGIN, GRANT_REVOKED, Grant, MAX_GRANTS_PER_PREFIX, Spent};
+use crate::abi::{GRANT_EXHAUSTED, GRANT_LOGIN, GRANT_REVOKED, Grant, MAX_GRANTS_PER_PREFIX, OFF_UNTIL_ON, Spent, off_flag};
 use core::cell::Cell;
 use std::collections::HashMap;
 use std::vec::Vec;
@@ -273,6 +273,44 @@ fn observe_flags_let_through_what_they_belong_to_and_keep_the_reason() {
 }
 
 #[test]
+fn while_protection_is_off_every_refusal_goes_through_and_keeps_its_reason() {
+    let mut tables = Memory { flags: CONTROL_OFF, ..plant() }.with(terms(1), PLC, (500, 510));
+    let off = |attempt| (Verdict::Off, plant().judge(attempt).reason, plant().judge(attempt).zone);
+    for attempt in [tcp([10, 20, 4, 8], 502), tcp([10, 20, 4, 9], 443), tcp([192, 0, 2, 1], 502), tcp([10, 20, 9, 1], 80)] {
+        let decision = tables.judge(attempt);
+        assert_eq!((decision.verdict, decision.reason, decision.zone), off(attempt));
+    }
+    // What is allowed anyway stays allowed, by its receipt, and what nothing protects makes no event.
+    let allowed = tables.judge(tcp(PLC, 502));
+    assert_eq!((allowed.verdict, allowed.reason), (Verdict::Allow, Reason::Receipt));
+    assert_eq!(tables.judge(tcp([192, 0, 2, 9], 443)), Decision::PASS);
+    assert_eq!(allowed.exhausted().verdict, Verdict::Off);
+    assert_eq!(allowed.cut(Reason::TurnsExhausted).verdict, Verdict::Off);
+    assert_eq!(Decision::PASS.by_rule(Reason::ScanHosts, CONTROL_OFF).verdict, Verdict::Off);
+    // A flow of which a packet was refused before does not go on.
+    assert_eq!(allowed.over().verdict, Verdict::Block);
+    // It is what explains that something went through, also where policy observes.
+    tables.flags = CONTROL_OFF | CONTROL_OBSERVE;
+    assert_eq!(tables.judge(tcp([10, 20, 4, 8], 502)).verdict, Verdict::Off);
+}
+
+#[test]
+fn protection_is_off_before_the_deadline_alone() {
+    const LATE: u64 = 100 * 365 * 86_400 * 1_000_000_000;
+    for now in [1, 5_000, LATE] {
+        assert_eq!(off_flag(0, now), 0);
+        assert_eq!(off_flag(now, now), 0, "at the deadline it is on");
+        assert_eq!(off_flag(now - 1, now), 0);
+        assert_eq!(off_flag(now + 1, now), CONTROL_OFF);
+        assert_eq!(off_flag(OFF_UNTIL_ON, now), CONTROL_OFF);
+        // What nobody writes there keeps protection on.
+        for damaged in [OFF_UNTIL_ON + 1, OFF_UNTIL_ON + 2 + now, u64::MAX - now, u64::MAX] {
+            assert_eq!(off_flag(damaged, now), 0, "{damaged}");
+        }
+    }
+}
+
+#[test]
 fn refusals_that_are_not_about_a_destination_follow_the_host_mode() {
     assert_eq!(Decision::refuse(Reason::SocketFamily, 0).verdict, Verdict::Block);
     let observed = Decision::refuse(Reason::SocketFamily, CONTROL_OBSERVE);
@@ -518,10 +556,10 @@ fn codes_and_names_of_reasons_and_verdicts_are_one_to_one() {
         }
     }
     assert_eq!(Reason::from_code(255), None);
-    for verdict in [Verdict::Allow, Verdict::Block, Verdict::Observe] {
+    for verdict in [Verdict::Allow, Verdict::Block, Verdict::Observe, Verdict::Off] {
         assert_eq!(Verdict::from_code(verdict as u8), Some(verdict));
     }
-    assert_eq!(Verdict::from_code(3), None);
+    assert_eq!(Verdict::from_code(4), None);
 }
 
 #[test]
@@ -530,10 +568,11 @@ fn the_probe_is_refused_whatever_observes_exempts_zones_or_receipts_say() {
     let octets = PROBE.as_v4().unwrap();
     assert!(plant().exempt(&PROBE), "the probe has to be refused although loopback is exempt");
     let observing = Memory { flags: CONTROL_OBSERVE, ..plant() };
+    let off = Memory { flags: CONTROL_OFF, ..plant() };
     let mut observed_zone = plant();
     observed_zone.places.push((PROBE, 128, place(ZONE, 0, PLACE_ZONE_OBSERVE)));
     let opened = plant().with(terms(1), octets, (0, u16::MAX));
-    for tables in [plant(), observing, observed_zone, opened] {
+    for tables in [plant(), observing, off, observed_zone, opened] {
         let decision = tables.judge(probe);
         assert_eq!((decision.verdict, decision.reason), (Verdict::Block, Reason::Probe));
         assert_eq!((decision.serial, decision.zone), (0, 0));

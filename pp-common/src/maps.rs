@@ -212,6 +212,16 @@ macro_rules! maps {
                     written "by the daemon, once the disk has a change of receipts",
                     read "the next daemon",
                     full "one entry";
+                /// Until when protection is off, boot time in nanoseconds. Zero: it is on.
+                OFF @ 1 off: Array[u32 => u64; 1],
+                    written "by the daemon; by `pp-agent on`, while no daemon runs",
+                    read "every hook that sees a destination; exec, for rules about tools",
+                    full "one entry";
+                /// Who switched protection off, when and why, until its end is reported.
+                OFF_NOTE @ 1 off_note: Array[u32 => OffNote; 1],
+                    written "by the daemon",
+                    read "the daemon, also the next one",
+                    full "one entry";
                 /// The counters of [`Counter`](crate::abi::Counter), for each CPU.
                 COUNTS @ 1 counts: PerCpuArray[u32 => u64; COUNTERS],
                     written "by every hook",

@@ -16,6 +16,9 @@ pub const TOOL_REFUSE: u16 = 0x8000;
 /// In a code: the program would be refused where the policy did not observe.
 pub const TOOL_OBSERVE: u16 = 0x4000;
 
+/// In the code of a record: the program would be refused if protection were not off. No table has it.
+pub const TOOL_OFF: u16 = 0x2000;
+
 /// What a state of the automaton means where the input ends in it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -35,7 +38,7 @@ pub const fn rule_of(code: u16) -> Option<usize> {
 
 const _: () = {
     assert!(size_of::<ToolEnd>() == 2 * 2);
-    assert!(MAX_TOOL_RULES & (TOOL_REFUSE | TOOL_OBSERVE) as usize == 0);
+    assert!(MAX_TOOL_RULES & (TOOL_REFUSE | TOOL_OBSERVE | TOOL_OFF) as usize == 0);
 };
 
 #[cfg(feature = "user")]

@@ -119,7 +119,8 @@ fn receipt_for_everybody_on_a_link_opens_that_and_nothing_else(world: &mut World
     let policy = policy(world);
     let daemon = world.sharing(&policy)?;
     carried(daemon)?;
-    let targets = [SocketAddr::new(LIMITED, PORT), SocketAddr::new(DIRECTED, PORT), SocketAddr::new(ALL_HOSTS, PORT), all_nodes(&field, PORT)?];
+    let targets =
+        [SocketAddr::new(LIMITED, PORT), SocketAddr::new(DIRECTED, PORT), SocketAddr::new(ALL_HOSTS, PORT), all_nodes(&field, PORT)?];
     for (at, target) in targets.iter().enumerate() {
         let length = if target.is_ipv4() { 32 } else { 128 };
         let receipt = Registered::new(daemon, &Draft::opening(&format!("{}/{length}", target.ip()), "udp", PORT))?;

@@ -364,7 +364,7 @@ fn uninstalled_hooks_refuse_nothing(world: &mut World) -> Result<()> {
     let mut daemon = own(world)?;
     silently_refused(&daemon)?;
     let bpffs = daemon.bpffs().display().to_string();
-    let uninstall = daemon.cli_words(&["uninstall-hooks", "--bpffs", &bpffs]);
+    let uninstall = daemon.cli_words(&["uninstall-hooks", "--yes", "--bpffs", &bpffs]);
     let inside = By::run(AGENT).run_words(&daemon, &uninstall)?;
     ensure!(!inside.status.success(), "an agent removed the hooks: {inside}");
     silently_refused(&daemon)?;

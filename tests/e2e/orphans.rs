@@ -190,7 +190,7 @@ fn write_that_was_refused_is_not_sent_once_hooks_are_removed(world: &mut World) 
     let (local, target, plant) = left_behind(&daemon, Way::default())?;
     daemon.crash()?;
     let bpffs = daemon.bpffs().display().to_string();
-    let _removed = daemon.cli(&["uninstall-hooks", "--bpffs", &bpffs])?.success()?;
+    let _removed = daemon.cli(&["uninstall-hooks", "--yes", "--bpffs", &bpffs])?.success()?;
     let until = std::time::Instant::now() + RETRIES;
     wait::until_true("retries", 2 * RETRIES, || std::time::Instant::now() > until)?;
     catch_up(daemon.lab())?;

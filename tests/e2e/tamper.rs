@@ -506,10 +506,10 @@ fn operator_keeps_every_right(world: &mut World) -> Result<()> {
         Ok(())
     };
     inside(&daemon, &["release", &session, "--bpffs", &bpffs])?;
-    inside(&daemon, &["uninstall-hooks", "--bpffs", &bpffs])?;
+    inside(&daemon, &["uninstall-hooks", "--yes", "--bpffs", &bpffs])?;
     daemon.stop()?;
     inside(&daemon, &["release", &session, "--bpffs", &bpffs])?;
-    inside(&daemon, &["uninstall-hooks", "--bpffs", &bpffs])?;
+    inside(&daemon, &["uninstall-hooks", "--yes", "--bpffs", &bpffs])?;
     ensure!(held.is_running(), "the session's process ended");
     ensure!(pin(&daemon)?.exists(), "the pins are gone");
     let _done = daemon.cli(&["release", &session, "--bpffs", &bpffs, "--state", &state])?.success()?;
@@ -517,7 +517,7 @@ fn operator_keeps_every_right(world: &mut World) -> Result<()> {
     let sessions = daemon.client()?.get("/v1/sessions")?.body;
     ensure!(!sessions.to_string().contains(&session), "the session was not released: {sessions}");
     daemon.stop()?;
-    let _done = daemon.cli(&["uninstall-hooks", "--bpffs", &bpffs])?.success()?;
+    let _done = daemon.cli(&["uninstall-hooks", "--yes", "--bpffs", &bpffs])?.success()?;
     ensure!(!daemon.bpffs().exists(), "uninstall-hooks left something");
     Ok(())
 }

@@ -23,6 +23,7 @@ tests![
     tool_is_refused_with_the_daemon_dead,
     line_of_policy_lets_a_command_line_run,
     observing_policy_kills_nothing_and_tells_it,
+    tool_runs_while_protection_is_off_and_its_event_says_so,
     first_program_of_a_session_is_judged_too,
 ];
 
@@ -213,6 +214,20 @@ fn observing_policy_kills_nothing_and_tells_it(world: &mut World) -> Result<()> 
     let event = exec_event(&daemon, mark, "observe", "hydra")?;
     ensure!(event["shape"] == "credential list", "{event}");
     Ok(())
+}
+
+fn tool_runs_while_protection_is_off_and_its_event_says_so(world: &mut World) -> Result<()> {
+    let daemon = world.own(&Policy::standard(world.lab()))?;
+    let hydra = Decoy::new(&daemon, "hydra")?;
+    let _event = refused(&daemon, &hydra, &hydra.program(), &SPRAY, "hydra")?;
+    let _off = daemon.cli(&["off", "--for", "10m", "--reason", "an audit of passwords"])?.success()?;
+    let mark = daemon.events().mark();
+    let output = hydra.run(&daemon, &By::run(AGENT), &hydra.program(), &SPRAY)?;
+    ensure!(hydra.ran(), "{output}");
+    let event = exec_event(&daemon, mark, "off", "hydra")?;
+    ensure!(event["shape"] == "credential list", "{event}");
+    let _on = daemon.cli(&["on"])?.success()?;
+    refused(&daemon, &hydra, &hydra.program(), &SPRAY, "hydra").map(drop)
 }
 
 fn first_program_of_a_session_is_judged_too(world: &mut World) -> Result<()> {

@@ -357,8 +357,10 @@ impl Daemon {
 
     fn remove_hooks(&mut self) -> Result<()> {
         let bpffs = self.bpffs.display().to_string();
-        let agent = self.lab.program("pp-agent").display().to_string();
-        let removed = run::run(&mut self.lab.command(Place::Engineering, &[agent.as_str(), "uninstall-hooks", "--bpffs", &bpffs]))?;
+        // A suite that is run in a terminal has agents in it.
+        let mut words = vec!["setsid".to_owned(), "--wait".to_owned()];
+        words.extend(self.cli_words(&["uninstall-hooks", "--yes", "--bpffs", &bpffs]));
+        let removed = run::run(&mut self.lab.command(Place::Engineering, &words))?;
         ensure!(removed.status.success(), "uninstall-hooks: {removed}");
         let left = || -> Vec<u32> {
             let loaded = aya::programs::loaded_programs().filter_map(Result::ok).map(|program| program.id());

@@ -73,7 +73,7 @@ pub(crate) fn uninstall(root: &Path, purge: bool) -> Result<()> {
     }
     if root == Path::new("/") && binary.is_file() {
         // The hooks continue to enforce after the daemon stops, and only this binary can remove them.
-        sh::run(Command::new(&binary).arg("uninstall-hooks"))?;
+        sh::run(Command::new(&binary).args(["uninstall-hooks", "--yes"]))?;
     }
     for file in FILES.iter().map(|(_, to)| *to).chain([BINARY]) {
         remove(&root.join(file))?;

@@ -131,7 +131,7 @@ macro_rules! by_name {
     };
 }
 
-by_name!(verdict, pp_common::decide::Verdict, [super::Verdict::Allow, super::Verdict::Block, super::Verdict::Observe]);
+by_name!(verdict, pp_common::decide::Verdict, super::Verdict::ALL);
 by_name!(reason, pp_common::decide::Reason, super::Reason::ALL);
 
 /// The body of a decision that an operator gives a reason for.

@@ -4,12 +4,14 @@
 //! version lacks have their defaults.
 
 mod access;
+mod off;
 mod policy;
 mod receipts;
 mod sessions;
 mod status;
 
 pub(crate) use access::{Because, Check, CheckAnswer, Place, RefusalView, Refusals, Requestable, ServerView};
+pub(crate) use off::{OffView, SwitchOff, Switched};
 pub(crate) use policy::{PolicyView, Reloaded, Remarks};
 pub(crate) use receipts::{Draft, ReceiptStatus, ReceiptView, Receipts, RegisterAnswer, Revoked, TermsView, UsedView};
 pub(crate) use sessions::{OwnSession, ProcessView, Released, SessionView, Sessions, StartSession, Started};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Remarks;
+use super::{OffView, Remarks};
 use crate::config::Mode;
 use crate::kernel::Gap;
 
@@ -16,6 +16,8 @@ pub(crate) enum Posture {
     Partial,
     /// Policy asks for no refusals.
     Observe,
+    /// Protection is switched off: what would be refused goes through.
+    Off,
     /// Something was not refused that must be.
     Open,
     /// There are problems.
@@ -73,6 +75,8 @@ pub(crate) struct Status {
     pub(crate) posture: Posture,
     /// The posture that the canary found.
     pub(crate) measured: Posture,
+    /// Present while protection is switched off.
+    pub(crate) switched_off: Option<OffView>,
     pub(crate) gaps: Vec<Opening>,
     /// Kinds of namespaces that are not the host's: only what is in them is covered. A later version may know more kinds.
     pub(crate) namespaces: Vec<String>,

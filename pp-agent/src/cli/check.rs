@@ -75,7 +75,7 @@ pub(crate) fn check(context: &Context, args: &CheckArgs) -> Outcome {
         vec![line]
     })?;
     Ok(match answer.verdict {
-        Verdict::Allow | Verdict::Observe => DONE,
+        Verdict::Allow | Verdict::Observe | Verdict::Off => DONE,
         Verdict::Block => REFUSED,
     })
 }

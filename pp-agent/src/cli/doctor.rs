@@ -220,6 +220,9 @@ fn daemon(context: &Context) -> Vec<Finding> {
     };
     let posture = format!("{}, backend {}", status.posture, status.backend);
     let mut findings = vec![Finding { good: status.posture.refuses(), ..Finding::good("posture", posture) }];
+    findings.extend(
+        status.switched_off.iter().map(|off| Finding::bad("protection", format!("off {}", off.words()), "switch it on: pp-agent on")),
+    );
     findings.extend(status.backends.iter().map(|backend| Finding::good("backend", format!("{}: {}", backend.name, backend.found))));
     findings.extend(status.gaps.iter().map(|gap| {
         let (words, closed) = match gap {

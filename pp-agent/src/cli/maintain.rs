@@ -1,15 +1,19 @@
 //! `uninstall-hooks` and `completions`, and the check whether this process belongs to a session.
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 use serde::Serialize;
 
+use super::ask::confirm;
 use super::output::talk;
 use super::{Cli, CliError, Context, DONE, Outcome, wait};
 use crate::api::OwnSession;
+use crate::escape::escape;
 use crate::kernel::{self, BPFFS};
+use crate::os::terminal;
 
 /// `uninstall-hooks`.
 #[derive(Debug, Args)]
@@ -17,6 +21,9 @@ pub(crate) struct UninstallArgs {
     /// Where programs and maps are pinned.
     #[arg(long, value_name = "DIR", default_value = BPFFS)]
     bpffs: PathBuf,
+    /// Do not ask; for scripts, which have no terminal.
+    #[arg(long)]
+    yes: bool,
 }
 
 /// `completions`.
@@ -32,11 +39,24 @@ struct Uninstalled {
     flows_ended: usize,
 }
 
-/// Removes everything from the kernel, whether or not the daemon runs.
+/// Removes everything from the kernel, while no daemon answers.
 pub(crate) fn uninstall(context: &Context, args: &UninstallArgs) -> Outcome {
     refuse_in_session(context, &args.bpffs, "uninstall-hooks")?;
     if wait(context.client.get::<OwnSession>("/v1/self")).is_ok() {
-        talk("pp-agent: the daemon still runs; it holds its programs until it stops: systemctl stop pp-agent");
+        return Err(CliError::message(
+            "uninstall-hooks: a daemon answers, which would put its hooks back; nothing was removed: stop it first (systemctl stop pp-agent), \
+             or let agents through for a while (pp-agent off --for 30m --reason TEXT)",
+        ));
+    }
+    refuse_beside_agents(&args.bpffs)?;
+    if !args.yes {
+        if !std::io::stdin().is_terminal() {
+            return Err(CliError::message(
+                "uninstall-hooks: stdin is no terminal to ask on; give --yes if nothing is to be enforced any more",
+            ));
+        }
+        let question = format!("{}: remove every hook and map, so that nothing is enforced on this host?", args.bpffs.display());
+        confirm(&escape(&question), "nothing was removed")?;
     }
     let removed = kernel::uninstall(&args.bpffs).map_err(CliError::message)?;
     if let Some(problem) = removed.problem {
@@ -51,6 +71,20 @@ pub(crate) fn uninstall(context: &Context, args: &UninstallArgs) -> Outcome {
         ended.into_iter().chain([format!("{} pins removed; nothing is enforced by them any more", report.removed)]).collect()
     })?;
     Ok(DONE)
+}
+
+/// Refuses in a terminal in which an agent runs, too: it could have typed the command there, and the answer.
+fn refuse_beside_agents(bpffs: &Path) -> Result<(), CliError> {
+    let companions =
+        terminal::companions().map_err(|error| CliError::message(format!("/proc: {error}: who shares this terminal cannot be known")))?;
+    let marked = kernel::pinned_marks(bpffs).map_err(CliError::message)?;
+    match marked.into_iter().find(|pid| companions.contains(pid)) {
+        Some(pid) => Err(CliError::message(format!(
+            "uninstall-hooks: refused in this terminal: process {pid} of an agent's session was started in it, and could type here; \
+             use a terminal in which no agent runs (ssh in)"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Writes a completion script.

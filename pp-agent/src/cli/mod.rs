@@ -3,6 +3,7 @@
 //! Exit codes: 0 done or would be allowed, 1 would be refused, 2 error;
 //! `receipt verify` has those of the reference verifier. A broken pipe is success, since the reader has read enough.
 
+mod ask;
 mod check;
 mod doctor;
 mod maintain;
@@ -15,6 +16,7 @@ mod receipt_local;
 mod receipt_read;
 mod session;
 mod show;
+mod switch;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -78,6 +80,10 @@ enum Command {
     /// Check, propose, show and reload the policy.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// Let through what would be refused, for a time; marks, tamper rules and events go on.
+    Off(switch::OffArgs),
+    /// End `off`: refuse again, and close what was opened meanwhile.
+    On(switch::OnArgs),
     /// Take every program out of the kernel; nothing is enforced afterwards.
     UninstallHooks(maintain::UninstallArgs),
     /// Write a completion script for a shell.
@@ -168,6 +174,8 @@ fn dispatch(cli: Cli, socket: &Path, context: Context) -> Outcome {
         Command::Neighbours(args) => neighbours::run(&context, &args),
         Command::Receipt(command) => receipt::run(&context, command),
         Command::Policy(command) => policy::run(&context, &command),
+        Command::Off(args) => switch::off(&context, &args),
+        Command::On(args) => switch::on(&context, &args),
         Command::UninstallHooks(args) => maintain::uninstall(&context, &args),
         Command::Completions(args) => maintain::completions(&context, &args),
         Command::CanaryChild { aim } => canary::child(&aim).map(|()| DONE).map_err(CliError::message),

@@ -1,11 +1,12 @@
 //! The commands that use a private key, on the operator's machine: `keygen`, `sign`, `revoke --sign`. All refuse inside an agent's session.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use super::ask::{confirm, say};
 use super::maintain::refuse_in_session;
 use super::output::talk;
 use super::receipt::{KeygenArgs, PassphraseArgs, RevokeArgs, SignArgs};
@@ -49,7 +50,7 @@ pub(crate) fn sign(context: &Context, args: &SignArgs) -> Outcome {
     let meaning = signing::preview(&request, &key, now_ms, args.valid_for).map_err(CliError::message)?;
     say(&meaning)?;
     if !args.yes {
-        confirm(&args.request)?;
+        ask(&args.request)?;
     }
     let signed = signing::sign(&request, &key, now_ms, args.valid_for).map_err(CliError::message)?;
     context.out.raw(signed.artifact.as_bytes())?;
@@ -69,21 +70,11 @@ pub(crate) fn sign_revocation(context: &Context, args: &RevokeArgs) -> Outcome {
     Ok(DONE)
 }
 
-/// Writes text that is escaped already to stderr. It is an error if the operator cannot see it.
-fn say(text: &str) -> Result<(), CliError> {
-    let mut stderr = std::io::stderr().lock();
-    stderr.write_all(text.as_bytes()).map_err(|error| CliError::message(format!("stderr: {error}")))
-}
-
-fn confirm(request: &Path) -> Result<(), CliError> {
-    let no = || CliError::message("nothing was signed");
+fn ask(request: &Path) -> Result<(), CliError> {
     if request.as_os_str() == "-" || !std::io::stdin().is_terminal() {
         return Err(CliError::message("stdin is no terminal to ask on; read the meaning above and give --yes to sign"));
     }
-    say("sign this? type yes: ")?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer).map_err(|_| no())?;
-    if answer.trim() == "yes" { Ok(()) } else { Err(no()) }
+    confirm("sign this?", "nothing was signed")
 }
 
 fn load_key(file: &Path, passphrase: &PassphraseArgs) -> Result<OperatorKey, CliError> {

@@ -19,8 +19,8 @@ pub(crate) struct EventsArgs {
     /// Stay and show new ones as they happen.
     #[arg(long, short)]
     follow: bool,
-    /// Only `allow`, `block` or `observe`.
-    #[arg(long, value_parser = ["allow", "block", "observe"])]
+    /// Only `allow`, `block`, `observe` or `off`.
+    #[arg(long, value_parser = ["allow", "block", "observe", "off"])]
     verdict: Option<String>,
     /// Only this kind: `verdict`, `session_start`, `receipt`, ...
     #[arg(long, value_parser = PossibleValuesParser::new(Kind::ALL.iter().map(|kind| kind.name())), hide_possible_values = true)]
@@ -64,7 +64,8 @@ pub(crate) fn status(context: &Context, args: &StatusArgs) -> Outcome {
 }
 
 fn status_lines(status: &Status) -> Vec<String> {
-    let mut lines = vec![format!("version   {}", status.version)];
+    let mut lines: Vec<String> = status.switched_off.iter().map(|off| format!("OFF       {}", off.words())).collect();
+    lines.push(format!("version   {}", status.version));
     lines.extend(status.host.iter().map(|host| format!("host      {host}")));
     lines.extend([
         format!("kernel    {}", status.kernel),
@@ -253,7 +254,7 @@ mod tests {
     fn a_required_posture_is_met_by_itself_and_by_more() {
         assert!(meets(Posture::Enforcing, "enforcing") && meets(Posture::Enforcing, "partial"));
         assert!(meets(Posture::Partial, "partial") && !meets(Posture::Partial, "enforcing"));
-        for posture in [Posture::Observe, Posture::Open, Posture::Degraded, Posture::Unmeasured] {
+        for posture in [Posture::Observe, Posture::Off, Posture::Open, Posture::Degraded, Posture::Unmeasured] {
             assert!(!meets(posture, "partial"), "{posture}");
         }
     }

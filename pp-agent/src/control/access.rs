@@ -58,6 +58,8 @@ pub(crate) enum Action {
     ReadNeighbours,
     ForgetNeighbour,
     AcceptState,
+    SwitchOff,
+    SwitchOn,
 }
 
 impl Standing {
@@ -78,7 +80,9 @@ impl Standing {
             | Action::Metrics
             | Action::ReadNeighbours
             | Action::ForgetNeighbour
-            | Action::AcceptState => matches!(self, Self::Operator),
+            | Action::AcceptState
+            | Action::SwitchOff
+            | Action::SwitchOn => matches!(self, Self::Operator),
         }
     }
 
@@ -178,7 +182,7 @@ mod tests {
     use super::*;
     use std::os::unix::net::UnixStream;
 
-    const ALL: [Action; 16] = [
+    const ALL: [Action; 18] = [
         Action::SelfInfo,
         Action::RegisterReceipt,
         Action::DraftRequest,
@@ -195,6 +199,8 @@ mod tests {
         Action::ReloadPolicy,
         Action::Metrics,
         Action::AcceptState,
+        Action::SwitchOff,
+        Action::SwitchOn,
     ];
 
     fn allowed(standing: Standing) -> Vec<Action> {
@@ -211,9 +217,16 @@ mod tests {
     #[test]
     fn user_may_not_check_revoke_release_or_read_the_policy() {
         let user = Standing::User(1000);
-        for action in
-            [Action::Check, Action::RevokeReceipt, Action::ReleaseSession, Action::ReadPolicy, Action::ReadReceipts, Action::Metrics]
-        {
+        for action in [
+            Action::Check,
+            Action::RevokeReceipt,
+            Action::ReleaseSession,
+            Action::ReadPolicy,
+            Action::ReadReceipts,
+            Action::Metrics,
+            Action::SwitchOff,
+            Action::SwitchOn,
+        ] {
             assert!(!user.may(action), "{action:?}");
         }
         assert!(user.may(Action::ListSessions) && user.sees_owner() == Some(1000));

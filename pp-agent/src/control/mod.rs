@@ -15,7 +15,7 @@ pub(crate) use error::ApiError;
 
 use crate::api::{
     Because, Check, CheckAnswer, Draft, Forgotten, NeighbourList, PolicyView, ReceiptView, Receipts, RegisterAnswer, Released, Reloaded,
-    Revoked, ServerView, Sessions, StartSession, Started, StateAccepted, Status,
+    Revoked, ServerView, Sessions, StartSession, Started, StateAccepted, Status, SwitchOff, Switched,
 };
 use crate::events::Event;
 use crate::events::hub::Hub;
@@ -63,6 +63,10 @@ pub(crate) trait Governor: Send + Sync + 'static {
     fn revoke(&self, id: &str, reason: &str) -> Result<Revoked, ApiError>;
     /// `POST /v1/state/accept`.
     fn accept_state(&self, caller: &Caller, because: &Because) -> Result<StateAccepted, ApiError>;
+    /// `POST /v1/off`.
+    fn switch_off(&self, caller: &Caller, asked: &SwitchOff) -> Result<Switched, ApiError>;
+    /// `POST /v1/on`.
+    fn switch_on(&self, caller: &Caller) -> Result<Switched, ApiError>;
     /// `POST /v1/check`.
     fn check(&self, caller: &Caller, check: &Check) -> Result<CheckAnswer, ApiError>;
     /// The server of a session that did what this event reports, where a server did.

@@ -54,6 +54,10 @@ pub(crate) fn router(governor: Arc<dyn Governor>) -> Router {
         let draft = call.body(Action::DraftRequest, request).await?;
         call.ask(Action::DraftRequest, move |daemon, caller| daemon.draft(caller, &draft)).await
     });
+    let off = post(async |call: Call, request: Request<Body>| {
+        let asked = call.body(Action::SwitchOff, request).await?;
+        call.ask(Action::SwitchOff, move |daemon, caller| daemon.switch_off(caller, &asked)).await
+    });
     let check = post(async |call: Call, request: Request<Body>| {
         let check = call.body(Action::Check, request).await?;
         call.ask(Action::Check, move |daemon, caller| daemon.check(caller, &check)).await
@@ -78,6 +82,8 @@ pub(crate) fn router(governor: Arc<dyn Governor>) -> Router {
         .route("/v1/requests", draft)
         .route("/v1/events", get(events))
         .route("/v1/state/accept", accept)
+        .route("/v1/off", off)
+        .route("/v1/on", post(async |call: Call| call.ask(Action::SwitchOn, |daemon, caller| daemon.switch_on(caller)).await))
         .route("/v1/check", check)
         .route("/v1/why", why)
         .route("/v1/neighbours", get(async |call: Call| call.ask(Action::ReadNeighbours, |daemon, _| Ok(daemon.neighbours())).await))

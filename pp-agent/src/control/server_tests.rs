@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::api::{
     Because, Check, CheckAnswer, Draft, Forgotten, NeighbourList, NeighbourView, Neighbours, PolicyView, Posture, ReceiptStatus,
     ReceiptView, Receipts, RegisterAnswer, Released, Reloaded, Revoked, ServerView, Sessions, StartSession, Started, StateAccepted, Status,
+    SwitchOff, Switched,
 };
 use crate::control::client::{Answer, Client, ClientError};
 use crate::control::counters::ControlCounters;
@@ -72,6 +73,12 @@ impl Governor for Fake {
     }
     fn accept_state(&self, _caller: &Caller, _because: &Because) -> Result<StateAccepted, ApiError> {
         Err(ApiError::bad_request("state: it is the newest"))
+    }
+    fn switch_off(&self, _caller: &Caller, _asked: &SwitchOff) -> Result<Switched, ApiError> {
+        Ok(Switched::default())
+    }
+    fn switch_on(&self, _caller: &Caller) -> Result<Switched, ApiError> {
+        Ok(Switched::default())
     }
     fn check(&self, _caller: &Caller, _check: &Check) -> Result<CheckAnswer, ApiError> {
         panic!("a bug in a call")

@@ -3,7 +3,7 @@
 use super::{Daemon, admission};
 use crate::api::{
     Because, Check, CheckAnswer, Draft, Forgotten, NeighbourList, PolicyView, ReceiptView, Receipts, RegisterAnswer, Released, Reloaded,
-    Revoked, ServerView, Sessions, StartSession, Started, StateAccepted, Status,
+    Revoked, ServerView, Sessions, StartSession, Started, StateAccepted, Status, SwitchOff, Switched,
 };
 use crate::control::access::Standing;
 use crate::control::counters::ControlCounters;
@@ -70,6 +70,14 @@ impl Governor for Daemon {
 
     fn accept_state(&self, caller: &Caller, because: &Because) -> Result<StateAccepted, ApiError> {
         Self::accept_state(self, caller, &because.reason)
+    }
+
+    fn switch_off(&self, caller: &Caller, asked: &SwitchOff) -> Result<Switched, ApiError> {
+        Self::switch_off(self, caller, asked)
+    }
+
+    fn switch_on(&self, caller: &Caller) -> Result<Switched, ApiError> {
+        Self::switch_on(self, caller)
     }
 
     fn check(&self, caller: &Caller, check: &Check) -> Result<CheckAnswer, ApiError> {

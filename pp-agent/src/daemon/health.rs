@@ -50,7 +50,9 @@ impl Daemon {
             problems.push("the task table has overflowed; raise max_tasks in the policy".to_owned());
         }
         let Measured { posture: measured, gaps } = self.watch.measured();
+        let off = self.off_view();
         let posture = match measured {
+            _ if off.is_some() => Posture::Off,
             _ if !problems.is_empty() => Posture::Degraded,
             Posture::Enforcing | Posture::Partial if force.config.mode == Mode::Observe => Posture::Observe,
             measured => measured,
@@ -72,7 +74,8 @@ impl Daemon {
             mode: force.config.mode,
             policy: force.origin.name().to_owned(),
             remarks: force.remarks(),
-            healthy: problems.is_empty() && measured.refuses(),
+            healthy: problems.is_empty() && off.is_none() && measured.refuses(),
+            switched_off: off,
             problems,
             generation: control.generation,
             refusals,
@@ -104,6 +107,11 @@ impl Daemon {
         let open = force.receipts.iter().filter(|receipt| receipt.stored.is_open(now)).count();
         text.gauge("pp_receipts_open", "receipts that have not ended", open as u64);
         text.gauge("pp_policy_generation", "generation of the tables in force", u64::from(force.generation));
+        let off = self.gate.is_off();
+        text.gauge("pp_protection_off", "1 while protection is switched off", u64::from(off));
+        let until_ns = self.gate.off_note()?.filter(|_| off).and_then(|note| note.until_ns);
+        let left_s = until_ns.map_or(0, |until_ns| until_ns.saturating_sub(now.boot_ns).div_ceil(1_000_000_000));
+        text.gauge("pp_protection_off_seconds_left", "seconds until it is on again by itself; 0: it is on, or nobody has said", left_s);
         text.gauge("pp_policy_off", "parts of the shipped protection that policy leaves off", force.config.off.len() as u64);
         text.gauge("pp_policy_not_read", "entries of the folder of drop-ins that are not read", force.config.not_read.len() as u64);
         text.gauge(
@@ -138,7 +146,8 @@ impl Daemon {
     /// One line for the service manager.
     pub(super) fn status_line(&self) -> String {
         let force = self.rules.now();
-        format!("{} by {}, policy {}", self.watch.measured().posture, self.gate.backend().name(), force.origin.name())
+        let line = format!("{} by {}, policy {}", self.watch.measured().posture, self.gate.backend().name(), force.origin.name());
+        self.off_view().map_or_else(|| line.clone(), |off| format!("OFF {}; else {line}", off.words()))
     }
 
     /// Has the canary try the gate, and reports what it found if that has changed.
@@ -152,7 +161,7 @@ impl Daemon {
                 Posture::Enforcing => PostureChange::Enforcing,
                 Posture::Partial => PostureChange::Partial,
                 Posture::Observe => PostureChange::Observe,
-                Posture::Open | Posture::Degraded | Posture::Unmeasured => PostureChange::Open,
+                Posture::Open | Posture::Off | Posture::Degraded | Posture::Unmeasured => PostureChange::Open,
             };
             let who = Who { backend: Some(self.gate.backend().name().to_owned()), ..Who::default() };
             self.reports.publish(self.reports.event(Body::Posture { change, hook: None }).about(who).detail(found.gaps()));

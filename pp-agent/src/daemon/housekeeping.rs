@@ -44,6 +44,7 @@ pub(super) async fn seconds(daemon: Arc<Daemon>) {
         ticks.tick().await;
         let working = Arc::clone(&daemon);
         let work = move || {
+            working.watch_off();
             working.report_losses(&mut losses);
             working.own_cgroup.look();
             working.watch_clock(&mut offset_ms);

@@ -181,7 +181,11 @@ pub(super) fn bring_up(daemon: &Arc<Daemon>) -> Result<(), DaemonError> {
     }
     daemon.begin_watch();
     let origin = daemon.rules.now().origin.change();
-    daemon.reports.publish(daemon.reports.event(Body::Policy(origin)).detail("daemon started"));
+    daemon.watch_off();
+    let off = daemon.off_view().map(|off| off.words());
+    let started = off.map_or_else(|| "daemon started".to_owned(), |words| format!("daemon started; protection is off {words}"));
+    tracing::info!("{started}");
+    daemon.reports.publish(daemon.reports.event(Body::Policy(origin)).detail(started));
     daemon.report_unavailable();
     daemon.report_went_back();
     daemon.note_wall();

@@ -11,6 +11,7 @@ mod housekeeping;
 mod in_force;
 mod load;
 mod neighbours;
+mod off;
 mod operators;
 mod own_cgroup;
 mod owner;
@@ -222,6 +223,7 @@ async fn serve(args: &DaemonArgs, socket: &Path) -> Result<(), DaemonError> {
         tracing::debug!("control: nobody listens any more");
     }
     tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    let off = daemon.off_view();
     let end = move || {
         if let Some(accounted) = daemon.reports.tally.take_silent() {
             daemon.reports.hub.read(accounted);
@@ -238,7 +240,10 @@ async fn serve(args: &DaemonArgs, socket: &Path) -> Result<(), DaemonError> {
         tracing::error!("events: {error}");
     }
     drop(claim);
-    tracing::info!("stopped; what was enforced stays enforced by the kernel; `pp-agent uninstall-hooks` (as root) ends that");
+    match off {
+        Some(off) => tracing::warn!("stopped; protection is off {}, and `pp-agent on` (as root) ends that", off.words()),
+        None => tracing::info!("stopped; what was enforced stays enforced by the kernel; `pp-agent uninstall-hooks` (as root) ends that"),
+    }
     Ok(())
 }
 

@@ -61,7 +61,11 @@ pub(super) fn reason(text: &str) -> Result<&str, ApiError> {
 
 /// A caller of the control socket, as events name it.
 pub(super) fn caller(caller: &Caller) -> String {
-    let uid = caller.uid;
+    user(caller.uid)
+}
+
+/// A user, as events name one who decided something.
+pub(super) fn user(uid: u32) -> String {
     let name = accounts::user_name(uid).ok().flatten();
     name.map_or_else(|| format!("uid {uid}"), |name| format!("{name} (uid {uid})"))
 }

@@ -41,7 +41,7 @@ pub(crate) fn trip(record: &VerdictRecord, history: Option<&History>) -> Option<
             targets.push(target);
         }
     }
-    let verb = if record.verdict == Verdict::Observe as u8 { "would be" } else { "is" };
+    let verb = if record.verdict == Verdict::Block as u8 { "is" } else { "would be" };
     let detail = format!(
         "{} in {} s, at most {} are allowed; this pattern {verb} blocked for {} s",
         counted(rule, record.count),

@@ -8,7 +8,7 @@ use pp_common::behaviour::has_ports;
 use pp_common::decide::{Reason, Subject, is_login_port, transport};
 use pp_common::dest::Addr;
 use pp_common::record::{Hook, RecordHeader, VerdictRecord};
-use pp_common::tools::{TOOL_OBSERVE, TOOL_REFUSE, rule_of};
+use pp_common::tools::{TOOL_OBSERVE, TOOL_OFF, TOOL_REFUSE, rule_of};
 
 use super::procs::{Change, Processes};
 use super::record::{Exec, Record};
@@ -142,6 +142,7 @@ impl Builder {
         let code = u16::try_from(exec.rule).unwrap_or_default();
         let verdict = match (code & TOOL_REFUSE != 0, code & TOOL_OBSERVE != 0) {
             (true, _) => Verdict::Block,
+            _ if code & TOOL_OFF != 0 => Verdict::Off,
             (false, true) => Verdict::Observe,
             (false, false) => Verdict::Report,
         };

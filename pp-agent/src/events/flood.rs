@@ -87,7 +87,7 @@ fn source(event: &Event) -> Option<Source> {
         return None;
     }
     match &event.body {
-        Body::Verdict(attempt) if !matches!(attempt.verdict, Some(Verdict::Block | Verdict::Observe)) => None,
+        Body::Verdict(attempt) if !matches!(attempt.verdict, Some(Verdict::Block | Verdict::Observe | Verdict::Off)) => None,
         Body::Verdict(_) | Body::Tamper(_) | Body::FlowEnded(_) | Body::Exec(_) => Some((Some(event.who.session?), event.kind()?)),
         Body::Receipt(_, ReceiptChange::Refused(_)) => Some((None, Kind::Receipt)),
         Body::SessionStart(_)
@@ -97,6 +97,7 @@ fn source(event: &Event) -> Option<Source> {
         | Body::Lost(_)
         | Body::Posture { .. }
         | Body::Policy(_)
+        | Body::Protection(_)
         | Body::Neighbour { .. }
         | Body::Unknown => None,
     }

@@ -8,11 +8,11 @@ use pp_common::decide::{self, Reason};
 use pp_common::dest::Addr;
 use pp_common::protect::{GuardRecord, TEXT_LEN, Tamper};
 use pp_common::record::{RecordHeader, TaskRecord, VerdictRecord};
-use pp_common::tools::{TOOL_OBSERVE, TOOL_REFUSE};
+use pp_common::tools::{TOOL_OBSERVE, TOOL_OFF, TOOL_REFUSE};
 
 use super::build::Builder;
 use super::record::{Exec, Record};
-use super::{Event, Kind, NeighbourChange, PolicyChange, PostureChange, Verdict, behaviour, journal};
+use super::{Event, Kind, NeighbourChange, PolicyChange, PostureChange, ProtectionChange, Verdict, behaviour, journal};
 use crate::clock::Now;
 use crate::tools::ToolRule;
 
@@ -131,12 +131,12 @@ fn of_records() -> Vec<Event> {
     let mut emit = |builder: &mut Builder, record: &Record| events.extend(builder.build(record, NOW));
     for flags in [0, canary] {
         emit(&mut plain, &Record::SessionStart(exec(flags, 1)));
-        for code in [0, TOOL_REFUSE, TOOL_OBSERVE, TOOL_REFUSE | 9] {
+        for code in [0, TOOL_REFUSE, TOOL_OBSERVE, TOOL_REFUSE | 9, TOOL_OFF | 1] {
             emit(&mut plain, &Record::Tool(exec(flags, u32::from(code))));
         }
         emit(&mut plain, &Record::TableFull(TaskRecord { header: header(flags), parent_tgid: 1, pad: 0 }));
         for reason in Reason::ALL {
-            for verdict in [decide::Verdict::Allow, decide::Verdict::Block, decide::Verdict::Observe] {
+            for verdict in [decide::Verdict::Allow, decide::Verdict::Block, decide::Verdict::Observe, decide::Verdict::Off] {
                 let mut record = attempt(verdict as u8, *reason as u8, 6);
                 record.header.flags = flags;
                 (record.zone, record.service, record.serial) = (11, 13, 5);
@@ -244,6 +244,9 @@ fn of_the_daemon() -> Vec<String> {
         add("policy", format!("\"reason\":\"{reason}\",\"detail\":\"daemon started\""));
     }
     add("policy", r#""reason":"reloaded""#.to_owned());
+    for reason in ["off", "on", "over"] {
+        add("protection", format!("\"reason\":\"{reason}\",\"detail\":\"until pp-agent on, since 08:00, by root (uid 0): pump 3\""));
+    }
     for reason in ["learned", "expired", "forgotten", "conflict", "full"] {
         let to = r#""destination":{"address":"fe80::7","transport":"any"}"#;
         add(
@@ -294,6 +297,7 @@ fn every_event_is_as_in_the_golden_file() {
     names("reason", Tamper::ALL.iter().map(|one| one.name()).collect());
     names("reason", PolicyChange::ALL.iter().map(|one| one.name()).collect());
     names("reason", PostureChange::ALL.iter().map(|one| one.name()).collect());
+    names("reason", ProtectionChange::ALL.iter().map(|one| one.name()).collect());
     names("reason", NeighbourChange::ALL.iter().map(|one| one.name()).collect());
     if std::env::var_os("PP_GOLDEN").is_some_and(|how| how == "write") {
         std::fs::write(FILE, &text).unwrap();

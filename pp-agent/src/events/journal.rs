@@ -2,14 +2,15 @@
 
 use tracing::Level;
 
-use super::{Body, Event, Members, Verdict};
+use super::{Body, Event, Members, ProtectionChange, Verdict};
 
 /// The target that events are logged under.
 pub(crate) const TARGET: &str = "pp_agent::event";
 
-/// Whether the event is a loss, or a refusal that the canary did not cause.
+/// Whether the event is a loss, the end of protection, or a refusal that the canary did not cause.
 pub(super) fn is_warning(event: &Event) -> bool {
-    matches!(event.body, Body::Lost(_)) || !event.canary && event.verdict() == Some(Verdict::Block)
+    matches!(event.body, Body::Lost(_) | Body::Protection(ProtectionChange::Off))
+        || !event.canary && event.verdict() == Some(Verdict::Block)
 }
 
 /// Logs one event, as a warning or as information.

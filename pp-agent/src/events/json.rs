@@ -12,7 +12,7 @@ use super::build::{parse_session, session_text, transport_number, transport_text
 use super::names::{NOT_STORED, RELEASED, TOOL};
 use super::{
     Attempt, Body, Destination, Event, Kind, Loss, NeighbourChange, Owner, Parent, Place, PolicyChange, PostureChange, Process,
-    ReceiptChange, Tool, Trip, Usage, Verdict, Who, Why,
+    ProtectionChange, ReceiptChange, Tool, Trip, Usage, Verdict, Who, Why,
 };
 use crate::clock::{parse_rfc3339, rfc3339};
 
@@ -244,6 +244,7 @@ impl<'a> Members<'a> {
             },
             Body::Posture { change, hook } => Self { reason: Some(change.name().into()), hook: text(hook), ..line },
             Body::Policy(change) => Self { reason: Some(change.name().into()), ..line },
+            Body::Protection(change) => Self { reason: Some(change.name().into()), ..line },
             Body::Neighbour { change, address, place } => Self {
                 reason: Some(change.name().into()),
                 destination: Some(Endpoint { address: address.to_string(), port: None, transport: ANY.to_owned() }),
@@ -374,6 +375,7 @@ impl<'a> Members<'a> {
             }),
             Kind::Posture => Body::Posture { change: PostureChange::of_name(reason)?, hook: owned(&self.hook) },
             Kind::Policy => Body::Policy(PolicyChange::of_name(reason)?),
+            Kind::Protection => Body::Protection(ProtectionChange::of_name(reason)?),
             Kind::Neighbour => Body::Neighbour {
                 change: NeighbourChange::of_name(reason)?,
                 address: self.destination.as_ref()?.address.parse().ok()?,

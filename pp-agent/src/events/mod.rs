@@ -30,7 +30,7 @@ use build::transport_text;
 pub(crate) use filter::Filter;
 pub(crate) use json::{Endpoint, Members, not_known};
 
-pub(crate) use names::{Kind, NeighbourChange, PolicyChange, PostureChange, ReceiptChange, UNKNOWN, Verdict, Why};
+pub(crate) use names::{Kind, NeighbourChange, PolicyChange, PostureChange, ProtectionChange, ReceiptChange, UNKNOWN, Verdict, Why};
 
 /// One event. Absent members do not apply or are unknown. `docs/events.md` describes each member.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,6 +135,8 @@ pub(crate) enum Body {
     },
     /// The policy was loaded, or refused.
     Policy(PolicyChange),
+    /// Protection was switched off, or is on again.
+    Protection(ProtectionChange),
     /// An address that policy does not name joined a place or left it.
     Neighbour {
         /// How.
@@ -314,6 +316,7 @@ impl Event {
             Body::Lost(_) => Kind::Lost,
             Body::Posture { .. } => Kind::Posture,
             Body::Policy(_) => Kind::Policy,
+            Body::Protection(_) => Kind::Protection,
             Body::Neighbour { .. } => Kind::Neighbour,
             Body::Unknown => return Kind::of_name(&self.written.as_ref()?.kind),
         })
@@ -351,7 +354,7 @@ impl Event {
     /// Whether it tells of something that was refused, or would have been.
     #[must_use]
     pub(crate) fn is_refusal(&self) -> bool {
-        matches!(self.verdict(), Some(Verdict::Block | Verdict::Observe))
+        matches!(self.verdict(), Some(Verdict::Block | Verdict::Observe | Verdict::Off))
     }
 
     /// The name of the verdict, as it is written.
@@ -394,7 +397,7 @@ impl Event {
     pub(crate) fn is_requestable(&self) -> bool {
         let Body::Verdict(attempt) = &self.body else { return false };
         !self.canary
-            && matches!(attempt.verdict, Some(Verdict::Block | Verdict::Observe))
+            && matches!(attempt.verdict, Some(Verdict::Block | Verdict::Observe | Verdict::Off))
             && attempt.destination.is_some()
             && attempt.reason.is_none_or(Why::is_of_receipts)
     }

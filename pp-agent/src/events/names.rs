@@ -57,6 +57,8 @@ names! {
         Tamper = "tamper";
         /// An address that policy does not name joined a place, or a conflict kept one from it.
         Neighbour = "neighbour";
+        /// Protection was switched off, or is on again.
+        Protection = "protection";
     }
 
     /// What happened to an attempt.
@@ -67,6 +69,8 @@ names! {
         Block = decide::Verdict::Block.name();
         /// It was allowed, but would have been refused.
         Observe = decide::Verdict::Observe.name();
+        /// It was allowed because protection is off, and would have been refused.
+        Off = decide::Verdict::Off.name();
         /// A tool ran that a rule only reports.
         Report = "report";
         /// The record had the code of another build, or another version wrote the event.
@@ -119,6 +123,16 @@ names! {
         StateAccepted = "state_accepted";
     }
 
+    /// What happened to protection.
+    ProtectionChange {
+        /// Somebody switched it off.
+        Off = "off";
+        /// Somebody switched it on.
+        On = "on";
+        /// It is on again, because its time is over.
+        Over = "over";
+    }
+
     /// What happened to an address that policy does not name.
     NeighbourChange {
         /// It joined a place.
@@ -149,6 +163,7 @@ impl From<decide::Verdict> for Verdict {
             decide::Verdict::Allow => Self::Allow,
             decide::Verdict::Block => Self::Block,
             decide::Verdict::Observe => Self::Observe,
+            decide::Verdict::Off => Self::Off,
         }
     }
 }
@@ -167,6 +182,7 @@ impl Verdict {
             Self::Allow => Some(decide::Verdict::Allow),
             Self::Block => Some(decide::Verdict::Block),
             Self::Observe => Some(decide::Verdict::Observe),
+            Self::Off => Some(decide::Verdict::Off),
             Self::Report | Self::Unknown => None,
         }
     }
@@ -277,7 +293,7 @@ mod tests {
                 assert_eq!($type::of_name("tuesday"), None);
             )* };
         }
-        are_read_as_written!(Kind, Verdict, PolicyChange, PostureChange, NeighbourChange);
+        are_read_as_written!(Kind, Verdict, PolicyChange, PostureChange, ProtectionChange, NeighbourChange);
         let decided = Reason::ALL.iter().copied().map(Why::Decided);
         for why in decided.chain(Tamper::ALL.iter().copied().map(Why::from)).chain([Why::Unknown]) {
             assert_eq!(Why::of_name(why.name()), Some(why));

@@ -39,6 +39,7 @@ impl Refusals {
             | Body::Revocation(_)
             | Body::Posture { .. }
             | Body::Policy(_)
+            | Body::Protection(_)
             | Body::Neighbour { .. }
             | Body::Unknown => Self::default(),
         }

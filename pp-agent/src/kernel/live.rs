@@ -13,7 +13,7 @@ use pp_common::{
     dest::Addr,
 };
 
-use super::maps::Maps;
+use super::{maps::Maps, off};
 use crate::os::host;
 
 /// One reading of the maps for one decision.
@@ -32,7 +32,7 @@ impl<'a> Live<'a> {
         Self {
             maps,
             generation: control.generation,
-            flags: control.flags,
+            flags: control.flags | off::flag(maps),
             lists: [OnceCell::new(), OnceCell::new()],
             scratch: Cell::new(0),
             link: None,

@@ -7,8 +7,8 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, SkStorage, lpm_trie::Key},
 };
 use pp_common::abi::{
-    BudgetValue, Control, DfaClasses, DfaRow, GatewayPortKey, GrantList, HeardKey, Learned, LinkKey, NameId, NearKey, Place, PrefixKey,
-    RepeatKey, Repeats, RuleTarget, Service, ServiceKey, SockMark, TaskMark, UserKey,
+    BudgetValue, Control, DfaClasses, DfaRow, GatewayPortKey, GrantList, HeardKey, Learned, LinkKey, NameId, NearKey, OffNote, Place,
+    PrefixKey, RepeatKey, Repeats, RuleTarget, Service, ServiceKey, SockMark, TaskMark, UserKey,
 };
 use pp_common::{
     behaviour::{self, JudgedNetwork, KeptAttempts, KeptHistory, LoginKey},

@@ -33,6 +33,13 @@ pub(super) fn fit(found: &mut BTreeMap<NearKey, Learned>, room: usize, snapshots
     tracing::error!("directed broadcasts of links that carry a place: {} found, {room} fit; the others are open", found.len());
     let mut of = snapshots.iter().filter(|snapshot| snapshot.netns == first.netns).flat_map(|snapshot| &snapshot.links);
     let link = of.find(|link| link.index == beyond.ifindex).map_or_else(String::new, |link| link.name.clone());
-    notices.push(Notice { kind: NoticeKind::FullOfBroadcasts, addr: first.addr, link, mac: Mac::default(), of: first.addr, place: beyond.place });
+    notices.push(Notice {
+        kind: NoticeKind::FullOfBroadcasts,
+        addr: first.addr,
+        link,
+        mac: Mac::default(),
+        of: first.addr,
+        place: beyond.place,
+    });
     found.split_off(&first);
 }

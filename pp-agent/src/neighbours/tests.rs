@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use pp_common::abi::{
-    LEARNED_BROADCAST, LEARNED_DNS, LEARNED_MAC, LEARNED_OWN, LinkKey, NearKey, PLACE_GATEWAY_ALL_PORTS, PLACE_GATEWAY_OBSERVE, PLACE_ZONE_OBSERVE, Place,
+    LEARNED_BROADCAST, LEARNED_DNS, LEARNED_MAC, LEARNED_OWN, LinkKey, NearKey, PLACE_GATEWAY_ALL_PORTS, PLACE_GATEWAY_OBSERVE,
+    PLACE_ZONE_OBSERVE, Place,
 };
 
 use super::book::Book;
@@ -346,13 +347,13 @@ fn broadcasts(book: &Book) -> Vec<(NearKey, Place)> {
 fn directed_broadcasts_belong_to_what_their_link_carries() {
     let mut book = Book::default();
     let seen = broadcasting(&[(ETH0, "10.30.0.255"), (ETH0, "10.30.0.0"), (3, "10.40.255.255")]);
-    assert_eq!(book.update(&protected(POLICY), &[seen.clone()], 0), []);
+    assert_eq!(book.update(&protected(POLICY), std::slice::from_ref(&seen), 0), []);
     assert_eq!(broadcasts(&book), [(key("10.30.0.0"), gateway("gw", 0)), (key("10.30.0.255"), gateway("gw", 0))]);
     assert!(book.entries().filter(|(_, known)| known.flags == LEARNED_BROADCAST).count() == 2 && book.known().next().is_none());
     assert_eq!(book.find(&key("10.30.0.255")).unwrap().link, "eth0");
     // What policy names is its own, and a link that carries nothing has none.
     let named = format!("{POLICY}[[zone]]\nname = \"cell\"\nnetworks = [\"10.30.0.255/32\"]\n");
-    book.update(&protected(&named), &[seen.clone()], 1);
+    book.update(&protected(&named), std::slice::from_ref(&seen), 1);
     assert_eq!(broadcasts(&book).len(), 1);
     book.update(&protected(""), &[seen], 2);
     assert_eq!(broadcasts(&book), []);
@@ -386,8 +387,11 @@ fn broadcasts_that_do_not_fit_are_told_once() {
     let texts: Vec<String> = (0..=most).map(|at| format!("10.31.{}.{}", at / 256, at % 256)).collect();
     let seen = broadcasting(&texts.iter().map(|text| (ETH0, text.as_str())).collect::<Vec<_>>());
     let mut book = Book::default();
-    let notices = book.update(&protected(POLICY), &[seen.clone()], 0);
-    assert_eq!(notices.iter().map(|notice| (notice.kind, notice.link.as_str())).collect::<Vec<_>>(), [(NoticeKind::FullOfBroadcasts, "eth0")]);
+    let notices = book.update(&protected(POLICY), std::slice::from_ref(&seen), 0);
+    assert_eq!(
+        notices.iter().map(|notice| (notice.kind, notice.link.as_str())).collect::<Vec<_>>(),
+        [(NoticeKind::FullOfBroadcasts, "eth0")]
+    );
     assert_eq!(broadcasts(&book).len(), most);
     assert_eq!(book.update(&protected(POLICY), &[seen], 1), []);
 }

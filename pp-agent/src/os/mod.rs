@@ -14,3 +14,4 @@ pub(crate) mod netns;
 pub(crate) mod peer;
 pub(crate) mod process;
 pub(crate) mod sockets;
+pub(crate) mod terminal;

@@ -32,10 +32,11 @@ impl Change {
     fn of(then: Verdict, now: &Decision) -> Self {
         match (then, now.verdict) {
             (Verdict::Allow | Verdict::Observe, Verdict::Block) => Self::NewlyRefused,
-            (Verdict::Block, Verdict::Allow | Verdict::Observe) => Self::NewlyAllowed,
-            (Verdict::Block, Verdict::Block) => Self::Refused,
-            (Verdict::Allow | Verdict::Observe, Verdict::Allow | Verdict::Observe) if is_open(now) => Self::NoLongerReported,
-            (Verdict::Allow | Verdict::Observe, Verdict::Allow | Verdict::Observe) => Self::LetThrough,
+            // A draft is never off. What went through meanwhile is compared with what policy said of it.
+            (Verdict::Block | Verdict::Off, Verdict::Allow | Verdict::Observe | Verdict::Off) => Self::NewlyAllowed,
+            (Verdict::Block | Verdict::Off, Verdict::Block) => Self::Refused,
+            (Verdict::Allow | Verdict::Observe, _) if is_open(now) => Self::NoLongerReported,
+            (Verdict::Allow | Verdict::Observe, Verdict::Allow | Verdict::Observe | Verdict::Off) => Self::LetThrough,
         }
     }
 }

@@ -154,8 +154,8 @@ impl<'a> Draft<'a> {
             }
             None => *self.patterns.get(&pattern).ok_or(Undecided::Pattern)?,
         };
-        let observe = self.limits.flags & LIMITS_OBSERVE != 0;
-        Ok(if blocked { Decision::PASS.by_rule(rule.reason(), observe) } else { Decision::PASS })
+        let flags = self.limits.flags & LIMITS_OBSERVE;
+        Ok(if blocked { Decision::PASS.by_rule(rule.reason(), flags) } else { Decision::PASS })
     }
 }
 

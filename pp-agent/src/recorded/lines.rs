@@ -169,7 +169,7 @@ mod tests {
             (format!("{good}\n\nplain words\n").into_bytes(), "line 3: is no JSON at column 1"),
             (
                 format!("{good}\n{kind}").into_bytes(),
-                "line 2: is no event of this version: unknown variant `teleport`, expected one of `verdict`, `session_start`, `session_end`, `receipt`, `revocation`, `lost`, `posture`, `policy`, `canary`, `flow_ended`, `exec`, `tamper`, `neighbour`; write one",
+                "line 2: is no event of this version: unknown variant `teleport`, expected one of `verdict`, `session_start`, `session_end`, `receipt`, `revocation`, `lost`, `posture`, `policy`, `canary`, `flow_ended`, `exec`, `tamper`, `neighbour`, `protection`; write one",
             ),
             (b"{\"id\":1}\n".to_vec(), "line 1: is no event of this version: missing field"),
             (b"{\n  \"id\": 1\n}\n".to_vec(), "line 1: ends in the middle"),

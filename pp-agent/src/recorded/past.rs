@@ -116,6 +116,7 @@ impl<'a> Past<'a> {
             | Body::Revocation(_)
             | Body::Posture { .. }
             | Body::Policy(_)
+            | Body::Protection(_)
             | Body::Neighbour { .. }
             | Body::Unknown => Self::Other,
         })

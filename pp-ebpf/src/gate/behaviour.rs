@@ -9,7 +9,7 @@ use aya_ebpf::{
     helpers::{bpf_spin_lock, bpf_spin_unlock},
 };
 use pp_common::{
-    abi::{CONTROL_OBSERVE, Control, Counter, PREFIX_HEAD_BITS, PrefixKey, SOCK_CANARY, SockMark, TASK_CANARY},
+    abi::{Control, Counter, PREFIX_HEAD_BITS, PrefixKey, SOCK_CANARY, SockMark, TASK_CANARY},
     behaviour::{self, Answer, LIMITS_COUNT_OWN, LIMITS_OBSERVE, Limits, LoginKey, Rule, Scope, Target, what},
     decide::{Attempt, Decision, Reason, Verdict, is_login_port},
     dest::Addr,
@@ -22,7 +22,7 @@ use super::{
     event::{NEW_ONLY, count, now_ns, report},
     log::{Program, warn},
     maps::{BLANK, GROUNDS, HISTORIES, KeptAttempts, KeptHistory, LIMITS, LOGINS, OWN},
-    mark::{control, sock_subject},
+    mark::{in_force, sock_subject},
     reach::{refuse, scene},
 };
 
@@ -52,7 +52,7 @@ impl RuleReport {
 /// Checks an attempt to what nothing protects, counts it, and reports it where it is refused.
 #[inline(always)]
 pub(crate) fn apply_rate_rules(program: &'static Program, hook: Hook, sock: &SockMark, attempt: &Attempt, barrier: &Barrier) -> Verdict {
-    let control = control();
+    let control = in_force();
     let subject = sock_subject(sock);
     let task_flags = if sock.flags & SOCK_CANARY != 0 { TASK_CANARY } else { 0 };
     let scene = scene(program, hook, &subject, sock.tgid, task_flags, &control);
@@ -79,7 +79,7 @@ pub(crate) fn apply_rate_rules(program: &'static Program, hook: Hook, sock: &Soc
     let Some(rule) = answer.refusal() else {
         return Verdict::Allow;
     };
-    let decision = Decision::PASS.by_rule(rule.reason(), (limits.flags & LIMITS_OBSERVE) | (control.flags & CONTROL_OBSERVE) != 0);
+    let decision = Decision::PASS.by_rule(rule.reason(), limits.flags & LIMITS_OBSERVE | control.flags);
     let rule_report = RuleReport {
         answer,
         cool_down_s: (limits.cool_down_ns / SECOND_NS) as u32,

@@ -14,7 +14,7 @@ use pp_common::{
     abi::{Counter, EXEC_PATH_LEN, TASK_ROOT, TaskMark},
     decide::Verdict,
     record::{EXEC_RECORD_ARGV, EXEC_RECORD_PATH, ExecRecord, RecordHeader, kind},
-    tools::{TOOL_ARGV_LEN, TOOL_REFUSE},
+    tools::{TOOL_ARGV_LEN, TOOL_OFF, TOOL_REFUSE},
     trouble::Trouble,
 };
 
@@ -24,7 +24,7 @@ use super::{
     kernel::{current_task, offset, read, start_ns},
     log::{Program, program, warn},
     maps::{EXEC_INPUT, ExecInput, TASKS},
-    mark::{current, current_tgid},
+    mark::{current, current_tgid, off},
     pids::enter,
     tasks::{FIRST_MARK, insert, kill_current, task_record},
     tools::tool_rule,
@@ -59,6 +59,7 @@ fn enforce_tool_rules(mark: &TaskMark, input: &ExecInput) {
     // VERIFIER: lengths and flags lie in the map, so that nothing is known of them here, and the
     // walk is followed once for both ways to get here.
     let code = tool_rule(input, input.argv_len as usize, input.cut != 0);
+    let code = if code & TOOL_REFUSE != 0 && off() != 0 { code ^ (TOOL_REFUSE | TOOL_OFF) } else { code };
     if code & TOOL_REFUSE != 0 {
         let refusal = count_refusal(Verdict::Block, mark.flags);
         match begin_verdict::<ExecRecord>(refusal) {

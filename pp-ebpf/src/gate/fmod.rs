@@ -24,7 +24,7 @@ use super::{
     hook::for_session_after,
     log::{Program, program},
     lsm::ear,
-    mark::{control, current_tgid, subject},
+    mark::{current_tgid, in_force, subject},
     near::{Near, number},
     reach::{attempt, connects, enforce_by_destination, scene},
     remote::{Remote, connected, protocol, sock_behind},
@@ -83,7 +83,7 @@ fn reach(program: &'static Program, call: Call, hook: Hook) -> Verdict {
         // The mark was written on entry.
         let _flags = connects(&mut attempt, ear(sk, task));
     }
-    let control = control();
+    let control = in_force();
     let subject = subject(task);
     let scene = scene(program, hook, &subject, current_tgid(), task.flags, &control).near(Near::call(number(sk), name));
     enforce_by_destination(&scene, control, attempt)

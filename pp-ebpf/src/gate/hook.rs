@@ -30,7 +30,7 @@ pub(crate) fn for_session(enforce: impl FnOnce(&'static TaskMark) -> Verdict) ->
 #[inline(always)]
 fn lsm_return(verdict: Verdict) -> i32 {
     match verdict {
-        Verdict::Allow | Verdict::Observe => 0,
+        Verdict::Allow | Verdict::Observe | Verdict::Off => 0,
         // VERIFIER: "R0 has unknown scalar value should have been in [-4095, 0]" where the compiler negates a flag.
         Verdict::Block => black_box(-EPERM),
     }

@@ -19,7 +19,7 @@ use super::{
     hook::{for_session, for_session_after},
     inherited::{accepted, received, sender},
     log::{Program, program},
-    mark::{control, subject, tag},
+    mark::{control, in_force, subject, tag},
     near::{Near, number},
     peers::{Ear, heard_from},
     reach::{Charging, attempt, connects, enforce, refuse, scene},
@@ -47,6 +47,7 @@ pub(crate) fn pp_lsm_create(ctx: LsmContext) -> i32 {
         if kern != 0 || is_allowed(family, kind) {
             return Verdict::Allow;
         }
+        // Also while protection is off: no hook could judge such a socket once it is on again.
         let control = control();
         let subject = subject(task);
         let scene = scene(program!(pp_lsm_create), Hook::LsmCreate, &subject, super::mark::current_tgid(), task.flags, &control);
@@ -116,7 +117,7 @@ fn connect(call: Call) -> Verdict {
     let flags = connects(&mut attempt, ear(sk, task));
     // SAFETY: checked just now.
     let Some(mark) = (unsafe { tag(PROGRAM, sk, task, flags) }) else { return Verdict::Block };
-    let control = control();
+    let control = in_force();
     let subject = subject(task);
     let scene = scene(PROGRAM, Hook::LsmConnect, &subject, mark.tgid, task.flags, &control).near(Near::call(number(sk.cast_const()), name));
     enforce(&scene, control, mark, attempt, Charging::Later)
@@ -132,7 +133,7 @@ fn send(call: Call) -> Verdict {
     let Some(mark) = (unsafe { sender(PROGRAM, sk, task, connected) }) else { return Verdict::Block };
     let answer = if connected { mark.flags & SOCK_OPENED == 0 } else { heard_from(ear(sk, task), &attempt) };
     attempt.kind = if answer { Kind::Answer } else { Kind::Open };
-    let control = control();
+    let control = in_force();
     let subject = subject(task);
     let scene = scene(PROGRAM, Hook::LsmSendmsg, &subject, mark.tgid, task.flags, &control).near(Near::call(number(sk.cast_const()), name));
     enforce(&scene, control, mark, attempt, Charging::Later)

@@ -10,8 +10,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use pp_common::abi::{
-    Control, DfaClasses, DfaRow, EXEC_PATH_LEN, GatewayPortKey, GrantList, HeardKey, Learned, LinkKey, NameId, NearKey, PID_PAGE, Place,
-    PrefixKey, RepeatKey, Repeats, RuleTarget, Service, ServiceKey, SockMark, TaskMark, UserKey,
+    Control, DfaClasses, DfaRow, EXEC_PATH_LEN, GatewayPortKey, GrantList, HeardKey, Learned, LinkKey, NameId, NearKey, OffNote, PID_PAGE,
+    Place, PrefixKey, RepeatKey, Repeats, RuleTarget, Service, ServiceKey, SockMark, TaskMark, UserKey,
 };
 use pp_common::behaviour::{self, Attempts, BLANK_WORDS, History, JudgedNetwork, LoginKey};
 use pp_common::delegate::DelegateKey;

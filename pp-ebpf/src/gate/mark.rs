@@ -8,17 +8,17 @@ use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, generated::bpf_sk_storage_get},
 };
 use pp_common::{
-    abi::{Control, Counter, PREFIX_HEAD_BITS, PrefixKey, SOCK_CANARY, SOCK_REFUSED, SockMark, TASK_CANARY, TaskMark, UserKey},
+    abi::{Control, Counter, PREFIX_HEAD_BITS, PrefixKey, SOCK_CANARY, SOCK_REFUSED, SockMark, TASK_CANARY, TaskMark, UserKey, off_flag},
     decide::Subject,
     dest::Addr,
     trouble::Trouble,
 };
 
 use super::{
-    event::count,
+    event::{count, now_ns},
     kernel::{current_task, offset, read, start_ns},
     log::{Program, program, warn},
-    maps::{CONTROL, DOOMED, PLACES, SOCKS, TASKS, USER_BITS},
+    maps::{CONTROL, DOOMED, OFF, PLACES, SOCKS, TASKS, USER_BITS},
     pids::may_be_marked,
 };
 
@@ -37,6 +37,22 @@ pub(crate) fn control() -> Control {
     match CONTROL.get(0) {
         Some(control) => *control,
         None => Control { generation: 0, flags: 0, daemon: 0, overflow: 0 },
+    }
+}
+
+/// What is in force for verdicts on destinations: with `CONTROL_OFF` while protection is off.
+#[inline(always)]
+pub(crate) fn in_force() -> Control {
+    let control = control();
+    Control { flags: control.flags | off(), ..control }
+}
+
+/// `CONTROL_OFF` while protection is off, else zero. Were the map's one entry missing, protection would be on.
+#[inline(always)]
+pub(crate) fn off() -> u32 {
+    match OFF.get(0) {
+        Some(deadline_ns) if *deadline_ns != 0 => off_flag(*deadline_ns, now_ns()),
+        Some(_) | None => 0,
     }
 }
 

@@ -17,7 +17,7 @@ use super::{
     budget::clear_charge,
     log::program,
     maps::OWN,
-    mark::{control, sock_mark, sock_subject},
+    mark::{in_force, sock_mark, sock_subject},
     near::{Near, number},
     peers::{Ear, claim, hear, heard_by, is_claimed},
     reach::{Charging, Segment, attempt, cgroup_return, enforce, enforce_with_rate_rules, is_service, refuse, scene},
@@ -76,7 +76,7 @@ fn packet(ctx: &SkBuffContext, direction: Direction) -> i32 {
 
 #[inline(always)]
 fn enforce_packet(ctx: &SkBuffContext, sk: *mut bpf_sock, sock: &mut SockMark, direction: Direction) -> i32 {
-    let control = control();
+    let control = in_force();
     let subject = sock_subject(sock);
     let hook = match direction {
         Direction::Out => Hook::Egress,

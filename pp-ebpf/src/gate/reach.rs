@@ -5,8 +5,8 @@ use core::hint::black_box;
 
 use pp_common::{
     abi::{
-        Budget, CONTROL_NEAR, CONTROL_OBSERVE, Control, GatewayPortKey, GrantList, Learned, LinkKey, NameId, NearKey, PREFIX_HEAD_BITS,
-        Place, PrefixKey, SOCK_OPENED, Serial, Service, ServiceKey, SockMark, Spent, TASK_CANARY, UserKey,
+        Budget, CONTROL_NEAR, CONTROL_OBSERVE, CONTROL_OFF, Control, GatewayPortKey, GrantList, Learned, LinkKey, NameId, NearKey,
+        PREFIX_HEAD_BITS, Place, PrefixKey, SOCK_OPENED, Serial, Service, ServiceKey, SockMark, Spent, TASK_CANARY, UserKey,
     },
     decide::{Attempt, Decision, Kind, Link, Reason, Subject, Tables, Verdict, decide, transport},
     dest::Addr,
@@ -283,11 +283,12 @@ fn charge_turn(control: Control, sock: &mut SockMark, decision: &Decision, segme
     charge_packet(&mut sock.turn_count, &limits, segment.direction, segment.payload)
 }
 
-/// The canary finds out whether the hooks refuse: nothing is observed for it.
+/// The canary finds out whether the hooks refuse: nothing is observed for it, and protection is never off.
 #[inline(always)]
 fn unless_canary(scene: &Scene<'_>, mut control: Control) -> Control {
-    const _: () = assert!(TASK_CANARY >> 1 == CONTROL_OBSERVE);
-    control.flags &= !((scene.task_flags & TASK_CANARY) >> 1);
+    const _: () = assert!(TASK_CANARY >> 1 == CONTROL_OBSERVE && TASK_CANARY << 2 == CONTROL_OFF);
+    let canary = scene.task_flags & TASK_CANARY;
+    control.flags &= !(canary >> 1 | canary << 2);
     control
 }
 
@@ -295,7 +296,7 @@ fn unless_canary(scene: &Scene<'_>, mut control: Control) -> Control {
 #[inline(always)]
 pub(crate) fn cgroup_return(verdict: Verdict) -> i32 {
     match verdict {
-        Verdict::Allow | Verdict::Observe => 1,
+        Verdict::Allow | Verdict::Observe | Verdict::Off => 1,
         Verdict::Block => 0,
     }
 }

@@ -19,7 +19,7 @@ use super::{
     budget::clear_charge,
     kernel::{offset, read},
     log::{Program, program},
-    mark::{control, current, subject, tag},
+    mark::{current, in_force, subject, tag},
     near::{Near, number},
     peers::{Ear, heard_from},
     reach::{Charging, attempt, cgroup_return, connects, enforce, enforce_with_rate_rules, scene},
@@ -122,7 +122,7 @@ fn reach(program: &'static Program, ctx: *mut bpf_sock_addr, task: &TaskMark, mu
     let barrier = Barrier::of(sock);
     let flags = barrier.opaque(u64::from(flags));
     let attempt = barrier.attempt(&attempt);
-    let control = control();
+    let control = in_force();
     let subject = subject(task);
     let scene = scene(program, hook, &subject, sock.tgid, task.flags, &control);
     // Only a link-local address needs the call's own word for its link.

@@ -112,8 +112,8 @@ impl Key {
             Body::Receipt(receipt, _) | Body::Revocation(receipt) => Self::decision(kind, part(receipt)),
             Body::Posture { hook, .. } => Self::decision(kind, part(hook)),
             Body::SessionEnd { released: true } => Self::decision(kind, part(&owner)),
-            Body::Policy(_) => Self::decision(kind, 0),
-            Body::Unknown if matches!(kind, Some(Kind::Posture | Kind::Policy)) => Self::decision(kind, 0),
+            Body::Policy(_) | Body::Protection(_) => Self::decision(kind, 0),
+            Body::Unknown if matches!(kind, Some(Kind::Posture | Kind::Policy | Kind::Protection)) => Self::decision(kind, 0),
             // A session makes one of each. The user's together are one group.
             Body::SessionStart(_) | Body::SessionEnd { released: false } => Self::traffic(owner, kind, None, 0),
             Body::FlowEnded(_) | Body::Exec(_) => Self::traffic(owner, kind, session, 0),

@@ -3,7 +3,7 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::*;
-use crate::events::{Attempt, NeighbourChange, Owner, Place, PolicyChange, PostureChange, Verdict};
+use crate::events::{Attempt, NeighbourChange, Owner, Place, PolicyChange, PostureChange, ProtectionChange, Verdict};
 
 fn key(uid: u32, session: u64, kind: Kind) -> Key {
     Key::traffic(Some(uid), Some(kind), Some(session), 0)
@@ -33,6 +33,7 @@ fn decisions_are_no_traffic_and_what_a_session_does_is_no_decision() {
         (Body::Revocation(Some("ppa_1".into())), Log::Decisions),
         (Body::Policy(PolicyChange::Reloaded), Log::Decisions),
         (Body::Posture { change: PostureChange::Open, hook: None }, Log::Decisions),
+        (Body::Protection(ProtectionChange::Off), Log::Decisions),
         (Body::SessionEnd { released: true }, Log::Decisions),
         (Body::SessionEnd { released: false }, Log::Traffic),
         (Body::SessionStart(None), Log::Traffic),

@@ -258,7 +258,7 @@ fn refused(reason: Reason, destination: Destination, trip: Option<(u64, u64)>) -
 fn openness(verdict: Verdict, reason: Reason) -> u8 {
     match (verdict, reason == Reason::NotProtected) {
         (Verdict::Block, _) => 0,
-        (Verdict::Observe, _) | (Verdict::Allow, false) => 1,
+        (Verdict::Observe | Verdict::Off, _) | (Verdict::Allow, false) => 1,
         (Verdict::Allow, true) => 2,
     }
 }

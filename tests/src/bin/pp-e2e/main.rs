@@ -72,6 +72,8 @@ mod moves;
 mod neighbours;
 #[path = "../../../e2e/net_admin.rs"]
 mod net_admin;
+#[path = "../../../e2e/off.rs"]
+mod off;
 #[path = "../../../e2e/ordinary.rs"]
 mod ordinary;
 #[path = "../../../e2e/orphans.rs"]
@@ -166,6 +168,7 @@ const GROUPS: &[(&str, &[Test])] = &[
     ("golden", golden_cli::TESTS),
     ("neighbours", neighbours::TESTS),
     ("everybody", everybody::TESTS),
+    ("off", off::TESTS),
     ("packages", packages::TESTS),
     ("identity", identity::TESTS),
     ("bringing_up", bringing_up::TESTS),
