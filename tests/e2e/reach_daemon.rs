@@ -36,9 +36,9 @@ fn daemon_cannot_be_limited_or_starved(world: &mut World) -> Result<()> {
         control(daemon, &words)?;
         refused(daemon, &words, "limits", Some(&object))?;
     }
-    // By one of its threads as well.
-    let threads = fs::read_dir(format!("/proc/{pid}/task"))?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let thread = threads.filter(|thread| *thread != pid).last().context("the daemon has one thread")?;
+    // By one of its threads as well: the oldest of the others, since younger ones come and go.
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let thread = threads.filter(|thread| thread.to_string() != pid).min().context("the daemon has one thread")?.to_string();
     for what in ["nice", "disk-priority", "scheduler", "processors", "nodes"] {
         for number in [&pid, &thread] {
             let words = [what, number];

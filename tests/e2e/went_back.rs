@@ -58,7 +58,7 @@ fn all(daemon: &Daemon, wanted: &Answer) -> Result<()> {
 fn refused(daemon: &Daemon, reason: &'static str) -> Result<()> {
     for attempt in targets(daemon) {
         let refusal = Refusal::of(attempt, By::LAB_AGENT).with_control(By::Program("lab-shim"));
-        let _event = refusal.for_reason(reason).assert(daemon)?;
+        let _event = refusal.for_reason(reason).assert(daemon).with_context(|| format!("not {reason}; the daemon:\n{}", daemon.log()))?;
     }
     Ok(())
 }
@@ -80,12 +80,13 @@ fn gone(world: &mut World) -> Result<Gone> {
     }
     refused(&daemon, "receipt_revoked")?;
     daemon.stop()?;
-    let newest = fs::read(state_file(&daemon))?;
     daemon.spawn()?;
     refused(&daemon, "receipt_revoked").context("control: its own state")?;
     let status = daemon.cli(&["status"])?;
     ensure!(status.code() == 0, "control: its own state: {status}");
     daemon.stop()?;
+    // Not before the control run, which may change it too.
+    let newest = fs::read(state_file(&daemon))?;
     Ok(Gone { daemon, earlier, newest, revoked })
 }
 
