@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::os::accounts::GETENT;
+
 /// How much is guarded at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
@@ -85,8 +87,17 @@ const LATER_TREES: [&str; 34] = [
 ];
 
 /// Files of the same kind.
-const LATER_FILES: [&str; 7] =
-    ["/etc/crontab", "/etc/anacrontab", "/etc/ld.so.preload", "/etc/ld.so.conf", "/etc/pam.conf", "/etc/sudoers", "/etc/rc.local"];
+const LATER_FILES: [&str; 8] = [
+    "/etc/crontab",
+    "/etc/anacrontab",
+    "/etc/ld.so.preload",
+    "/etc/ld.so.conf",
+    "/etc/pam.conf",
+    "/etc/sudoers",
+    "/etc/rc.local",
+    // Run by the daemon, whenever a session is of a user that is not in `/etc/passwd`.
+    GETENT,
+];
 
 /// More folders of that kind, on the way of a boot, a login or a package manager's run. They are guarded where they are: what would read them
 /// is not installed where they are missing, and packages share the folders above.

@@ -8,10 +8,12 @@
 mod grant;
 mod identity;
 mod near;
+mod off;
 
 pub use grant::*;
 pub use identity::*;
 pub use near::*;
+pub use off::*;
 
 use crate::codes::codes;
 use crate::dest::Addr;
@@ -189,39 +191,6 @@ pub const CONTROL_NEAR: u32 = 2;
 pub const CONTROL_LOG: u32 = 4;
 /// Protection is off: what would be refused goes through. Never in the map: whoever reads [`Control`] for a verdict adds it by [`off_flag`].
 pub const CONTROL_OFF: u32 = 8;
-
-/// In `OFF`: protection is off until somebody switches it on.
-pub const OFF_UNTIL_ON: u64 = i64::MAX as u64;
-
-/// [`CONTROL_OFF`] if protection is off at this instant, by the deadline in `OFF`; zero otherwise. Both are boot time in nanoseconds. A
-/// deadline beyond [`OFF_UNTIL_ON`] is none: protection stays on.
-///
-/// VERIFIER: without a branch.
-#[must_use]
-#[inline(always)]
-pub const fn off_flag(deadline_ns: u64, now_ns: u64) -> u32 {
-    let before = now_ns.wrapping_sub(deadline_ns) & !deadline_ns;
-    ((before >> 63) as u32) * CONTROL_OFF
-}
-
-/// Most bytes of the reason for switching protection off.
-pub const MAX_OFF_REASON: usize = 200;
-
-/// Who switched protection off, when and why.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OffNote {
-    /// When, boot time. Zero: nobody did, or its end has been reported.
-    pub since_ns: u64,
-    /// The deadline, as in `OFF` at the time.
-    pub until_ns: u64,
-    /// The uid of whoever did it.
-    pub uid: u32,
-    /// Bytes of `reason` that are used.
-    pub reason_len: u32,
-    /// The reason, UTF-8.
-    pub reason: [u8; MAX_OFF_REASON],
-}
 
 /// Key of a longest-prefix map: the prefix length counts [`PREFIX_HEAD_BITS`]
 /// first. Addresses are 128 bits, IPv4 as `::ffff:a.b.c.d`.
@@ -461,7 +430,6 @@ const _: () = {
     assert!(size_of::<HeardKey>() == 8 + 16 + 4 + 2 + 2 + 1 + 7);
     assert!(size_of::<SockMark>() == 2 * 8 + 6 * 4 + 2 * 8 + SOCK_FLOWS * 24 + 24);
     assert!(size_of::<Control>() == 4 * 4);
-    assert!(size_of::<OffNote>() == 2 * 8 + 2 * 4 + MAX_OFF_REASON);
     assert!(size_of::<PrefixKey>() == 2 * 4 + 16);
     assert!(size_of::<Place>() == 2 * 8 + 2 * 4);
     assert!(size_of::<ServiceKey>() == 4 + 2 + 1 + 1);

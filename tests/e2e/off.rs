@@ -22,6 +22,7 @@ tests![
     neither_agents_nor_users_switch,
     on_works_without_a_daemon_and_the_next_one_reports_it,
     hooks_are_not_removed_while_a_daemon_answers,
+    protection_is_not_switched_off_in_a_terminal_with_an_agent,
     hooks_are_not_removed_from_a_terminal_with_an_agent,
 ];
 
@@ -211,6 +212,13 @@ fn hooks_are_not_removed_while_a_daemon_answers(world: &mut World) -> Result<()>
     let output = daemon.cli(&uninstall)?;
     ensure!(output.code() == 2 && output.stderr.contains("a daemon answers") && output.stderr.contains("pp-agent off"), "{output}");
     ensure!(daemon.bpffs().join("links").exists(), "the pins are gone");
+    // One that answers elsewhere has the pins all the same.
+    let elsewhere = daemon.path("elsewhere.sock").display().to_string();
+    let mut words = daemon.cli_words(&uninstall);
+    words[2] = elsewhere;
+    let output = run::run(&mut daemon.lab().command(Place::Engineering, &words))?;
+    ensure!(output.code() == 2 && output.stderr.contains("works with them"), "{output}");
+    ensure!(daemon.bpffs().join("links").exists(), "the pins are gone");
     refused(&daemon)?;
     daemon.crash()?;
     // Without a terminal nobody can be asked.
@@ -227,19 +235,38 @@ fn in_terminal(daemon: &Daemon, line: &str, typed: &str) -> Result<Output> {
     run::run(&mut daemon.lab().command(Place::Engineering, &words))
 }
 
+/// Beside an agent in the terminal's session, and in a session of its own that was started there.
+fn is_refused_beside_an_agent(daemon: &Daemon, command: &str) -> Result<()> {
+    let agent = daemon.lab().program("lab-claude").display().to_string();
+    let runs = daemon.path("agent-runs").display().to_string();
+    for detach in ["", "setsid "] {
+        let line = format!(
+            "mkfifo {runs}; {detach}{agent} /bin/sh -c 'echo > {runs}; exec sleep 30' & read _ < {runs}; rm {runs}; \
+             {command}; code=$?; kill $!; exit $code"
+        );
+        let output = in_terminal(daemon, &line, "yes")?;
+        ensure!(output.code() == 2 && output.stdout.contains("refused in this terminal"), "{detach}: {output}");
+    }
+    Ok(())
+}
+
+fn protection_is_not_switched_off_in_a_terminal_with_an_agent(world: &mut World) -> Result<()> {
+    let daemon = world.own(&Policy::standard(world.lab()))?;
+    let off = daemon.cli_words(&["off", "--for", "10m", "--reason", "'it was typed'"]).join(" ");
+    is_refused_beside_an_agent(&daemon, &off)?;
+    refused(&daemon)?;
+    let output = in_terminal(&daemon, &off, "")?;
+    ensure!(output.code() == 0, "control: a terminal without an agent: {output}");
+    let_through(&daemon)
+}
+
 fn hooks_are_not_removed_from_a_terminal_with_an_agent(world: &mut World) -> Result<()> {
     let mut daemon = world.own(&Policy::standard(world.lab()))?;
     let bpffs = daemon.bpffs().display().to_string();
     daemon.stop()?;
-    let agent = daemon.lab().program("lab-claude").display().to_string();
     let uninstall = daemon.cli_words(&["uninstall-hooks", "--bpffs", &bpffs]).join(" ");
-    // In the terminal's session, and in a session of its own that was started there.
-    for detach in ["", "setsid "] {
-        let line = format!("{detach}{agent} /bin/sleep 30 & sleep 1; {uninstall}; code=$?; kill $!; exit $code");
-        let output = in_terminal(&daemon, &line, "yes")?;
-        ensure!(output.code() == 2 && output.stdout.contains("refused in this terminal"), "{detach}: {output}");
-        ensure!(daemon.bpffs().exists(), "{detach}: the hooks are gone");
-    }
+    is_refused_beside_an_agent(&daemon, &uninstall)?;
+    ensure!(daemon.bpffs().exists(), "the hooks are gone");
     let output = in_terminal(&daemon, &uninstall, "no")?;
     ensure!(output.code() == 2 && output.stdout.contains("nothing was removed") && daemon.bpffs().exists(), "answered no: {output}");
     let output = in_terminal(&daemon, &uninstall, "yes")?;

@@ -183,7 +183,7 @@ fn files_of_boot_and_login_cannot_be_changed(world: &mut World) -> Result<()> {
             let _event = refused_attempt(daemon, &make, libc::EPERM, "later_file", Some("pp-e2e"))?;
             ensure!(!fs::exists(&file)?, "{file} was made");
         }
-        for file in ["/etc/passwd", "/etc/shadow", "/etc/profile"] {
+        for file in ["/etc/passwd", "/etc/shadow", "/etc/profile", "/usr/bin/getent"] {
             let name = file.rsplit('/').next();
             if fs::exists(file)? {
                 // Opened, and not written to.

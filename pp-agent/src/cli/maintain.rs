@@ -48,7 +48,7 @@ pub(crate) fn uninstall(context: &Context, args: &UninstallArgs) -> Outcome {
              or let agents through for a while (pp-agent off --for 30m --reason TEXT)",
         ));
     }
-    refuse_beside_agents(&args.bpffs)?;
+    refuse_beside(kernel::pinned_marks(&args.bpffs).map_err(CliError::message)?, "uninstall-hooks")?;
     if !args.yes {
         if !std::io::stdin().is_terminal() {
             return Err(CliError::message(
@@ -74,13 +74,12 @@ pub(crate) fn uninstall(context: &Context, args: &UninstallArgs) -> Outcome {
 }
 
 /// Refuses in a terminal in which an agent runs, too: it could have typed the command there, and the answer.
-fn refuse_beside_agents(bpffs: &Path) -> Result<(), CliError> {
+pub(super) fn refuse_beside(marked: impl IntoIterator<Item = u32>, what: &str) -> Result<(), CliError> {
     let companions =
         terminal::companions().map_err(|error| CliError::message(format!("/proc: {error}: who shares this terminal cannot be known")))?;
-    let marked = kernel::pinned_marks(bpffs).map_err(CliError::message)?;
     match marked.into_iter().find(|pid| companions.contains(pid)) {
         Some(pid) => Err(CliError::message(format!(
-            "uninstall-hooks: refused in this terminal: process {pid} of an agent's session was started in it, and could type here; \
+            "{what}: refused in this terminal: process {pid} of an agent's session was started in it, and could type here; \
              use a terminal in which no agent runs (ssh in)"
         ))),
         None => Ok(()),

@@ -7,10 +7,10 @@ use clap::Args;
 use hyper::Method;
 use serde::Serialize;
 
-use super::maintain::refuse_in_session;
+use super::maintain::{refuse_beside, refuse_in_session};
 use super::receipt_local::parse_duration;
 use super::{CliError, Context, DONE, Outcome, wait};
-use crate::api::{SwitchOff, Switched};
+use crate::api::{Sessions, SwitchOff, Switched};
 use crate::kernel::{self, BPFFS};
 
 /// `off`.
@@ -34,19 +34,26 @@ pub(crate) struct OnArgs {
 
 /// Switches protection off.
 pub(crate) fn off(context: &Context, args: &OffArgs) -> Outcome {
+    // The daemon refuses sessions. Who shares the terminal with one is known here alone.
+    let sessions = wait(context.client.get::<Sessions>("/v1/sessions")).map_err(without_daemon)?;
+    refuse_beside(sessions.sessions.iter().flat_map(|session| &session.processes).map(|process| process.pid), "off")?;
     let asked = SwitchOff { seconds: args.time.map(|time| time.as_secs()), reason: args.reason.clone() };
-    let answer = wait(context.client.post::<Switched>("/v1/off", &asked)).map_err(|error| match error {
-        CliError::Client(error) if error.is_absent() => CliError::message(format!(
-            "{error}; off needs the daemon, which records it: systemctl start pp-agent; \
-             to end enforcement without one, as root: pp-agent uninstall-hooks"
-        )),
-        error => error,
-    })?;
+    let answer = wait(context.client.post::<Switched>("/v1/off", &asked)).map_err(without_daemon)?;
     context.out.show(&answer, || {
         let words = answer.off.as_ref().map(|off| format!("protection is off {}", off.words())).unwrap_or_default();
         vec![words, "marks, tamper rules and events go on; pp-agent on ends it".to_owned()]
     })?;
     Ok(DONE)
+}
+
+fn without_daemon(error: CliError) -> CliError {
+    match error {
+        CliError::Client(error) if error.is_absent() => CliError::message(format!(
+            "{error}; off needs the daemon, which records it: systemctl start pp-agent; \
+             to end enforcement without one, as root: pp-agent uninstall-hooks"
+        )),
+        error => error,
+    }
 }
 
 /// Switches protection on, as root also without a daemon.

@@ -2,18 +2,14 @@
 //! socket. A start that fails later gives all of it back.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use tokio::net::UnixListener;
 
 use super::{DaemonArgs, DaemonError};
 use crate::control::server::{self, Bound};
-use crate::kernel::{KernelError, PinLock};
+use crate::kernel::{KernelError, PinLock, TAKEOVER};
 use crate::os::isolation::{self, Isolation, Kind};
 use crate::os::mounts;
-
-/// How long to wait for an earlier daemon that was killed and still has the pins or the state.
-pub(super) const TAKEOVER: Duration = Duration::from_secs(10);
 
 /// What this daemon has taken for itself. Dropping it removes the socket, and takes back the start unless [`Self::keep`] was called.
 pub(super) struct Claim {

@@ -10,6 +10,7 @@ mod health;
 mod housekeeping;
 mod in_force;
 mod load;
+mod neighbour_words;
 mod neighbours;
 mod off;
 mod operators;

@@ -8,20 +8,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use pp_common::abi::{LEARNED_BROADCAST, LEARNED_MAC, Learned, LinkKey, NearKey, Place};
+use pp_common::abi::{LEARNED_BROADCAST, Learned, LinkKey, NearKey, Place};
 use pp_common::decide::{Attempt, Decision, Link, Reason, Subject, is_for_all};
-use pp_common::dest::Addr;
 
 use super::in_force::InForce;
-use super::reports::Reports;
+use super::neighbour_words::{publish, report, scoped, sentence, words};
 use super::writer::Writer;
 use super::{Daemon, load};
 use crate::api::{Forgotten, LinkView, NeighbourList, NeighbourView, UnnamedNetwork};
 use crate::clock::Now;
 use crate::control::ApiError;
-use crate::events::build::address;
-use crate::events::{Body, NeighbourChange};
-use crate::neighbours::{Book, Known, Notice, NoticeKind, Protected, Resolver, Snapshot, Watched, addr, resolvers, unanswered};
+use crate::events::NeighbourChange;
+use crate::neighbours::{Book, Known, Protected, Resolver, Snapshot, Watched, addr, resolvers, unanswered};
 use crate::net::{Mac, Prefix};
 use crate::os::netns::Namespace;
 use crate::policy::LearnedPlaces;
@@ -432,64 +430,6 @@ impl Daemon {
 /// Whether the link decides: its own addresses, and what everybody on it gets.
 pub(super) fn is_of_link(attempt: &Attempt) -> bool {
     attempt.addr.is_link_local() || is_for_all(&attempt.addr, attempt.transport, attempt.port)
-}
-
-fn report(reports: &Reports, notice: &Notice) {
-    let change = match notice.kind {
-        NoticeKind::Learned => NeighbourChange::Learned,
-        NoticeKind::Expired => NeighbourChange::Expired,
-        NoticeKind::RouterAnswers | NoticeKind::OwnAnswers | NoticeKind::TwoPlaces | NoticeKind::MacChanged => NeighbourChange::Conflict,
-        NoticeKind::Full | NoticeKind::FullOfBroadcasts => NeighbourChange::Full,
-    };
-    publish(reports, change, address(notice.addr), notice.place, sentence(notice));
-}
-
-fn publish(reports: &Reports, change: NeighbourChange, address: IpAddr, place: Place, detail: String) {
-    let place = reports.builder().place(place.zone, place.gateway, 0);
-    reports.publish(reports.event(Body::Neighbour { change, address, place }).detail(detail));
-}
-
-/// The address, with its link if it is link-local.
-fn scoped(known: &Known) -> String {
-    let ip = address(known.key.addr);
-    if known.key.ifindex == 0 { ip.to_string() } else { format!("{ip}%{}", known.link) }
-}
-
-fn words(learned: &Learned, link: &str) -> String {
-    let mac = Mac(learned.mac);
-    if learned.flags & LEARNED_MAC != 0 {
-        return format!("follows from mac {mac} in policy, on {link}");
-    }
-    if learned.of == Addr::default() {
-        return format!("answers with the MAC {mac}, which policy gives, on {link}");
-    }
-    format!("answers with the MAC of {} on {link} ({mac})", address(learned.of))
-}
-
-fn sentence(notice: &Notice) -> String {
-    let (ip, mac, link) = (address(notice.addr), notice.mac, &notice.link);
-    let remedy = "if it is the protected device itself, give its mac in policy";
-    match notice.kind {
-        NoticeKind::Learned => {
-            let learned = Learned { of: notice.of, mac: mac.0, ..Learned::default() };
-            format!("{ip} joined: it {}", words(&learned, link))
-        }
-        NoticeKind::Expired => format!("{ip} on {link} was not seen for 24 hours, or its place is not in policy any more"),
-        NoticeKind::RouterAnswers => format!("{mac}, a router's on {link}, answers for {ip}: nothing is learned from it; {remedy}"),
-        NoticeKind::OwnAnswers => format!("{mac}, this host's own on {link}, answers for {ip}: nothing is learned from it"),
-        NoticeKind::TwoPlaces => {
-            format!("{mac} on {link} answers for addresses of two places: what it answers for joins the stricter of both")
-        }
-        NoticeKind::MacChanged => {
-            format!("{mac} on {link} answers for {ip}, for which another answered before: addresses of both are protected")
-        }
-        NoticeKind::Full => {
-            format!("{mac} on {link} answers for more addresses than are learned: those beyond are open; name them in policy")
-        }
-        NoticeKind::FullOfBroadcasts => {
-            format!("{ip} of {link} and further directed broadcasts do not fit: those are open; name them in policy")
-        }
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::claim::TAKEOVER;
 use super::in_force::{Admission, PolicyOrigin};
 use super::load::{admit_again, keep};
 use super::wall::is_behind;
@@ -13,6 +12,7 @@ use super::{Daemon, DaemonError, names_of, went_back};
 use crate::clock::Now;
 use crate::config::Config;
 use crate::events::{Body, PostureChange};
+use crate::kernel::TAKEOVER;
 use crate::keyring::Keyring;
 use crate::policy::LearnedPlaces;
 use crate::state::{Book, State, StateError};

@@ -56,8 +56,8 @@ pub use error::KernelError;
 pub use guard::PROGRAMS as GUARD_PROGRAMS;
 pub(crate) use load::GateOptions;
 pub(crate) use off::{Off, switch_on_pinned};
-pub(crate) use pin_lock::PinLock;
-pub(crate) use pinned::release as release_pinned;
+pub(crate) use pin_lock::{PinLock, TAKEOVER};
+pub(crate) use pinned::{marks as pinned_marks, release as release_pinned};
 pub(crate) use publish::Publisher;
 pub(crate) use records::{Reader, Records};
 pub(crate) use uninstall::uninstall;
@@ -463,19 +463,6 @@ impl Gate {
     pub(crate) fn take_records(&self) -> Option<Records> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
-}
-
-/// Every marked process, read from the pins; none if nothing is installed.
-///
-/// # Errors
-/// A pinned map cannot be read.
-pub(crate) fn pinned_marks(bpffs: &Path) -> Result<Vec<u32>, KernelError> {
-    let mut marked = Vec::new();
-    for map in [&TASKS, &DOOMED].into_iter().filter(|map| load::map_pin(bpffs, map).exists()) {
-        let map: Locked<HashMap<MapData, u32, TaskMark>> = pinned::open(bpffs, map, aya::maps::Map::HashMap)?;
-        marked.extend(map.keys()?);
-    }
-    Ok(marked)
 }
 
 /// The mark of a process, read from the pins, for commands that work without the daemon. `None`: it is not marked, or nothing is installed.

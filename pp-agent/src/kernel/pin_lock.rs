@@ -19,6 +19,10 @@ use super::{
     pinned, uninstall,
 };
 
+/// How long to wait for an earlier daemon that was killed and still has the pins or the state.
+pub(crate) const TAKEOVER: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// What to take back if the start fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Undo {
@@ -53,7 +57,7 @@ impl PinLock {
                 Ok(()) if is_at(&lock, dir) => break Self::of(dir, lock),
                 // RACE: the daemon that held it has removed the directory.
                 Ok(()) => {}
-                Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(Duration::from_millis(50)),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(PAUSE),
                 Err(TryLockError::WouldBlock) => break Err(KernelError::PinsInUse { dir: dir.into(), holder: holder(&lock) }),
                 Err(TryLockError::Error(source)) => break Err(error()(source)),
             }
@@ -77,12 +81,34 @@ impl Drop for PinLock {
         let removed = match self.undo {
             Undo::Nothing => return,
             Undo::Hooks => uninstall::remove_pins(&self.dir, &["links"]),
-            Undo::Everything => uninstall::uninstall(&self.dir),
+            Undo::Everything => uninstall::remove_all(&self.dir),
         };
         match removed {
             Ok(removed) if removed.pins == 0 => {}
             Ok(_) => tracing::warn!("the start failed, and nothing was enforced before it: its hooks are taken out of the kernel again"),
             Err(error) => tracing::error!("{error}; hooks of this failed start stay attached: pp-agent uninstall-hooks removes them"),
+        }
+    }
+}
+
+/// The lock of the pin directory; `None`: there is no directory. It waits so long for a daemon that was killed and is still ending.
+///
+/// # Errors
+/// A daemon has it.
+pub(super) fn of_nobody(dir: &Path, patience: Duration) -> Result<Option<File>, KernelError> {
+    let error = || KernelError::io(dir.display().to_string());
+    let deadline = Instant::now() + patience;
+    loop {
+        let lock = match File::open(dir) {
+            Ok(lock) => lock,
+            Err(gone) if gone.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(error()(source)),
+        };
+        match lock.try_lock() {
+            Ok(()) => return Ok(Some(lock)),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(PAUSE),
+            Err(TryLockError::WouldBlock) => return Err(KernelError::PinsInUse { dir: dir.into(), holder: holder(&lock) }),
+            Err(TryLockError::Error(source)) => return Err(error()(source)),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use aya::maps::{HashMap, Map, MapData, MapError, SkStorage};
 use pp_common::abi::{SOCK_REFUSED, SockMark, TaskMark};
-use pp_common::maps::{self, SOCKS, TASKS};
+use pp_common::maps::{self, DOOMED, SOCKS, TASKS};
 
 use super::{
     KernelError, load,
@@ -25,6 +25,19 @@ where
     let data = MapData::from_pin(load::map_pin(bpffs, about));
     let map = data.and_then(|data| T::try_from(kind(data)));
     map.map(|map| Locked::new(about, map)).map_err(|error| map_error(about.name, &error))
+}
+
+/// Every marked process, read from the pins; none if nothing is installed.
+///
+/// # Errors
+/// A pinned map cannot be read.
+pub(crate) fn marks(bpffs: &Path) -> Result<Vec<u32>, KernelError> {
+    let mut marked = Vec::new();
+    for map in [&TASKS, &DOOMED].into_iter().filter(|map| load::map_pin(bpffs, map).exists()) {
+        let map: Locked<HashMap<MapData, u32, TaskMark>> = open(bpffs, map, Map::HashMap)?;
+        marked.extend(map.keys()?);
+    }
+    Ok(marked)
 }
 
 /// Ends every TCP flow that had a packet refused, and every flow to a protected place that no process has open. It searches all network

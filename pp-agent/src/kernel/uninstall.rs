@@ -2,13 +2,27 @@
 
 use std::{fs, path::Path};
 
-use super::{KernelError, pinned};
+use super::{
+    KernelError,
+    pin_lock::{self, TAKEOVER},
+    pinned,
+};
 
 /// Removes every hook and map. It needs no daemon.
 ///
 /// # Errors
-/// A pin cannot be removed.
+/// A daemon works with the pins, also one whose socket is elsewhere, or a pin cannot be removed.
 pub(crate) fn uninstall(bpffs: &Path) -> Result<Removed, KernelError> {
+    // No daemon starts meanwhile.
+    let _lock = pin_lock::of_nobody(bpffs, TAKEOVER)?;
+    remove_all(bpffs)
+}
+
+/// Removes every hook and map, for the holder of the pins.
+///
+/// # Errors
+/// A pin cannot be removed.
+pub(super) fn remove_all(bpffs: &Path) -> Result<Removed, KernelError> {
     let removed = remove_pins(bpffs, &["links", "maps"])?;
     match fs::remove_dir(bpffs) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(KernelError::io(bpffs.display().to_string())(error)),

@@ -1,18 +1,24 @@
 //! Users and groups by name and number: first the host's own files, then `getent`, which asks its directory services (SSSD, LDAP, NIS).
 //!
-//! The C library's look-ups are not used. They load libraries that a session as root could replace, into the daemon.
+//! The C library's look-ups are not used. They load libraries that a session as root could replace, into the daemon. `getent` loads them into
+//! a process that is nobody's.
 
 use std::{
     fs,
     io::{self, Read as _},
+    os::unix::process::CommandExt as _,
     path::Path,
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-/// The program that asks what `/etc/nsswitch.conf` names.
-const GETENT: &str = "/usr/bin/getent";
+use nix::unistd::geteuid;
+
+/// The program that asks what `/etc/nsswitch.conf` names. Sessions may not change it.
+pub(crate) const GETENT: &str = "/usr/bin/getent";
+/// The user and group without rights, as the kernel has them (`overflowuid` and `overflowgid`).
+const NOBODY: u32 = 65_534;
 /// Its exit code if there is no such entry (getent(1)).
 const NO_SUCH_ENTRY: i32 = 2;
 /// The longest that a directory service is waited for.
@@ -112,6 +118,10 @@ fn getent(program: &Path, arguments: &[&str], patience: Duration) -> io::Result<
     let say = |text: String| io::Error::other(format!("{} {}: {text}", program.display(), arguments.join(" ")));
     let mut command = Command::new(program);
     command.args(arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    if geteuid().is_root() {
+        // Other groups go with it.
+        command.uid(NOBODY).gid(NOBODY);
+    }
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -185,6 +195,8 @@ mod tests {
         assert!(say("exit 3").unwrap_err().to_string().contains("exit status: 3"));
         assert!(say("exec sleep 20").unwrap_err().to_string().contains("no answer within 0.3 s"));
         assert_eq!(getent(Path::new("/nonexistent/getent"), &[], PATIENCE).unwrap(), None);
+        let nobody = if geteuid().is_root() { "65534 65534 65534\n" } else { "" };
+        assert!(say("echo $(id -u) $(id -g) $(id -G)").unwrap().is_some_and(|ids| ids.ends_with(nobody)));
         // More than a pipe holds.
         assert_eq!(say("head -c 200000 /dev/zero").unwrap().map(|text| text.len()), Some(200_000));
     }
